@@ -1,0 +1,290 @@
+//! The message set itself: plain data.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::Prefix;
+
+/// Names a session; chosen by the control plane, the same on both gateways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SessionId(pub u64);
+
+/// One life of a packet plane; drawn at random when it starts. Keys are bound to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Incarnation(pub u64);
+
+/// A reservation of receiver indices; good for one [`Install`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ReservationId(pub u64);
+
+/// Random bytes that a plane adds to the key derivation of one reservation, so that no key is ever derived twice.
+pub type Salt = [u8; 16];
+
+/// The secret of a key exchange: 32 bytes of TLS exporter. Never printed, erased when dropped.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Secret(Zeroizing<[u8; 32]>);
+
+impl Secret {
+    /// Wraps the bytes.
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    /// The bytes, for key derivation only.
+    pub fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// What a gateway tells its peer about one reservation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// The plane that reserved.
+    pub incarnation: Incarnation,
+    /// Its share of the key derivation's context.
+    pub salt: Salt,
+    /// Receiver index of each lane that the plane will open, by lane number.
+    pub indices: Vec<u32>,
+}
+
+/// A session to bring up.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Install {
+    /// Its name.
+    pub session: SessionId,
+    /// The reservation that this uses up.
+    pub reservation: ReservationId,
+    /// The incarnation that the keys are for; refused unless it is the plane's own.
+    pub incarnation: Incarnation,
+    /// What the peer's plane offered.
+    pub peer: Offer,
+    /// The exchanged secret.
+    pub secret: Secret,
+    /// Whether this side began the exchange; the two sides must differ.
+    pub initiator: bool,
+    /// Where the peer is.
+    pub endpoint: SocketAddr,
+    /// Inner sources that the peer may use.
+    pub sources: Vec<Prefix>,
+    /// Longest UDP payload that the path carries.
+    pub datagram_len_max: u16,
+    /// Largest inner packet that is carried without telling its sender to send smaller ones.
+    pub inner_mtu: u16,
+}
+
+/// Where packets for a prefix go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Target {
+    /// To the local side: our own addresses and the networks behind us.
+    Local,
+    /// To a peer.
+    Session(SessionId),
+}
+
+/// One entry of the routing snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// Destinations that it covers; the longest match wins.
+    pub prefix: Prefix,
+    /// Where they go.
+    pub target: Target,
+}
+
+/// What a control plane may ask. Variants are only ever appended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// Opens the conversation. Answer: [`Reply::Welcome`].
+    Hello {
+        /// Who speaks, for the log.
+        name: String,
+    },
+    /// Reserves receiver indices for a session's lanes. Answer: [`Reply::Reserved`].
+    Reserve {
+        /// Lanes that the peer will seal: the larger of both sides' worker counts.
+        lanes: u8,
+    },
+    /// Gives a reservation back unused. Answer: [`Reply::Done`].
+    Release(ReservationId),
+    /// Brings a session up. Installing a session that is already up replaces its keys: a rekey. Answer: [`Reply::Done`].
+    Install(Box<Install>),
+    /// Takes a session down and erases its keys. Answer: [`Reply::Done`].
+    Remove(SessionId),
+    /// Adds routes to the snapshot being built. Answer: [`Reply::Done`].
+    StageRoutes(Vec<Route>),
+    /// Makes the staged routes the current snapshot; the stage is empty again. Answer: [`Reply::Done`].
+    CommitRoutes,
+    /// Empties the stage. Answer: [`Reply::Done`].
+    DiscardRoutes,
+    /// Measures the round trip to a peer, inside the AEAD. Answer: [`Reply::Done`], later [`Event::Echo`].
+    Echo(SessionId),
+    /// Asks for counters. Answer: [`Reply::Counters`].
+    Counters,
+    /// Asks for everything but keys. Answer: any number of [`Reply::Dump`], then [`Reply::Done`].
+    Dump,
+    /// From now on, send events on this connection. Answer: [`Reply::Done`].
+    Subscribe,
+    /// Takes the control sockets over, by `SCM_RIGHTS`; the plane keeps its own duplicates. Answer: [`Reply::ControlSockets`].
+    TakeControlSockets,
+}
+
+/// What the plane answers. Variants are only ever appended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Reply {
+    /// To [`Request::Hello`].
+    Welcome {
+        /// This life of the plane.
+        incarnation: Incarnation,
+        /// Its worker threads.
+        workers: u8,
+        /// Its UDP port.
+        port: u16,
+        /// Version of the program.
+        program: String,
+    },
+    /// To [`Request::Reserve`].
+    Reserved {
+        /// For [`Install::reservation`].
+        reservation: ReservationId,
+        /// To send to the peer.
+        offer: Offer,
+    },
+    /// The request was carried out.
+    Done,
+    /// To [`Request::Counters`].
+    Counters(Box<Counters>),
+    /// To [`Request::Dump`].
+    Dump(DumpItem),
+    /// To [`Request::TakeControlSockets`]; the descriptors travel beside it, IPv4 first.
+    ControlSockets {
+        /// How many descriptors follow.
+        count: u8,
+    },
+    /// The request was refused and changed nothing.
+    Refused(Refusal),
+    /// Something happened; id 0.
+    Event(Event),
+}
+
+/// Why a request was refused: what was wrong and, where there is one, the remedy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// The message did not decode.
+    #[error("the message does not decode: {0}")]
+    Malformed(String),
+    /// Another version of the message set.
+    #[error("message set version {theirs} is not spoken here; this plane speaks {ours}: upgrade the older program")]
+    Version {
+        /// What the plane speaks.
+        ours: u16,
+        /// What the message said.
+        theirs: u16,
+    },
+    /// A request before [`Request::Hello`].
+    #[error("the first request on a connection must be Hello")]
+    NoHello,
+    /// Keys for another life of the plane.
+    #[error("the keys are for incarnation {theirs:#x}, this plane is {ours:#x}: make a fresh key exchange")]
+    WrongIncarnation {
+        /// The plane's own.
+        ours: u64,
+        /// The message's.
+        theirs: u64,
+    },
+    /// The reservation was used, released, expired, or never made.
+    #[error("the reservation is not open: reserve again and make a fresh key exchange")]
+    NoReservation,
+    /// No such session.
+    #[error("no session {0}")]
+    NoSession(u64),
+    /// A limit was reached.
+    #[error("{what} is limited to {limit}")]
+    Limit {
+        /// What there would be too much of.
+        what: String,
+        /// The limit.
+        limit: u64,
+    },
+    /// A field has a value that cannot be.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// Something that happened in the plane.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// A peer answered an echo.
+    Echo {
+        /// Which session.
+        session: SessionId,
+        /// Round trip in nanoseconds.
+        rtt_ns: u64,
+    },
+    /// A session has been used long enough: make a fresh key exchange.
+    RekeyDue(SessionId),
+    /// A session's keys are past their hard limit; it carries nothing any more.
+    Expired(SessionId),
+    /// The peer said that it has closed the session.
+    Closed(SessionId),
+    /// Events were lost because this connection did not read them.
+    Lost(u64),
+}
+
+/// A named counter and its value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedCount {
+    /// As in `docs/drop-reasons.md`.
+    pub name: String,
+    /// Packets, datagrams or frames.
+    pub count: u64,
+}
+
+/// All counters since the start of the plane, summed over workers and cores.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Counters {
+    /// What the engine did: packets and bytes in and out.
+    pub engine: Vec<NamedCount>,
+    /// Drops of the engine by reason; only those that happened.
+    pub engine_drops: Vec<NamedCount>,
+    /// Verdicts of the eBPF programs; only those that happened.
+    pub bpf: Vec<NamedCount>,
+    /// Drops of the eBPF programs by reason; only those that happened.
+    pub bpf_drops: Vec<NamedCount>,
+}
+
+/// A piece of the plane's state, without keys.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum DumpItem {
+    /// The plane itself: ports and attach modes in use, name and value.
+    Plane(Vec<(String, String)>),
+    /// A session.
+    Session(SessionDump),
+    /// Some of the current routes.
+    Routes(Vec<Route>),
+}
+
+/// A session without its keys.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SessionDump {
+    /// Its name.
+    pub session: SessionId,
+    /// Where the peer is.
+    pub endpoint: SocketAddr,
+    /// Inner sources that the peer may use.
+    pub sources: Vec<Prefix>,
+    /// Receiver indices of the lanes that this side opens.
+    pub indices: Vec<u32>,
+    /// Receiver indices of the lanes that this side seals.
+    pub peer_indices: Vec<u32>,
+    /// Nanoseconds since the keys were installed.
+    pub age_ns: u64,
+    /// Last measured round trip in nanoseconds; zero when none was measured.
+    pub rtt_ns: u64,
+}

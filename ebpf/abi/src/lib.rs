@@ -1,0 +1,19 @@
+//! What the kernel half and the user half of Weir agree on.
+//!
+//! This crate knows nothing of sockets, maps or allocation: it is `no_std`, has no dependency, and the same code runs inside XDP, at tc
+//! ingress and in user space. Read it in this order:
+//!
+//! - [`wire`]: the overlay datagram, the one format that leaves the machine;
+//! - [`frame`]: from an Ethernet frame to the UDP datagram inside it;
+//! - [`drop`]: the registry of drop reasons, shared by programs, engine, metrics and docs;
+//! - [`map`]: keys, values and names of the eBPF maps;
+//! - [`gcra`]: the rate limiter of `wan`;
+//! - [`cursor`]: bounded reads, from a slice or from a raw span (the only unsafe code here).
+#![no_std]
+
+pub mod cursor;
+pub mod drop;
+pub mod frame;
+pub mod gcra;
+pub mod map;
+pub mod wire;

@@ -1,0 +1,254 @@
+//! Names, keys and values of the eBPF maps: what the loader writes and the programs read.
+//!
+//! Every type is `repr(C)` with fixed-size fields and no padding, so that both sides see the same bytes.
+
+use crate::drop::DropReason;
+use crate::gcra::Rate;
+use crate::wire::ReceiverIndex;
+
+/// Names of the maps, as they stand in the object file.
+pub mod name {
+    /// `Array<Config>`, one element.
+    pub const CONFIG: &str = "CONFIG";
+    /// `Array<u32>`: the live receiver index at each [`super::live_position`]; zero where there is none.
+    pub const LIVE: &str = "LIVE";
+    /// `HashMap<Address, u32>`: addresses of this host.
+    pub const LOCAL: &str = "LOCAL";
+    /// `LpmTrie<Address, u32>`: sources that are refused.
+    pub const DENY: &str = "DENY";
+    /// `LruHashMap<Address, u64>`: one GCRA state per source (IPv6: per /64).
+    pub const SOURCES: &str = "SOURCES";
+    /// `Array<u64>`: one GCRA state per [`super::Class`].
+    pub const CLASSES: &str = "CLASSES";
+    /// `PerCpuArray<Count>` indexed by [`super::Counter::index`].
+    pub const COUNTERS: &str = "COUNTERS";
+    /// `ReusePortSockArray` indexed by [`super::socket_key`].
+    pub const SOCKETS: &str = "SOCKETS";
+    /// `LpmTrie<Address, u32>`: overlay prefixes, for `lan`.
+    pub const OVERLAY: &str = "OVERLAY";
+    /// `XskMap` by receive queue, for `lan`.
+    pub const LAN_XSKS: &str = "LAN_XSKS";
+}
+
+/// Most workers of one packet plane. The receiver index has room for 64; lanes end at 16 (one per sending worker).
+pub const WORKERS_MAX: u8 = 16;
+/// Lanes that one worker may have open at a time: slots in [`name::LIVE`] per worker.
+pub const SLOTS_PER_WORKER: u32 = 4096;
+
+/// Where the live index of a lane stands in [`name::LIVE`], or `None` when its slot lies outside the map.
+#[inline(always)]
+pub const fn live_position(index: ReceiverIndex) -> Option<u32> {
+    let slot = index.slot() as u32;
+    if slot >= SLOTS_PER_WORKER { None } else { Some(index.worker() as u32 * SLOTS_PER_WORKER + slot) }
+}
+
+/// Entries of [`name::LIVE`] for a plane with this many workers.
+pub const fn live_len(workers: u8) -> u32 {
+    workers as u32 * SLOTS_PER_WORKER
+}
+
+/// What `wan` and `steer` are told by the loader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Config {
+    /// First UDP port that is ours.
+    pub port_first: u16,
+    /// Last UDP port that is ours.
+    pub port_last: u16,
+    /// Bits of [`flag`].
+    pub flags: u32,
+    /// What one source may send besides live data.
+    pub source: Rate,
+    /// What all sources together may send, by [`Class`].
+    pub class: [Rate; Class::COUNT],
+}
+
+/// Bits of [`Config::flags`].
+pub mod flag {
+    /// [`super::name::LOCAL`] holds all addresses of this host: a datagram to another address is forwarded traffic.
+    pub const LOCAL_KNOWN: u32 = 1;
+    /// `wan` is attached, so that `steer` sees only what it let through.
+    pub const WAN_ATTACHED: u32 = 2;
+}
+
+/// One live-index miss in this many goes to the control socket, so that a stateless reset can tell a rebooted peer.
+pub const MISS_SAMPLE: u32 = 1000;
+
+/// Kinds of datagram that are not live data, each with its own bucket. Told apart by the first byte (RFC 9443).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Class {
+    /// STUN (first byte 0–3).
+    Stun = 0,
+    /// QUIC long header (0x80–0xff): handshakes. The admission tag will be judged here.
+    QuicLong = 1,
+    /// QUIC short header (0x40–0x7f).
+    QuicShort = 2,
+    /// Ours, sealed, for the control plane.
+    Rpc = 3,
+}
+
+impl Class {
+    /// Number of classes.
+    pub const COUNT: usize = 4;
+    /// All classes, in order.
+    pub const ALL: [Self; Self::COUNT] = [Self::Stun, Self::QuicLong, Self::QuicShort, Self::Rpc];
+}
+
+/// Packets and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Count {
+    /// Frames, or merged trains where the attach point sees those.
+    pub packets: u64,
+    /// Bytes of those frames.
+    pub bytes: u64,
+}
+
+macro_rules! verdicts {
+    ($($number:literal $variant:ident $name:literal $sentence:literal;)*) => {
+        /// What a program did with a frame that it did not drop.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Verdict {
+            $(#[doc = $sentence] $variant = $number,)*
+        }
+
+        impl Verdict {
+            /// All verdicts, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The name in metrics and tables.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// One sentence for the operator.
+            pub const fn sentence(self) -> &'static str {
+                match self { $(Self::$variant => $sentence,)* }
+            }
+        }
+    };
+}
+
+verdicts! {
+    0 WanNotIp "wan_not_ip" "`wan` passed a frame that is neither IPv4 nor IPv6.";
+    1 WanNotUdp "wan_not_udp" "`wan` passed an IP packet that is not UDP.";
+    2 WanFragment "wan_fragment" "`wan` passed a fragment for the kernel to reassemble.";
+    3 WanOdd "wan_odd" "`wan` passed a frame with headers that it does not understand.";
+    4 WanExtensions "wan_extensions" "`wan` passed an IPv6 packet with more extension headers than it follows.";
+    5 WanOtherPort "wan_other_port" "`wan` passed a UDP datagram to a port that is not ours.";
+    6 WanForwarded "wan_forwarded" "`wan` passed a datagram to our port at an address that is not this host's.";
+    7 WanDeliver "wan_deliver" "`wan` delivered a data datagram with a live receiver index.";
+    8 WanControl "wan_control" "`wan` let a datagram through to the control socket.";
+    9 WanMissSampled "wan_miss_sampled" "`wan` let one of many live-index misses through to the control socket.";
+    10 SteerWorker "steer_worker" "`steer` chose a worker's socket.";
+    11 SteerControl "steer_control" "`steer` chose the control socket.";
+    12 LanPass "lan_pass" "`lan` passed a frame that is not bound for the overlay.";
+    13 LanOverlay "lan_overlay" "`lan` saw a packet bound for the overlay.";
+}
+
+/// An element of [`name::COUNTERS`]: a verdict or a drop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// The frame went on.
+    Passed(Verdict),
+    /// The frame ended here.
+    Dropped(DropReason),
+}
+
+impl Counter {
+    /// Elements of [`name::COUNTERS`].
+    pub const TABLE_LEN: u32 = Self::DROPS_AT + DropReason::TABLE_LEN as u32;
+    const DROPS_AT: u32 = 64;
+
+    /// Where the counter stands in the map.
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        match self {
+            Self::Passed(verdict) => verdict as u32,
+            Self::Dropped(reason) => Self::DROPS_AT + reason as u32,
+        }
+    }
+}
+
+const _: () = assert!(Verdict::ALL.len() as u32 <= Counter::DROPS_AT);
+
+/// Key of a socket in [`name::SOCKETS`]: workers first, the control socket last, IPv6 after IPv4.
+#[inline(always)]
+pub const fn socket_key(ipv6: bool, role: SocketRole) -> u32 {
+    let role = match role {
+        SocketRole::Worker(worker) => worker as u32,
+        SocketRole::Control => 64,
+    };
+    if ipv6 { 65 + role } else { role }
+}
+
+/// Elements of [`name::SOCKETS`].
+pub const SOCKETS_LEN: u32 = 130;
+
+/// Whose socket it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketRole {
+    /// A worker's, by number `0..64`.
+    Worker(u8),
+    /// The control plane's.
+    Control,
+}
+
+/// The key of a source in [`name::SOURCES`]: an IPv4 address, or the /64 of an IPv6 address (one host has all of a /64).
+#[inline(always)]
+pub const fn source_key(source: [u8; 16]) -> [u8; 16] {
+    let s = source;
+    if s[10] == 0xff && s[11] == 0xff && s[0] | s[1] | s[2] | s[3] | s[4] | s[5] | s[6] | s[7] | s[8] | s[9] == 0 {
+        return s;
+    }
+    [s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], 0, 0, 0, 0, 0, 0, 0, 0]
+}
+
+const _: () = {
+    assert!(size_of::<Count>() == 16);
+    assert!(size_of::<Rate>() == 16);
+    assert!(size_of::<Config>() == 8 + 16 * (1 + Class::COUNT));
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::mapped;
+
+    #[test]
+    fn counters_do_not_share_an_element() {
+        let verdicts = Verdict::ALL.iter().map(|&v| Counter::Passed(v).index());
+        let drops = DropReason::ALL.iter().map(|&r| Counter::Dropped(r).index());
+        let mut last = None;
+        for index in verdicts.chain(drops) {
+            assert!(last < Some(index), "{index} follows {last:?}");
+            assert!(index < Counter::TABLE_LEN);
+            last = Some(index);
+        }
+    }
+
+    #[test]
+    fn each_socket_has_its_own_key() {
+        let keys = [false, true].into_iter().flat_map(|v6| {
+            (0..64).map(SocketRole::Worker).chain([SocketRole::Control]).map(move |role| socket_key(v6, role))
+        });
+        assert!(keys.eq(0..SOCKETS_LEN));
+    }
+
+    #[test]
+    fn live_positions_are_dense_per_worker_and_bounded() {
+        assert_eq!(live_position(ReceiverIndex::new(0, 0, 5)), Some(0));
+        assert_eq!(live_position(ReceiverIndex::new(1, 0, 5)), Some(SLOTS_PER_WORKER));
+        assert_eq!(live_position(ReceiverIndex::new(0, SLOTS_PER_WORKER as u16 - 1, 5)), Some(SLOTS_PER_WORKER - 1));
+        assert_eq!(live_position(ReceiverIndex::new(0, SLOTS_PER_WORKER as u16, 5)), None);
+    }
+
+    #[test]
+    fn ipv4_sources_are_kept_whole_and_ipv6_sources_by_their_64() {
+        assert_eq!(source_key(mapped(0x0102_0304)), mapped(0x0102_0304));
+        let v6 = core::array::from_fn(|i| i as u8 + 1);
+        assert_eq!(source_key(v6), [1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0]);
+    }
+}
