@@ -1,1 +1,79 @@
+//! The programs of the packet plane, as verdict tables. Everything that decides lives in `weir-abi`; everything that touches kernel
+//! memory lives in `packet` and `maps`.
+//!
+//! On a host this is an empty program, so that the workspace builds without an eBPF toolchain.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(
+    target_arch = "bpf",
+    feature(core_intrinsics),
+    allow(internal_features, reason = "compare-and-exchange: see maps.rs")
+)]
+
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod packet;
+
+#[cfg(target_arch = "bpf")]
+mod programs {
+    use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, sk_action, xdp_action};
+    use aya_ebpf::macros::{classifier, sk_reuseport, xdp};
+    use aya_ebpf::programs::{SkReuseportContext, TcContext, XdpContext};
+    use weir_abi::classify;
+    use weir_abi::map::{Counter, Verdict};
+
+    use crate::maps::{Maps, count};
+    use crate::maps::{redirect_to_worker, select};
+    use crate::packet;
+
+    /// The classifier of the underlay, attached natively or generically. What it lets through goes to the sockets.
+    #[xdp(frags)]
+    fn wan(ctx: XdpContext) -> u32 {
+        let (frame, len) = packet::of_xdp(&ctx);
+        match count(classify::wan(&frame, &Maps), len) {
+            Counter::Passed(_) => xdp_action::XDP_PASS,
+            Counter::Dropped(_) => xdp_action::XDP_DROP,
+        }
+    }
+
+    /// The same classifier at tc ingress, for devices whose offloads native XDP would turn off. It judges the first datagram of a merged
+    /// train; the worker judges each.
+    #[classifier]
+    fn wan_tc(ctx: TcContext) -> i32 {
+        let (frame, len) = packet::of_tc(&ctx);
+        match count(classify::wan(&frame, &Maps), len) {
+            Counter::Passed(_) => TC_ACT_UNSPEC,
+            Counter::Dropped(_) => TC_ACT_SHOT as i32,
+        }
+    }
+
+    /// The LAN side: counts what is bound for the overlay and hands it to the worker's AF_XDP socket when there is one.
+    #[xdp(frags)]
+    fn lan(ctx: XdpContext) -> u32 {
+        let (frame, len) = packet::of_xdp(&ctx);
+        match count(Ok(classify::lan(&frame, &Maps)), len) {
+            Counter::Passed(Verdict::LanOverlay) => redirect_to_worker(ctx.rx_queue_index()),
+            _ => xdp_action::XDP_PASS,
+        }
+    }
+
+    /// Chooses the socket of the reuseport group: data goes to the worker that its receiver index names, all else to the control plane.
+    #[sk_reuseport]
+    fn steer(ctx: SkReuseportContext) -> u32 {
+        let (datagram, len) = packet::of_reuseport(&ctx);
+        let selected = classify::steer(&datagram, len as usize, &Maps).and_then(|role| select(&ctx, role));
+        match count(selected, len) {
+            Counter::Passed(_) => sk_action::SK_PASS,
+            Counter::Dropped(_) => sk_action::SK_DROP,
+        }
+    }
+
+    #[panic_handler]
+    fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+        // No program can reach this: the verifier accepts neither a panic nor a loop without end.
+        loop {}
+    }
+}
+
+#[cfg(not(target_arch = "bpf"))]
 fn main() {}

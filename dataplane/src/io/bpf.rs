@@ -1,1 +1,465 @@
-//! To come.
+//! Loads the eBPF object, fills its maps, attaches its programs and reads its counters.
+//!
+//! The order of a start is the caller's (`plane.rs`): sockets into the map, then `steer`, then `wan`. Dropping [`Programs`] detaches
+//! everything that was not pinned.
+#![allow(unsafe_code, reason = "plain-data markers for map values")]
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, ReusePortSockArray};
+use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use aya::programs::tc::SchedClassifierLink;
+use aya::programs::xdp::XdpLink;
+use aya::programs::{ProgramError, SchedClassifier, SkReuseport, TcAttachType, Xdp, XdpMode};
+use aya::sys::SyscallError;
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use weir_abi::drop::DropReason;
+use weir_abi::frame::Address;
+use weir_abi::map::{self, Config, Count, Counter, SocketRole, Verdict, name};
+use weir_abi::wire::ReceiverIndex;
+
+use crate::api::Prefix;
+
+/// The object that this build ships; rebuilt and compared by `cargo xtask ebpf --check`.
+pub static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/weir.bpf.o");
+
+/// A map value with aya's marker. The orphan rule wants a type of our own.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Plain<T>(T);
+
+// SAFETY: `repr(C)`, integers only, no padding (asserted by size in `weir_abi::map`), any bytes are a value.
+unsafe impl aya::Pod for Plain<Config> {}
+// SAFETY: two `u64`.
+unsafe impl aya::Pod for Plain<Count> {}
+
+/// Where a classifier sits on its device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachMode {
+    /// XDP in the driver, before an skb exists.
+    Native,
+    /// XDP on the finished skb.
+    Generic,
+    /// tc ingress (TCX), which keeps the device's offloads.
+    Tc,
+}
+
+impl fmt::Display for AttachMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Native => "xdp-native",
+            Self::Generic => "xdp-generic",
+            Self::Tc => "tc",
+        })
+    }
+}
+
+/// Why a program or map could not be put in place. The messages name the thing and the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum BpfError {
+    /// The object does not parse or its maps cannot be made.
+    #[error(
+        "the eBPF object does not load: {source}; rebuild it with `cargo xtask ebpf`, or check CAP_BPF and the memory limit"
+    )]
+    Object {
+        /// What aya said.
+        #[source]
+        source: Box<EbpfError>,
+    },
+    /// The verifier refused a program.
+    #[error(
+        "the kernel refused eBPF program `{program}` ({error}): {verdict}; it needs Linux 6.1 or newer and CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN"
+    )]
+    Refused {
+        /// Which program.
+        program: &'static str,
+        /// What the system call returned.
+        error: io::Error,
+        /// The last line of the verifier's log.
+        verdict: String,
+    },
+    /// The object lacks a program or map of this name, or it has another type.
+    #[error(
+        "the eBPF object has no usable `{0}`: it does not belong to this program; rebuild it with `cargo xtask ebpf`"
+    )]
+    Missing(&'static str),
+    /// A device has an XDP program of somebody else.
+    #[error(
+        "{interface} already has an XDP program that is not ours: detach it (`ip link set {interface} xdp off`) or set wan.attach = \"tc\""
+    )]
+    Busy {
+        /// Which device.
+        interface: String,
+    },
+    /// The driver cannot do it.
+    #[error("{interface} does not take {mode}: {error}; try wan.attach = \"auto\"")]
+    Unsupported {
+        /// Which device.
+        interface: String,
+        /// What was asked of it.
+        mode: AttachMode,
+        /// What the system call returned.
+        error: io::Error,
+    },
+    /// There is no such device.
+    #[error(
+        "there is no network interface {interface}: check wan.interface and lan.interfaces (`ip link` lists what exists)"
+    )]
+    NoInterface {
+        /// The name that was asked for.
+        interface: String,
+    },
+    /// Some other step failed.
+    #[error("{step}: {source}")]
+    Step {
+        /// What was being done.
+        step: String,
+        /// What went wrong.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+fn step<E: std::error::Error + Send + Sync + 'static>(step: impl Into<String>) -> impl FnOnce(E) -> BpfError {
+    let step = step.into();
+    move |source| BpfError::Step { step, source: Box::new(source) }
+}
+
+/// The last line of a verifier log that says something.
+fn last_line(log: &str) -> String {
+    let told = log.lines().map(str::trim).rfind(|line| !line.is_empty() && !line.starts_with("processed"));
+    told.unwrap_or("no verifier log").to_owned()
+}
+
+/// An address as the maps key it.
+pub fn address_key(address: IpAddr) -> Address {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+fn prefix_key(prefix: &Prefix) -> Key<Address> {
+    let len = u32::from(prefix.bit_len()) + if prefix.address().is_ipv4() { 96 } else { 0 };
+    Key::new(len, address_key(prefix.address()))
+}
+
+/// What the programs counted since they were loaded, summed over all cores.
+#[derive(Clone, Debug, Default)]
+pub struct BpfCounters {
+    /// Frames that went on, by verdict.
+    pub verdicts: Vec<(Verdict, Count)>,
+    /// Frames that ended, by reason.
+    pub drops: Vec<(DropReason, Count)>,
+}
+
+/// The loaded object with its maps and links.
+pub struct Programs {
+    // Maps come before the object: they are dropped first, links with the object.
+    live: Array<MapData, u32>,
+    config: Array<MapData, Plain<Config>>,
+    local: HashMap<MapData, Address, u32>,
+    counters: PerCpuArray<MapData, Plain<Count>>,
+    sockets: ReusePortSockArray<MapData>,
+    pin: Option<PathBuf>,
+    ebpf: Ebpf,
+}
+
+impl Programs {
+    /// Loads the maps of `object` for a plane of so many workers. Programs are loaded when they are attached.
+    ///
+    /// # Errors
+    /// [`BpfError::Object`] or [`BpfError::Missing`].
+    pub fn load(object: &[u8], workers: u8, pin: Option<&Path>) -> Result<Self, BpfError> {
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries(name::LIVE, map::live_len(workers))
+            .load(object)
+            .map_err(|source| BpfError::Object { source: Box::new(source) })?;
+        macro_rules! take {
+            ($name:expr) => {
+                ebpf.take_map($name).and_then(|map| map.try_into().ok()).ok_or(BpfError::Missing($name))?
+            };
+        }
+        Ok(Self {
+            live: take!(name::LIVE),
+            config: take!(name::CONFIG),
+            local: take!(name::LOCAL),
+            counters: take!(name::COUNTERS),
+            sockets: take!(name::SOCKETS),
+            pin: pin.map(Path::to_owned),
+            ebpf,
+        })
+    }
+
+    /// Writes the configuration that `wan` and `steer` read.
+    ///
+    /// # Errors
+    /// [`BpfError::Step`].
+    pub fn configure(&mut self, config: Config) -> Result<(), BpfError> {
+        self.config.set(0, Plain(config), 0).map_err(step("writing the configuration map"))
+    }
+
+    /// Opens or closes a receiver index for `wan`.
+    ///
+    /// # Errors
+    /// [`BpfError::Step`].
+    pub fn set_live(&mut self, index: ReceiverIndex, live: bool) -> Result<(), BpfError> {
+        let Some(position) = map::live_position(index) else { return Ok(()) };
+        self.live.set(position, if live { index.0 } else { 0 }, 0).map_err(step("writing the live-index map"))
+    }
+
+    /// Makes `addresses` the ones that count as this host's.
+    ///
+    /// # Errors
+    /// [`BpfError::Step`].
+    pub fn set_local(&mut self, addresses: &[IpAddr]) -> Result<(), BpfError> {
+        let wanted: Vec<Address> = addresses.iter().copied().map(address_key).collect();
+        for key in &wanted {
+            self.local.insert(key, 1, 0).map_err(step("writing the local-address map"))?;
+        }
+        let stale: Vec<Address> =
+            self.local.keys().filter_map(Result::ok).filter(|key| !wanted.contains(key)).collect();
+        for key in stale {
+            self.local.remove(&key).map_err(step("writing the local-address map"))?;
+        }
+        Ok(())
+    }
+
+    /// Refuses everything but live data from these sources.
+    ///
+    /// # Errors
+    /// [`BpfError::Step`].
+    pub fn deny(&mut self, prefixes: &[Prefix]) -> Result<(), BpfError> {
+        self.fill_trie(name::DENY, prefixes)
+    }
+
+    /// Tells `lan` which destinations lie in the overlay.
+    ///
+    /// # Errors
+    /// [`BpfError::Step`].
+    pub fn set_overlay(&mut self, prefixes: &[Prefix]) -> Result<(), BpfError> {
+        self.fill_trie(name::OVERLAY, prefixes)
+    }
+
+    fn fill_trie(&mut self, name: &'static str, prefixes: &[Prefix]) -> Result<(), BpfError> {
+        let map = self.ebpf.map_mut(name).ok_or(BpfError::Missing(name))?;
+        let mut trie: LpmTrie<_, Address, u32> = map.try_into().map_err(step(format!("opening the map {name}")))?;
+        for prefix in prefixes {
+            trie.insert(&prefix_key(prefix), 1, 0).map_err(step(format!("adding {prefix} to the map {name}")))?;
+        }
+        Ok(())
+    }
+
+    /// Puts a socket where `steer` finds it.
+    ///
+    /// # Errors
+    /// [`BpfError::Step`].
+    pub fn set_socket(&mut self, ipv6: bool, role: SocketRole, socket: BorrowedFd<'_>) -> Result<(), BpfError> {
+        let key = map::socket_key(ipv6, role);
+        self.sockets.set(key, &socket.as_raw_fd(), 0).map_err(step("adding a socket to the steering map"))
+    }
+
+    /// Attaches `steer` to the reuseport group that `socket` belongs to.
+    ///
+    /// # Errors
+    /// [`BpfError`].
+    pub fn attach_steer(&mut self, socket: BorrowedFd<'_>) -> Result<(), BpfError> {
+        let program: &mut SkReuseport = self.program("steer")?;
+        if program.fd().is_err() {
+            program.load().map_err(|e| refused("steer", e))?;
+        }
+        program.attach(socket).map_err(step("attaching `steer` to the UDP sockets"))
+    }
+
+    /// Attaches the classifier of the underlay.
+    ///
+    /// # Errors
+    /// [`BpfError`]; on an error nothing is attached.
+    pub fn attach_wan(&mut self, interface: &str, mode: AttachMode) -> Result<(), BpfError> {
+        match mode {
+            AttachMode::Native => self.attach_xdp("wan", interface, XdpMode::Driver, mode),
+            AttachMode::Generic => self.attach_xdp("wan", interface, XdpMode::Skb, mode),
+            AttachMode::Tc => self.attach_tc("wan_tc", interface),
+        }
+    }
+
+    /// Attaches the LAN classifier, natively where the driver can, generically elsewhere.
+    ///
+    /// # Errors
+    /// [`BpfError`].
+    pub fn attach_lan(&mut self, interface: &str, mode: AttachMode) -> Result<(), BpfError> {
+        let flags = if mode == AttachMode::Native { XdpMode::Driver } else { XdpMode::Skb };
+        self.attach_xdp("lan", interface, flags, mode)
+    }
+
+    fn attach_xdp(
+        &mut self,
+        name: &'static str,
+        interface: &str,
+        flags: XdpMode,
+        mode: AttachMode,
+    ) -> Result<(), BpfError> {
+        let pin = self.link_pin(name, interface);
+        let program: &mut Xdp = self.program(name)?;
+        if program.fd().is_err() {
+            program.load().map_err(|e| refused(name, e))?;
+        }
+        if let Some(link) = pin.as_deref().and_then(|path| pinned::<XdpLink>(path).transpose()) {
+            let id =
+                program.attach_to_link(link?).map_err(step(format!("replacing the pinned program on {interface}")))?;
+            return keep(program.take_link(id), pin);
+        }
+        let id = program.attach(interface, flags).map_err(|e| refused_by_device(interface, mode, e))?;
+        match pin {
+            Some(_) => keep(program.take_link(id), pin),
+            None => Ok(()),
+        }
+    }
+
+    fn attach_tc(&mut self, name: &'static str, interface: &str) -> Result<(), BpfError> {
+        let pin = self.link_pin(name, interface);
+        let program: &mut SchedClassifier = self.program(name)?;
+        if program.fd().is_err() {
+            program.load().map_err(|e| refused(name, e))?;
+        }
+        if let Some(link) = pin.as_deref().and_then(|path| pinned::<SchedClassifierLink>(path).transpose()) {
+            let id =
+                program.attach_to_link(link?).map_err(step(format!("replacing the pinned program on {interface}")))?;
+            return keep(program.take_link(id), pin);
+        }
+        let id = program
+            .attach(interface, TcAttachType::Ingress)
+            .map_err(|e| refused_by_device(interface, AttachMode::Tc, e))?;
+        match pin {
+            Some(_) => keep(program.take_link(id), pin),
+            None => Ok(()),
+        }
+    }
+
+    /// Where the link of a program on a device is pinned, when pinning is on.
+    fn link_pin(&self, program: &str, interface: &str) -> Option<PathBuf> {
+        self.pin.as_ref().map(|dir| dir.join(format!("{program}-{interface}")))
+    }
+
+    fn program<'a, P>(&'a mut self, name: &'static str) -> Result<&'a mut P, BpfError>
+    where
+        &'a mut P: TryFrom<&'a mut aya::programs::Program>,
+    {
+        self.ebpf.program_mut(name).and_then(|program| program.try_into().ok()).ok_or(BpfError::Missing(name))
+    }
+
+    /// All counters that have moved.
+    ///
+    /// # Errors
+    /// [`BpfError::Step`].
+    pub fn counters(&self) -> Result<BpfCounters, BpfError> {
+        let read = |counter: Counter| -> Result<Count, BpfError> {
+            let per_cpu = self.counters.get(&counter.index(), 0).map_err(step("reading the counters"))?;
+            Ok(per_cpu.iter().fold(Count::default(), |sum, c| Count {
+                packets: sum.packets + c.0.packets,
+                bytes: sum.bytes + c.0.bytes,
+            }))
+        };
+        let mut all = BpfCounters::default();
+        for &verdict in Verdict::ALL {
+            let count = read(Counter::Passed(verdict))?;
+            if count.packets > 0 {
+                all.verdicts.push((verdict, count));
+            }
+        }
+        for &reason in DropReason::ALL {
+            let count = read(Counter::Dropped(reason))?;
+            if count.packets > 0 {
+                all.drops.push((reason, count));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Removes the pins that [`Self::attach_wan`] and [`Self::attach_lan`] left, and so the programs. Nothing to do without pinning.
+    ///
+    /// # Errors
+    /// [`BpfError::Step`].
+    pub fn unpin(&mut self) -> Result<(), BpfError> {
+        match self.pin.take() {
+            Some(dir) => remove_pins(&dir).map_err(step(format!("removing the pins in {}", dir.display()))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Removes a directory of pins with everything in it; one that is not there is fine.
+///
+/// # Errors
+/// What the file system said.
+pub fn remove_pins(dir: &Path) -> io::Result<()> {
+    match std::fs::read_dir(dir) {
+        Ok(entries) => {
+            for entry in entries {
+                std::fs::remove_file(entry?.path())?;
+            }
+            std::fs::remove_dir(dir)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The link pinned at `path`; `None` when there is none.
+fn pinned<L: TryFrom<FdLink, Error = LinkError>>(path: &Path) -> Result<Option<L>, BpfError> {
+    match PinnedLink::from_pin(path) {
+        Ok(link) => FdLink::from(link)
+            .try_into()
+            .map(Some)
+            .map_err(step(format!("using the link pinned at {}", path.display()))),
+        Err(LinkError::SyscallError(SyscallError { io_error, .. })) if io_error.kind() == io::ErrorKind::NotFound => {
+            Ok(None)
+        }
+        Err(error) => Err(step(format!("opening the link pinned at {}", path.display()))(error)),
+    }
+}
+
+/// Pins a link anew: an old pin of the same name is only a name for the same link.
+fn keep<L: TryInto<FdLink, Error = LinkError>>(
+    link: Result<L, ProgramError>,
+    pin: Option<PathBuf>,
+) -> Result<(), BpfError> {
+    let Some(path) = pin else { return Ok(()) };
+    let told = || format!("pinning a link at {} (is a bpf file system mounted there?)", path.display());
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).map_err(step(told()))?;
+    }
+    if path.exists() {
+        std::fs::remove_file(&path).map_err(step(told()))?;
+    }
+    let link: FdLink = link.map_err(step(told()))?.try_into().map_err(step(told()))?;
+    link.pin(&path).map_err(step(told()))?;
+    Ok(())
+}
+
+fn refused(program: &'static str, error: ProgramError) -> BpfError {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            BpfError::Refused { program, error: io_error, verdict: last_line(&verifier_log.to_string()) }
+        }
+        other => BpfError::Step { step: format!("loading `{program}`"), source: Box::new(other) },
+    }
+}
+
+fn refused_by_device(interface: &str, mode: AttachMode, error: ProgramError) -> BpfError {
+    let interface = interface.to_owned();
+    match error {
+        ProgramError::UnknownInterface { .. } => BpfError::NoInterface { interface },
+        ProgramError::SyscallError(SyscallError { io_error, .. }) => match io_error.raw_os_error() {
+            Some(libc::EBUSY) => BpfError::Busy { interface },
+            Some(libc::ENODEV) => BpfError::NoInterface { interface },
+            _ => BpfError::Unsupported { interface, mode, error: io_error },
+        },
+        other => BpfError::Step { step: format!("attaching to {interface}"), source: Box::new(other) },
+    }
+}

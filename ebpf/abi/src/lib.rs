@@ -5,12 +5,14 @@
 //!
 //! - [`wire`]: the overlay datagram, the one format that leaves the machine;
 //! - [`frame`]: from an Ethernet frame to the UDP datagram inside it;
+//! - [`classify`]: what `wan` does with that datagram, as one readable function;
 //! - [`drop`]: the registry of drop reasons, shared by programs, engine, metrics and docs;
 //! - [`map`]: keys, values and names of the eBPF maps;
 //! - [`gcra`]: the rate limiter of `wan`;
 //! - [`cursor`]: bounded reads, from a slice or from a raw span (the only unsafe code here).
 #![no_std]
 
+pub mod classify;
 pub mod cursor;
 pub mod drop;
 pub mod frame;

@@ -57,6 +57,10 @@ pub struct Config {
     pub port_last: u16,
     /// Bits of [`flag`].
     pub flags: u32,
+    /// One live-index miss in this many goes to the control socket, so that a stateless reset can tell a rebooted peer; zero: none.
+    pub miss_sample: u32,
+    /// Zero; keeps the rates aligned.
+    pub reserved: u32,
     /// What one source may send besides live data.
     pub source: Rate,
     /// What all sources together may send, by [`Class`].
@@ -71,7 +75,8 @@ pub mod flag {
     pub const WAN_ATTACHED: u32 = 2;
 }
 
-/// One live-index miss in this many goes to the control socket, so that a stateless reset can tell a rebooted peer.
+/// Our choice for [`Config::miss_sample`]: rare enough that a flood of misses wakes nobody, often enough for one reset in the first second
+/// of a peer that lost its session at 1,000 datagrams per second.
 pub const MISS_SAMPLE: u32 = 1000;
 
 /// Kinds of datagram that are not live data, each with its own bucket. Told apart by the first byte (RFC 9443).
@@ -209,7 +214,7 @@ pub const fn source_key(source: [u8; 16]) -> [u8; 16] {
 const _: () = {
     assert!(size_of::<Count>() == 16);
     assert!(size_of::<Rate>() == 16);
-    assert!(size_of::<Config>() == 8 + 16 * (1 + Class::COUNT));
+    assert!(size_of::<Config>() == 16 + 16 * (1 + Class::COUNT));
 };
 
 #[cfg(test)]

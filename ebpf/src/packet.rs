@@ -1,0 +1,41 @@
+//! From a program's context to the bytes that it may read: the one place that turns kernel addresses into spans.
+#![allow(unsafe_code, reason = "the kernel hands a program two addresses, not a slice")]
+
+use aya_ebpf::helpers::bpf_xdp_get_buff_len;
+use aya_ebpf::programs::{SkReuseportContext, TcContext, XdpContext};
+use weir_abi::cursor::Span;
+
+/// Bytes that the classifier may want to see: Ethernet, two tags, IPv6 with its longest usual chain, UDP and the overlay header.
+const HEADERS_LEN: u32 = 192;
+
+/// The linear part of a frame at XDP, and the length of the whole frame.
+#[inline(always)]
+pub(crate) fn of_xdp(ctx: &XdpContext) -> (Span, u64) {
+    // SAFETY: `data..data_end` is the linear part of the frame; it stays readable until the program ends, since nothing here moves it.
+    let span = unsafe { Span::new(ctx.data(), ctx.data_end()) };
+    // SAFETY: the helper reads only the context that the kernel gave us.
+    let len = unsafe { bpf_xdp_get_buff_len(ctx.ctx) };
+    (span, len)
+}
+
+/// The linear part of a frame at tc, and the length of the whole frame. A merged train may keep even its headers in fragments; they are
+/// pulled into the linear part first.
+#[inline(always)]
+pub(crate) fn of_tc(ctx: &TcContext) -> (Span, u64) {
+    let len = ctx.len();
+    let wanted = if len < HEADERS_LEN { len } else { HEADERS_LEN };
+    if ctx.data() + wanted as usize > ctx.data_end() {
+        // On failure the linear part stays as it is and the parser sees a short frame, which it leaves to the kernel.
+        let _ = ctx.pull_data(wanted);
+    }
+    // SAFETY: the addresses are read after the last helper that may move the data.
+    (unsafe { Span::new(ctx.data(), ctx.data_end()) }, u64::from(len))
+}
+
+/// A datagram as `steer` sees it, from the UDP header on, and its length.
+#[inline(always)]
+pub(crate) fn of_reuseport(ctx: &SkReuseportContext) -> (Span, u64) {
+    // SAFETY: `data..data_end` is the linear part from the transport header on; nothing here moves it.
+    let span = unsafe { Span::new(ctx.data(), ctx.data_end()) };
+    (span, ctx.len() as u64)
+}
