@@ -20,6 +20,7 @@ pub mod codec;
 pub mod message;
 pub mod prefix;
 
+pub use client::{Client, ClientError};
 pub use message::{Event, Reply, Request};
 pub use prefix::Prefix;
 
