@@ -1,1 +1,147 @@
-//! To come.
+//! What a worker knows of one peer: where it is, what it may send, and the lane that this worker seals.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use weir_abi::drop::DropReason;
+use weir_abi::wire::ReceiverIndex;
+use weir_abi::wire::block::ECHO_LEN;
+
+use super::block::{Control, Reassembly};
+use super::bundle::{CONTROL_LEN_MAX, PayloadLen};
+use super::lane::{OpenLane, SealLane};
+use super::prefix_set::PrefixSet;
+use super::snapshot::SessionSlot;
+use super::time::Time;
+use crate::api::message::SessionId;
+
+/// Most control blocks that wait for one peer. Echoes come at human rates; a peer that asks faster is not answered faster.
+pub const CONTROL_BLOCKS_MAX: usize = 8;
+/// Longest round trip that an echo may report; anything longer is a forged or very late reply.
+pub const ROUND_TRIP_MAX: Duration = Duration::from_secs(60);
+
+/// A session as one worker has it.
+#[derive(Debug)]
+pub struct Session {
+    /// Its name.
+    pub id: SessionId,
+    /// Where its datagrams go. Only the control thread moves it: data never moves a peer.
+    pub endpoint: SocketAddr,
+    /// Inner sources that the peer may use.
+    pub sources: PrefixSet,
+    /// Bytes of plaintext that fit one datagram on the path.
+    pub payload_len: PayloadLen,
+    /// Largest inner packet that is carried without an error to its sender.
+    pub inner_mtu: u16,
+    /// The lane that this worker seals.
+    pub seal: SealLane,
+    /// Whether the control plane was told that a fresh key exchange is due.
+    pub rekey_told: bool,
+    /// Control blocks that wait to be sent, encoded.
+    control: ControlQueue,
+}
+
+/// Encoded control blocks in the order in which they will be sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ControlQueue {
+    bytes: [u8; CONTROL_BLOCKS_MAX * Control::LEN_MAX],
+    len: usize,
+}
+
+const _: () = assert!(CONTROL_BLOCKS_MAX * Control::LEN_MAX <= CONTROL_LEN_MAX);
+
+impl ControlQueue {
+    const EMPTY: Self = Self { bytes: [0; CONTROL_BLOCKS_MAX * Control::LEN_MAX], len: 0 };
+
+    /// The encoded blocks.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+impl Session {
+    /// A session whose first datagram will be sealed by `seal`.
+    pub fn new(
+        id: SessionId,
+        endpoint: SocketAddr,
+        sources: PrefixSet,
+        payload_len: PayloadLen,
+        inner_mtu: u16,
+        seal: SealLane,
+    ) -> Self {
+        Self { id, endpoint, sources, payload_len, inner_mtu, seal, rekey_told: false, control: ControlQueue::EMPTY }
+    }
+
+    /// Queues a control block for the next datagram to the peer.
+    ///
+    /// # Errors
+    /// [`DropReason::ControlBlockQueueFull`].
+    pub fn queue_control(&mut self, control: Control) -> Result<(), DropReason> {
+        let queue = &mut self.control;
+        let space = queue.bytes.get_mut(queue.len..).and_then(|space| space.first_chunk_mut());
+        queue.len += control.encode(space.ok_or(DropReason::ControlBlockQueueFull)?);
+        Ok(())
+    }
+
+    /// Whether control blocks wait.
+    pub fn has_control(&self) -> bool {
+        self.control.len > 0
+    }
+
+    /// Takes the control blocks that wait.
+    pub(super) fn take_control(&mut self) -> ControlQueue {
+        std::mem::replace(&mut self.control, ControlQueue::EMPTY)
+    }
+
+    /// Puts control blocks back that could not be sent.
+    pub(super) fn put_back_control(&mut self, control: ControlQueue) {
+        self.control = control;
+    }
+}
+
+/// The token of an echo request sent now: the sender's own clock, which only the sender reads again.
+pub fn echo_token(now: Time) -> [u8; ECHO_LEN] {
+    now.as_nanos().to_be_bytes()
+}
+
+/// The round trip that a returned token tells, if it can be true.
+pub fn round_trip(token: [u8; ECHO_LEN], now: Time) -> Option<Duration> {
+    let sent = Time::from_nanos(u64::from_be_bytes(token));
+    let elapsed = now.since(sent);
+    (sent <= now && elapsed <= ROUND_TRIP_MAX).then_some(elapsed)
+}
+
+/// The opening end of a lane with what belongs to it.
+#[derive(Debug)]
+pub struct OpenEnd {
+    /// Whose lane it is.
+    pub session: SessionSlot,
+    /// Keys and replay window.
+    pub lane: OpenLane,
+    /// The packet that was cut by the end of a datagram.
+    pub partial: Reassembly,
+}
+
+impl OpenEnd {
+    /// Our index of the lane.
+    pub fn receiver(&self) -> ReceiverIndex {
+        self.lane.receiver()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_tells_the_round_trip_only_when_it_can_be_true() {
+        let sent = Time::from_nanos(5_000_000_000);
+        let after = |elapsed| round_trip(echo_token(sent), sent.plus(elapsed));
+        assert_eq!(after(Duration::ZERO), Some(Duration::ZERO));
+        assert_eq!(after(Duration::from_millis(3)), Some(Duration::from_millis(3)));
+        assert_eq!(after(ROUND_TRIP_MAX), Some(ROUND_TRIP_MAX));
+        assert_eq!(after(ROUND_TRIP_MAX + Duration::from_nanos(1)), None);
+        assert_eq!(round_trip(echo_token(sent), Time::from_nanos(1)), None, "a token from the future");
+        assert_eq!(round_trip([0xff; 8], sent), None);
+    }
+}

@@ -1,1 +1,48 @@
-//! To come.
+//! Configuration as an immutable snapshot: made on the control thread, swapped by a worker between two batches, never changed.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::lpm::Lpm;
+
+/// A session's place in every worker's table. Given by the control thread, given again after removal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionSlot(pub u32);
+
+/// Where the engine sends packets for a prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NextHop {
+    /// To the local side.
+    Local,
+    /// To a peer.
+    Session(SessionSlot),
+    /// To a peer that has no session at the moment.
+    Down,
+}
+
+/// What the engine needs to know besides sessions.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Raised by one at each change.
+    pub epoch: u64,
+    /// Where packets go.
+    pub routes: Lpm<NextHop>,
+    /// The gateway's own addresses, the sources of its ICMP errors.
+    pub gateway_v4: Option<Ipv4Addr>,
+    /// See [`Self::gateway_v4`].
+    pub gateway_v6: Option<Ipv6Addr>,
+    /// Whether packets from one peer to another are forwarded.
+    pub transit: bool,
+}
+
+impl Snapshot {
+    /// A snapshot that routes nothing.
+    pub fn empty() -> Self {
+        Self { epoch: 0, routes: Lpm::empty(), gateway_v4: None, gateway_v6: None, transit: false }
+    }
+
+    /// Where packets to this address go.
+    #[inline]
+    pub fn next_hop(&self, destination: IpAddr) -> Option<NextHop> {
+        self.routes.lookup(destination)
+    }
+}

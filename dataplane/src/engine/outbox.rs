@@ -1,0 +1,131 @@
+//! Packets that the engine itself wants to send: from one peer to another, and answers of the gateway.
+//!
+//! They come up in the middle of a batch, while the burst's buffers and the sinks are in use, and leave at its end. The outbox copies them
+//! into memory of its own, which is allocated once; when it is full the packet is dropped and counted.
+
+use weir_abi::drop::DropReason;
+
+use super::port::BURST_LEN;
+use super::snapshot::SessionSlot;
+
+/// Bytes of the outbox: four of the longest packets, or a burst of ordinary ones.
+pub(super) const OUTBOX_LEN: usize = 256 * 1024;
+
+/// Which way a packet in the outbox goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum To {
+    /// To a peer.
+    Session(SessionSlot),
+    /// To the local side.
+    Local,
+}
+
+/// At most [`BURST_LEN`] packets and [`OUTBOX_LEN`] bytes.
+///
+/// The default one has no room at all: what stands in while the real one is lent out.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    bytes: Box<[u8]>,
+    used: usize,
+    packets: [(To, u32, u32); BURST_LEN],
+    count: usize,
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self { bytes: Box::default(), used: 0, packets: [(To::Local, 0, 0); BURST_LEN], count: 0 }
+    }
+}
+
+impl Outbox {
+    pub(super) fn new() -> Self {
+        Self { bytes: vec![0; OUTBOX_LEN].into_boxed_slice(), ..Self::default() }
+    }
+
+    /// Copies a packet in.
+    pub(super) fn push(&mut self, to: To, packet: &[u8]) -> Result<(), DropReason> {
+        self.push_with(to, packet.len(), |space| {
+            space.copy_from_slice(packet);
+            Some(packet.len())
+        })
+        .map(|_| ())
+    }
+
+    /// Lets `write` make a packet of at most `len_max` bytes in place. `None` from it means that there is none after all; the answer
+    /// tells whether there is.
+    pub(super) fn push_with(
+        &mut self,
+        to: To,
+        len_max: usize,
+        write: impl FnOnce(&mut [u8]) -> Option<usize>,
+    ) -> Result<bool, DropReason> {
+        let space = match self.bytes.get_mut(self.used..self.used + len_max) {
+            Some(space) if self.count < BURST_LEN => space,
+            _ => return Err(DropReason::TransitQueueFull),
+        };
+        let Some(len) = write(space) else { return Ok(false) };
+        self.packets[self.count] = (to, self.used as u32, len as u32);
+        self.count += 1;
+        self.used += len;
+        Ok(true)
+    }
+
+    /// Whether so much has come together that it should be sent before more comes.
+    pub(super) fn is_half_full(&self) -> bool {
+        self.count >= BURST_LEN / 2 || self.used >= OUTBOX_LEN / 2
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    pub(super) fn to(&self, i: usize) -> To {
+        self.packets[i].0
+    }
+
+    pub(super) fn packet(&self, i: usize) -> &[u8] {
+        let (_, at, len) = self.packets[i];
+        &self.bytes[at as usize..(at + len) as usize]
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.used = 0;
+        self.count = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_come_out_as_they_went_in_until_the_outbox_is_full() {
+        let mut outbox = Outbox::new();
+        for i in 0..BURST_LEN {
+            assert_eq!(outbox.push(To::Session(SessionSlot(i as u32)), &[i as u8; 100]), Ok(()));
+        }
+        assert_eq!(outbox.push(To::Local, &[0]), Err(DropReason::TransitQueueFull));
+        for i in 0..BURST_LEN {
+            assert_eq!((outbox.to(i), outbox.packet(i)), (To::Session(SessionSlot(i as u32)), &[i as u8; 100][..]));
+        }
+        outbox.clear();
+        assert_eq!(outbox.len(), 0);
+        assert_eq!(outbox.push(To::Local, &[1]), Ok(()));
+    }
+
+    #[test]
+    fn the_byte_limit_holds_at_the_limit() {
+        let mut outbox = Outbox::new();
+        assert_eq!(outbox.push(To::Local, &vec![7; OUTBOX_LEN - 1]), Ok(()));
+        assert_eq!(outbox.push(To::Local, &[1]), Ok(()));
+        assert_eq!(outbox.push(To::Local, &[2]), Err(DropReason::TransitQueueFull));
+        assert_eq!(outbox.len(), 2);
+    }
+
+    #[test]
+    fn a_packet_that_is_not_made_takes_no_place() {
+        let mut outbox = Outbox::new();
+        assert_eq!(outbox.push_with(To::Local, 1280, |_| None), Ok(false));
+        assert_eq!(outbox.len(), 0);
+    }
+}
