@@ -41,15 +41,15 @@ use weir_abi::wire::{DataHeader, HeaderError, ReceiverIndex};
 
 use self::block::{Control, Visitor};
 use self::bundle::{Packets, Plan};
-use self::counters::{Metric, WorkerCounters};
-use self::icmp::{ErrorKind, ErrorLimiter};
+use self::counters::{Counters, Metric};
+use self::icmp::{ERROR_RATE, ErrorKind, ErrorLimiter};
 use self::inner::Inner;
-use self::outbox::{Outbox, To};
+use self::outbox::Outbox;
 use self::port::{BURST_LEN, RxBurst, TxMeta, TxSink};
 use self::session::{OpenEnd, Session};
 use self::snapshot::{NextHop, SessionSlot, Snapshot};
 use self::time::Time;
-use self::wheel::Wheel;
+use self::wheel::{TimerId, Wheel};
 use crate::api::SESSIONS_MAX;
 use crate::api::message::SessionId;
 
@@ -65,7 +65,8 @@ pub enum Command {
         slot: SessionSlot,
         /// The session with the lane that this worker seals.
         session: Box<Session>,
-        /// The lanes of the session that this worker opens.
+        /// The lanes of the session that this worker opens. Boxed by the control thread, so that the worker only moves pointers.
+        #[allow(clippy::vec_box, reason = "the engine's table holds boxes, and boxing there would allocate on the packet thread")]
         lanes: Vec<Box<OpenEnd>>,
     },
     /// Stops opening a lane and erases its keys.
@@ -143,7 +144,7 @@ pub struct Engine {
     snapshot: Arc<Snapshot>,
     sessions: Vec<Option<Box<Session>>>,
     open: Vec<Option<Box<OpenEnd>>>,
-    counters: Arc<WorkerCounters>,
+    counters: Counters,
     limiter: ErrorLimiter,
     outbox: Outbox,
     batch: Batch,
@@ -240,6 +241,11 @@ struct Members {
 
 impl Members {
     const EMPTY: Self = Self { numbers: [0; BURST_LEN], lens: [0; BURST_LEN], count: 0 };
+
+    /// Bytes of the first `count` of them.
+    fn bytes(&self, count: usize) -> u64 {
+        self.lens[..count].iter().map(|&len| u64::from(len)).sum()
+    }
 }
 
 /// The members' bytes, in a port's burst.
@@ -262,19 +268,19 @@ impl Packets for InOutbox<'_> {
 
 impl Engine {
     /// An engine without sessions or routes, for worker number `worker`.
-    pub fn new(worker: u8, counters: Arc<WorkerCounters>) -> Self {
+    pub fn new(worker: u8, counters: Counters) -> Self {
         Self {
             worker,
             snapshot: Arc::new(Snapshot::empty()),
             sessions: std::iter::repeat_with(|| None).take(SESSIONS_MAX).collect(),
             open: std::iter::repeat_with(|| None).take(SLOTS_PER_WORKER as usize).collect(),
             counters,
-            limiter: ErrorLimiter::default(),
+            limiter: ErrorLimiter::new(ERROR_RATE),
             outbox: Outbox::new(),
             batch: Batch::new(),
             waiting: Waiting { slots: [SessionSlot(u32::MAX); BURST_LEN], count: 0 },
             events: Events { queue: VecDeque::with_capacity(EVENTS_MAX), lost: 0 },
-            wheel: Wheel::new(),
+            wheel: Wheel::new(SESSIONS_MAX + 2 * SLOTS_PER_WORKER as usize),
         }
     }
 
@@ -289,11 +295,7 @@ impl Engine {
                     *entry = None;
                 }
             }
-            Command::Remove(slot) => {
-                if let Some(session) = self.sessions.get_mut(slot.0 as usize) {
-                    *session = None;
-                }
-            }
+            Command::Remove(slot) => self.remove(slot),
             Command::Routes(snapshot) => {
                 let old = std::mem::replace(&mut self.snapshot, snapshot);
                 self.events.push(Event::Retired(old));
@@ -309,8 +311,10 @@ impl Engine {
         }
     }
 
-    fn install(&mut self, slot: SessionSlot, session: Box<Session>, lanes: Vec<Box<OpenEnd>>) {
-        self.schedule(session.seal.expires_at(), Deadline::Expire(slot));
+    #[allow(clippy::vec_box, reason = "see Command::Install")]
+    fn install(&mut self, slot: SessionSlot, mut session: Box<Session>, lanes: Vec<Box<OpenEnd>>) {
+        self.remove(slot);
+        session.expiry = self.schedule(session.seal.expires_at(), Deadline::Expire(slot));
         for end in lanes {
             if let Some(entry) = self.open.get_mut(usize::from(end.receiver().slot())) {
                 *entry = Some(end);
@@ -321,10 +325,18 @@ impl Engine {
         }
     }
 
-    fn schedule(&mut self, at: Time, what: Deadline) {
-        // The wheel has room for two deadlines of every lane and session there can be.
+    fn remove(&mut self, slot: SessionSlot) {
+        let session = self.sessions.get_mut(slot.0 as usize).and_then(Option::take);
+        if let Some(timer) = session.and_then(|session| session.expiry) {
+            self.wheel.cancel(timer);
+        }
+    }
+
+    fn schedule(&mut self, at: Time, what: Deadline) -> Option<TimerId> {
+        // The wheel has room for a deadline of every session and two of every lane there can be.
         let scheduled = self.wheel.schedule(at, what);
         debug_assert!(scheduled.is_ok(), "the wheel is large enough");
+        scheduled.ok()
     }
 
     /// Opens a burst of datagrams: inner packets go to `lan`, packets for other peers and answers to `wan`.
@@ -343,11 +355,11 @@ impl Engine {
                 }
                 // One train can bring more for other peers than the outbox holds, so the batch's end is not the only place to empty it.
                 if self.outbox.is_half_full() {
-                    self.send_own(now, lan, wan);
+                    self.send_own(now, wan);
                 }
             }
         }
-        self.send_own(now, lan, wan);
+        self.send_own(now, wan);
     }
 
     /// Opens one datagram.
@@ -406,10 +418,10 @@ impl Engine {
         for chain in 0..self.batch.count {
             let members = self.batch.members(chain);
             let sent = self.send(now, self.batch.chains[chain].slot, &members, &mut InBurst(rx, &members), wan);
-            self.counters.add(Metric::PacketsFromLan, sent as u64);
-            self.counters.add(Metric::BytesFromLan, members.lens[..sent].iter().map(|&len| u64::from(len)).sum());
+            self.counters.add(Metric::LanToWanPackets, sent as u64);
+            self.counters.add(Metric::LanToWanBytes, members.bytes(sent));
         }
-        self.send_own(now, lan, wan);
+        self.send_own(now, wan);
     }
 
     /// Which peer a packet from the local side goes to.
@@ -436,33 +448,22 @@ impl Engine {
             && let Some(len) = icmp::error(kind, self.snapshot.gateway_v4, self.snapshot.gateway_v6, packet, out)
         {
             lan.commit(len, TxMeta::default());
-            self.counters.add(Metric::ErrorsSent, 1);
+            self.counters.add(Metric::IcmpErrorsSent, 1);
         }
         Err(reason)
     }
 
     /// Sends what came up inside the engine: packets between peers, ICMP errors, echoes.
-    fn send_own(&mut self, now: Time, lan: &mut impl TxSink, wan: &mut impl TxSink) {
+    fn send_own(&mut self, now: Time, wan: &mut impl TxSink) {
         self.batch.clear();
         for i in 0..self.outbox.len() {
-            let packet = self.outbox.packet(i);
-            match self.outbox.to(i) {
-                To::Session(slot) => self.batch.push(i, slot, packet.len()),
-                To::Local => match lan.slot(packet.len()) {
-                    Some(slot) => {
-                        slot[..packet.len()].copy_from_slice(packet);
-                        lan.commit(packet.len(), TxMeta::default());
-                    }
-                    None => self.counters.drop(DropReason::LanQueueFull),
-                },
-            }
+            self.batch.push(i, self.outbox.to(i), self.outbox.packet(i).len());
         }
         for chain in 0..self.batch.count {
             let members = self.batch.members(chain);
             let outbox = std::mem::take(&mut self.outbox);
-            let sent = self.send(now, self.batch.chains[chain].slot, &members, &mut InOutbox(&outbox, &members), wan);
+            self.send(now, self.batch.chains[chain].slot, &members, &mut InOutbox(&outbox, &members), wan);
             self.outbox = outbox;
-            self.counters.add(Metric::PacketsBetweenPeers, sent as u64);
         }
         self.outbox.clear();
         for i in 0..std::mem::take(&mut self.waiting.count) {
@@ -498,7 +499,7 @@ impl Engine {
         }
         self.counters.add(Metric::TrainsSent, sent.trains as u64);
         self.counters.add(Metric::DatagramsSealed, sent.datagrams as u64);
-        self.counters.add(Metric::BytesSealed, sent.bytes as u64);
+        self.counters.add(Metric::SealedBytes, sent.bytes as u64);
         if !session.rekey_told && session.seal.rekey_due(now) {
             session.rekey_told = true;
             self.events.push(Event::RekeyDue(session.id));
@@ -518,10 +519,8 @@ impl Engine {
                     }
                 }
                 Deadline::Expire(slot) => {
-                    // A session that was given new keys since has a later deadline of its own.
-                    if let Some(session) = session(&self.sessions, slot)
-                        && session.seal.expires_at() <= now
-                    {
+                    if let Some(session) = session_mut(&mut self.sessions, slot) {
+                        session.expiry = None;
                         self.events.push(Event::Expired(session.id));
                     }
                 }
@@ -534,14 +533,11 @@ impl Engine {
         self.wheel.next_deadline()
     }
 
-    /// Whether control blocks wait although no packet is there to carry them; call [`Self::send_waiting`].
-    pub fn has_waiting(&self) -> bool {
-        self.waiting.count > 0
-    }
-
-    /// Sends control blocks that wait, when no burst did.
-    pub fn send_waiting(&mut self, now: Time, lan: &mut impl TxSink, wan: &mut impl TxSink) {
-        self.send_own(now, lan, wan);
+    /// Sends control blocks that wait, in datagrams of their own. Batches take them along; this is for when there is none.
+    pub fn send_waiting(&mut self, now: Time, wan: &mut impl TxSink) {
+        if self.waiting.count > 0 {
+            self.send_own(now, wan);
+        }
     }
 
     /// The next event for the control thread.
@@ -578,7 +574,7 @@ struct Arrival<'a, L> {
     from: SessionSlot,
     session: Option<&'a mut Session>,
     snapshot: &'a Snapshot,
-    counters: &'a WorkerCounters,
+    counters: &'a Counters,
     limiter: &'a mut ErrorLimiter,
     outbox: &'a mut Outbox,
     waiting: &'a mut Waiting,
@@ -609,8 +605,8 @@ impl<L: TxSink> Arrival<'_, L> {
         let slot = self.lan.slot(packet.len()).ok_or(DropReason::LanQueueFull)?;
         slot[..packet.len()].copy_from_slice(packet);
         self.lan.commit(packet.len(), TxMeta::default());
-        self.counters.add(Metric::PacketsToLan, 1);
-        self.counters.add(Metric::BytesToLan, packet.len() as u64);
+        self.counters.add(Metric::WanToLanPackets, 1);
+        self.counters.add(Metric::WanToLanBytes, packet.len() as u64);
         Ok(())
     }
 
@@ -622,16 +618,18 @@ impl<L: TxSink> Arrival<'_, L> {
         if let Err(reason) = inner::decrement_ttl(packet) {
             return Err(self.answer(ErrorKind::TimeExceeded, reason, packet));
         }
-        self.outbox.push(To::Session(to), packet)
+        self.outbox.push(to, packet)?;
+        self.counters.add(Metric::TransitPackets, 1);
+        self.counters.add(Metric::TransitBytes, packet.len() as u64);
+        Ok(())
     }
 
     /// Tells the packet's sender why it was dropped, as far as the rate allows; gives the reason back.
     fn answer(&mut self, kind: ErrorKind, reason: DropReason, packet: &[u8]) -> DropReason {
         if self.limiter.admit(self.now) {
             let (v4, v6) = (self.snapshot.gateway_v4, self.snapshot.gateway_v6);
-            let sender = To::Session(self.from);
-            match self.outbox.push_with(sender, icmp::ERROR_LEN_MAX, |out| icmp::error(kind, v4, v6, packet, out)) {
-                Ok(true) => self.counters.add(Metric::ErrorsSent, 1),
+            match self.outbox.push_with(self.from, icmp::ERROR_LEN_MAX, |out| icmp::error(kind, v4, v6, packet, out)) {
+                Ok(true) => self.counters.add(Metric::IcmpErrorsSent, 1),
                 Ok(false) => {}
                 Err(full) => self.counters.drop(full),
             }

@@ -54,6 +54,7 @@ metrics! {
     TransitPackets "transit_packets" "Inner packets that went from one peer to another.";
     TransitBytes "transit_bytes" "Bytes of those packets, inner headers included.";
     DatagramsSealed "sealed_datagrams" "Datagrams that were sealed and queued for sending.";
+    SealedBytes "sealed_bytes" "Bytes of those datagrams, header and tag included, UDP and IP not.";
     DatagramsOpened "opened_datagrams" "Datagrams whose tag fitted and whose counter was new.";
     TrainsSent "sent_trains" "Trains handed to the underlay port; a datagram that goes alone counts as one.";
     WanBursts "wan_bursts" "Bursts received from the underlay that held at least one frame.";

@@ -1,6 +1,6 @@
-//! Packets that the engine itself wants to send: from one peer to another, and answers of the gateway.
+//! Packets that the engine itself wants to send to peers: those of other peers, and ICMP errors of the gateway.
 //!
-//! They come up in the middle of a batch, while the burst's buffers and the sinks are in use, and leave at its end. The outbox copies them
+//! They come up in the middle of a batch, while the burst's buffers and the sink are in use, and leave at its end. The outbox copies them
 //! into memory of its own, which is allocated once; when it is full the packet is dropped and counted.
 
 use weir_abi::drop::DropReason;
@@ -11,15 +11,6 @@ use super::snapshot::SessionSlot;
 /// Bytes of the outbox: four of the longest packets, or a burst of ordinary ones.
 pub(super) const OUTBOX_LEN: usize = 256 * 1024;
 
-/// Which way a packet in the outbox goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum To {
-    /// To a peer.
-    Session(SessionSlot),
-    /// To the local side.
-    Local,
-}
-
 /// At most [`BURST_LEN`] packets and [`OUTBOX_LEN`] bytes.
 ///
 /// The default one has no room at all: what stands in while the real one is lent out.
@@ -27,13 +18,13 @@ pub(super) enum To {
 pub(super) struct Outbox {
     bytes: Box<[u8]>,
     used: usize,
-    packets: [(To, u32, u32); BURST_LEN],
+    packets: [(SessionSlot, u32, u32); BURST_LEN],
     count: usize,
 }
 
 impl Default for Outbox {
     fn default() -> Self {
-        Self { bytes: Box::default(), used: 0, packets: [(To::Local, 0, 0); BURST_LEN], count: 0 }
+        Self { bytes: Box::default(), used: 0, packets: [(SessionSlot(0), 0, 0); BURST_LEN], count: 0 }
     }
 }
 
@@ -43,7 +34,7 @@ impl Outbox {
     }
 
     /// Copies a packet in.
-    pub(super) fn push(&mut self, to: To, packet: &[u8]) -> Result<(), DropReason> {
+    pub(super) fn push(&mut self, to: SessionSlot, packet: &[u8]) -> Result<(), DropReason> {
         self.push_with(to, packet.len(), |space| {
             space.copy_from_slice(packet);
             Some(packet.len())
@@ -55,7 +46,7 @@ impl Outbox {
     /// tells whether there is.
     pub(super) fn push_with(
         &mut self,
-        to: To,
+        to: SessionSlot,
         len_max: usize,
         write: impl FnOnce(&mut [u8]) -> Option<usize>,
     ) -> Result<bool, DropReason> {
@@ -79,7 +70,7 @@ impl Outbox {
         self.count
     }
 
-    pub(super) fn to(&self, i: usize) -> To {
+    pub(super) fn to(&self, i: usize) -> SessionSlot {
         self.packets[i].0
     }
 
@@ -102,30 +93,30 @@ mod tests {
     fn packets_come_out_as_they_went_in_until_the_outbox_is_full() {
         let mut outbox = Outbox::new();
         for i in 0..BURST_LEN {
-            assert_eq!(outbox.push(To::Session(SessionSlot(i as u32)), &[i as u8; 100]), Ok(()));
+            assert_eq!(outbox.push(SessionSlot(i as u32), &[i as u8; 100]), Ok(()));
         }
-        assert_eq!(outbox.push(To::Local, &[0]), Err(DropReason::TransitQueueFull));
+        assert_eq!(outbox.push(SessionSlot(0), &[0]), Err(DropReason::TransitQueueFull));
         for i in 0..BURST_LEN {
-            assert_eq!((outbox.to(i), outbox.packet(i)), (To::Session(SessionSlot(i as u32)), &[i as u8; 100][..]));
+            assert_eq!((outbox.to(i), outbox.packet(i)), (SessionSlot(i as u32), &[i as u8; 100][..]));
         }
         outbox.clear();
         assert_eq!(outbox.len(), 0);
-        assert_eq!(outbox.push(To::Local, &[1]), Ok(()));
+        assert_eq!(outbox.push(SessionSlot(0), &[1]), Ok(()));
     }
 
     #[test]
     fn the_byte_limit_holds_at_the_limit() {
         let mut outbox = Outbox::new();
-        assert_eq!(outbox.push(To::Local, &vec![7; OUTBOX_LEN - 1]), Ok(()));
-        assert_eq!(outbox.push(To::Local, &[1]), Ok(()));
-        assert_eq!(outbox.push(To::Local, &[2]), Err(DropReason::TransitQueueFull));
+        assert_eq!(outbox.push(SessionSlot(0), &vec![7; OUTBOX_LEN - 1]), Ok(()));
+        assert_eq!(outbox.push(SessionSlot(0), &[1]), Ok(()));
+        assert_eq!(outbox.push(SessionSlot(0), &[2]), Err(DropReason::TransitQueueFull));
         assert_eq!(outbox.len(), 2);
     }
 
     #[test]
     fn a_packet_that_is_not_made_takes_no_place() {
         let mut outbox = Outbox::new();
-        assert_eq!(outbox.push_with(To::Local, 1280, |_| None), Ok(false));
+        assert_eq!(outbox.push_with(SessionSlot(0), 1280, |_| None), Ok(false));
         assert_eq!(outbox.len(), 0);
     }
 }

@@ -13,6 +13,7 @@ use super::lane::{OpenLane, SealLane};
 use super::prefix_set::PrefixSet;
 use super::snapshot::SessionSlot;
 use super::time::Time;
+use super::wheel::TimerId;
 use crate::api::message::SessionId;
 
 /// Most control blocks that wait for one peer. Echoes come at human rates; a peer that asks faster is not answered faster.
@@ -37,6 +38,8 @@ pub struct Session {
     pub seal: SealLane,
     /// Whether the control plane was told that a fresh key exchange is due.
     pub rekey_told: bool,
+    /// The engine's timer for the end of the keys.
+    pub(super) expiry: Option<TimerId>,
     /// Control blocks that wait to be sent, encoded.
     control: ControlQueue,
 }
@@ -69,7 +72,17 @@ impl Session {
         inner_mtu: u16,
         seal: SealLane,
     ) -> Self {
-        Self { id, endpoint, sources, payload_len, inner_mtu, seal, rekey_told: false, control: ControlQueue::EMPTY }
+        Self {
+            id,
+            endpoint,
+            sources,
+            payload_len,
+            inner_mtu,
+            seal,
+            rekey_told: false,
+            expiry: None,
+            control: ControlQueue::EMPTY,
+        }
     }
 
     /// Queues a control block for the next datagram to the peer.
