@@ -66,7 +66,10 @@ pub enum Command {
         /// The session with the lane that this worker seals.
         session: Box<Session>,
         /// The lanes of the session that this worker opens. Boxed by the control thread, so that the worker only moves pointers.
-        #[allow(clippy::vec_box, reason = "the engine's table holds boxes, and boxing there would allocate on the packet thread")]
+        #[allow(
+            clippy::vec_box,
+            reason = "the engine's table holds boxes, and boxing there would allocate on the packet thread"
+        )]
         lanes: Vec<Box<OpenEnd>>,
     },
     /// Stops opening a lane and erases its keys.
@@ -440,7 +443,6 @@ impl Engine {
                 Some(session) => (ErrorKind::PacketTooBig { mtu: session.inner_mtu }, DropReason::PacketTooBig),
                 None => (ErrorKind::HostUnreachable, DropReason::NoSession),
             },
-            Some(NextHop::Down) => (ErrorKind::HostUnreachable, DropReason::NoSession),
             Some(NextHop::Local) | None => (ErrorKind::NoRoute, DropReason::NoRoute),
         };
         if self.limiter.admit(now)
@@ -596,7 +598,6 @@ impl<L: TxSink> Arrival<'_, L> {
             Some(NextHop::Local) => self.deliver(packet),
             Some(NextHop::Session(slot)) if slot == self.from => Err(DropReason::Hairpin),
             Some(NextHop::Session(slot)) => self.pass_on(slot, packet),
-            Some(NextHop::Down) => Err(self.answer(ErrorKind::HostUnreachable, DropReason::NoSession, packet)),
             None => Err(self.answer(ErrorKind::NoRoute, DropReason::NoRoute, packet)),
         }
     }

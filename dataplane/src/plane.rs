@@ -1,1 +1,3 @@
 //! To come.
+mod indices;
+pub mod state;

@@ -91,7 +91,7 @@ mod tests {
             session: SessionId(7),
             reservation: ReservationId(u64::MAX),
             incarnation: Incarnation(3),
-            peer: Offer { incarnation: Incarnation(4), salt: [9; 16], indices: vec![0, u32::MAX] },
+            peer: Offer { incarnation: Incarnation(4), salt: [9; 16], indices: vec![0, u32::MAX], has_aes: true },
             secret: Secret::new([0xa5; 32]),
             initiator: true,
             endpoint: "[2001:db8::1]:4646".parse().unwrap(),

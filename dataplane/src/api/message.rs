@@ -53,6 +53,8 @@ pub struct Offer {
     pub salt: Salt,
     /// Receiver index of each lane that the plane will open, by lane number.
     pub indices: Vec<u32>,
+    /// Whether the plane's CPU has AES instructions. Both sides then use AES-256-GCM, otherwise ChaCha20-Poly1305.
+    pub has_aes: bool,
 }
 
 /// A session to bring up.

@@ -13,10 +13,8 @@ pub struct SessionSlot(pub u32);
 pub enum NextHop {
     /// To the local side.
     Local,
-    /// To a peer.
+    /// To a peer, whether it has a session at the moment or not.
     Session(SessionSlot),
-    /// To a peer that has no session at the moment.
-    Down,
 }
 
 /// What the engine needs to know besides sessions.

@@ -1,0 +1,65 @@
+//! Receiver indices: which slots of which worker are free, and the tag of each next use.
+
+use std::collections::VecDeque;
+
+use weir_abi::map::SLOTS_PER_WORKER;
+use weir_abi::wire::ReceiverIndex;
+
+/// Hands out receiver indices. A slot that is given back goes to the end of the line, so that it rests as long as possible before its
+/// next use, and comes back with another tag.
+#[derive(Debug)]
+pub(super) struct Indices {
+    free: Vec<VecDeque<u16>>,
+}
+
+impl Indices {
+    /// All slots of so many workers.
+    pub(super) fn new(workers: u8) -> Self {
+        // Slot 0 of worker 0 with tag 0 would be index 0, which means "none" in the map; leaving slot 0 out costs nothing.
+        let free = (0..workers).map(|_| (1..SLOTS_PER_WORKER as u16).collect()).collect();
+        Self { free }
+    }
+
+    /// Takes a slot of a worker, with `random` as its tag; `None` when the worker has none left.
+    pub(super) fn take(&mut self, worker: u8, random: u16) -> Option<ReceiverIndex> {
+        let slot = self.free.get_mut(usize::from(worker))?.pop_front()?;
+        Some(ReceiverIndex::new(worker, slot, random))
+    }
+
+    /// Gives an index back.
+    pub(super) fn give_back(&mut self, index: ReceiverIndex) {
+        if let Some(free) = self.free.get_mut(usize::from(index.worker())) {
+            debug_assert!(!free.contains(&index.slot()), "given back twice");
+            free.push_back(index.slot());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_slot_is_given_once_until_it_comes_back() {
+        let mut indices = Indices::new(2);
+        let taken: Vec<_> = std::iter::from_fn(|| indices.take(1, 5)).collect();
+        assert_eq!(taken.len(), SLOTS_PER_WORKER as usize - 1);
+        assert!(taken.iter().all(|index| index.worker() == 1 && index.tag() == 5 && index.slot() > 0));
+        assert_eq!(indices.take(1, 5), None);
+        assert!(indices.take(0, 5).is_some(), "the other worker has its own");
+        indices.give_back(taken[7]);
+        assert_eq!(indices.take(1, 9), Some(ReceiverIndex::new(1, taken[7].slot(), 9)));
+        assert_eq!(indices.take(2, 0), None, "no such worker");
+    }
+
+    #[test]
+    fn a_slot_rests_as_long_as_possible() {
+        let mut indices = Indices::new(1);
+        let first = indices.take(0, 0).unwrap();
+        indices.give_back(first);
+        for _ in 0..SLOTS_PER_WORKER - 2 {
+            assert_ne!(indices.take(0, 0).unwrap().slot(), first.slot());
+        }
+        assert_eq!(indices.take(0, 0).unwrap().slot(), first.slot());
+    }
+}

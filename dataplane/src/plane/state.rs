@@ -1,0 +1,549 @@
+//! What the control thread knows, as a plain state machine: requests and worker events in, replies, notices and effects out.
+//!
+//! ```text
+//!                Reserve                      Install
+//!   ( nothing ) ────────▶ reservation ─────────────────▶ session ──▶ Install again: new keys, new indices,
+//!        ▲                    │ Release, or 60 s             │        old lanes open for a grace
+//!        └────────────────────┴──────────────────────────────┘ Remove
+//! ```
+//!
+//! **Keys are write-once.** A reservation is drawn at random, serves one install, and its salt goes into the key derivation. So no message,
+//! repeated or replayed by whomever, can make this incarnation derive a key that it has derived before
+//! (`docs/decisions/0002-write-once-keys-by-reservation.md`).
+//!
+//! It knows no socket and no thread. Randomness and time come in as arguments.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use weir_abi::map::WORKERS_MAX;
+use weir_abi::wire::ReceiverIndex;
+
+use super::indices::Indices;
+use crate::api::message::{
+    DumpItem, Event, Incarnation, Install, Offer, Refusal, Reply, Request, ReservationId, Route, Salt, SessionDump,
+    SessionId, Target,
+};
+use crate::api::{Prefix, ROUTES_MAX, ROUTES_PER_MESSAGE, SESSIONS_MAX, SOURCES_MAX};
+use crate::engine::aead::Algorithm;
+use crate::engine::block::Reassembly;
+use crate::engine::bundle::{DATAGRAM_LEN_MIN, PayloadLen};
+use crate::engine::keys::{Context, Direction, LaneSecret, Side};
+use crate::engine::lane::{Limits, OpenLane, RETAIN_MIN, RETAIN_ROUND_TRIPS, SealLane};
+use crate::engine::lpm::Lpm;
+use crate::engine::prefix_set::PrefixSet;
+use crate::engine::session::{OpenEnd, Session};
+use crate::engine::snapshot::{NextHop, SessionSlot, Snapshot};
+use crate::engine::time::Time;
+use crate::engine::wheel::{TimerId, Wheel};
+use crate::engine::{self, Command};
+
+/// How long a reservation waits for its install: a key exchange over the worst path takes seconds, and an index is a scarce thing.
+pub const RESERVATION_LIFETIME: Duration = Duration::from_secs(60);
+/// Most reservations at a time.
+pub const RESERVATIONS_MAX: usize = 4096;
+/// Smallest inner MTU: what IPv6 asks of every link (RFC 8200 §5).
+pub const INNER_MTU_MIN: u16 = 1280;
+
+/// What the outside must do. Carried out in order, before the replies are sent.
+#[derive(Debug)]
+pub enum Effect {
+    /// Give this to a worker.
+    Worker(u8, Command),
+    /// Open or close an index for `wan` and `steer`.
+    Live(ReceiverIndex, bool),
+}
+
+/// A source of randomness for identifiers. Keys never come from here.
+pub trait Random {
+    /// Fills `bytes`.
+    fn fill(&mut self, bytes: &mut [u8]);
+
+    /// A random number.
+    fn u64(&mut self) -> u64 {
+        let mut bytes = [0; 8];
+        self.fill(&mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+}
+
+/// What does not change while the plane runs.
+#[derive(Clone, Debug)]
+pub struct Fixed {
+    /// This life of the plane.
+    pub incarnation: Incarnation,
+    /// Worker threads.
+    pub workers: u8,
+    /// The UDP port.
+    pub port: u16,
+    /// The gateway's own addresses in the overlay.
+    pub gateway: Vec<IpAddr>,
+    /// Whether packets between peers are forwarded.
+    pub transit: bool,
+    /// Whether this CPU has AES instructions.
+    pub has_aes: bool,
+}
+
+#[derive(Debug)]
+struct Reservation {
+    salt: Salt,
+    indices: Vec<ReceiverIndex>,
+    timer: Option<TimerId>,
+}
+
+#[derive(Debug)]
+struct Installed {
+    endpoint: SocketAddr,
+    sources: Vec<Prefix>,
+    indices: Vec<ReceiverIndex>,
+    peer_indices: Vec<u32>,
+    since: Time,
+}
+
+/// A session's place: taken while it is installed or a route names it.
+#[derive(Debug)]
+struct Entry {
+    slot: SessionSlot,
+    installed: Option<Installed>,
+    round_trip: Duration,
+    routes: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deadline {
+    Reservation(ReservationId),
+    Close(ReceiverIndex),
+}
+
+/// The state machine. Drive it with [`Self::handle_request`], [`Self::handle_event`] and [`Self::handle_timeout`]; after each, carry out
+/// [`Self::poll_effect`] until there is none.
+pub struct State<R> {
+    fixed: Fixed,
+    random: R,
+    sessions: HashMap<SessionId, Entry>,
+    names: HashMap<SessionSlot, SessionId>,
+    free_slots: Vec<SessionSlot>,
+    reservations: HashMap<ReservationId, Reservation>,
+    indices: Indices,
+    stage: Vec<Route>,
+    routes: Vec<Route>,
+    epoch: u64,
+    wheel: Wheel<Deadline>,
+    effects: std::collections::VecDeque<Effect>,
+}
+
+impl<R: Random> State<R> {
+    /// A plane without sessions that routes its own addresses and nothing else.
+    pub fn new(fixed: Fixed, random: R) -> Self {
+        let free_slots = (0..SESSIONS_MAX as u32).rev().map(SessionSlot).collect();
+        let lanes_max = usize::from(fixed.workers) * weir_abi::map::SLOTS_PER_WORKER as usize;
+        let mut state = Self {
+            indices: Indices::new(fixed.workers),
+            fixed,
+            random,
+            sessions: HashMap::new(),
+            names: HashMap::new(),
+            free_slots,
+            reservations: HashMap::new(),
+            stage: vec![],
+            routes: vec![],
+            epoch: 0,
+            wheel: Wheel::new(RESERVATIONS_MAX + lanes_max),
+            effects: std::collections::VecDeque::new(),
+        };
+        // The gateway's own addresses fit any table.
+        let published = state.publish(&[]);
+        debug_assert!(published.is_ok());
+        state
+    }
+
+    /// What never changes.
+    pub fn fixed(&self) -> &Fixed {
+        &self.fixed
+    }
+
+    /// Carries out one request, all or nothing. [`Request::Hello`], counters, subscriptions and sockets are the server's business and
+    /// are refused here.
+    pub fn handle_request(&mut self, request: Request, now: Time) -> Vec<Reply> {
+        let done = match request {
+            Request::Reserve { lanes } => return vec![self.reserve(lanes, now).unwrap_or_else(Reply::Refused)],
+            Request::Dump => return self.dump(now),
+            Request::Release(id) => self.release(id),
+            Request::Install(install) => self.install(*install, now),
+            Request::Remove(session) => self.remove(session),
+            Request::StageRoutes(routes) => self.stage(routes),
+            Request::CommitRoutes => {
+                let staged = std::mem::take(&mut self.stage);
+                self.publish(&staged)
+            }
+            Request::DiscardRoutes => {
+                self.stage = vec![];
+                Ok(())
+            }
+            Request::Echo(session) => self.echo(session),
+            Request::Hello { .. } | Request::Counters | Request::Subscribe | Request::TakeControlSockets => {
+                Err(Refusal::Invalid("this request does not concern sessions or routes".to_owned()))
+            }
+        };
+        vec![done.map_or_else(Reply::Refused, |()| Reply::Done)]
+    }
+
+    fn reserve(&mut self, lanes: u8, now: Time) -> Result<Reply, Refusal> {
+        if lanes == 0 || lanes > WORKERS_MAX {
+            return Err(Refusal::Invalid(format!("a session has 1 to {WORKERS_MAX} lanes each way, not {lanes}")));
+        }
+        if self.reservations.len() >= RESERVATIONS_MAX {
+            return Err(limit("open reservations", RESERVATIONS_MAX));
+        }
+        let mut indices = Vec::with_capacity(usize::from(lanes));
+        // Lanes go round the workers from a random one, so that sessions with one lane spread over all of them.
+        let first = self.random.u64() % u64::from(self.fixed.workers);
+        for lane in 0..u64::from(lanes) {
+            let worker = ((first + lane) % u64::from(self.fixed.workers)) as u8;
+            let tag = self.random.u64() as u16;
+            match self.indices.take(worker, tag) {
+                Some(index) => indices.push(index),
+                None => {
+                    indices.into_iter().for_each(|index| self.indices.give_back(index));
+                    return Err(limit("lanes of one worker", weir_abi::map::SLOTS_PER_WORKER as usize - 1));
+                }
+            }
+        }
+        let mut salt = Salt::default();
+        self.random.fill(&mut salt);
+        let id = loop {
+            let id = ReservationId(self.random.u64());
+            if !self.reservations.contains_key(&id) {
+                break id;
+            }
+        };
+        let timer = self.wheel.schedule(now.plus(RESERVATION_LIFETIME), Deadline::Reservation(id)).ok();
+        let offer = Offer {
+            incarnation: self.fixed.incarnation,
+            salt,
+            indices: indices.iter().map(|index| index.0).collect(),
+            has_aes: self.fixed.has_aes,
+        };
+        self.reservations.insert(id, Reservation { salt, indices, timer });
+        Ok(Reply::Reserved { reservation: id, offer })
+    }
+
+    fn release(&mut self, id: ReservationId) -> Result<(), Refusal> {
+        let reservation = self.reservations.remove(&id).ok_or(Refusal::NoReservation)?;
+        if let Some(timer) = reservation.timer {
+            self.wheel.cancel(timer);
+        }
+        reservation.indices.into_iter().for_each(|index| self.indices.give_back(index));
+        Ok(())
+    }
+
+    fn install(&mut self, install: Install, now: Time) -> Result<(), Refusal> {
+        if install.incarnation != self.fixed.incarnation {
+            let (ours, theirs) = (self.fixed.incarnation.0, install.incarnation.0);
+            return Err(Refusal::WrongIncarnation { ours, theirs });
+        }
+        let checked = check(&install, self.fixed.workers)?;
+        if !self.reservations.contains_key(&install.reservation) {
+            return Err(Refusal::NoReservation);
+        }
+        let slot = self.entry(install.session)?.slot;
+        // From here on nothing can fail, so the reservation is used up and the keys exist once.
+        let Some(reservation) = self.reservations.remove(&install.reservation) else {
+            return Err(Refusal::NoReservation);
+        };
+        if let Some(timer) = reservation.timer {
+            self.wheel.cancel(timer);
+        }
+        let algorithm =
+            if self.fixed.has_aes && install.peer.has_aes { Algorithm::Aes256Gcm } else { Algorithm::ChaCha20Poly1305 };
+        let ours = Side { incarnation: self.fixed.incarnation, salt: reservation.salt };
+        let theirs = Side { incarnation: install.peer.incarnation, salt: install.peer.salt };
+        let context = Context::new(install.session, ours, theirs, install.initiator, algorithm);
+        let limits = Limits::default();
+        for worker in 0..self.fixed.workers {
+            let seal_secret =
+                LaneSecret::derive(&install.secret, &context, Direction::sealed_by(install.initiator), worker);
+            let receiver = ReceiverIndex(install.peer.indices[usize::from(worker)]);
+            let seal = SealLane::new(&seal_secret, worker, receiver, now, limits);
+            let session = Session::new(
+                install.session,
+                install.endpoint,
+                checked.sources.clone(),
+                checked.payload_len,
+                install.inner_mtu,
+                seal,
+            );
+            let opened = (0u8..).zip(&reservation.indices).filter(|(_, index)| index.worker() == worker);
+            let lanes = opened
+                .map(|(number, &index)| {
+                    let direction = Direction::opened_by(install.initiator);
+                    let secret = LaneSecret::derive(&install.secret, &context, direction, number);
+                    let mut partial = Reassembly::new();
+                    partial.reserve(usize::from(install.inner_mtu));
+                    Box::new(OpenEnd {
+                        session: slot,
+                        lane: OpenLane::new(&secret, number, index, now, limits),
+                        partial,
+                    })
+                })
+                .collect();
+            self.effects
+                .push_back(Effect::Worker(worker, Command::Install { slot, session: Box::new(session), lanes }));
+        }
+        for &index in &reservation.indices {
+            self.effects.push_back(Effect::Live(index, true));
+        }
+        let installed = Installed {
+            endpoint: install.endpoint,
+            sources: install.sources,
+            indices: reservation.indices,
+            peer_indices: install.peer.indices,
+            since: now,
+        };
+        if let Some(entry) = self.sessions.get_mut(&install.session)
+            && let Some(before) = entry.installed.replace(installed)
+        {
+            // Datagrams sealed under the keys before are still on their way.
+            let grace = RETAIN_MIN.max(entry.round_trip.saturating_mul(RETAIN_ROUND_TRIPS));
+            for index in before.indices {
+                if self.wheel.schedule(now.plus(grace), Deadline::Close(index)).is_err() {
+                    self.close(index);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, session: SessionId) -> Result<(), Refusal> {
+        let entry = self.sessions.get_mut(&session).ok_or(Refusal::NoSession(session.0))?;
+        let installed = entry.installed.take().ok_or(Refusal::NoSession(session.0))?;
+        let slot = entry.slot;
+        for worker in 0..self.fixed.workers {
+            self.effects.push_back(Effect::Worker(worker, Command::Remove(slot)));
+        }
+        for index in installed.indices {
+            self.close(index);
+        }
+        self.forget_if_unused(session);
+        Ok(())
+    }
+
+    /// Stops opening a lane; its index rests before it is given again.
+    fn close(&mut self, index: ReceiverIndex) {
+        self.effects.push_back(Effect::Live(index, false));
+        self.effects.push_back(Effect::Worker(index.worker(), Command::CloseLane(index)));
+        self.indices.give_back(index);
+    }
+
+    fn echo(&mut self, session: SessionId) -> Result<(), Refusal> {
+        let entry = self.sessions.get(&session).filter(|entry| entry.installed.is_some());
+        let slot = entry.ok_or(Refusal::NoSession(session.0))?.slot;
+        self.effects.push_back(Effect::Worker(0, Command::Echo(slot)));
+        Ok(())
+    }
+
+    fn stage(&mut self, routes: Vec<Route>) -> Result<(), Refusal> {
+        if routes.len() > ROUTES_PER_MESSAGE {
+            return Err(limit("routes of one message", ROUTES_PER_MESSAGE));
+        }
+        if self.stage.len() + routes.len() > ROUTES_MAX {
+            return Err(limit("routes", ROUTES_MAX));
+        }
+        self.stage.extend(routes);
+        Ok(())
+    }
+
+    /// Makes `routes` the current ones.
+    fn publish(&mut self, routes: &[Route]) -> Result<(), Refusal> {
+        let own = self.fixed.gateway.clone().into_iter().map(|address| (Prefix::host(address), NextHop::Local));
+        let mut table = Vec::with_capacity(routes.len() + self.fixed.gateway.len());
+        let mut named: Vec<SessionId> = vec![];
+        for route in routes {
+            let next_hop = match route.target {
+                Target::Local => NextHop::Local,
+                Target::Session(session) => match self.entry(session) {
+                    Ok(entry) => {
+                        entry.routes += 1;
+                        named.push(session);
+                        NextHop::Session(entry.slot)
+                    }
+                    Err(refusal) => {
+                        self.unname(&named);
+                        return Err(refusal);
+                    }
+                },
+            };
+            table.push((route.prefix, next_hop));
+        }
+        // Own addresses come last: nothing that a control plane sends can take them away.
+        let routes_lpm = match Lpm::build(table.into_iter().chain(own)) {
+            Ok(lpm) => lpm,
+            Err(_) => {
+                self.unname(&named);
+                return Err(limit("routes", ROUTES_MAX));
+            }
+        };
+        self.epoch += 1;
+        let snapshot = Arc::new(Snapshot {
+            epoch: self.epoch,
+            routes: routes_lpm,
+            gateway_v4: self.fixed.gateway.iter().find_map(|a| if let IpAddr::V4(v4) = a { Some(*v4) } else { None }),
+            gateway_v6: self.fixed.gateway.iter().find_map(|a| if let IpAddr::V6(v6) = a { Some(*v6) } else { None }),
+            transit: self.fixed.transit,
+        });
+        for worker in 0..self.fixed.workers {
+            self.effects.push_back(Effect::Worker(worker, Command::Routes(Arc::clone(&snapshot))));
+        }
+        let before = std::mem::replace(&mut self.routes, routes.to_vec());
+        let unnamed: Vec<SessionId> = before.iter().filter_map(session_of).collect();
+        self.unname(&unnamed);
+        Ok(())
+    }
+
+    /// Takes one route's claim from each of these sessions.
+    fn unname(&mut self, sessions: &[SessionId]) {
+        for &session in sessions {
+            if let Some(entry) = self.sessions.get_mut(&session) {
+                entry.routes = entry.routes.saturating_sub(1);
+            }
+            self.forget_if_unused(session);
+        }
+    }
+
+    /// The session's entry, made if need be.
+    fn entry(&mut self, session: SessionId) -> Result<&mut Entry, Refusal> {
+        match self.sessions.entry(session) {
+            std::collections::hash_map::Entry::Occupied(entry) => Ok(entry.into_mut()),
+            std::collections::hash_map::Entry::Vacant(place) => {
+                let slot = self.free_slots.pop().ok_or_else(|| limit("sessions", SESSIONS_MAX))?;
+                self.names.insert(slot, session);
+                Ok(place.insert(Entry { slot, installed: None, round_trip: Duration::ZERO, routes: 0 }))
+            }
+        }
+    }
+
+    fn forget_if_unused(&mut self, session: SessionId) {
+        if let Some(entry) = self.sessions.get(&session)
+            && entry.installed.is_none()
+            && entry.routes == 0
+        {
+            let slot = entry.slot;
+            self.sessions.remove(&session);
+            self.names.remove(&slot);
+            self.free_slots.push(slot);
+        }
+    }
+
+    fn dump(&self, now: Time) -> Vec<Reply> {
+        let mut replies: Vec<Reply> = vec![];
+        for (&session, entry) in &self.sessions {
+            if let Some(installed) = &entry.installed {
+                replies.push(Reply::Dump(DumpItem::Session(SessionDump {
+                    session,
+                    endpoint: installed.endpoint,
+                    sources: installed.sources.clone(),
+                    indices: installed.indices.iter().map(|index| index.0).collect(),
+                    peer_indices: installed.peer_indices.clone(),
+                    age_ns: now.since(installed.since).as_nanos() as u64,
+                    rtt_ns: entry.round_trip.as_nanos() as u64,
+                })));
+            }
+        }
+        replies.extend(
+            self.routes.chunks(ROUTES_PER_MESSAGE).map(|routes| Reply::Dump(DumpItem::Routes(routes.to_vec()))),
+        );
+        replies.push(Reply::Done);
+        replies
+    }
+
+    /// Takes in what a worker told. Returns the notice for subscribers, if it is one.
+    pub fn handle_event(&mut self, event: engine::Event) -> Option<Event> {
+        match event {
+            engine::Event::Echo { session, round_trip } => {
+                if let Some(entry) = self.sessions.get_mut(&session) {
+                    entry.round_trip = round_trip;
+                }
+                Some(Event::Echo { session, rtt_ns: round_trip.as_nanos() as u64 })
+            }
+            engine::Event::RekeyDue(session) => Some(Event::RekeyDue(session)),
+            engine::Event::Expired(session) => Some(Event::Expired(session)),
+            engine::Event::Closed(session) => Some(Event::Closed(session)),
+            engine::Event::Lost(count) => Some(Event::Lost(count)),
+            // Freed here, where nobody waits for a packet.
+            engine::Event::Retired(_) => None,
+        }
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Time) {
+        while let Some(deadline) = self.wheel.poll(now) {
+            match deadline {
+                Deadline::Reservation(id) => {
+                    // Its timer is gone with it, so what remains is to give the indices back.
+                    if let Some(reservation) = self.reservations.remove(&id) {
+                        reservation.indices.into_iter().for_each(|index| self.indices.give_back(index));
+                    }
+                }
+                Deadline::Close(index) => self.close(index),
+            }
+        }
+    }
+
+    /// When [`Self::handle_timeout`] has something to do.
+    pub fn next_deadline(&self) -> Option<Time> {
+        self.wheel.next_deadline()
+    }
+
+    /// What to do next.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+}
+
+fn session_of(route: &Route) -> Option<SessionId> {
+    match route.target {
+        Target::Session(session) => Some(session),
+        Target::Local => None,
+    }
+}
+
+fn limit(what: &str, limit: usize) -> Refusal {
+    Refusal::Limit { what: what.to_owned(), limit: limit as u64 }
+}
+
+/// The parts of an install that are made while it is checked.
+struct Checked {
+    sources: PrefixSet,
+    payload_len: PayloadLen,
+}
+
+/// Checks everything of an install that does not depend on the plane's state.
+fn check(install: &Install, workers: u8) -> Result<Checked, Refusal> {
+    let invalid = |what: String| Err(Refusal::Invalid(what));
+    let lanes = install.peer.indices.len();
+    if lanes < usize::from(workers) || lanes > usize::from(WORKERS_MAX) {
+        return invalid(format!(
+            "the peer offers {lanes} lanes; this plane seals {workers}, one for each worker: reserve at least {workers} at the peer"
+        ));
+    }
+    if install.peer.incarnation == install.incarnation {
+        return invalid("the peer's incarnation is this plane's own".to_owned());
+    }
+    let ip = install.endpoint.ip();
+    if install.endpoint.port() == 0 || ip.is_unspecified() || ip.is_multicast() {
+        return invalid(format!("{} is no address to send to", install.endpoint));
+    }
+    if install.inner_mtu < INNER_MTU_MIN {
+        return invalid(format!("an inner MTU of {} is below {INNER_MTU_MIN}, which IPv6 needs", install.inner_mtu));
+    }
+    let Some(payload_len) = PayloadLen::new(install.datagram_len_max) else {
+        return invalid(format!("datagrams of {} bytes are below {DATAGRAM_LEN_MIN}", install.datagram_len_max));
+    };
+    if install.sources.is_empty() {
+        return invalid("a peer without source prefixes could send nothing".to_owned());
+    }
+    let sources = PrefixSet::new(&install.sources).map_err(|_| limit("source prefixes of a peer", SOURCES_MAX))?;
+    Ok(Checked { sources, payload_len })
+}
