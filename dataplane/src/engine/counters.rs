@@ -7,8 +7,8 @@
 //!                                  cache lines
 //! ```
 //!
-//! Each number has one writer, so adding is a plain load and a plain store: no bus lock, no contended line. [`Counters`] is not `Sync` and not
-//! `Clone`, which is what keeps it to one writer. A reader may see one number newer than another, never a torn one.
+//! Each number has one writer, so adding is a plain load and a plain store: no bus lock, no contended line. [`Counters`] is not `Sync`
+//! and not `Clone`, which is what keeps it to one writer. A reader may see one number newer than another, never a torn one.
 
 use std::cell::Cell;
 use std::marker::PhantomData;

@@ -475,7 +475,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_the_parser_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..200), v6: bool, honest: bool) {
+        fn no_bytes_make_the_parser_panic(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..200),
+            v6: bool,
+            honest: bool,
+        ) {
             if let Some(first) = bytes.first_mut() {
                 *first = if v6 { 0x60 } else { 0x45 };
             }
