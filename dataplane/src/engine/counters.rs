@@ -7,8 +7,8 @@
 //!                                  cache lines
 //! ```
 //!
-//! Each number has one writer, so adding is a plain load and a plain store: no bus lock, no contended line. [`Counters`] is not `Sync` and not
-//! `Clone`, which is what keeps it to one writer. A reader may see one number newer than another, never a torn one.
+//! Each number has one writer, so adding is a plain load and a plain store: no bus lock, no contended line. [`Counters`] is not `Sync`
+//! and not `Clone`, which is what keeps it to one writer. A reader may see one number newer than another, never a torn one.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -260,7 +260,7 @@ mod tests {
         let mut before = 0;
         while !worker.is_finished() {
             let now = reader.snapshot().metric(Metric::LanToWanBytes);
-            assert!(now >= before && now % 2 == 0);
+            assert!(now >= before && now.is_multiple_of(2));
             before = now;
         }
         worker.join().unwrap();

@@ -187,7 +187,7 @@ fn write_message(message: &mut [u8], (icmp_type, code, rest): (u8, u8, u32), pse
     [header[2], header[3]] = fold(total).to_be_bytes();
 }
 
-/// The Internet checksum of the bytes (RFC 1071): what a checksum field computed as zero must hold, and zero over bytes whose field is right.
+/// The Internet checksum of the bytes (RFC 1071): what a checksum field that was zero must hold, and zero over bytes whose field is right.
 ///
 /// Eight bytes a step; a byte at an odd end counts as if a zero followed.
 #[inline]
@@ -483,7 +483,10 @@ mod tests {
         }
 
         #[test]
-        fn parts_of_even_length_may_be_summed_apart(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in 0usize..100) {
+        fn parts_of_even_length_may_be_summed_apart(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            cut in 0usize..100,
+        ) {
             let (head, tail) = bytes.split_at((cut * 2).min(bytes.len() & !1));
             prop_assert_eq!(fold(sum(head) + sum(tail)), plain_checksum(&bytes));
         }
@@ -491,7 +494,8 @@ mod tests {
         #[test]
         fn no_bytes_make_the_builder_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), room in 0usize..600) {
             let mut out = vec![0; room];
-            let _ = error(ErrorKind::NoRoute, Some(Ipv4Addr::new(10, 0, 0, 1)), Some(Ipv6Addr::LOCALHOST), &bytes, &mut out);
+            let v4 = Some(Ipv4Addr::new(10, 0, 0, 1));
+            let _ = error(ErrorKind::NoRoute, v4, Some(Ipv6Addr::LOCALHOST), &bytes, &mut out);
         }
     }
 }

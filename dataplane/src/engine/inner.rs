@@ -16,10 +16,17 @@
 //!
 //! Parsing reads one or two cache lines of the packet, and no more unless it carries IPv6 extension headers.
 
+mod chain;
+mod duty;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use weir_abi::drop::DropReason;
 
+pub use self::chain::EXTENSIONS_MAX;
+use self::chain::{HOP_BY_HOP, check_fragment, follow};
+pub use self::duty::decrement_ttl;
+pub(super) use self::duty::{ICMP_LEN, is_confined, is_group};
 use super::icmp::checksum;
 
 /// Protocol number of ICMP (RFC 792).
@@ -34,21 +41,6 @@ pub const PROTOCOL_ICMPV6: u8 = 58;
 pub const IPV4_LEN: usize = 20;
 /// Bytes of the fixed IPv6 header (RFC 8200 §3).
 pub const IPV6_LEN: usize = 40;
-/// Bytes of ICMP before the packet that an error quotes (RFC 792, RFC 4443 §2.1).
-pub(super) const ICMP_LEN: usize = 8;
-
-// Next-header numbers of the extension headers (IANA, IPv6 Extension Header Types).
-const HOP_BY_HOP: u8 = 0;
-const ROUTING: u8 = 43;
-const FRAGMENT: u8 = 44;
-const AUTHENTICATION: u8 = 51;
-const DESTINATION_OPTIONS: u8 = 60;
-const MOBILITY: u8 = 135;
-const HOST_IDENTITY: u8 = 139;
-const SHIM6: u8 = 140;
-
-/// Most IPv6 extension headers that are followed. RFC 8200 §4.1 recommends an order in which seven occur; nobody sends as many.
-pub const EXTENSIONS_MAX: usize = 8;
 
 /// What the fragment fields of a packet say (RFC 791 §3.1, RFC 8200 §4.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,46 +169,6 @@ impl Inner {
         (mix(both) >> 32) as u32
     }
 
-    /// Refuses packets that no router forwards: those that mean everybody, and those whose addresses end at the link or the host.
-    ///
-    /// # Errors
-    /// [`DropReason::InnerLinkScope`] when either address is link-local, loopback, unspecified or an IPv4-mapped IPv6 address;
-    /// [`DropReason::InnerMulticast`] when either is multicast or the limited broadcast. Both are usual on a TUN, where the kernel sends
-    /// router solicitations and MLD reports of its own.
-    #[inline]
-    pub fn scope(&self) -> Result<(), DropReason> {
-        if is_confined(self.source) || is_confined(self.destination) {
-            return Err(DropReason::InnerLinkScope);
-        }
-        if is_group(self.destination) || is_group(self.source) {
-            return Err(DropReason::InnerMulticast);
-        }
-        Ok(())
-    }
-
-    /// Judges an ICMP error by the packet that it quotes; lets everything else pass.
-    ///
-    /// A peer that may send an error from its own address could still end foreign connections or shrink their path MTU. So the quoted
-    /// packet must have been on its way to one of the sender's own prefixes. `packet` is the one that this was parsed from.
-    ///
-    /// # Errors
-    /// [`DropReason::InnerForgedError`] when it was not, or when the error is a fragment: no error has to be fragmented (RFC 1812
-    /// §4.3.2.3, RFC 4443 §2.4(c)), and fragments could overlay what was judged here. [`DropReason::InnerMalformed`] when the quoted header
-    /// is cut short or of another version.
-    #[inline]
-    pub fn forged_error(&self, packet: &[u8], belongs_to_sender: impl Fn(IpAddr) -> bool) -> Result<(), DropReason> {
-        let Some(icmp_type) = self.icmp_type(packet)? else { return Ok(()) };
-        if !self.is_error_type(icmp_type) {
-            return Ok(());
-        }
-        if self.fragment.is_some_and(|f| f.more) {
-            return Err(DropReason::InnerForgedError);
-        }
-        let quoted = self.l4_offset.and_then(|offset| packet.get(usize::from(offset) + ICMP_LEN..)).unwrap_or_default();
-        let destination = quoted_destination(quoted, self.source.is_ipv4()).ok_or(DropReason::InnerMalformed)?;
-        if belongs_to_sender(destination) { Ok(()) } else { Err(DropReason::InnerForgedError) }
-    }
-
     /// The type field, when the packet is ICMP of its own version and begins here.
     pub(super) fn icmp_type(&self, packet: &[u8]) -> Result<Option<u8>, DropReason> {
         let of_its_version = match self.source {
@@ -240,133 +192,6 @@ impl Inner {
     }
 }
 
-/// Counts a packet's TTL or hop limit down by one, in place; IPv4's header checksum follows (RFC 1624, equation 3).
-///
-/// # Errors
-/// [`DropReason::TtlExpired`] when it would reach zero, [`DropReason::InnerMalformed`] when this is no IP header; the packet is unchanged.
-#[inline]
-pub fn decrement_ttl(packet: &mut [u8]) -> Result<(), DropReason> {
-    match packet.first().map(|first| first >> 4) {
-        Some(4) => {
-            let h: &mut [u8; IPV4_LEN] = packet.first_chunk_mut().ok_or(DropReason::InnerMalformed)?;
-            if h[8] <= 1 {
-                return Err(DropReason::TtlExpired);
-            }
-            let old = u16::from_be_bytes([h[8], h[9]]);
-            h[8] -= 1;
-            let new = u16::from_be_bytes([h[8], h[9]]);
-            let sum = u32::from(!u16::from_be_bytes([h[10], h[11]])) + u32::from(!old) + u32::from(new);
-            let sum = (sum & 0xffff) + (sum >> 16);
-            let sum = (sum & 0xffff) + (sum >> 16);
-            [h[10], h[11]] = (!(sum as u16)).to_be_bytes();
-            Ok(())
-        }
-        Some(6) => {
-            let h: &mut [u8; IPV6_LEN] = packet.first_chunk_mut().ok_or(DropReason::InnerMalformed)?;
-            if h[7] <= 1 {
-                return Err(DropReason::TtlExpired);
-            }
-            h[7] -= 1;
-            Ok(())
-        }
-        _ => Err(DropReason::InnerMalformed),
-    }
-}
-
-/// Whether an address has no meaning beyond a link or a host.
-pub(super) fn is_confined(address: IpAddr) -> bool {
-    match address {
-        // 0.0.0.0/8 is "this network" (RFC 1122 §3.2.1.3).
-        IpAddr::V4(v4) => v4.octets()[0] == 0 || v4.is_loopback() || v4.is_link_local(),
-        IpAddr::V6(v6) => {
-            // Mapped addresses are a notation inside a host; on a wire they dodge IPv4 filters (RFC 4942 §2.2).
-            v6.is_unspecified() || v6.is_loopback() || v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some()
-        }
-    }
-}
-
-/// Whether an address means more than one host.
-pub(super) fn is_group(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast(),
-        IpAddr::V6(v6) => v6.is_multicast(),
-    }
-}
-
-/// The end of an IPv6 header chain.
-struct Chain {
-    protocol: u8,
-    l4_offset: Option<usize>,
-    fragment: Option<Fragment>,
-}
-
-/// Follows the extension headers of an IPv6 packet from the one that its fixed header names.
-#[inline]
-fn follow(packet: &[u8], first: u8) -> Result<Chain, DropReason> {
-    const BROKEN: DropReason = DropReason::InnerHeaderChain;
-    let mut next = first;
-    let mut at = IPV6_LEN;
-    let mut fragment: Option<Fragment> = None;
-    for _ in 0..=EXTENSIONS_MAX {
-        let is_extension = matches!(
-            next,
-            HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS | MOBILITY | HOST_IDENTITY | SHIM6
-        );
-        if !is_extension {
-            // RFC 7112 §5: the first fragment holds the whole chain, the upper-layer header included.
-            if fragment.is_some_and(|f| f.more) && packet.len() - at < upper_len_min(next) {
-                return Err(BROKEN);
-            }
-            return Ok(Chain { protocol: next, l4_offset: Some(at), fragment });
-        }
-        // Every extension header is at least eight bytes (RFC 8200 §4).
-        let h: &[u8; 8] = packet.get(at..).and_then(<[u8]>::first_chunk).ok_or(BROKEN)?;
-        let len = match next {
-            // Only directly behind the fixed header (RFC 8200 §4.1).
-            HOP_BY_HOP if at != IPV6_LEN => return Err(BROKEN),
-            // A fragment of a fragment has no meaning.
-            FRAGMENT if fragment.is_some() => return Err(BROKEN),
-            FRAGMENT => 8,
-            // In units of four bytes, less two (RFC 4302 §2.2).
-            AUTHENTICATION => (usize::from(h[1]) + 2) * 4,
-            _ => (usize::from(h[1]) + 1) * 8,
-        };
-        if len < 8 || len > packet.len() - at {
-            return Err(BROKEN);
-        }
-        at += len;
-        if next == FRAGMENT {
-            let field = u16::from_be_bytes([h[2], h[3]]);
-            let (offset, more) = (field & 0xfff8, field & 1 != 0);
-            check_fragment(offset, more, packet.len() - at)?;
-            fragment = Some(Fragment { id: u32::from_be_bytes([h[4], h[5], h[6], h[7]]), offset, more });
-            if offset != 0 {
-                return Ok(Chain { protocol: h[0], l4_offset: None, fragment });
-            }
-        }
-        next = h[0];
-    }
-    Err(BROKEN)
-}
-
-/// Bytes of the upper-layer header that a first fragment must hold.
-const fn upper_len_min(protocol: u8) -> usize {
-    match protocol {
-        PROTOCOL_TCP => 20,
-        PROTOCOL_UDP | PROTOCOL_ICMPV6 => 8,
-        _ => 0,
-    }
-}
-
-/// A fragment but the last is cut at a multiple of eight bytes, and none ends behind the longest packet (RFC 8200 §4.5, RFC 791 §3.2).
-#[inline]
-fn check_fragment(offset: u16, more: bool, len: usize) -> Result<(), DropReason> {
-    if (more && !len.is_multiple_of(8)) || usize::from(offset) + len > usize::from(u16::MAX) {
-        return Err(DropReason::InnerMalformed);
-    }
-    Ok(())
-}
-
 #[inline]
 fn ports(packet: &[u8], protocol: u8, l4_offset: usize) -> Option<[u16; 2]> {
     if protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP {
@@ -374,22 +199,6 @@ fn ports(packet: &[u8], protocol: u8, l4_offset: usize) -> Option<[u16; 2]> {
     }
     let &[s0, s1, d0, d1] = packet.get(l4_offset..)?.first_chunk()?;
     Some([u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1])])
-}
-
-/// Where the packet that an ICMP error quotes was going. Its total length is not checked: a quote is cut short as a rule.
-fn quoted_destination(quoted: &[u8], is_ipv4: bool) -> Option<IpAddr> {
-    if is_ipv4 {
-        let h: &[u8; IPV4_LEN] = quoted.first_chunk()?;
-        let header_len = usize::from(h[0] & 0x0f) * 4;
-        if h[0] >> 4 != 4 || header_len < IPV4_LEN || header_len > quoted.len() {
-            return None;
-        }
-        Some(IpAddr::V4(Ipv4Addr::new(h[16], h[17], h[18], h[19])))
-    } else {
-        let h: &[u8; IPV6_LEN] = quoted.first_chunk()?;
-        let destination: &[u8; 16] = h.last_chunk()?;
-        (h[0] >> 4 == 6).then(|| IpAddr::V6(Ipv6Addr::from(*destination)))
-    }
 }
 
 /// One end of a flow as a well-spread number.
@@ -451,6 +260,24 @@ pub(crate) mod testing {
         packet
     }
 
+    /// A fragment between fd00:1::5 and fd00:2::9, whose offset-and-flags field is given whole.
+    pub(crate) fn ipv6_fragment(offset_and_more: u16, last: u8, rest: &[u8]) -> Vec<u8> {
+        let mut payload = vec![last, 0];
+        payload.extend(offset_and_more.to_be_bytes());
+        payload.extend(0xdead_beefu32.to_be_bytes());
+        payload.extend(rest);
+        ipv6("fd00:1::5", "fd00:2::9", 44, &payload)
+    }
+
+    /// Extension headers of these kinds, eight bytes each; the last one names `last`.
+    pub(crate) fn extensions(kinds: &[u8], last: u8) -> Vec<u8> {
+        let mut bytes = vec![];
+        for i in 0..kinds.len() {
+            bytes.extend([kinds.get(i + 1).copied().unwrap_or(last), 0, 1, 4, 0, 0, 0, 0]);
+        }
+        bytes
+    }
+
     /// A UDP header with a zero checksum, and `payload`.
     pub(crate) fn udp(source_port: u16, destination_port: u16, payload: &[u8]) -> Vec<u8> {
         let mut datagram = source_port.to_be_bytes().to_vec();
@@ -466,11 +293,10 @@ pub(crate) mod testing {
 mod tests {
     use proptest::prelude::*;
 
-    use super::testing::{fix_checksum, ipv4, ipv6, udp};
+    use super::testing::{fix_checksum, ipv4, ipv6, ipv6_fragment, udp};
     use super::*;
 
     const MALFORMED: Result<Inner, DropReason> = Err(DropReason::InnerMalformed);
-    const BROKEN: Result<Inner, DropReason> = Err(DropReason::InnerHeaderChain);
 
     fn v4(flags: u16, payload: &[u8]) -> Vec<u8> {
         ipv4("10.1.0.5", "10.2.0.9", PROTOCOL_UDP, flags, payload)
@@ -478,15 +304,6 @@ mod tests {
 
     fn v6(next: u8, payload: &[u8]) -> Vec<u8> {
         ipv6("fd00:1::5", "fd00:2::9", next, payload)
-    }
-
-    /// `n` extension headers of `kind`, eight bytes each, then `last`.
-    fn extensions(kinds: &[u8], last: u8) -> Vec<u8> {
-        let mut bytes = vec![];
-        for i in 0..kinds.len() {
-            bytes.extend([kinds.get(i + 1).copied().unwrap_or(last), 0, 1, 4, 0, 0, 0, 0]);
-        }
-        bytes
     }
 
     #[test]
@@ -593,65 +410,6 @@ mod tests {
     }
 
     #[test]
-    fn extension_headers_are_followed_up_to_the_bound() {
-        for n in 0..=EXTENSIONS_MAX + 1 {
-            let kinds = vec![DESTINATION_OPTIONS; n];
-            let mut payload = extensions(&kinds, PROTOCOL_UDP);
-            payload.extend(udp(7, 8, b""));
-            let parsed = Inner::parse(&v6(if n == 0 { PROTOCOL_UDP } else { DESTINATION_OPTIONS }, &payload));
-            if n <= EXTENSIONS_MAX {
-                let parsed = parsed.unwrap();
-                assert_eq!(
-                    (parsed.protocol, parsed.l4_offset, parsed.ports),
-                    (17, Some(40 + n as u16 * 8), Some([7, 8]))
-                );
-            } else {
-                assert_eq!(parsed, BROKEN);
-            }
-        }
-    }
-
-    #[test]
-    fn every_kind_of_extension_header_is_followed_by_its_own_length() {
-        for (kind, length_field, len) in [
-            (HOP_BY_HOP, 1, 16),
-            (ROUTING, 2, 24),
-            (DESTINATION_OPTIONS, 0, 8),
-            (AUTHENTICATION, 4, 24),
-            (AUTHENTICATION, 0, 8),
-            (MOBILITY, 0, 8),
-            (HOST_IDENTITY, 4, 40),
-            (SHIM6, 0, 8),
-        ] {
-            let mut payload = vec![0; len];
-            payload[0] = PROTOCOL_UDP;
-            payload[1] = length_field;
-            payload.extend(udp(7, 8, b""));
-            let parsed = Inner::parse(&v6(kind, &payload)).map(|inner| (inner.l4_offset, inner.ports));
-            assert_eq!(parsed, Ok((Some((40 + len) as u16), Some([7, 8]))), "{kind}");
-            // The header may end with the packet, not behind it.
-            assert!(Inner::parse(&v6(kind, &payload[..len])).is_ok());
-            assert_eq!(Inner::parse(&v6(kind, &payload[..len - 1])), BROKEN, "{kind}");
-        }
-    }
-
-    #[test]
-    fn chains_that_contradict_the_standard_are_broken() {
-        let behind = extensions(&[DESTINATION_OPTIONS, HOP_BY_HOP], PROTOCOL_UDP);
-        assert_eq!(Inner::parse(&v6(DESTINATION_OPTIONS, &behind)), BROKEN);
-        let twice = [FRAGMENT, 0, 0, 0, 0, 0, 0, 1, 17, 0, 0, 0, 0, 0, 0, 1];
-        assert_eq!(Inner::parse(&v6(FRAGMENT, &twice)), BROKEN);
-    }
-
-    fn v6_fragment(offset_and_more: u16, last: u8, rest: &[u8]) -> Vec<u8> {
-        let mut payload = vec![last, 0];
-        payload.extend(offset_and_more.to_be_bytes());
-        payload.extend(0xdead_beefu32.to_be_bytes());
-        payload.extend(rest);
-        v6(FRAGMENT, &payload)
-    }
-
-    #[test]
     fn fragments_are_told_apart() {
         let first = Inner::parse(&v4(0x2000, &udp(1, 2, b""))).unwrap();
         assert_eq!(first.fragment, Some(Fragment { id: 0x1234, offset: 0, more: true }));
@@ -660,10 +418,10 @@ mod tests {
         assert_eq!(last.fragment, Some(Fragment { id: 0x1234, offset: 24, more: false }));
         assert_eq!((last.l4_offset, last.protocol), (None, 17));
 
-        let first = Inner::parse(&v6_fragment(1, 17, &udp(1, 2, b""))).unwrap();
+        let first = Inner::parse(&ipv6_fragment(1, 17, &udp(1, 2, b""))).unwrap();
         assert_eq!(first.fragment, Some(Fragment { id: 0xdead_beef, offset: 0, more: true }));
         assert_eq!((first.l4_offset, first.ports), (Some(48), None));
-        let last = Inner::parse(&v6_fragment(24, 17, &[0; 5])).unwrap();
+        let last = Inner::parse(&ipv6_fragment(24, 17, &[0; 5])).unwrap();
         assert_eq!(last.fragment, Some(Fragment { id: 0xdead_beef, offset: 24, more: false }));
         assert_eq!((last.l4_offset, last.protocol), (None, 17));
     }
@@ -671,21 +429,12 @@ mod tests {
     #[test]
     fn fragments_that_cannot_be_reassembled_are_malformed() {
         assert_eq!(Inner::parse(&v4(0x2000, &[0; 9])), MALFORMED);
-        assert_eq!(Inner::parse(&v6_fragment(9, 17, &[0; 9])), MALFORMED);
+        assert_eq!(Inner::parse(&ipv6_fragment(9, 17, &[0; 9])), MALFORMED);
         // The last possible offset is 65,528: seven bytes fit behind it.
         assert!(Inner::parse(&v4(0x1fff, &[0; 7])).is_ok());
         assert_eq!(Inner::parse(&v4(0x1fff, &[0; 8])), MALFORMED);
-        assert!(Inner::parse(&v6_fragment(0xfff8, 17, &[0; 7])).is_ok());
-        assert_eq!(Inner::parse(&v6_fragment(0xfff8, 17, &[0; 8])), MALFORMED);
-    }
-
-    #[test]
-    fn a_first_ipv6_fragment_holds_the_whole_header_chain() {
-        assert!(Inner::parse(&v6_fragment(1, PROTOCOL_TCP, &[0; 24])).is_ok());
-        assert_eq!(Inner::parse(&v6_fragment(1, PROTOCOL_TCP, &[0; 16])), BROKEN);
-        assert!(Inner::parse(&v6_fragment(1, PROTOCOL_UDP, &[0; 8])).is_ok());
-        assert_eq!(Inner::parse(&v6_fragment(1, PROTOCOL_UDP, &[])), BROKEN);
-        assert_eq!(Inner::parse(&v6_fragment(1, DESTINATION_OPTIONS, &[])), BROKEN);
+        assert!(Inner::parse(&ipv6_fragment(0xfff8, 17, &[0; 7])).is_ok());
+        assert_eq!(Inner::parse(&ipv6_fragment(0xfff8, 17, &[0; 8])), MALFORMED);
     }
 
     #[test]
@@ -716,7 +465,7 @@ mod tests {
                     let packet =
                         ipv4(&format!("10.1.0.{host}"), &format!("10.2.0.{host}"), 17, 0, &udp(4000 + port, 53, b""));
                     let hash = Inner::parse(&packet).unwrap().flow_hash();
-                    load[(u64::from(hash) * workers >> 32) as usize] += 1;
+                    load[((u64::from(hash) * workers) >> 32) as usize] += 1;
                 }
             }
             let fair = 4096 / workers as u32;
@@ -724,84 +473,13 @@ mod tests {
         }
     }
 
-    #[test]
-    fn addresses_of_everybody_and_of_the_link_are_out_of_scope() {
-        let scope = |source: &str, destination: &str| {
-            let packet = if source.contains(':') {
-                ipv6(source, destination, 59, &[])
-            } else {
-                ipv4(source, destination, 17, 0, &[])
-            };
-            Inner::parse(&packet).unwrap().scope()
-        };
-        let multicast = Err(DropReason::InnerMulticast);
-        let link = Err(DropReason::InnerLinkScope);
-        for (source, destination, expected) in [
-            ("10.0.0.1", "10.0.0.2", Ok(())),
-            ("10.0.0.1", "223.255.255.255", Ok(())),
-            ("10.0.0.1", "224.0.0.251", multicast),
-            ("10.0.0.1", "239.255.255.255", multicast),
-            ("10.0.0.1", "240.0.0.0", Ok(())),
-            ("10.0.0.1", "255.255.255.255", multicast),
-            ("224.0.0.1", "10.0.0.1", multicast),
-            ("0.0.0.0", "10.0.0.1", link),
-            ("10.0.0.1", "0.255.255.255", link),
-            ("10.0.0.1", "1.0.0.0", Ok(())),
-            ("127.0.0.1", "10.0.0.1", link),
-            ("10.0.0.1", "127.255.255.255", link),
-            ("10.0.0.1", "169.254.169.254", link),
-            ("10.0.0.1", "169.255.0.0", Ok(())),
-            ("fd00::1", "fd00::2", Ok(())),
-            ("fd00::1", "ff02::fb", multicast),
-            ("ff0e::1", "fd00::1", multicast),
-            ("fe80::1", "ff02::2", link),
-            ("::", "ff02::16", link),
-            ("fd00::1", "febf:ffff::1", link),
-            ("fd00::1", "fec0::1", Ok(())),
-            ("::1", "fd00::1", link),
-            ("fd00::1", "::ffff:10.0.0.1", link),
-        ] {
-            assert_eq!(scope(source, destination), expected, "{source} > {destination}");
-        }
-    }
-
-    #[test]
-    fn a_ttl_counts_down_to_one_and_no_further() {
-        let mut packet = v4(0, &[]);
-        for ttl in (1..64).rev() {
-            assert_eq!(decrement_ttl(&mut packet), Ok(()));
-            assert_eq!(Inner::parse(&packet).map(|inner| inner.ttl), Ok(ttl));
-        }
-        let before = packet.clone();
-        assert_eq!(decrement_ttl(&mut packet), Err(DropReason::TtlExpired));
-        assert_eq!(packet, before);
-
-        let mut packet = v6(59, &[]);
-        packet[7] = 2;
-        assert_eq!(decrement_ttl(&mut packet), Ok(()));
-        assert_eq!(Inner::parse(&packet).map(|inner| inner.ttl), Ok(1));
-        assert_eq!(decrement_ttl(&mut packet), Err(DropReason::TtlExpired));
-        packet[7] = 0;
-        assert_eq!(decrement_ttl(&mut packet), Err(DropReason::TtlExpired));
-        assert_eq!(decrement_ttl(&mut packet[..39]), Err(DropReason::InnerMalformed));
-        assert_eq!(decrement_ttl(&mut []), Err(DropReason::InnerMalformed));
-    }
-
     proptest! {
         #[test]
-        fn the_checksum_stays_correct_when_the_ttl_changes(source: [u8; 4], ttl in 2u8.., protocol: u8, id: [u8; 2]) {
-            let mut packet = ipv4("10.0.0.1", "10.0.0.2", protocol, 0, &[]);
-            packet[12..16].copy_from_slice(&source);
-            packet[4..6].copy_from_slice(&id);
-            packet[8] = ttl;
-            fix_checksum(&mut packet);
-            decrement_ttl(&mut packet).unwrap();
-            prop_assert_eq!(checksum(&packet[..20]), 0);
-            prop_assert_eq!(packet[8], ttl - 1);
-        }
-
-        #[test]
-        fn no_bytes_make_the_parser_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..200), v6: bool, honest: bool) {
+        fn no_bytes_make_the_parser_panic(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..200),
+            v6: bool,
+            honest: bool,
+        ) {
             if let Some(first) = bytes.first_mut() {
                 *first = if v6 { 0x60 } else { 0x45 };
             }
@@ -824,74 +502,5 @@ mod tests {
             }
             let _ = decrement_ttl(&mut bytes);
         }
-    }
-
-    fn quote(packet: &[u8], icmp_type: u8) -> Vec<u8> {
-        let mut message = vec![icmp_type, 0, 0, 0, 0, 0, 0, 0];
-        message.extend(packet);
-        message
-    }
-
-    /// Judges `packet` as sent by the peer that owns 10.2.0.0/16 and fd00:2::/32.
-    fn judge(packet: &[u8]) -> Result<(), DropReason> {
-        let own = ["10.2.0.0/16", "fd00:2::/32"].map(|text| text.parse::<crate::api::Prefix>().unwrap());
-        Inner::parse(packet).unwrap().forged_error(packet, |address| own.iter().any(|p| p.contains(address)))
-    }
-
-    #[test]
-    fn an_error_is_judged_by_where_its_quoted_packet_went() {
-        let to_the_peer = ipv4("10.1.0.5", "10.2.0.9", 17, 0, &udp(1, 2, b""));
-        let to_another = ipv4("10.1.0.5", "10.3.0.9", 17, 0, &udp(1, 2, b""));
-        for icmp_type in 0..=255 {
-            let error = |quoted: &[u8]| judge(&ipv4("10.2.0.1", "10.1.0.5", 1, 0, &quote(quoted, icmp_type)));
-            let is_error = [3, 4, 5, 11, 12].contains(&icmp_type);
-            assert_eq!(error(&to_the_peer), Ok(()));
-            assert_eq!(error(&to_another), if is_error { Err(DropReason::InnerForgedError) } else { Ok(()) });
-        }
-        let to_the_peer = ipv6("fd00:1::5", "fd00:2::9", 17, &udp(1, 2, b""));
-        let to_another = ipv6("fd00:1::5", "fd00:3::9", 17, &udp(1, 2, b""));
-        for icmp_type in 0..=255 {
-            let error = |quoted: &[u8]| judge(&ipv6("fd00:2::1", "fd00:1::5", 58, &quote(quoted, icmp_type)));
-            assert_eq!(error(&to_the_peer), Ok(()));
-            assert_eq!(error(&to_another), if icmp_type < 128 { Err(DropReason::InnerForgedError) } else { Ok(()) });
-        }
-    }
-
-    #[test]
-    fn an_error_behind_an_extension_header_is_still_judged() {
-        let mut payload = extensions(&[DESTINATION_OPTIONS], 58);
-        payload.extend(quote(&ipv6("fd00:1::5", "fd00:3::9", 17, &udp(1, 2, b"")), 1));
-        let packet = ipv6("fd00:2::1", "fd00:1::5", DESTINATION_OPTIONS, &payload);
-        assert_eq!(judge(&packet), Err(DropReason::InnerForgedError));
-    }
-
-    #[test]
-    fn a_quote_cut_inside_its_header_is_malformed() {
-        let mut options = ipv4("10.1.0.5", "10.2.0.9", 17, 0, &[0; 12]);
-        options[0] = 0x46;
-        for (len, expected) in [(0, false), (19, false), (20, false), (23, false), (24, true)] {
-            let packet = ipv4("10.2.0.1", "10.1.0.5", 1, 0, &quote(&options[..len], 3));
-            assert_eq!(judge(&packet), if expected { Ok(()) } else { Err(DropReason::InnerMalformed) }, "{len}");
-        }
-        let quoted = ipv6("fd00:1::5", "fd00:2::9", 17, &udp(1, 2, b""));
-        for (len, expected) in [(0, false), (39, false), (40, true)] {
-            let packet = ipv6("fd00:2::1", "fd00:1::5", 58, &quote(&quoted[..len], 2));
-            assert_eq!(judge(&packet), if expected { Ok(()) } else { Err(DropReason::InnerMalformed) }, "{len}");
-        }
-        // No type at all, and a quote of the other version.
-        assert_eq!(judge(&ipv4("10.2.0.1", "10.1.0.5", 1, 0, &[])), Err(DropReason::InnerMalformed));
-        assert_eq!(judge(&ipv4("10.2.0.1", "10.1.0.5", 1, 0, &quote(&quoted, 3))), Err(DropReason::InnerMalformed));
-    }
-
-    #[test]
-    fn an_error_in_fragments_is_forged_and_an_echo_in_fragments_is_not() {
-        let quoted = ipv4("10.1.0.5", "10.2.0.9", 17, 0, &udp(1, 2, b"1234"));
-        assert_eq!(judge(&ipv4("10.2.0.1", "10.1.0.5", 1, 0, &quote(&quoted, 3))), Ok(()));
-        assert_eq!(
-            judge(&ipv4("10.2.0.1", "10.1.0.5", 1, 0x2000, &quote(&quoted, 3))),
-            Err(DropReason::InnerForgedError)
-        );
-        assert_eq!(judge(&ipv4("10.2.0.1", "10.1.0.5", 1, 0x2000, &quote(&[0; 32], 8))), Ok(()));
-        assert_eq!(judge(&ipv4("10.2.0.1", "10.1.0.5", 1, 0x0001, &quote(&[0; 32], 3))), Ok(()));
     }
 }

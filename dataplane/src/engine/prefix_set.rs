@@ -234,7 +234,10 @@ mod tests {
             let set = PrefixSet::new(&prefixes).unwrap();
             for i in 0..count as u32 + 2 {
                 let inside = i < count as u32;
-                assert_eq!(set.contains(Ipv4Addr::from_bits(0x0a00_00ff + i * 512).into()), inside, "{i} of {count}");
+                for address in [0x0a00_0000, 0x0a00_00ff] {
+                    let address = Ipv4Addr::from_bits(address + i * 512);
+                    assert_eq!(set.contains(address.into()), inside, "{address} of {count}");
+                }
                 assert!(!set.contains(Ipv4Addr::from_bits(0x0a00_0100 + i * 512).into()));
                 let v6 = 0xfd << 120 | u128::from(i) << 65 | u128::from(u64::MAX);
                 assert_eq!(set.contains(Ipv6Addr::from_bits(v6).into()), inside, "{i} of {count}");

@@ -6,9 +6,9 @@
 //!             └── a slot that comes due is dealt out to the levels on its right ──▶ due ▶ poll
 //! ```
 //!
-//! Eight levels of 64 slots span all of [`Time`], so no deadline is too far. A timer stands at the level of the highest six-bit digit in which
-//! its tick differs from the current one; it moves at most once a level. To schedule and to cancel is O(1): timers live in a slab, and a slot is a
-//! doubly linked list through it. One bit a slot says whether the list is empty, so idle time costs nothing.
+//! Eight levels of 64 slots span all of [`Time`], so no deadline is too far. A timer stands at the level of the highest six-bit digit in
+//! which its tick differs from the current one; it moves at most once a level. To schedule and to cancel is O(1): timers live in a slab,
+//! and a slot is a doubly linked list through it. One bit a slot says whether the list is empty, so idle time costs nothing.
 //!
 //! A timer is never due before its deadline, and due at most one tick behind it. What the keys mean is not known here, nor what time it is.
 //! Time that runs backwards is harmless: nothing becomes due by it.
@@ -19,7 +19,7 @@ use super::time::Time;
 pub const TICK_NS: u64 = 1 << TICK_SHIFT;
 const TICK_SHIFT: u32 = 20;
 
-/// Timers that a wheel with the default limit holds: four for each session ([`crate::api::SESSIONS_MAX`]).
+/// Timers that one worker's wheel need hold: four for each session ([`crate::api::SESSIONS_MAX`]).
 pub const TIMERS_MAX: usize = 4 * crate::api::SESSIONS_MAX;
 
 /// Bits of a tick that one level decides.
@@ -152,8 +152,8 @@ impl<K: Copy> Wheel<K> {
 
     /// When to poll next, at the latest; `None` when nothing is pending.
     ///
-    /// Exact for timers less than 64 ticks away. For others it may be the earlier time at which a slot has to be dealt out: a poll then returns
-    /// `None`, and the time after it is later. So a distant timer costs at most one idle wake-up a level.
+    /// Exact for timers in the current block of 64 ticks. For others it may be the earlier time at which a slot has to be dealt out: a poll
+    /// then returns `None`, and the time after it is later. So a distant timer costs at most one idle wake-up a level.
     pub fn next_deadline(&self) -> Option<Time> {
         let tick = if self.lists[DUE].head != NIL { self.now } else { self.next_slot()?.2 };
         Some(Time::from_nanos(tick.saturating_mul(TICK_NS)))
@@ -425,7 +425,9 @@ mod tests {
                 }
                 prop_assert_eq!(wheel.len(), model.len());
                 // Sleeping until then misses nothing.
-                let earliest = model.first_key_value().map(|(&(deadline, _), ())| deadline.max(now).div_ceil(TICK_NS) * TICK_NS);
+                let earliest = model
+                    .first_key_value()
+                    .map(|(&(deadline, _), ())| deadline.max(now).div_ceil(TICK_NS) * TICK_NS);
                 prop_assert_eq!(wheel.next_deadline().is_some(), earliest.is_some());
                 prop_assert!(wheel.next_deadline().map(Time::as_nanos) <= earliest);
             }
