@@ -1,1 +1,450 @@
-//! To come.
+//! The sockets of the overlay's port: one reuseport group per address family.
+//!
+//! ```text
+//!   port 4646/udp   IPv4 group:  worker 0 · worker 1 · … · control
+//!                   IPv6 group:  worker 0 · worker 1 · … · control      (V6ONLY)
+//! ```
+//!
+//! No member is ever connected: a connected one takes its peer away from the steering program. Every member has `UDP_GRO` from the start,
+//! because the kernel picks one by hash when it decides whether to merge. It does not know which member gets what: that is the steering
+//! program's business.
+#![allow(unsafe_code, reason = "socket options and binds that std does not offer")]
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use super::message::{ADDRESS_LEN, UDP_GRO, UDP_SEGMENT, decode_address, encode_address};
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6, without mapped IPv4.
+    V6,
+}
+
+impl std::fmt::Display for Family {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
+/// Why the sockets could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// The port is taken.
+    #[error("port {port} is in use by another program: stop it or set wan.port")]
+    PortInUse {
+        /// The UDP port.
+        port: u16,
+    },
+    /// The kernel has no such family.
+    #[error("this kernel has no {family}: leave it out of the configuration, or enable it")]
+    NoFamily {
+        /// The family.
+        family: Family,
+    },
+    /// An option needs a capability.
+    #[error("setting {option} on the {family} socket of port {port}: {source}; run with CAP_NET_ADMIN")]
+    Permission {
+        /// The option.
+        option: &'static str,
+        /// The family.
+        family: Family,
+        /// The UDP port.
+        port: u16,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The control socket that was handed over does not belong to this port.
+    #[error("the control socket that was handed over is not bound to {family} port {port}: restart the control plane")]
+    NotOurs {
+        /// The family.
+        family: Family,
+        /// The UDP port.
+        port: u16,
+    },
+    /// Another step failed.
+    #[error("{step} on the {family} socket of port {port}: {source}")]
+    Other {
+        /// What was being done.
+        step: &'static str,
+        /// The family.
+        family: Family,
+        /// The UDP port.
+        port: u16,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// What sockets to make.
+#[derive(Clone, Copy, Debug)]
+pub struct SocketConfig {
+    /// The UDP port. Zero takes a free one, the same for both families.
+    pub port: u16,
+    /// Whether to make IPv4 sockets.
+    pub v4: bool,
+    /// Whether to make IPv6 sockets.
+    pub v6: bool,
+    /// `SO_MARK` of every packet sent; zero for none.
+    pub mark: u32,
+    /// Bytes of receive buffer to ask for.
+    pub rx_buffer: usize,
+    /// Bytes of send buffer to ask for.
+    pub tx_buffer: usize,
+}
+
+impl Default for SocketConfig {
+    fn default() -> Self {
+        // 8 MiB is 5 ms at 13 Gbit/s; the kernel's own 208 KiB cost up to ten times the throughput in a probe.
+        Self { port: 4646, v4: true, v6: true, mark: 0, rx_buffer: 8 << 20, tx_buffer: 8 << 20 }
+    }
+}
+
+/// One socket and what the kernel granted it.
+#[derive(Debug)]
+pub struct Socket {
+    fd: OwnedFd,
+    rx_buffer: usize,
+    tx_buffer: usize,
+}
+
+impl Socket {
+    /// Bytes of receive buffer granted, in the terms of [`SocketConfig::rx_buffer`] (the kernel counts twice that, for its bookkeeping).
+    pub fn rx_buffer(&self) -> usize {
+        self.rx_buffer
+    }
+
+    /// Bytes of send buffer granted, in the terms of [`SocketConfig::tx_buffer`].
+    pub fn tx_buffer(&self) -> usize {
+        self.tx_buffer
+    }
+
+    /// A second descriptor of the same socket, to hand over.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.fd.try_clone()
+    }
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// The sockets of one worker, or of the control plane: at most one per family.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    /// The IPv4 socket.
+    pub v4: Option<Socket>,
+    /// The IPv6 socket.
+    pub v6: Option<Socket>,
+}
+
+impl Sockets {
+    /// Those that there are, IPv4 first.
+    pub fn each(&self) -> impl Iterator<Item = &Socket> {
+        self.v4.iter().chain(&self.v6)
+    }
+}
+
+/// All sockets of the port.
+#[derive(Debug)]
+pub struct Underlay {
+    /// The port, also when zero was asked for.
+    pub port: u16,
+    /// One set per worker, in the order of the workers.
+    pub workers: Vec<Sockets>,
+    /// The control plane's set, the last of the group.
+    pub control: Sockets,
+}
+
+impl Underlay {
+    /// Makes the groups for `workers` workers and the control plane, after making sure that nobody else has the port.
+    ///
+    /// # Errors
+    /// See [`SocketError`]; each names the remedy.
+    pub fn open(config: SocketConfig, workers: usize) -> Result<Self, SocketError> {
+        let mut port = config.port;
+        for family in families(config) {
+            // A reuseport group lets any program of the same user in, and it would get a share of the traffic. A socket that does not
+            // share is refused as long as anybody has the port.
+            let probe = new_socket(family, port)?;
+            bind(probe.as_raw_fd(), family, port)?;
+            port = bound_port(probe.as_raw_fd(), family, port)?;
+        }
+        let workers = (0..workers).map(|_| make_set(config, port)).collect::<Result<_, _>>()?;
+        Ok(Self { port, workers, control: make_set(config, port)? })
+    }
+
+    /// Makes new worker sockets in the groups of a control set that outlived the packet plane before.
+    ///
+    /// # Errors
+    /// As [`Self::open`], and when a socket is missing or not bound to the port.
+    pub fn adopt(
+        config: SocketConfig,
+        workers: usize,
+        v4: Option<OwnedFd>,
+        v6: Option<OwnedFd>,
+    ) -> Result<Self, SocketError> {
+        let adopted = |family: Family, fd: Option<OwnedFd>, wanted: bool| {
+            let fd = match (fd, wanted) {
+                (Some(fd), true) => fd,
+                (None, false) => return Ok(None),
+                _ => return Err(SocketError::NotOurs { family, port: config.port }),
+            };
+            let raw = fd.as_raw_fd();
+            let domain = option(raw, libc::SOL_SOCKET, libc::SO_DOMAIN);
+            let kind = option(raw, libc::SOL_SOCKET, libc::SO_TYPE);
+            let ours = domain.is_ok_and(|domain| domain == domain_of(family))
+                && kind.is_ok_and(|kind| kind == libc::SOCK_DGRAM)
+                && bound_port(raw, family, config.port)? == config.port;
+            if !ours {
+                return Err(SocketError::NotOurs { family, port: config.port });
+            }
+            configure(fd, family, config, config.port).map(Some)
+        };
+        let control =
+            Sockets { v4: adopted(Family::V4, v4, config.v4)?, v6: adopted(Family::V6, v6, config.v6)? };
+        let workers = (0..workers).map(|_| make_set(config, config.port)).collect::<Result<_, _>>()?;
+        Ok(Self { port: config.port, workers, control })
+    }
+}
+
+/// Whether the kernel cuts trains (`UDP_SEGMENT`, Linux 4.18) and merges them (`UDP_GRO`, Linux 5.0).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UdpOffloads {
+    /// `UDP_SEGMENT`.
+    pub gso: bool,
+    /// `UDP_GRO`.
+    pub gro: bool,
+}
+
+/// Asks the kernel for [`UdpOffloads`], on a socket of its own.
+pub fn gso_gro() -> UdpOffloads {
+    let Ok(socket) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)) else { return UdpOffloads::default() };
+    UdpOffloads {
+        gso: set_option(socket.as_raw_fd(), libc::SOL_UDP, UDP_SEGMENT, 1400).is_ok(),
+        gro: set_option(socket.as_raw_fd(), libc::SOL_UDP, UDP_GRO, 1).is_ok(),
+    }
+}
+
+fn families(config: SocketConfig) -> impl Iterator<Item = Family> {
+    [(config.v4, Family::V4), (config.v6, Family::V6)].into_iter().filter_map(|(wanted, family)| wanted.then_some(family))
+}
+
+fn make_set(config: SocketConfig, port: u16) -> Result<Sockets, SocketError> {
+    let mut set = Sockets::default();
+    for family in families(config) {
+        let fd = new_socket(family, port)?;
+        let socket = configure(fd, family, config, port)?;
+        bind(socket.as_raw_fd(), family, port)?;
+        match family {
+            Family::V4 => set.v4 = Some(socket),
+            Family::V6 => set.v6 = Some(socket),
+        }
+    }
+    Ok(set)
+}
+
+fn new_socket(family: Family, port: u16) -> Result<OwnedFd, SocketError> {
+    let kind = libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: the call takes no memory of ours.
+    let fd = unsafe { libc::socket(domain_of(family), kind, 0) };
+    if fd < 0 {
+        let source = io::Error::last_os_error();
+        return Err(match source.raw_os_error() {
+            Some(libc::EAFNOSUPPORT) => SocketError::NoFamily { family },
+            _ => SocketError::Other { step: "socket", family, port, source },
+        });
+    }
+    // SAFETY: the descriptor is new and nobody else owns it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    if family == Family::V6 {
+        set_option(fd.as_raw_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)
+            .map_err(|source| SocketError::Other { step: "setting IPV6_V6ONLY", family, port, source })?;
+    }
+    Ok(fd)
+}
+
+/// Sets what every member of a group has.
+fn configure(fd: OwnedFd, family: Family, config: SocketConfig, port: u16) -> Result<Socket, SocketError> {
+    let raw = fd.as_raw_fd();
+    let set = |option: &'static str, level, number, value| {
+        set_option(raw, level, number, value).map_err(|source| match source.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => SocketError::Permission { option, family, port, source },
+            _ => SocketError::Other { step: option, family, port, source },
+        })
+    };
+    set("SO_REUSEPORT", libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+    set("UDP_GRO", libc::SOL_UDP, UDP_GRO, 1)?;
+    // PROBE: never fragment, never believe an ICMP. WANT would fragment silently, DO would obey a forged Packet Too Big.
+    match family {
+        Family::V4 => set("IP_MTU_DISCOVER", libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?,
+        Family::V6 => {
+            set("IPV6_MTU_DISCOVER", libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)?;
+        }
+    }
+    if config.mark != 0 {
+        set("SO_MARK", libc::SOL_SOCKET, libc::SO_MARK, config.mark as libc::c_int)?;
+    }
+    let buffer = |force, plain, asked: usize| {
+        let asked = libc::c_int::try_from(asked).unwrap_or(libc::c_int::MAX);
+        // Without CAP_NET_ADMIN the kernel caps the size at net.core.[rw]mem_max; what it granted is reported.
+        set_option(raw, libc::SOL_SOCKET, force, asked)
+            .or_else(|_| set_option(raw, libc::SOL_SOCKET, plain, asked))
+            .and_then(|()| option(raw, libc::SOL_SOCKET, plain))
+            .map(|granted| granted as usize / 2)
+            .map_err(|source| SocketError::Other { step: "sizing buffers", family, port, source })
+    };
+    let rx_buffer = buffer(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, config.rx_buffer)?;
+    let tx_buffer = buffer(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, config.tx_buffer)?;
+    Ok(Socket { fd, rx_buffer, tx_buffer })
+}
+
+fn bind(fd: RawFd, family: Family, port: u16) -> Result<(), SocketError> {
+    let address: SocketAddr = match family {
+        Family::V4 => (Ipv4Addr::UNSPECIFIED, port).into(),
+        Family::V6 => (Ipv6Addr::UNSPECIFIED, port).into(),
+    };
+    let mut bytes = [0; ADDRESS_LEN];
+    let len = encode_address(address, &mut bytes);
+    // SAFETY: the first `len` bytes are an address of its family and outlive the call.
+    if unsafe { libc::bind(fd, bytes.as_ptr().cast(), len) } == 0 {
+        return Ok(());
+    }
+    let source = io::Error::last_os_error();
+    Err(match source.raw_os_error() {
+        Some(libc::EADDRINUSE) => SocketError::PortInUse { port },
+        Some(libc::EADDRNOTAVAIL) => SocketError::NoFamily { family },
+        _ => SocketError::Other { step: "bind", family, port, source },
+    })
+}
+
+fn bound_port(fd: RawFd, family: Family, port: u16) -> Result<u16, SocketError> {
+    let mut bytes = [0; ADDRESS_LEN];
+    let mut len = ADDRESS_LEN as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes, which the array has.
+    if unsafe { libc::getsockname(fd, bytes.as_mut_ptr().cast(), &raw mut len) } < 0 {
+        let source = io::Error::last_os_error();
+        return Err(SocketError::Other { step: "getsockname", family, port, source });
+    }
+    Ok(decode_address(&bytes).map_or(0, |address| address.port()))
+}
+
+const fn domain_of(family: Family) -> libc::c_int {
+    match family {
+        Family::V4 => libc::AF_INET,
+        Family::V6 => libc::AF_INET6,
+    }
+}
+
+fn set_option(fd: RawFd, level: libc::c_int, number: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the option's value is the one int whose size is given.
+    let done = unsafe {
+        libc::setsockopt(fd, level, number, (&raw const value).cast(), size_of::<libc::c_int>() as libc::socklen_t)
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn option(fd: RawFd, level: libc::c_int, number: libc::c_int) -> io::Result<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to the one int.
+    let done = unsafe { libc::getsockopt(fd, level, number, (&raw mut value).cast(), &raw mut len) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::testing::in_namespace;
+
+    fn config() -> SocketConfig {
+        SocketConfig { port: 4646, mark: 0x77, rx_buffer: 1 << 20, tx_buffer: 1 << 19, ..SocketConfig::default() }
+    }
+
+    #[test]
+    fn every_member_is_configured_alike() {
+        in_namespace(|| {
+            let underlay = Underlay::open(config(), 2).unwrap();
+            assert_eq!((underlay.port, underlay.workers.len()), (4646, 2));
+            for set in underlay.workers.iter().chain([&underlay.control]) {
+                for socket in set.each() {
+                    let fd = socket.as_raw_fd();
+                    assert_eq!(option(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT).unwrap(), 1);
+                    assert_eq!(option(fd, libc::SOL_UDP, UDP_GRO).unwrap(), 1);
+                    assert_eq!(option(fd, libc::SOL_SOCKET, libc::SO_MARK).unwrap(), 0x77);
+                    assert_eq!((socket.rx_buffer(), socket.tx_buffer()), (1 << 20, 1 << 19));
+                }
+                let v4 = set.v4.as_ref().unwrap().as_raw_fd();
+                let v6 = set.v6.as_ref().unwrap().as_raw_fd();
+                assert_eq!(option(v4, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER).unwrap(), libc::IP_PMTUDISC_PROBE);
+                assert_eq!(
+                    option(v6, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER).unwrap(),
+                    libc::IPV6_PMTUDISC_PROBE
+                );
+                assert_eq!(option(v6, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY).unwrap(), 1);
+            }
+        });
+    }
+
+    #[test]
+    fn a_port_in_use_is_named_even_when_its_owner_would_share() {
+        in_namespace(|| {
+            let first = Underlay::open(config(), 1).unwrap();
+            let error = Underlay::open(config(), 1).unwrap_err();
+            assert_eq!(error.to_string(), "port 4646 is in use by another program: stop it or set wan.port");
+            drop(first);
+            let _v6_only = UdpSocket::bind("[::]:4646").unwrap();
+            assert!(matches!(Underlay::open(config(), 1), Err(SocketError::PortInUse { port: 4646 })));
+        });
+    }
+
+    #[test]
+    fn a_control_set_that_stayed_is_joined() {
+        in_namespace(|| {
+            let first = Underlay::open(config(), 1).unwrap();
+            let dup = |socket: &Option<Socket>| socket.as_ref().map(|socket| socket.duplicate().unwrap());
+            let (v4, v6) = (dup(&first.control.v4), dup(&first.control.v6));
+            drop(first);
+            let second = Underlay::adopt(config(), 2, v4, v6).unwrap();
+            assert_eq!((second.port, second.workers.len()), (4646, 2));
+            let swapped = Underlay::adopt(config(), 1, dup(&second.control.v6), dup(&second.control.v4));
+            assert!(matches!(swapped, Err(SocketError::NotOurs { family: Family::V4, .. })));
+            let missing = Underlay::adopt(config(), 1, dup(&second.control.v4), None);
+            assert!(matches!(missing, Err(SocketError::NotOurs { family: Family::V6, .. })));
+        });
+    }
+
+    #[test]
+    fn port_zero_takes_one_port_for_both_families() {
+        in_namespace(|| {
+            let underlay = Underlay::open(SocketConfig { port: 0, ..config() }, 1).unwrap();
+            let bound = |socket: &Option<Socket>, family| bound_port(socket.as_ref().unwrap().as_raw_fd(), family, 0);
+            assert_ne!(underlay.port, 0);
+            assert_eq!(bound(&underlay.workers[0].v4, Family::V4).unwrap(), underlay.port);
+            assert_eq!(bound(&underlay.control.v6, Family::V6).unwrap(), underlay.port);
+        });
+    }
+
+    #[test]
+    fn kernel_has_both_offloads() {
+        assert_eq!(gso_gro(), UdpOffloads { gso: true, gro: true });
+    }
+}

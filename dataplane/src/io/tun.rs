@@ -1,1 +1,245 @@
-//! To come.
+//! Opening a TUN interface's queues.
+//!
+//! The interface belongs to the process: it is not persistent and disappears with the last queue. Addresses, routes and the MTU are not
+//! this module's business, nor is what is read and written.
+#![allow(unsafe_code, reason = "a TUN is configured by ioctl")]
+
+use std::ffi::CStr;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+/// Longest name of an interface in bytes (`IFNAMSIZ` less its zero).
+pub const NAME_LEN_MAX: usize = libc::IFNAMSIZ - 1;
+
+const CLONE_DEVICE: &str = "/dev/net/tun";
+
+/// Why a TUN queue could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum TunError {
+    /// The kernel has no TUN driver.
+    #[error("{CLONE_DEVICE} is missing ({source}): load the driver with `modprobe tun`")]
+    NoDriver {
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A capability is missing.
+    #[error("no permission to open the TUN interface {name} ({source}): run with CAP_NET_ADMIN and access to {CLONE_DEVICE}")]
+    Permission {
+        /// The interface.
+        name: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Another process holds the interface.
+    #[error("the interface {name} is in use by another process: stop it, or choose another name in lan.interface")]
+    Busy {
+        /// The interface.
+        name: String,
+    },
+    /// The name cannot be an interface's.
+    #[error("{name:?} cannot name an interface: 1 to {NAME_LEN_MAX} bytes without '/', ':' or white space, and not \".\" or \"..\"")]
+    Name {
+        /// The name.
+        name: String,
+    },
+    /// There is an interface of this name and another kind.
+    #[error("there is an interface {name} already, and it is no TUN with the same number of queues: remove it, or choose another name in lan.interface")]
+    Exists {
+        /// The interface.
+        name: String,
+    },
+    /// Something else.
+    #[error("TUN interface {name}: {step}: {source}")]
+    Other {
+        /// The interface.
+        name: String,
+        /// What was being done.
+        step: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// What to open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TunConfig {
+    /// The interface's name; `%d` in it is replaced by the first free number.
+    pub name: String,
+    /// Whether the interface has several queues, one per worker. Every queue is opened with the same choice.
+    pub multi_queue: bool,
+}
+
+/// Slots of a sending TUN port.
+#[derive(Clone, Copy, Debug)]
+pub struct TunTxConfig {
+    /// Packets that can wait.
+    pub slots: usize,
+    /// Bytes of the longest packet.
+    pub slot_len: usize,
+}
+
+impl Default for TunTxConfig {
+    fn default() -> Self {
+        // A full train opened into small packets is several bursts; slots of 9,216 B hold a jumbo packet. 4.5 MiB.
+        Self { slots: 512, slot_len: 9216 }
+    }
+}
+
+/// One queue of a TUN interface, non-blocking.
+#[derive(Debug)]
+pub struct TunQueue {
+    file: File,
+    name: String,
+}
+
+impl TunQueue {
+    /// Opens a queue; the first one makes the interface, the next ones (with `multi_queue`) join it.
+    ///
+    /// # Errors
+    /// See [`TunError`]; each names the remedy.
+    pub fn open(config: &TunConfig) -> Result<Self, TunError> {
+        let name = || config.name.clone();
+        let mut request = request(&config.name).ok_or_else(|| TunError::Name { name: name() })?;
+        let file = open_clone_device().map_err(|source| match source.raw_os_error() {
+            Some(libc::EACCES | libc::EPERM) => TunError::Permission { name: name(), source },
+            _ => TunError::NoDriver { source },
+        })?;
+        let mut flags = libc::IFF_TUN | libc::IFF_NO_PI;
+        if config.multi_queue {
+            flags |= libc::IFF_MULTI_QUEUE;
+        }
+        request.ifr_ifru.ifru_flags = flags as libc::c_short;
+        // SAFETY: TUNSETIFF reads and writes one `ifreq`, which `request` is.
+        let done = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+        if done < 0 {
+            let source = io::Error::last_os_error();
+            return Err(match source.raw_os_error() {
+                Some(libc::EPERM) => TunError::Permission { name: name(), source },
+                Some(libc::EBUSY) => TunError::Busy { name: name() },
+                Some(libc::EINVAL | libc::EEXIST) => TunError::Exists { name: name() },
+                _ => TunError::Other { name: name(), step: "TUNSETIFF", source },
+            });
+        }
+        // SAFETY: the kernel wrote a name that ends in a zero within the array.
+        let given = unsafe { CStr::from_ptr(request.ifr_name.as_ptr()) };
+        Ok(Self { file, name: given.to_string_lossy().into_owned() })
+    }
+
+    /// The interface's name, with the number that `%d` became.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file, for plain reads and writes.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+impl AsRawFd for TunQueue {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}
+
+/// What the kernel's TUN driver can do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TunFeatures {
+    /// Several queues per interface (`IFF_MULTI_QUEUE`).
+    pub multi_queue: bool,
+    /// Packets with a `virtio_net_hdr`, the condition for offloads (`IFF_VNET_HDR`).
+    pub vnet_hdr: bool,
+    /// Packets handed to the stack by NAPI (`IFF_NAPI`).
+    pub napi: bool,
+}
+
+/// Asks the driver what it can do, without making an interface (`TUNGETFEATURES`).
+///
+/// # Errors
+/// When there is no driver or no permission to ask it.
+pub fn features() -> io::Result<TunFeatures> {
+    let file = open_clone_device()?;
+    let mut flags: libc::c_uint = 0;
+    // SAFETY: TUNGETFEATURES writes one unsigned int, which `flags` is.
+    if unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNGETFEATURES, &raw mut flags) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let has = |flag: libc::c_int| flags & flag as libc::c_uint != 0;
+    Ok(TunFeatures {
+        multi_queue: has(libc::IFF_MULTI_QUEUE),
+        vnet_hdr: has(libc::IFF_VNET_HDR),
+        napi: has(libc::IFF_NAPI),
+    })
+}
+
+fn open_clone_device() -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(CLONE_DEVICE)
+}
+
+/// A request about `name`, or `None` when that cannot name an interface (`dev_valid_name` in `net/core/dev.c`).
+fn request(name: &str) -> Option<libc::ifreq> {
+    let bytes = name.as_bytes();
+    let bad = |&byte: &u8| byte == 0 || byte == b'/' || byte == b':' || byte.is_ascii_whitespace() || byte == 0x0b;
+    if bytes.is_empty() || bytes.len() > NAME_LEN_MAX || name == "." || name == ".." || bytes.iter().any(bad) {
+        return None;
+    }
+    // SAFETY: all-zero bytes are a valid `ifreq`, a name and a union of plain data.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(bytes) {
+        *to = *from as libc::c_char;
+    }
+    Some(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::testing::in_namespace;
+
+    fn open(name: &str, multi_queue: bool) -> Result<TunQueue, TunError> {
+        TunQueue::open(&TunConfig { name: name.into(), multi_queue })
+    }
+
+    #[test]
+    fn names_are_checked_at_the_limit() {
+        assert!(request("exactly-15-char").is_some());
+        for name in ["exactly-16-chars", "", ".", "..", "a/b", "a b", "a:b", "a\0b"] {
+            assert!(matches!(open(name, false), Err(TunError::Name { .. })), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn an_interface_in_use_is_refused_and_gone_when_closed() {
+        in_namespace(|| {
+            let first = open("weir%d", false).unwrap();
+            assert_eq!(first.name(), "weir0");
+            assert!(matches!(open("weir0", false), Err(TunError::Busy { .. })));
+            assert!(matches!(open("weir0", true), Err(TunError::Exists { .. })));
+            assert!(matches!(open("lo", false), Err(TunError::Exists { .. })));
+            drop(first);
+            assert_eq!(open("weir0", false).unwrap().name(), "weir0");
+        });
+    }
+
+    #[test]
+    fn queues_join_a_multi_queue_interface() {
+        in_namespace(|| {
+            let queues: Vec<_> = (0..4).map(|_| open("weir0", true).unwrap()).collect();
+            assert!(queues.iter().all(|queue| queue.name() == "weir0"));
+        });
+    }
+
+    #[test]
+    fn driver_tells_its_features() {
+        assert!(features().unwrap().multi_queue);
+    }
+
+    #[test]
+    fn errors_name_the_remedy() {
+        let source = || io::Error::from_raw_os_error(libc::EPERM);
+        assert!(TunError::NoDriver { source: source() }.to_string().contains("modprobe tun"));
+        assert!(TunError::Permission { name: "weir0".into(), source: source() }.to_string().contains("CAP_NET_ADMIN"));
+    }
+}
