@@ -14,25 +14,22 @@
 //! [bpf]      pin
 //! ```
 
+mod read;
 mod section;
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::io::Read as _;
-use std::net::IpAddr;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use toml::de::DeTable;
-use weir_abi::map::WORKERS_MAX;
 use weir_abi::wire::{HEADER_LEN, TAG_LEN};
 
 use crate::api::Prefix;
 use crate::io::netlink::{InterfaceAddress, Routing};
 
+use section::Located;
 pub use section::Problem;
-use section::{Located, Section};
 
 // From specifications.
 
@@ -44,10 +41,6 @@ pub const SOCKET_PATH_LEN_MAX: usize = 107;
 pub const MTU_MIN: u16 = 1280;
 /// Largest MTU in bytes whose sealed datagram still fits an IPv6 packet: 40 bytes of IPv6, 8 of UDP, header and tag are ours.
 pub const MTU_MAX: u16 = u16::MAX - (40 + 8 + HEADER_LEN + TAG_LEN) as u16;
-/// Priority of the rule that looks into the kernel's table `main`; ours has to come before it (`net/ipv4/fib_rules.c`).
-const MAIN_RULE_PRIORITY: u64 = 32766;
-/// Numbers of the tables `default`, `main` and `local` (`linux/rtnetlink.h`).
-const KERNEL_TABLES: Range<u32> = 253..256;
 
 // Ours.
 
@@ -183,9 +176,9 @@ pub enum WanIo {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Cores {
-    /// One worker on each core that this process may use, at most [`WORKERS_MAX`].
+    /// One worker on each core that this process may use, at most [`WORKERS_MAX`](weir_abi::map::WORKERS_MAX).
     Auto,
-    /// One worker on each of these: different ones, 1..=[`WORKERS_MAX`] of them.
+    /// One worker on each of these: different ones, 1..=[`WORKERS_MAX`](weir_abi::map::WORKERS_MAX) of them.
     List(Vec<u16>),
 }
 
@@ -260,7 +253,7 @@ impl Config {
                 let message = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
                 Located { span: error.span(), problem: Problem::Syntax(message) }
             })
-            .and_then(|document| read(document.get_ref()))
+            .and_then(|document| read::config(document.get_ref()))
             .map_err(|Located { span, problem }| ConfigError {
                 file: file.into(),
                 position: span.map(|span| position(text, span.start)),
@@ -275,190 +268,10 @@ fn position(text: &str, at: usize) -> Position {
     Position { line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() + 1 }
 }
 
-fn read(document: &DeTable<'_>) -> Result<Config, Located> {
-    let top = Section::top(document, &["api", "wan", "lan", "tun", "workers", "routing", "bpf", "transit"])?;
-    let api = top.section("api", &["socket"])?;
-    let wan = top.section(
-        "wan",
-        &["interface", "port", "attach", "io", "source_rate_pps", "source_burst", "class_rate_pps", "deny"],
-    )?;
-    let lan = top.section("lan", &["interfaces", "attach"])?;
-    let tun = top.section("tun", &["name", "addresses", "mtu"])?;
-    let workers = top.section("workers", &["cores"])?;
-    let routing = top.section("routing", &["table", "mark", "rule_priority", "metric", "prefixes"])?;
-    let bpf = top.section("bpf", &["pin"])?;
-
-    let config = Config {
-        api: Api { socket: api.text("socket", socket_path)?.unwrap_or_else(|| "/run/weir/plane.sock".into()) },
-        wan: read_wan(&wan)?,
-        lan: Lan {
-            interfaces: lan.texts("interfaces", LAN_INTERFACES_MAX, interface_name)?.unwrap_or_default(),
-            attach: lan.text("attach", attach)?.unwrap_or(Attach::Auto),
-        },
-        tun: Tun {
-            name: tun.text("name", tun_name)?.unwrap_or_else(|| "weir0".into()),
-            addresses: tun.texts("addresses", TUN_ADDRESSES_MAX, tun_address)?.unwrap_or_default(),
-            mtu: tun.number("mtu", MTU_MIN.into()..=MTU_MAX.into())?.unwrap_or(1420),
-        },
-        workers: Workers { cores: read_cores(&workers)? },
-        routing: read_routing(&routing)?,
-        bpf: Bpf { pin: bpf.text("pin", absolute_path)? },
-        transit: top.flag("transit")?.unwrap_or(false),
-    };
-
-    if config.wan.attach == Attach::None && !config.wan.deny.is_empty() {
-        return Err(wan.refuse("deny", "nothing enforces it with wan.attach = \"none\": attach, or empty the list"));
-    }
-    if config.lan.interfaces.contains(&config.wan.interface) {
-        let why = format!("{} is the WAN interface: one interface cannot be both", config.wan.interface);
-        return Err(lan.refuse("interfaces", why));
-    }
-    if config.tun.name == config.wan.interface || config.lan.interfaces.contains(&config.tun.name) {
-        let why = format!("{} is the name of a WAN or LAN interface: choose another name", config.tun.name);
-        return Err(tun.refuse("name", why));
-    }
-    Ok(config)
-}
-
-fn read_wan(wan: &Section<'_>) -> Result<Wan, Located> {
-    let Some(interface) = wan.text("interface", interface_name)? else {
-        return Err(wan.missing("interface", "interface = \"eth0\" below [wan], with the name that `ip link` shows"));
-    };
-    let attach = wan.text("attach", attach)?.unwrap_or(Attach::Auto);
-    Ok(Wan {
-        interface,
-        port: wan.number("port", 1..=u16::MAX.into())?.unwrap_or(4646),
-        attach,
-        io: wan
-            .text("io", |word| match word {
-                "auto" => Ok(WanIo::Auto),
-                "uring" => Ok(WanIo::Uring),
-                "mmsg" => Ok(WanIo::Mmsg),
-                _ => Err(format!("\"{word}\" is no port: write \"auto\", \"uring\" or \"mmsg\"")),
-            })?
-            .unwrap_or(WanIo::Auto),
-        // A handshake takes some ten datagrams and a DHT look-up a few dozen: a site behind one address stays far below, a flood does not.
-        source_rate_pps: wan.number("source_rate_pps", 0..=RATE_MAX)?.unwrap_or(1_000),
-        source_burst: wan.number("source_burst", 1..=BURST_MAX)?.unwrap_or(256),
-        // What one core of a control plane can look at without falling behind.
-        class_rate_pps: wan.number("class_rate_pps", 0..=RATE_MAX)?.unwrap_or(20_000),
-        deny: wan.texts("deny", DENY_MAX, prefix)?.unwrap_or_default(),
-    })
-}
-
-fn read_cores(workers: &Section<'_>) -> Result<Cores, Located> {
-    if !workers.has("cores") || workers.is_text("cores") {
-        let auto = |word: &str| match word {
-            "auto" => Ok(Cores::Auto),
-            _ => Err(format!("\"{word}\" names no cores: write \"auto\" or a list, as in [1, 2]")),
-        };
-        return Ok(workers.text("cores", auto)?.unwrap_or(Cores::Auto));
-    }
-    let cores = workers.numbers("cores", 0..=CORE_MAX)?.unwrap_or_default();
-    if cores.is_empty() || cores.len() > usize::from(WORKERS_MAX) {
-        let why = format!("{} cores: list between 1 and {WORKERS_MAX}, or write \"auto\"", cores.len());
-        return Err(workers.refuse("cores", why));
-    }
-    if BTreeSet::from_iter(&cores).len() != cores.len() {
-        return Err(workers.refuse("cores", "the same core stands here twice: give each worker its own"));
-    }
-    Ok(Cores::List(cores))
-}
-
-fn read_routing(routing: &Section<'_>) -> Result<Routing, Located> {
-    let table = routing.number("table", 1..=u32::MAX.into())?.unwrap_or(7770);
-    if KERNEL_TABLES.contains(&table) {
-        let why = format!("table {table} is the kernel's own: choose one that nobody uses, as 7770");
-        return Err(routing.refuse("table", why));
-    }
-    Ok(Routing {
-        table,
-        mark: routing.number("mark", 1..=u32::MAX.into())?.unwrap_or(0x7765),
-        rule_priority: routing.number("rule_priority", 1..=MAIN_RULE_PRIORITY - 1)?.unwrap_or(7770),
-        metric: routing.number("metric", 2..=u64::from(u32::MAX) - 1)?.unwrap_or(1024),
-        prefixes: routing.texts("prefixes", PREFIXES_MAX, overlay_prefix)?.unwrap_or_default(),
-    })
-}
-
-fn attach(word: &str) -> Result<Attach, String> {
-    match word {
-        "auto" => Ok(Attach::Auto),
-        "native" => Ok(Attach::Native),
-        "generic" => Ok(Attach::Generic),
-        "tc" => Ok(Attach::Tc),
-        "none" => Ok(Attach::None),
-        _ => Err(format!("\"{word}\" is no attach mode: write \"auto\", \"native\", \"generic\", \"tc\" or \"none\"")),
-    }
-}
-
-fn absolute_path(text: &str) -> Result<PathBuf, String> {
-    if !text.starts_with('/') || text.contains('\0') {
-        return Err(format!("{text:?} is not an absolute path: begin it with /"));
-    }
-    Ok(text.into())
-}
-
-fn socket_path(text: &str) -> Result<PathBuf, String> {
-    if text.len() > SOCKET_PATH_LEN_MAX {
-        return Err(format!(
-            "{} bytes are too long for a unix socket: use a path of at most {SOCKET_PATH_LEN_MAX}",
-            text.len()
-        ));
-    }
-    absolute_path(text)
-}
-
-/// What `dev_valid_name` of the kernel accepts, in characters that survive a terminal.
-fn interface_name(text: &str) -> Result<String, String> {
-    let fits = (1..=INTERFACE_NAME_LEN_MAX).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':')
-        && text != "."
-        && text != "..";
-    if fits {
-        Ok(text.into())
-    } else {
-        Err(format!(
-            "{text:?} cannot name an interface: use 1 to {INTERFACE_NAME_LEN_MAX} visible ASCII characters without / and :"
-        ))
-    }
-}
-
-fn tun_name(text: &str) -> Result<String, String> {
-    // The kernel would take it for a pattern and choose the number itself.
-    if text.contains('%') {
-        return Err(format!("{text:?} is a pattern: write the name in full, as weir0"));
-    }
-    interface_name(text)
-}
-
-fn prefix(text: &str) -> Result<Prefix, String> {
-    text.parse().map_err(|error| format!("{text:?}: {error}"))
-}
-
-fn tun_address(text: &str) -> Result<InterfaceAddress, String> {
-    let address: InterfaceAddress = text.parse().map_err(|error| format!("{text:?}: {error}"))?;
-    let ip = address.address();
-    if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() {
-        return Err(format!("{ip} cannot be the address of a TUN: use a unicast address of the overlay"));
-    }
-    Ok(address)
-}
-
-fn overlay_prefix(text: &str) -> Result<Prefix, String> {
-    let parsed = prefix(text)?;
-    let address = parsed.address();
-    let link_scope = match address {
-        IpAddr::V4(v4) => v4.is_link_local() && parsed.bit_len() >= 16,
-        IpAddr::V6(v6) => v6.is_unicast_link_local() && parsed.bit_len() >= 10,
-    };
-    if link_scope || address.is_loopback() || address.is_multicast() {
-        return Err(format!("{parsed} never leaves a host or link: list prefixes that are routed, as 10.0.0.0/8"));
-    }
-    Ok(parsed)
-}
-
 #[cfg(test)]
 mod tests {
+    use weir_abi::map::WORKERS_MAX;
+
     use super::*;
 
     fn parse(text: &str) -> Result<Config, String> {
@@ -520,6 +333,7 @@ mod tests {
             "weir.toml:4:3: unknown key `lan.interface`: did you mean `lan.interfaces`?",
         );
         refused("[rooting]", "weir.toml:3:2: unknown key `rooting`: did you mean `routing`?");
+        refused("\"po\\nrt\" = 1", "weir.toml:3:1: unknown key `wan.po\\nrt`: did you mean `wan.port`?");
         refused("[api]\nxylophone = 1", "weir.toml:4:1: unknown key `api.xylophone`: remove it");
     }
 
@@ -540,6 +354,23 @@ mod tests {
             parse("transit = 0\nwan.interface = \"e\"").unwrap_err(),
             "weir.toml:1:11: `transit` is a whole number: write true or false"
         );
+    }
+
+    #[test]
+    fn words_that_are_no_choice_are_answered_with_the_choices() {
+        for (text, choices) in [
+            ("attach = \"xdp\\n\"", "\"native\", \"generic\", \"tc\" or \"none\""),
+            ("io = \"epoll\"", "\"auto\", \"uring\" or \"mmsg\""),
+            ("[lan]\nattach = \"\"", "\"native\", \"generic\", \"tc\" or \"none\""),
+        ] {
+            let error = with(text).unwrap_err();
+            assert!(error.ends_with(choices) && error.lines().count() == 1, "{error}");
+        }
+        for (word, attach) in [("native", Attach::Native), ("generic", Attach::Generic), ("tc", Attach::Tc)] {
+            assert_eq!(with(&format!("attach = \"{word}\"")).unwrap().wan.attach, attach);
+        }
+        assert_eq!(with("io = \"mmsg\"").unwrap().wan.io, WanIo::Mmsg);
+        assert_eq!(with("io = \"uring\"").unwrap().wan.io, WanIo::Uring);
     }
 
     #[test]

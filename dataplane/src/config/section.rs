@@ -2,7 +2,9 @@
 //!
 //! This part knows TOML values and where they stand; what the keys mean is [`super`]'s business.
 
+use std::collections::HashSet;
 use std::fmt;
+use std::hash::Hash;
 use std::ops::{Range, RangeInclusive};
 
 use toml::Spanned;
@@ -124,7 +126,7 @@ impl<'a> Section<'a> {
             let text = key.get_ref().as_ref();
             if !self.known.contains(&text) {
                 let nearest = nearest(text, self.known).map(|known| self.path(known));
-                let problem = Problem::UnknownKey { key: self.path(text), nearest };
+                let problem = Problem::UnknownKey { key: self.path(&text.escape_debug().to_string()), nearest };
                 return Err(Located { span: Some(key.span()), problem });
             }
         }
@@ -219,7 +221,7 @@ impl<'a> Section<'a> {
     }
 
     /// At most `len_max` different strings that `parse` accepts.
-    pub(super) fn texts<T: PartialEq>(
+    pub(super) fn texts<T: Clone + Eq + Hash>(
         &self,
         key: &str,
         len_max: usize,
@@ -232,10 +234,10 @@ impl<'a> Section<'a> {
         if items.len() > len_max {
             return Err(self.refuse(key, format!("{} entries; at most {len_max} are allowed", items.len())));
         }
-        let mut all = Vec::with_capacity(items.len());
+        let (mut all, mut seen) = (Vec::with_capacity(items.len()), HashSet::new());
         for item in items.iter() {
             let parsed = self.text_of(key, item, &parse)?;
-            if all.contains(&parsed) {
+            if !seen.insert(parsed.clone()) {
                 let why = "the same entry stands here twice: remove one".into();
                 return Err(located(item, Problem::Value { key: self.path(key), why }));
             }

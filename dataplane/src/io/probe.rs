@@ -11,7 +11,8 @@
 //! in one line. Probes open and close what they ask about, and leave nothing behind. What to choose from the answers is not decided here.
 #![allow(unsafe_code, reason = "socket options and a TUN ioctl have no safe wrapper among our dependencies")]
 
-use std::fmt;
+mod table;
+
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -20,10 +21,11 @@ use std::os::fd::AsRawFd;
 use aya::programs::{ProgramType, loaded_programs};
 use aya::sys::is_program_supported;
 use io_uring::{IoUring, Probe as Opcodes, opcode};
-use serde::Serialize;
 
 use super::netlink::{Error as NetlinkError, Link, Netlink, XdpState};
 use super::privileges;
+
+pub use table::{Row, State, Table};
 
 /// The oldest kernel that has all that cannot be done without, major and minor version.
 pub const KERNEL_MIN: (u32, u32) = (6, 1);
@@ -79,84 +81,6 @@ const MEMLOCK_MIN: u64 = 64 << 20;
 
 /// A ring with entries of the usual size.
 type Ring = IoUring;
-
-/// How well something is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    /// All there.
-    Ok,
-    /// Something else does the work.
-    Degraded,
-    /// The plane cannot start.
-    Missing,
-}
-
-impl State {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Degraded => "degraded",
-            Self::Missing => "missing",
-        }
-    }
-}
-
-/// One thing that was asked about.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Row {
-    /// What it is.
-    pub name: String,
-    /// How well it is there.
-    pub state: State,
-    /// What was found.
-    pub found: String,
-    /// What to do about it, where something can be done.
-    pub remedy: Option<String>,
-}
-
-impl Row {
-    /// Something that is all there.
-    pub fn ok(name: impl Into<String>, found: impl Into<String>) -> Self {
-        Self { name: name.into(), state: State::Ok, found: found.into(), remedy: None }
-    }
-
-    /// Something that is not, and what to do.
-    pub fn lacking(state: State, name: impl Into<String>, found: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { name: name.into(), state, found: found.into(), remedy: Some(remedy.into()) }
-    }
-}
-
-/// The answers. Other parts append rows of their own.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Table {
-    /// In the order in which an operator should read them.
-    pub rows: Vec<Row>,
-}
-
-impl Table {
-    /// The first thing that makes a start impossible: one line, `NAME: FOUND: REMEDY`.
-    pub fn first_blocker(&self) -> Option<String> {
-        let row = self.rows.iter().find(|row| row.state == State::Missing)?;
-        Some(match &row.remedy {
-            Some(remedy) => format!("{}: {}: {remedy}", row.name, row.found),
-            None => format!("{}: {}", row.name, row.found),
-        })
-    }
-}
-
-impl fmt::Display for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = self.rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0);
-        for row in &self.rows {
-            writeln!(f, "{:width$}  {:8}  {}", row.name, row.state.name(), row.found)?;
-            if let Some(remedy) = &row.remedy {
-                writeln!(f, "{:width$}  {:8}  remedy: {remedy}", "", "")?;
-            }
-        }
-        Ok(())
-    }
-}
 
 /// What is asked for; it decides what is missing and what is only degraded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -560,25 +484,6 @@ mod tests {
         assert_eq!(aes_row(&[("a", true), ("b", true), ("c", false)], 2).found, "a, b");
         assert_eq!(aes_row(&[("a", true), ("b", false), ("c", true)], 2).state, State::Degraded);
         assert_eq!((cores(1).state, cores(2).state), (State::Degraded, State::Ok));
-    }
-
-    #[test]
-    fn the_first_blocker_is_one_line_with_its_remedy() {
-        let mut table = Table { rows: vec![Row::ok("a", "1"), Row::lacking(State::Degraded, "b", "2", "three")] };
-        assert_eq!(table.first_blocker(), None);
-        table.rows.push(Row::lacking(State::Missing, "c", "four", "five"));
-        table.rows.push(Row::lacking(State::Missing, "d", "six", "seven"));
-        assert_eq!(table.first_blocker().unwrap(), "c: four: five");
-    }
-
-    #[test]
-    fn the_table_is_aligned_and_the_same_in_json() {
-        let table = Table { rows: vec![Row::ok("a", "1"), Row::lacking(State::Degraded, "long name", "2", "three")] };
-        let text = "a          ok        1\nlong name  degraded  2\n                     remedy: three\n";
-        assert_eq!(table.to_string(), text);
-        let json = serde_json::to_value(&table).unwrap();
-        assert_eq!(json["rows"][1]["state"], "degraded");
-        assert_eq!(json["rows"][0]["remedy"], serde_json::Value::Null);
     }
 
     #[test]

@@ -237,6 +237,18 @@ mod tests {
     }
 
     #[test]
+    fn what_another_process_sends_is_not_believed() {
+        let _namespace = Namespace::with_veth();
+        let mut changes = Changes::subscribe(7770).unwrap();
+        let mut address = SocketAddr::new(0, 0);
+        changes.socket.get_address(&mut address).unwrap();
+        let mut other = Socket::new(NETLINK_ROUTE).unwrap();
+        other.bind_auto().unwrap();
+        other.send_to(&[0; 20], &address, 0).unwrap();
+        assert_eq!(drain(&mut changes), []);
+    }
+
+    #[test]
     fn unreadable_notifications_count_as_lost() {
         assert_eq!(read(&[1, 2, 3], 7770), [Change::Lost]);
         let mut garbage = vec![0u8; 20];

@@ -302,9 +302,11 @@ mod tests {
             "route del unreachable 10.0.0.0/8 table 7770",
             "route del throw 10.1.0.0/16 table 7770",
             "-6 route del fd00::/16 dev tun0 table 7770",
+            "link set tun0 down",
         ] {
             ip(command);
             assert!(!routes.verify(&mut netlink).unwrap(), "{command}");
+            ip("link set tun0 up");
             assert!(routes.restore(&mut netlink).unwrap(), "{command}");
             assert!(routes.verify(&mut netlink).unwrap(), "{command}");
         }

@@ -291,6 +291,8 @@ fn read_xdp(attributes: &[LinkXdp]) -> Option<XdpState> {
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_core::NLM_F_REQUEST;
+
     use super::super::testing::{Namespace, ip};
     use super::*;
 
@@ -331,6 +333,16 @@ mod tests {
         let index = netlink.link("va").unwrap().index;
         let error = netlink.set_link_mtu(index, 1).unwrap_err();
         assert!(error.to_string().contains("MTU of va to 1"), "{error}");
+    }
+
+    #[test]
+    fn the_answer_to_a_request_that_was_given_up_is_not_taken_for_the_next_one() {
+        let _namespace = Namespace::with_veth();
+        let mut netlink = Netlink::open().unwrap();
+        let mut given_up = LinkMessage::default();
+        given_up.attributes.push(LinkAttribute::IfName("lo".into()));
+        netlink.send(RouteNetlinkMessage::GetLink(given_up), NLM_F_REQUEST).map_err(|_| ()).unwrap();
+        assert_eq!(netlink.link("va").unwrap().name, "va");
     }
 
     #[test]
