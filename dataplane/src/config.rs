@@ -1,1 +1,514 @@
-//! To come.
+//! The configuration of the `weir-dataplane` daemon: one TOML file.
+//!
+//! Reading ends in plain data that needs no more checks, or in one line that names the file, the line, the key and the remedy. This part
+//! does not look at the machine: whether an interface exists is found out by those who use it.
+//!
+//! ```text
+//! transit = false          forward between peers
+//! [api]      socket
+//! [wan]      interface (required) · port · attach · io · source_rate_pps · source_burst · class_rate_pps · deny
+//! [lan]      interfaces · attach
+//! [tun]      name · addresses · mtu
+//! [workers]  cores
+//! [routing]  table · mark · rule_priority · metric · prefixes
+//! [bpf]      pin
+//! ```
+
+mod read;
+mod section;
+
+use std::fmt;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use toml::de::DeTable;
+use weir_abi::wire::{HEADER_LEN, TAG_LEN};
+
+use crate::api::Prefix;
+use crate::io::netlink::{InterfaceAddress, Routing};
+
+use section::Located;
+pub use section::Problem;
+
+// From specifications.
+
+/// Longest interface name in bytes: `IFNAMSIZ` less its terminator (`linux/if.h`).
+pub const INTERFACE_NAME_LEN_MAX: usize = 15;
+/// Longest path of a unix socket in bytes: `sun_path` less its terminator (`linux/un.h`).
+pub const SOCKET_PATH_LEN_MAX: usize = 107;
+/// Smallest MTU in bytes: IPv6 stops working below it (RFC 8200 §5).
+pub const MTU_MIN: u16 = 1280;
+/// Largest MTU in bytes whose sealed datagram still fits an IPv6 packet: 40 bytes of IPv6, 8 of UDP, header and tag are ours.
+pub const MTU_MAX: u16 = u16::MAX - (40 + 8 + HEADER_LEN + TAG_LEN) as u16;
+
+// Ours.
+
+/// Longest file in bytes: a thousand times what anybody writes.
+pub const FILE_LEN_MAX: u64 = 1 << 20;
+/// Most overlay prefixes: each costs the kernel two routes, and thousands of routes cost every route change time.
+pub const PREFIXES_MAX: usize = 1024;
+/// Most prefixes in the deny list: its look-up is measured up to here.
+pub const DENY_MAX: usize = 10_000;
+/// Most LAN interfaces.
+pub const LAN_INTERFACES_MAX: usize = 64;
+/// Most addresses of the TUN.
+pub const TUN_ADDRESSES_MAX: usize = 64;
+/// Highest packet rate: one packet takes at least a nanosecond.
+pub const RATE_MAX: u64 = 1_000_000_000;
+/// Largest burst in packets.
+pub const BURST_MAX: u64 = 1_000_000;
+/// Highest core number: `CPU_SETSIZE` less one (`sched.h`).
+pub const CORE_MAX: u64 = 1023;
+
+/// Everything that the daemon is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Config {
+    /// `[api]`.
+    pub api: Api,
+    /// `[wan]`.
+    pub wan: Wan,
+    /// `[lan]`.
+    pub lan: Lan,
+    /// `[tun]`.
+    pub tun: Tun,
+    /// `[workers]`.
+    pub workers: Workers,
+    /// `[routing]`.
+    pub routing: Routing,
+    /// `[bpf]`.
+    pub bpf: Bpf,
+    /// Whether packets from one peer may go on to another one.
+    pub transit: bool,
+}
+
+/// Where the control plane finds us.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Api {
+    /// Absolute path of the SOCK_SEQPACKET socket, at most [`SOCKET_PATH_LEN_MAX`] bytes.
+    pub socket: PathBuf,
+}
+
+/// The underlay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Wan {
+    /// Name of the interface that `wan` is attached to.
+    pub interface: String,
+    /// UDP port, not zero.
+    pub port: u16,
+    /// How `wan` is attached.
+    pub attach: Attach,
+    /// Which port moves datagrams.
+    pub io: WanIo,
+    /// Datagrams per second that one source may send besides live data; zero means no limit.
+    pub source_rate_pps: u64,
+    /// Datagrams that one source may send back to back, at least one.
+    pub source_burst: u64,
+    /// Datagrams per second of each class that all sources together may send; zero means no limit.
+    pub class_rate_pps: u64,
+    /// Sources that are refused. Empty when nothing is attached.
+    pub deny: Vec<Prefix>,
+}
+
+/// The networks behind us.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Lan {
+    /// Names of their interfaces.
+    pub interfaces: Vec<String>,
+    /// How `lan` is attached.
+    pub attach: Attach,
+}
+
+/// The TUN device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Tun {
+    /// Name of the device.
+    pub name: String,
+    /// Its addresses.
+    pub addresses: Vec<InterfaceAddress>,
+    /// Its MTU in bytes, [`MTU_MIN`]..=[`MTU_MAX`].
+    pub mtu: u16,
+}
+
+/// The worker threads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Workers {
+    /// Where they run.
+    pub cores: Cores,
+}
+
+/// eBPF.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Bpf {
+    /// Absolute path of the directory that maps and links are pinned in; nothing is pinned without one.
+    pub pin: Option<PathBuf>,
+}
+
+/// How a program is attached to an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Attach {
+    /// As fits driver and port.
+    Auto,
+    /// XDP in the driver.
+    Native,
+    /// XDP in the network stack.
+    Generic,
+    /// At tc ingress.
+    Tc,
+    /// Not at all.
+    None,
+}
+
+/// Which port moves datagrams of the underlay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WanIo {
+    /// io_uring where the kernel has what it needs, else mmsg.
+    Auto,
+    /// io_uring.
+    Uring,
+    /// recvmmsg, sendmmsg and epoll.
+    Mmsg,
+}
+
+/// Which cores the workers are pinned to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cores {
+    /// One worker on each core that this process may use, at most [`WORKERS_MAX`](weir_abi::map::WORKERS_MAX).
+    Auto,
+    /// One worker on each of these: different ones, 1..=[`WORKERS_MAX`](weir_abi::map::WORKERS_MAX) of them.
+    List(Vec<u16>),
+}
+
+/// A line and a column of the file, both counted from one; columns are characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// Line.
+    pub line: usize,
+    /// Column.
+    pub column: usize,
+}
+
+/// Why there is no configuration: one line, `FILE:LINE:COLUMN: what: remedy`.
+#[derive(Debug)]
+pub struct ConfigError {
+    /// The file.
+    pub file: PathBuf,
+    /// Where in the file, when it is about a place.
+    pub position: Option<Position>,
+    /// What is wrong.
+    pub problem: Problem,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.file.display())?;
+        if let Some(Position { line, column }) = self.position {
+            write!(f, "{line}:{column}:")?;
+        }
+        write!(f, " {}", self.problem)
+    }
+}
+
+impl std::error::Error for ConfigError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.problem.source()
+    }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the file cannot be read or says something that cannot be.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        let whole = |problem| ConfigError { file: file.into(), position: None, problem };
+        let mut bytes = Vec::new();
+        std::fs::File::open(file)
+            .and_then(|open| open.take(FILE_LEN_MAX + 1).read_to_end(&mut bytes))
+            .map_err(|error| whole(Problem::Unreadable(error)))?;
+        if bytes.len() as u64 > FILE_LEN_MAX {
+            return Err(whole(Problem::TooLong { limit: FILE_LEN_MAX }));
+        }
+        match std::str::from_utf8(&bytes) {
+            Ok(text) => Self::parse(file, text),
+            Err(error) => {
+                let valid = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+                let position = Some(position(&valid, valid.len()));
+                let problem = Problem::Syntax("a byte that is not UTF-8: save the file as UTF-8".into());
+                Err(ConfigError { file: file.into(), position, problem })
+            }
+        }
+    }
+
+    /// Checks the text of a file; the path is for errors only.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the text says something that cannot be.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
+        DeTable::parse(text)
+            .map_err(|error| {
+                let message = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
+                Located { span: error.span(), problem: Problem::Syntax(message) }
+            })
+            .and_then(|document| read::config(document.get_ref()))
+            .map_err(|Located { span, problem }| ConfigError {
+                file: file.into(),
+                position: span.map(|span| position(text, span.start)),
+                problem,
+            })
+    }
+}
+
+fn position(text: &str, at: usize) -> Position {
+    let before = text.get(..at).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    Position { line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() + 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_abi::map::WORKERS_MAX;
+
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(Path::new("weir.toml"), text).map_err(|error| error.to_string())
+    }
+
+    /// Parses what follows the one required line.
+    fn with(text: &str) -> Result<Config, String> {
+        parse(&format!("[wan]\ninterface = \"eth0\"\n{text}"))
+    }
+
+    #[track_caller]
+    fn refused(text: &str, message: &str) {
+        let error = with(text).expect_err(text);
+        assert_eq!(error, message);
+        assert_eq!(error.lines().count(), 1);
+    }
+
+    #[test]
+    fn one_line_is_enough() {
+        let config = with("").unwrap();
+        assert_eq!(config.api.socket, Path::new("/run/weir/plane.sock"));
+        assert_eq!(config.wan.interface, "eth0");
+        assert_eq!((config.wan.port, config.wan.attach, config.wan.io), (4646, Attach::Auto, WanIo::Auto));
+        assert_eq!((config.tun.name.as_str(), config.tun.mtu), ("weir0", 1420));
+        assert_eq!(config.workers.cores, Cores::Auto);
+        assert_eq!((config.routing.table, config.routing.mark, config.routing.rule_priority), (7770, 0x7765, 7770));
+        assert_eq!((config.bpf.pin, config.transit), (None, false));
+    }
+
+    #[test]
+    fn the_example_says_every_key_and_is_read_as_it_is_written() {
+        let text = include_str!("../../docs/examples/weir-dataplane.toml");
+        let config = Config::parse(Path::new("example"), text).unwrap();
+        assert_eq!(config.wan.deny, ["198.51.100.0/24".parse().unwrap()]);
+        assert_eq!(config.tun.addresses.len(), 2);
+        assert_eq!(config.tun.addresses[0].to_string(), "10.200.0.1/24");
+        let shown = serde_json::to_value(&config).unwrap();
+        for (section, keys) in shown.as_object().unwrap() {
+            for key in keys.as_object().map(|keys| keys.keys().collect::<Vec<_>>()).unwrap_or(vec![section]) {
+                assert!(text.contains(&format!("{key} = ")), "{section}.{key} is not in the example");
+            }
+        }
+    }
+
+    #[test]
+    fn the_required_key_is_asked_for() {
+        let message = "weir.toml: `wan.interface` is missing: \
+                       add interface = \"eth0\" below [wan], with the name that `ip link` shows";
+        assert_eq!(parse("").unwrap_err(), message);
+        assert_eq!(parse("[wan]\nport = 1").unwrap_err(), message);
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_with_the_nearest_known_one() {
+        refused("prot = 4646", "weir.toml:3:1: unknown key `wan.prot`: did you mean `wan.port`?");
+        refused(
+            "[lan]\n  interface = []",
+            "weir.toml:4:3: unknown key `lan.interface`: did you mean `lan.interfaces`?",
+        );
+        refused("[rooting]", "weir.toml:3:2: unknown key `rooting`: did you mean `routing`?");
+        refused("\"po\\nrt\" = 1", "weir.toml:3:1: unknown key `wan.po\\nrt`: did you mean `wan.port`?");
+        refused("[api]\nxylophone = 1", "weir.toml:4:1: unknown key `api.xylophone`: remove it");
+    }
+
+    #[test]
+    fn wrong_types_are_named() {
+        refused("port = \"4646\"", "weir.toml:3:8: `wan.port` is a string: write a whole number");
+        refused("attach = 1", "weir.toml:3:10: `wan.attach` is a whole number: write a string in quotes");
+        refused("deny = [1]", "weir.toml:3:9: `wan.deny` is a whole number: write a string in quotes");
+        refused(
+            "[workers]\ncores = 1.5",
+            "weir.toml:4:9: `workers.cores` is a number with a fraction: write a list of whole numbers, as in [1, 2]",
+        );
+        assert_eq!(
+            parse("wan = 3").unwrap_err(),
+            "weir.toml:1:7: `wan` is a whole number: write a [section] of its own"
+        );
+        assert_eq!(
+            parse("transit = 0\nwan.interface = \"e\"").unwrap_err(),
+            "weir.toml:1:11: `transit` is a whole number: write true or false"
+        );
+    }
+
+    #[test]
+    fn words_that_are_no_choice_are_answered_with_the_choices() {
+        for (text, choices) in [
+            ("attach = \"xdp\\n\"", "\"native\", \"generic\", \"tc\" or \"none\""),
+            ("io = \"epoll\"", "\"auto\", \"uring\" or \"mmsg\""),
+            ("[lan]\nattach = \"\"", "\"native\", \"generic\", \"tc\" or \"none\""),
+        ] {
+            let error = with(text).unwrap_err();
+            assert!(error.ends_with(choices) && error.lines().count() == 1, "{error}");
+        }
+        for (word, attach) in [("native", Attach::Native), ("generic", Attach::Generic), ("tc", Attach::Tc)] {
+            assert_eq!(with(&format!("attach = \"{word}\"")).unwrap().wan.attach, attach);
+        }
+        assert_eq!(with("io = \"mmsg\"").unwrap().wan.io, WanIo::Mmsg);
+        assert_eq!(with("io = \"uring\"").unwrap().wan.io, WanIo::Uring);
+    }
+
+    #[test]
+    fn broken_toml_names_line_and_column() {
+        for text in ["port = ", "port = 1\nport = 2", "[wan", "x = \"\u{7}\"", "= 1", "[[wan]]"] {
+            let error = with(text).unwrap_err();
+            assert!(error.starts_with("weir.toml:3:") || error.starts_with("weir.toml:4:"), "{text:?}: {error}");
+            assert_eq!(error.lines().count(), 1, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_taken_at_their_limits_and_refused_beyond() {
+        let cases: &[(&str, u64, u64)] = &[
+            ("port", 1, 65535),
+            ("source_rate_pps", 0, RATE_MAX),
+            ("source_burst", 1, BURST_MAX),
+            ("class_rate_pps", 0, RATE_MAX),
+            ("[tun]\nmtu", 1280, 65455),
+            ("[routing]\ntable", 1, u32::MAX.into()),
+            ("[routing]\nmark", 1, u32::MAX.into()),
+            ("[routing]\nrule_priority", 1, 32765),
+            ("[routing]\nmetric", 2, u64::from(u32::MAX) - 1),
+        ];
+        for &(key, min, max) in cases {
+            for good in [min, min + 1, max - 1, max] {
+                assert!(with(&format!("{key} = {good}")).is_ok(), "{key} = {good}");
+            }
+            for bad in [min as i128 - 1, max as i128 + 1, i128::from(i64::MAX), -1] {
+                let error = with(&format!("{key} = {bad}")).unwrap_err();
+                assert!(error.contains(&format!("it must be between {min} and {max}")), "{key} = {bad}: {error}");
+            }
+        }
+        assert_eq!(with("[routing]\nmark = 0x7766").unwrap().routing.mark, 0x7766);
+    }
+
+    #[test]
+    fn tables_of_the_kernel_are_refused() {
+        for (table, fits) in [(252, true), (253, false), (254, false), (255, false), (256, true)] {
+            assert_eq!(with(&format!("[routing]\ntable = {table}")).is_ok(), fits, "{table}");
+        }
+    }
+
+    #[test]
+    fn names_and_paths_are_taken_at_their_limits_and_refused_beyond() {
+        let name = |len: usize| format!("[tun]\nname = \"{}\"", "n".repeat(len));
+        assert!(with(&name(15)).is_ok());
+        for text in [name(16), name(0)]
+            .into_iter()
+            .chain(["..", ".", "a/b", "a b", "a:b", "weir%d", "ü"].map(|odd| format!("[tun]\nname = \"{odd}\"")))
+        {
+            assert!(with(&text).is_err(), "{text}");
+        }
+        let socket = |len: usize| format!("[api]\nsocket = \"/{}\"", "s".repeat(len - 1));
+        assert!(with(&socket(107)).is_ok());
+        assert!(with(&socket(108)).is_err());
+        refused("[bpf]\npin = \"weir\"", "weir.toml:4:7: `bpf.pin`: \"weir\" is not an absolute path: begin it with /");
+    }
+
+    #[test]
+    fn lists_are_taken_at_their_limits_and_refused_beyond() {
+        let cores = |count: u8| format!("[workers]\ncores = {:?}", (0..count).collect::<Vec<_>>());
+        assert!(with(&cores(1)).is_ok());
+        assert!(with(&cores(WORKERS_MAX)).is_ok());
+        assert!(with(&cores(0)).is_err());
+        assert!(with(&cores(WORKERS_MAX + 1)).is_err());
+        assert!(with("[workers]\ncores = [1023]").is_ok());
+        assert!(with("[workers]\ncores = [1024]").is_err());
+        assert!(with("[workers]\ncores = [1, 2, 1]").unwrap_err().contains("twice"));
+        assert!(with("[workers]\ncores = \"all\"").unwrap_err().contains("\"auto\""));
+
+        let prefixes = |count: usize| {
+            let list: Vec<_> = (0..count).map(|i| format!("10.{}.{}.0/24", i >> 8, i & 255)).collect();
+            format!("[routing]\nprefixes = {list:?}")
+        };
+        assert_eq!(with(&prefixes(PREFIXES_MAX)).unwrap().routing.prefixes.len(), PREFIXES_MAX);
+        assert!(with(&prefixes(PREFIXES_MAX + 1)).unwrap_err().contains("at most 1024"));
+    }
+
+    #[test]
+    fn values_that_cannot_be_are_refused() {
+        refused(
+            "deny = [\"198.51.100.0/24\",\n \"10.0.0.1/8\"]",
+            "weir.toml:4:2: `wan.deny`: \"10.0.0.1/8\": 10.0.0.1 has bits set behind its prefix length of 8",
+        );
+        for (key, value) in [
+            ("addresses", "10.0.0.1/33"),
+            ("addresses", "10.0.0.1"),
+            ("addresses", "127.0.0.1/8"),
+            ("addresses", "::/64"),
+            ("addresses", "224.0.0.1/4"),
+        ] {
+            assert!(with(&format!("[tun]\n{key} = [\"{value}\"]")).is_err(), "{value}");
+        }
+        for value in ["127.0.0.0/8", "224.0.0.0/4", "169.254.0.0/16", "fe80::/10", "ff00::/8", "10.0.0.1/8", "x"] {
+            assert!(with(&format!("[routing]\nprefixes = [\"{value}\"]")).is_err(), "{value}");
+        }
+        for value in ["0.0.0.0/0", "::/0", "169.0.0.0/8", "fd00::/8", "192.0.2.1/32"] {
+            assert!(with(&format!("[routing]\nprefixes = [\"{value}\"]")).is_ok(), "{value}");
+        }
+        assert!(with("[routing]\nprefixes = [\"10.0.0.0/8\", \"10.0.0.0/8\"]").unwrap_err().contains("twice"));
+    }
+
+    #[test]
+    fn interfaces_keep_to_one_duty() {
+        assert!(with("[lan]\ninterfaces = [\"eth1\", \"eth2\"]").is_ok());
+        refused(
+            "[lan]\ninterfaces = [\"eth1\", \"eth0\"]",
+            "weir.toml:4:14: `lan.interfaces`: eth0 is the WAN interface: one interface cannot be both",
+        );
+        assert!(with("[tun]\nname = \"eth0\"").is_err());
+        assert!(with("[lan]\ninterfaces = [\"weir0\"]").unwrap_err().contains("tun.name"));
+    }
+
+    #[test]
+    fn a_deny_list_that_nothing_enforces_is_refused() {
+        assert!(with("attach = \"tc\"\ndeny = [\"192.0.2.0/24\"]").is_ok());
+        assert!(with("attach = \"none\"\ndeny = []").is_ok());
+        assert!(with("attach = \"none\"\ndeny = [\"192.0.2.0/24\"]").unwrap_err().contains("wan.attach"));
+    }
+
+    #[test]
+    fn files_that_are_no_configuration_are_refused() {
+        let file = std::env::temp_dir().join(format!("weir-config-{}.toml", std::process::id()));
+        let load = |bytes: &[u8]| {
+            std::fs::write(&file, bytes).unwrap();
+            let result = Config::load(&file).map_err(|error| error.to_string());
+            std::fs::remove_file(&file).unwrap();
+            result
+        };
+        let mut text = b"wan.interface = \"eth0\"\n".to_vec();
+        text.resize(FILE_LEN_MAX as usize, b'\n');
+        assert!(load(&text).is_ok());
+        text.push(b'\n');
+        assert!(load(&text).unwrap_err().contains("is longer than 1048576 bytes"));
+        assert!(load(b"a = 1\nb = \"\xff\"").unwrap_err().contains(":2:6: not valid TOML"));
+        let missing = Config::load(&file).unwrap_err();
+        assert!(missing.to_string().contains("cannot be read"), "{missing}");
+        assert!(Config::load(Path::new("/")).is_err());
+    }
+}

@@ -1,0 +1,205 @@
+//! From a TOML document to a checked [`Config`]: which keys there are, what each may say, and which go together.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::ops::Range;
+use std::path::PathBuf;
+
+use toml::de::DeTable;
+use weir_abi::map::WORKERS_MAX;
+
+use super::section::{Located, Section};
+use super::{
+    Api, Attach, BURST_MAX, Bpf, CORE_MAX, Config, Cores, DENY_MAX, INTERFACE_NAME_LEN_MAX, LAN_INTERFACES_MAX, Lan,
+    MTU_MAX, MTU_MIN, PREFIXES_MAX, RATE_MAX, SOCKET_PATH_LEN_MAX, TUN_ADDRESSES_MAX, Tun, Wan, WanIo, Workers,
+};
+use crate::api::Prefix;
+use crate::io::netlink::{InterfaceAddress, Routing};
+
+/// Priority of the rule that looks into the kernel's table `main`; ours has to come before it (`net/ipv4/fib_rules.c`).
+const MAIN_RULE_PRIORITY: u64 = 32766;
+/// Numbers of the tables `default`, `main` and `local` (`linux/rtnetlink.h`).
+const KERNEL_TABLES: Range<u32> = 253..256;
+
+/// Reads the whole document.
+pub(super) fn config(document: &DeTable<'_>) -> Result<Config, Located> {
+    let top = Section::top(document, &["api", "wan", "lan", "tun", "workers", "routing", "bpf", "transit"])?;
+    let api = top.section("api", &["socket"])?;
+    let wan = top.section(
+        "wan",
+        &["interface", "port", "attach", "io", "source_rate_pps", "source_burst", "class_rate_pps", "deny"],
+    )?;
+    let lan = top.section("lan", &["interfaces", "attach"])?;
+    let tun = top.section("tun", &["name", "addresses", "mtu"])?;
+    let workers = top.section("workers", &["cores"])?;
+    let routing = top.section("routing", &["table", "mark", "rule_priority", "metric", "prefixes"])?;
+    let bpf = top.section("bpf", &["pin"])?;
+
+    let config = Config {
+        api: Api { socket: api.text("socket", socket_path)?.unwrap_or_else(|| "/run/weir/plane.sock".into()) },
+        wan: wan_section(&wan)?,
+        lan: Lan {
+            interfaces: lan.texts("interfaces", LAN_INTERFACES_MAX, interface_name)?.unwrap_or_default(),
+            attach: lan.text("attach", attach)?.unwrap_or(Attach::Auto),
+        },
+        tun: Tun {
+            name: tun.text("name", tun_name)?.unwrap_or_else(|| "weir0".into()),
+            addresses: tun.texts("addresses", TUN_ADDRESSES_MAX, tun_address)?.unwrap_or_default(),
+            mtu: tun.number("mtu", MTU_MIN.into()..=MTU_MAX.into())?.unwrap_or(1420),
+        },
+        workers: Workers { cores: cores(&workers)? },
+        routing: routing_section(&routing)?,
+        bpf: Bpf { pin: bpf.text("pin", absolute_path)? },
+        transit: top.flag("transit")?.unwrap_or(false),
+    };
+
+    if config.wan.attach == Attach::None && !config.wan.deny.is_empty() {
+        return Err(wan.refuse("deny", "nothing enforces it with wan.attach = \"none\": attach, or empty the list"));
+    }
+    if config.lan.interfaces.contains(&config.wan.interface) {
+        let why = format!("{} is the WAN interface: one interface cannot be both", config.wan.interface);
+        return Err(lan.refuse("interfaces", why));
+    }
+    if config.tun.name == config.wan.interface || config.lan.interfaces.contains(&config.tun.name) {
+        let why = format!("{} is the name of a WAN or LAN interface: choose another name", config.tun.name);
+        return Err(tun.refuse("name", why));
+    }
+    Ok(config)
+}
+
+fn wan_section(wan: &Section<'_>) -> Result<Wan, Located> {
+    let Some(interface) = wan.text("interface", interface_name)? else {
+        return Err(wan.missing("interface", "interface = \"eth0\" below [wan], with the name that `ip link` shows"));
+    };
+    let attach = wan.text("attach", attach)?.unwrap_or(Attach::Auto);
+    Ok(Wan {
+        interface,
+        port: wan.number("port", 1..=u16::MAX.into())?.unwrap_or(4646),
+        attach,
+        io: wan
+            .text("io", |word| match word {
+                "auto" => Ok(WanIo::Auto),
+                "uring" => Ok(WanIo::Uring),
+                "mmsg" => Ok(WanIo::Mmsg),
+                _ => Err(format!("{word:?} is no port: write \"auto\", \"uring\" or \"mmsg\"")),
+            })?
+            .unwrap_or(WanIo::Auto),
+        // A handshake takes some ten datagrams and a DHT look-up a few dozen: a site behind one address stays far below, a flood does not.
+        source_rate_pps: wan.number("source_rate_pps", 0..=RATE_MAX)?.unwrap_or(1_000),
+        source_burst: wan.number("source_burst", 1..=BURST_MAX)?.unwrap_or(256),
+        // What one core of a control plane can look at without falling behind.
+        class_rate_pps: wan.number("class_rate_pps", 0..=RATE_MAX)?.unwrap_or(20_000),
+        deny: wan.texts("deny", DENY_MAX, prefix)?.unwrap_or_default(),
+    })
+}
+
+fn cores(workers: &Section<'_>) -> Result<Cores, Located> {
+    if !workers.has("cores") || workers.is_text("cores") {
+        let auto = |word: &str| match word {
+            "auto" => Ok(Cores::Auto),
+            _ => Err(format!("{word:?} names no cores: write \"auto\" or a list, as in [1, 2]")),
+        };
+        return Ok(workers.text("cores", auto)?.unwrap_or(Cores::Auto));
+    }
+    let cores = workers.numbers("cores", 0..=CORE_MAX)?.unwrap_or_default();
+    if cores.is_empty() || cores.len() > usize::from(WORKERS_MAX) {
+        let why = format!("{} cores: list between 1 and {WORKERS_MAX}, or write \"auto\"", cores.len());
+        return Err(workers.refuse("cores", why));
+    }
+    if BTreeSet::from_iter(&cores).len() != cores.len() {
+        return Err(workers.refuse("cores", "the same core stands here twice: give each worker its own"));
+    }
+    Ok(Cores::List(cores))
+}
+
+fn routing_section(routing: &Section<'_>) -> Result<Routing, Located> {
+    let table = routing.number("table", 1..=u32::MAX.into())?.unwrap_or(7770);
+    if KERNEL_TABLES.contains(&table) {
+        let why = format!("table {table} is the kernel's own: choose one that nobody uses, as 7770");
+        return Err(routing.refuse("table", why));
+    }
+    Ok(Routing {
+        table,
+        mark: routing.number("mark", 1..=u32::MAX.into())?.unwrap_or(0x7765),
+        rule_priority: routing.number("rule_priority", 1..=MAIN_RULE_PRIORITY - 1)?.unwrap_or(7770),
+        metric: routing.number("metric", 2..=u64::from(u32::MAX) - 1)?.unwrap_or(1024),
+        prefixes: routing.texts("prefixes", PREFIXES_MAX, overlay_prefix)?.unwrap_or_default(),
+    })
+}
+
+fn attach(word: &str) -> Result<Attach, String> {
+    match word {
+        "auto" => Ok(Attach::Auto),
+        "native" => Ok(Attach::Native),
+        "generic" => Ok(Attach::Generic),
+        "tc" => Ok(Attach::Tc),
+        "none" => Ok(Attach::None),
+        _ => Err(format!("{word:?} is no attach mode: write \"auto\", \"native\", \"generic\", \"tc\" or \"none\"")),
+    }
+}
+
+fn absolute_path(text: &str) -> Result<PathBuf, String> {
+    if !text.starts_with('/') || text.contains('\0') {
+        return Err(format!("{text:?} is not an absolute path: begin it with /"));
+    }
+    Ok(text.into())
+}
+
+fn socket_path(text: &str) -> Result<PathBuf, String> {
+    if text.len() > SOCKET_PATH_LEN_MAX {
+        return Err(format!(
+            "{} bytes are too long for a unix socket: use a path of at most {SOCKET_PATH_LEN_MAX}",
+            text.len()
+        ));
+    }
+    absolute_path(text)
+}
+
+/// What `dev_valid_name` of the kernel accepts, in characters that survive a terminal.
+fn interface_name(text: &str) -> Result<String, String> {
+    let fits = (1..=INTERFACE_NAME_LEN_MAX).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':')
+        && text != "."
+        && text != "..";
+    if fits {
+        Ok(text.into())
+    } else {
+        Err(format!(
+            "{text:?} cannot name an interface: use 1 to {INTERFACE_NAME_LEN_MAX} visible ASCII characters without / and :"
+        ))
+    }
+}
+
+fn tun_name(text: &str) -> Result<String, String> {
+    // The kernel would take it for a pattern and choose the number itself.
+    if text.contains('%') {
+        return Err(format!("{text:?} is a pattern: write the name in full, as weir0"));
+    }
+    interface_name(text)
+}
+
+fn prefix(text: &str) -> Result<Prefix, String> {
+    text.parse().map_err(|error| format!("{text:?}: {error}"))
+}
+
+fn tun_address(text: &str) -> Result<InterfaceAddress, String> {
+    let address: InterfaceAddress = text.parse().map_err(|error| format!("{text:?}: {error}"))?;
+    let ip = address.address();
+    if ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() {
+        return Err(format!("{ip} cannot be the address of a TUN: use a unicast address of the overlay"));
+    }
+    Ok(address)
+}
+
+fn overlay_prefix(text: &str) -> Result<Prefix, String> {
+    let parsed = prefix(text)?;
+    let address = parsed.address();
+    let link_scope = match address {
+        IpAddr::V4(v4) => v4.is_link_local() && parsed.bit_len() >= 16,
+        IpAddr::V6(v6) => v6.is_unicast_link_local() && parsed.bit_len() >= 10,
+    };
+    if link_scope || address.is_loopback() || address.is_multicast() {
+        return Err(format!("{parsed} never leaves a host or link: list prefixes that are routed, as 10.0.0.0/8"));
+    }
+    Ok(parsed)
+}

@@ -1,0 +1,259 @@
+//! Notifications: what changed in links, addresses, routes and rules of this host.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+
+use super::link::read_address;
+use super::route::{Family, read_route};
+use super::{DATAGRAM_LEN_MAX, Error, HostAddress, messages};
+use crate::api::Prefix;
+
+/// Multicast groups (`RTNLGRP_*` of `linux/rtnetlink.h`): links; IPv4 addresses, routes, rules; the same of IPv6.
+const GROUPS: [u32; 7] = [1, 5, 7, 8, 9, 11, 19];
+
+/// Something changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// An interface appeared, disappeared or changed.
+    Link {
+        /// Its index.
+        index: u32,
+        /// Its name.
+        name: String,
+        /// Whether it is administratively up.
+        up: bool,
+        /// Whether it is gone.
+        removed: bool,
+    },
+    /// An address came or went.
+    Address {
+        /// The address and its interface.
+        address: HostAddress,
+        /// Whether it is gone.
+        removed: bool,
+    },
+    /// A route of the table that is watched came or went.
+    Route {
+        /// Its destination.
+        prefix: Prefix,
+        /// Whether it is gone.
+        removed: bool,
+    },
+    /// Some rule came or went.
+    Rule {
+        /// Of which family.
+        family: Family,
+        /// Whether it is gone.
+        removed: bool,
+    },
+    /// Notifications were lost or unreadable: look at everything again.
+    Lost,
+}
+
+/// A socket that hears of changes in the network namespace of the thread that opened it. It never blocks; its descriptor is readable when
+/// there is something to poll (level-triggered).
+#[derive(Debug)]
+pub struct Changes {
+    socket: Socket,
+    table: u32,
+    buffer: Vec<u8>,
+    /// Read and not yet returned; the oldest at the end.
+    pending: Vec<Change>,
+}
+
+impl Changes {
+    /// Subscribes to changes of links, addresses, rules, and the routes of one table.
+    ///
+    /// # Errors
+    /// [`Error::Socket`].
+    pub fn subscribe(table: u32) -> Result<Self, Error> {
+        let open = || {
+            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            socket.bind(&SocketAddr::new(0, 0))?;
+            for group in GROUPS {
+                match socket.add_membership(group) {
+                    // A kernel without IPv6 has fewer groups.
+                    Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+                    other => other?,
+                }
+            }
+            socket.set_non_blocking(true)?;
+            Ok(socket)
+        };
+        let socket = open().map_err(Error::Socket)?;
+        Ok(Self { socket, table, buffer: vec![0; DATAGRAM_LEN_MAX], pending: Vec::new() })
+    }
+
+    /// The next change, or `None` when there is none at the moment.
+    ///
+    /// # Errors
+    /// [`Error::Transport`].
+    pub fn poll_event(&mut self) -> Result<Option<Change>, Error> {
+        loop {
+            if let Some(change) = self.pending.pop() {
+                return Ok(Some(change));
+            }
+            match self.socket.recv_from(&mut &mut self.buffer[..], libc::MSG_TRUNC) {
+                Ok((_, from)) if from.port_number() != 0 => {}
+                Ok((len, _)) => match self.buffer.get(..len) {
+                    Some(datagram) => self.pending = read(datagram, self.table),
+                    None => return Ok(Some(Change::Lost)),
+                },
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EAGAIN) => return Ok(None),
+                    Some(libc::EINTR) => {}
+                    Some(libc::ENOBUFS) => return Ok(Some(Change::Lost)),
+                    _ => return Err(transport(error)),
+                },
+            }
+        }
+    }
+}
+
+impl AsFd for Changes {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn transport(source: io::Error) -> Error {
+    Error::Transport { action: "listen for changes of the network".into(), source }
+}
+
+/// The changes of one datagram, the last one first.
+fn read(datagram: &[u8], table: u32) -> Vec<Change> {
+    let mut changes: Vec<_> = messages(datagram)
+        .filter_map(|bytes| match bytes.and_then(|bytes| NetlinkMessage::deserialize(bytes).ok()) {
+            Some(message) => match message.payload {
+                NetlinkPayload::InnerMessage(inner) => change(&inner, table),
+                _ => None,
+            },
+            None => Some(Change::Lost),
+        })
+        .collect();
+    changes.reverse();
+    changes
+}
+
+fn change(message: &RouteNetlinkMessage, table: u32) -> Option<Change> {
+    use RouteNetlinkMessage::{DelAddress, DelLink, DelRoute, DelRule, NewAddress, NewLink, NewRoute, NewRule};
+    let removed = matches!(message, DelAddress(_) | DelLink(_) | DelRoute(_) | DelRule(_));
+    match message {
+        // Bridge ports have messages of their own with the bridge's family; they say nothing about the link itself.
+        NewLink(link) | DelLink(link) if link.header.interface_family == AddressFamily::Unspec => {
+            let up = link.header.flags.contains(LinkFlags::Up);
+            Some(Change::Link { index: link.header.index, name: link_name(link), up, removed })
+        }
+        NewAddress(address) | DelAddress(address) => {
+            read_address(address).map(|address| Change::Address { address, removed })
+        }
+        NewRoute(route) | DelRoute(route) => read_route(route)
+            .filter(|(in_table, _)| *in_table == table)
+            .map(|(_, entry)| Change::Route { prefix: entry.prefix, removed }),
+        NewRule(rule) | DelRule(rule) => match rule.header.family {
+            AddressFamily::Inet => Some(Change::Rule { family: Family::V4, removed }),
+            AddressFamily::Inet6 => Some(Change::Rule { family: Family::V6, removed }),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn link_name(link: &LinkMessage) -> String {
+    let name = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    });
+    name.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Netlink;
+    use super::super::testing::{Namespace, ip};
+    use super::*;
+
+    /// The notifications of a finished `ip` command are queued before it ends.
+    fn drain(changes: &mut Changes) -> Vec<Change> {
+        std::iter::from_fn(|| changes.poll_event().unwrap()).collect()
+    }
+
+    #[test]
+    fn each_kind_of_change_is_heard() {
+        let _namespace = Namespace::with_veth();
+        let index = Netlink::open().unwrap().link("va").unwrap().index;
+        let mut changes = Changes::subscribe(7770).unwrap();
+        assert_eq!(drain(&mut changes), []);
+        ip("link set va up");
+        let heard = drain(&mut changes);
+        assert!(heard.contains(&Change::Link { index, name: "va".into(), up: true, removed: false }), "{heard:?}");
+
+        let address = HostAddress { link: index, address: "10.9.0.1/24".parse().unwrap() };
+        let prefix = "10.8.0.0/16".parse().unwrap();
+        for (command, expected) in [
+            ("addr add 10.9.0.1/24 dev va", Change::Address { address, removed: false }),
+            ("addr del 10.9.0.1/24 dev va", Change::Address { address, removed: true }),
+            ("route add unreachable 10.8.0.0/16 table 7770", Change::Route { prefix, removed: false }),
+            ("route del unreachable 10.8.0.0/16 table 7770", Change::Route { prefix, removed: true }),
+            ("rule add priority 99 table 7770", Change::Rule { family: Family::V4, removed: false }),
+            ("-6 rule add priority 99 table 7770", Change::Rule { family: Family::V6, removed: false }),
+            ("rule del priority 99", Change::Rule { family: Family::V4, removed: true }),
+            ("link del va", Change::Link { index, name: "va".into(), up: false, removed: true }),
+        ] {
+            ip(command);
+            let heard = drain(&mut changes);
+            assert!(heard.contains(&expected), "{command}: {heard:?}");
+        }
+    }
+
+    #[test]
+    fn routes_of_other_tables_are_not_heard() {
+        let _namespace = Namespace::with_veth();
+        let mut changes = Changes::subscribe(7770).unwrap();
+        ip("route add unreachable 10.8.0.0/16 table 7771");
+        assert_eq!(drain(&mut changes), []);
+    }
+
+    #[test]
+    fn an_overrun_is_told_and_the_socket_goes_on() {
+        let _namespace = Namespace::with_veth();
+        let mut changes = Changes::subscribe(7770).unwrap();
+        changes.socket.set_rx_buf_sz(4096).unwrap();
+        let mut netlink = Netlink::open().unwrap();
+        let index = netlink.link("va").unwrap().index;
+        for _ in 0..64 {
+            netlink.set_link_up(index, true).unwrap();
+            netlink.set_link_up(index, false).unwrap();
+        }
+        assert!(drain(&mut changes).contains(&Change::Lost));
+        netlink.set_link_up(index, true).unwrap();
+        assert!(!drain(&mut changes).is_empty());
+    }
+
+    #[test]
+    fn what_another_process_sends_is_not_believed() {
+        let _namespace = Namespace::with_veth();
+        let mut changes = Changes::subscribe(7770).unwrap();
+        let mut address = SocketAddr::new(0, 0);
+        changes.socket.get_address(&mut address).unwrap();
+        let mut other = Socket::new(NETLINK_ROUTE).unwrap();
+        other.bind_auto().unwrap();
+        other.send_to(&[0; 20], &address, 0).unwrap();
+        assert_eq!(drain(&mut changes), []);
+    }
+
+    #[test]
+    fn unreadable_notifications_count_as_lost() {
+        assert_eq!(read(&[1, 2, 3], 7770), [Change::Lost]);
+        let mut garbage = vec![0u8; 20];
+        garbage[..4].copy_from_slice(&20u32.to_ne_bytes());
+        garbage[4..6].copy_from_slice(&16u16.to_ne_bytes());
+        assert_eq!(read(&garbage, 7770), [Change::Lost]);
+    }
+}
