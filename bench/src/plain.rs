@@ -37,8 +37,10 @@ pub struct Plain {
     pub tcp: Transfer,
     /// Generator flat out, IPv4.
     pub flood: Report,
-    /// Generator at half of what came through flat out, IPv4.
-    pub half: Report,
+    /// Rate of the paced run, millions of frames a second: half of what came through flat out.
+    pub paced_at_mpps: f64,
+    /// Generator at that rate, IPv4. `sent_mpps` below it says that the sender was the limit.
+    pub paced: Report,
 }
 
 /// Builds a rig with plain forwarding, measures, and tears it down.
@@ -58,7 +60,8 @@ pub fn measure(config: &PlainConfig) -> Result<Plain> {
     let sent = flood(h1, h1.lan.name, &stream, Amount::Duration(config.duration))?;
     let flood = Report::new(&sent, &settle(&sink)?);
     sink.reset()?;
-    let sent = pace(h1, h1.lan.name, &stream, flood.received_mpps * 0.5e6, Amount::Duration(config.duration))?;
-    let half = Report::new(&sent, &settle(&sink)?);
-    Ok(Plain { ping_v4, ping_v6, tcp, flood, half })
+    let paced_at_mpps = flood.received_mpps / 2.0;
+    let sent = pace(h1, h1.lan.name, &stream, paced_at_mpps * 1e6, Amount::Duration(config.duration))?;
+    let paced = Report::new(&sent, &settle(&sink)?);
+    Ok(Plain { ping_v4, ping_v6, tcp, flood, paced_at_mpps, paced })
 }

@@ -1,10 +1,12 @@
 //! The rig, generator and sink against the real kernel. Needs root; each test has namespaces of its own.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
 use std::net::UdpSocket;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -68,6 +70,68 @@ fn a_panic_inside_a_namespace_reaches_the_caller_and_the_rig_is_removed() {
     assert_eq!(result.unwrap_err().downcast_ref::<&str>(), Some(&"on purpose"));
     assert_eq!(seen.len(), 4);
     assert!(seen.iter().all(|n| !Path::new(n).exists()));
+}
+
+/// Starts the program and waits for the last line that it prints about its rig; returns it with the names of the namespaces.
+fn rig_up(args: &[&str]) -> (std::process::Child, Vec<String>) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_weir-bench"))
+        .args(["rig", "up"])
+        .args(args)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut names = Vec::new();
+    for line in lines {
+        match line.split_once("ip netns exec ") {
+            Some((_, rest)) => names.push(format!("/run/netns/{}", rest.trim_end_matches(" bash"))),
+            None if line.contains("removes it") => break,
+            None => {}
+        }
+    }
+    names.dedup();
+    assert_eq!(names.len(), 4);
+    (child, names)
+}
+
+#[test]
+fn a_signal_removes_a_rig() {
+    for signal in ["INT", "TERM"] {
+        let (mut child, names) = rig_up(&[]);
+        assert!(names.iter().all(|n| Path::new(n).exists()));
+        assert!(Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap().success());
+        assert_eq!(child.wait().unwrap().code(), Some(if signal == "INT" { 130 } else { 143 }));
+        assert!(names.iter().all(|n| !Path::new(n).exists()));
+    }
+}
+
+#[test]
+fn clean_removes_what_a_killed_process_left_and_nothing_else() {
+    let living = Rig::new(RigConfig::default()).unwrap();
+    let (mut child, killed) = rig_up(&[]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let (mut child, kept) = rig_up(&["--keep"]);
+    assert!(child.wait().unwrap().success());
+    assert!(killed.iter().chain(&kept).all(|n| Path::new(n).exists()));
+    let removed = weir_bench::rig::clean().unwrap();
+    assert!(killed.iter().chain(&kept).all(|n| !Path::new(n).exists()));
+    assert!(killed.iter().chain(&kept).all(|n| removed.contains(&n.replace("/run/netns/", ""))), "{removed:?}");
+    assert!(names(&living).iter().all(|n| Path::new(n).exists()));
+}
+
+#[test]
+fn mistakes_get_one_line_and_a_failure() {
+    for (args, says) in [
+        (&["gen", "--to", "10.2.0.2", "-i", "nope", "--netns", "weir-none"][..], "no network namespace weir-none"),
+        (&["gen", "--to", "10.2.0.2", "-i", "nope"], "no interface nope"),
+        (&["sink", "-i", "nope"], "no interface nope"),
+        (&["gen", "--to", "10.2.0.2", "-i", "lo", "--size", "63"], "between 64 and 1518"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_weir-bench")).args(args).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && text.contains(says), "{args:?}: {text}");
+    }
 }
 
 #[test]
