@@ -1,1 +1,364 @@
-fn main() {}
+//! The command line of the bench.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use weir_bench::generator::{self, Amount, Sent};
+use weir_bench::plain::{self, PlainConfig};
+use weir_bench::rig::{self, Namespace, Rig, RigConfig};
+use weir_bench::sink::{Report, Sink, SinkConfig};
+use weir_bench::stream::{Path, Sizes, Stream};
+use weir_bench::sys::clock::{monotonic_ns, wait_until};
+use weir_bench::{Error, Result, pcap};
+
+#[derive(Parser)]
+#[command(version, about = "Weir's test rig, packet generator and sink")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build or clean rigs of network namespaces: h1 – g1 – g2 – h2
+    #[command(subcommand)]
+    Rig(RigCommand),
+    /// Send a stream of stamped UDP datagrams, or write it to a file
+    Gen(GenArgs),
+    /// Count stamped datagrams that arrive at an interface
+    Sink(SinkArgs),
+    /// Measure the kernel's own forwarding on a rig
+    Plain(PlainArgs),
+}
+
+#[derive(Subcommand)]
+enum RigCommand {
+    /// Build a rig and hold it until interrupted
+    Up(UpArgs),
+    /// Remove the namespaces of rigs whose process is gone
+    Clean,
+}
+
+#[derive(Args)]
+struct UpArgs {
+    /// Leave the rig standing and return
+    #[arg(long)]
+    keep: bool,
+    /// Let the gateways route between the LANs themselves
+    #[arg(long)]
+    plain: bool,
+    /// MTU of the LANs in bytes
+    #[arg(long, default_value_t = 1500)]
+    lan_mtu: u32,
+    /// MTU of the link between the gateways in bytes
+    #[arg(long, default_value_t = 1500)]
+    wan_mtu: u32,
+    /// Queues of each interface
+    #[arg(long, default_value_t = 2)]
+    queues: u32,
+    /// Switch on rx-udp-gro-forwarding on the gateways' LAN interfaces
+    #[arg(long)]
+    udp_gro_forwarding: bool,
+}
+
+#[derive(Args)]
+struct GenArgs {
+    /// Named network namespace to send in; this one if not given
+    #[arg(long)]
+    netns: Option<String>,
+    /// Interface to send on; not needed for a file when all addresses are given
+    #[arg(long, short, required_unless_present_all = ["source", "source_mac", "next_hop_mac", "pcap"])]
+    interface: Option<String>,
+    /// Destination address
+    #[arg(long)]
+    to: IpAddr,
+    /// Source address; what the kernel would choose if not given
+    #[arg(long)]
+    source: Option<IpAddr>,
+    /// Source link-layer address; that of the interface if not given
+    #[arg(long, value_parser = parse_mac)]
+    source_mac: Option<[u8; 6]>,
+    /// Link-layer address of the next hop; asked for on the link if not given
+    #[arg(long, value_parser = parse_mac)]
+    next_hop_mac: Option<[u8; 6]>,
+    /// Frame size in bytes with FCS (64 to 1518), or imix
+    #[arg(long, default_value = "64")]
+    size: Sizes,
+    /// Number of flows
+    #[arg(long, default_value_t = 1)]
+    flows: u32,
+    /// First source port
+    #[arg(long, default_value_t = 20_000)]
+    source_port: u16,
+    /// Destination port
+    #[arg(long, default_value_t = 9)]
+    port: u16,
+    /// Frames per second by AF_XDP; flat out from the kernel if not given
+    #[arg(long, value_parser = parse_rate)]
+    rate: Option<f64>,
+    /// Stop after this many frames instead of after a duration
+    #[arg(long)]
+    frames: Option<u64>,
+    /// Stop after this many seconds
+    #[arg(long, default_value_t = 5.0, value_parser = parse_seconds)]
+    duration: f64,
+    /// Write the stream to this file instead of sending it (microsecond pcap; --frames of it, spaced by --rate)
+    #[arg(long)]
+    pcap: Option<PathBuf>,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct SinkArgs {
+    /// Named network namespace to count in; this one if not given
+    #[arg(long)]
+    netns: Option<String>,
+    /// Interface to count on
+    #[arg(long, short)]
+    interface: String,
+    /// Seconds to count for
+    #[arg(long, default_value_t = 5.0, value_parser = parse_seconds)]
+    duration: f64,
+    /// Let counted datagrams go on to the stack
+    #[arg(long)]
+    pass: bool,
+    /// Read the stamp of every datagram inside a merged packet
+    #[arg(long)]
+    every_segment: bool,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct PlainArgs {
+    /// Seconds of the TCP transfer and of each generator run
+    #[arg(long, default_value_t = 3.0, value_parser = parse_seconds)]
+    duration: f64,
+    /// Frame size in bytes with FCS (64 to 1518), or imix
+    #[arg(long, default_value = "64")]
+    size: Sizes,
+    /// Number of flows
+    #[arg(long, default_value_t = 1)]
+    flows: u32,
+    /// Switch on rx-udp-gro-forwarding on the gateways' LAN interfaces
+    #[arg(long)]
+    udp_gro_forwarding: bool,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_mac(text: &str) -> std::result::Result<[u8; 6], String> {
+    let bytes: Option<Vec<u8>> =
+        text.split(':').map(|b| if b.len() == 2 { u8::from_str_radix(b, 16).ok() } else { None }).collect();
+    bytes.and_then(|b| b.try_into().ok()).ok_or_else(|| "six bytes in hexadecimal with colons are needed".to_owned())
+}
+
+/// A year is longer than any run, and keeps the arithmetic of deadlines far from its limits.
+fn parse_seconds(text: &str) -> std::result::Result<f64, String> {
+    let seconds = text.parse().ok().filter(|s| (0.001..=31_536_000.0).contains(s));
+    seconds.ok_or_else(|| "a number of seconds of at least 0.001 is needed".to_owned())
+}
+
+fn parse_rate(text: &str) -> std::result::Result<f64, String> {
+    let rate = text.parse().ok().filter(|r| (1.0..=1e9).contains(r));
+    rate.ok_or_else(|| "a number of frames per second between 1 and 1e9 is needed".to_owned())
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = rig::guard_process().and_then(|()| match cli.command {
+        Command::Rig(RigCommand::Up(args)) => rig_up(&args),
+        Command::Rig(RigCommand::Clean) => rig_clean(),
+        Command::Gen(args) => generate(&args),
+        Command::Sink(args) => count(&args),
+        Command::Plain(args) => measure_plain(&args),
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("weir-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn rig_up(args: &UpArgs) -> Result<()> {
+    let config = RigConfig {
+        lan_mtu: args.lan_mtu,
+        wan_mtu: args.wan_mtu,
+        queues: args.queues,
+        plain: args.plain,
+        udp_gro_forwarding: args.udp_gro_forwarding,
+        ..RigConfig::default()
+    };
+    let rig = Rig::new(config)?;
+    let mut rows = Vec::new();
+    for host in rig.hosts() {
+        for interface in [Some(host.lan), host.wan].into_iter().flatten() {
+            let enter = format!("ip netns exec {} bash", host.name());
+            rows.push([interface.name.to_owned(), interface.v4.to_string(), interface.v6.to_string(), enter]);
+        }
+    }
+    print_table(&["interface", "IPv4", "IPv6", "enter with"], &rows);
+    if args.keep {
+        rig.keep();
+        println!("Left standing. `weir-bench rig clean` removes it.");
+        return Ok(());
+    }
+    println!("Ctrl-C removes it.");
+    loop {
+        // The guard of the process ends it.
+        std::thread::park();
+    }
+}
+
+fn rig_clean() -> Result<()> {
+    let removed = rig::clean()?;
+    match removed.len() {
+        0 => println!("Nothing was left over."),
+        _ => removed.iter().for_each(|name| println!("removed {name}")),
+    }
+    Ok(())
+}
+
+fn namespace(name: Option<&str>) -> Result<Namespace> {
+    name.map_or_else(Namespace::current, Namespace::open)
+}
+
+fn generate(args: &GenArgs) -> Result<()> {
+    let path = match (args.source, args.source_mac, args.next_hop_mac, &args.interface) {
+        (Some(source), Some(source_mac), Some(next_hop_mac), _) => {
+            Path { source_mac, next_hop_mac, source, destination: args.to }
+        }
+        (source, source_mac, next_hop_mac, Some(interface)) => {
+            let found = namespace(args.netns.as_deref())?.resolve(interface, args.to)?;
+            Path {
+                source: source.unwrap_or(found.source),
+                source_mac: source_mac.unwrap_or(found.source_mac),
+                next_hop_mac: next_hop_mac.unwrap_or(found.next_hop_mac),
+                destination: args.to,
+            }
+        }
+        _ => unreachable!("clap requires the interface unless all addresses are given"),
+    };
+    let stream = Stream {
+        path,
+        flows: args.flows,
+        sizes: args.size,
+        source_port: args.source_port,
+        destination_port: args.port,
+    };
+    let duration = Duration::from_secs_f64(args.duration);
+    let amount = args.frames.map_or(Amount::Duration(duration), Amount::Frames);
+    if let Some(file) = &args.pcap {
+        let rate = args.rate.unwrap_or(1e6);
+        let count = args.frames.unwrap_or((args.duration * rate) as u64);
+        let failed = |source| Error::Io { what: format!("cannot write {}", file.display()), source };
+        let writer = BufWriter::new(File::create(file).map_err(failed)?);
+        pcap::write(&stream.compile()?, count, rate, writer).map_err(failed)?;
+        println!("{count} frames (size {}, flows {}) written to {}", stream.sizes, stream.flows, file.display());
+        return Ok(());
+    }
+    let (namespace, interface) = (namespace(args.netns.as_deref())?, args.interface.as_deref().unwrap_or_default());
+    let sent = match args.rate {
+        Some(rate) => generator::pace(&namespace, interface, &stream, rate, amount)?,
+        None => generator::flood(&namespace, interface, &stream, amount)?,
+    };
+    if args.json {
+        print_json(&sent);
+    } else {
+        let cells = [
+            sent.frames.to_string(),
+            sent.bytes.to_string(),
+            format!("{:.3}", sent.elapsed_ns as f64 / 1e9),
+            format!("{:.3}", sent.pps() / 1e6),
+            format!("{:.1}", sent.late_max_ns as f64 / 1e3),
+        ];
+        print_table(&["frames", "bytes", "seconds", "Mpps", "latest burst µs"], &[cells]);
+    }
+    Ok(())
+}
+
+fn count(args: &SinkArgs) -> Result<()> {
+    let config = SinkConfig { pass: args.pass, every_segment: args.every_segment };
+    let sink = Sink::attach(&namespace(args.netns.as_deref())?, &args.interface, config)?;
+    wait_until(monotonic_ns() + (args.duration * 1e9) as u64);
+    let tally = sink.read()?;
+    // The sink does not know what was sent; what it can tell is what is missing below the last of each flow.
+    let seen = Sent { frames: tally.datagrams + tally.gaps, elapsed_ns: tally.elapsed_ns, ..Sent::default() };
+    let report = Report::new(&seen, &tally);
+    if args.json {
+        print_json(&report);
+    } else {
+        print_table(&Report::HEADINGS, &[report.row()]);
+    }
+    Ok(())
+}
+
+fn measure_plain(args: &PlainArgs) -> Result<()> {
+    let config = PlainConfig {
+        duration: Duration::from_secs_f64(args.duration),
+        sizes: args.size,
+        flows: args.flows,
+        udp_gro_forwarding: args.udp_gro_forwarding,
+    };
+    let plain = plain::measure(&config)?;
+    if args.json {
+        print_json(&plain);
+        return Ok(());
+    }
+    let ping = |p: weir_bench::external::Ping| {
+        format!(
+            "{} of {}, {}",
+            p.received,
+            p.sent,
+            p.mean_us.map_or_else(|| "-".to_owned(), |us| format!("{us:.0} µs"))
+        )
+    };
+    let rows = [
+        ["ping IPv4".to_owned(), ping(plain.ping_v4)],
+        ["ping IPv6".to_owned(), ping(plain.ping_v6)],
+        ["TCP, one stream".to_owned(), format!("{:.2} Gbit/s, {} retransmits", plain.tcp.gbps, plain.tcp.retransmits)],
+    ];
+    print_table(&["plain forwarding", "result"], &rows);
+    println!();
+    let rows = [("flat out".to_owned(), plain.flood), (format!("paced, {:.3} Mpps", plain.paced_at_mpps), plain.paced)]
+        .map(|(what, report)| {
+            let mut row = vec![format!("{what}, {} B, {} flows", args.size, args.flows)];
+            row.extend(report.row());
+            row
+        });
+    let headings: Vec<_> = ["generator"].into_iter().chain(Report::HEADINGS).collect();
+    print_table(&headings, &rows);
+    Ok(())
+}
+
+fn print_json(value: &impl serde::Serialize) {
+    println!("{}", serde_json::to_string_pretty(value).expect("structs of numbers and strings always serialise"));
+}
+
+/// Prints columns as wide as their longest cell.
+fn print_table<R: AsRef<[String]>>(headings: &[&str], rows: &[R]) {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.as_ref().get(column)).map(|cell| cell.chars().count());
+        cells.chain([headings[column].chars().count()]).max().unwrap_or(0)
+    };
+    let widths: Vec<_> = (0..headings.len()).map(width).collect();
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let cells: Vec<_> = cells.zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
+        println!("{}", cells.join("  ").trim_end());
+    };
+    line(&mut headings.iter().copied());
+    for row in rows {
+        line(&mut row.as_ref().iter().map(String::as_str));
+    }
+}

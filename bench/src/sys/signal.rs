@@ -1,0 +1,41 @@
+//! SIGINT and SIGTERM taken by a waiting thread instead of a handler, so that tearing down may allocate and lock.
+
+use std::io;
+
+fn stop_signals() -> libc::sigset_t {
+    // SAFETY: an all-zero set is a valid place for `sigemptyset` to write to, and the calls only touch the set.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        libc::sigaddset(&mut set, libc::SIGINT);
+        libc::sigaddset(&mut set, libc::SIGTERM);
+        set
+    }
+}
+
+/// Blocks SIGINT and SIGTERM in this thread and those it starts from now on. Children are not affected: `std` clears their mask.
+///
+/// # Errors
+/// The errno of `pthread_sigmask`.
+pub fn block_stop_signals() -> io::Result<()> {
+    // SAFETY: the set is initialised; a null old set is allowed.
+    match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &stop_signals(), std::ptr::null_mut()) } {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+/// Waits for SIGINT or SIGTERM, which must be blocked, and returns its number.
+pub fn wait_for_stop() -> i32 {
+    let mut signal = 0;
+    // SAFETY: both arguments are valid; the call fails only for an invalid set.
+    unsafe { libc::sigwait(&stop_signals(), &mut signal) };
+    signal
+}
+
+/// Whether a process with this id exists.
+pub fn process_exists(pid: u32) -> bool {
+    // SAFETY: signal 0 checks for existence and sends nothing.
+    let result = unsafe { libc::kill(pid as libc::pid_t, 0) };
+    result == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
+}
