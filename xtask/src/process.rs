@@ -86,9 +86,9 @@ pub(crate) fn as_root(program: impl AsRef<OsStr>) -> Command {
     }
 }
 
-/// The cargo that started us, or the one on `PATH`, in `dir`.
+/// Cargo in `dir`, found on `PATH`: under rustup that is the toolchain that started us, which it names in the environment.
 pub(crate) fn cargo(dir: &Path) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = Command::new("cargo");
     command.current_dir(dir);
     forget_own_build(&mut command);
     command

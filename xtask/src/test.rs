@@ -118,18 +118,12 @@ pub(crate) fn run(workspace: &Workspace, full: bool) -> Result<ExitCode, String>
 /// The command line that repeats only this.
 fn repeat(workspace: &Workspace, action: &Action) -> String {
     match action {
-        Action::Cargo(arguments) => typed(&cargo(workspace, arguments)),
+        Action::Cargo(arguments) => process::line(&cargo(workspace, arguments)),
         Action::CargoManyCases(arguments) => {
-            typed(cargo(workspace, arguments).env("PROPTEST_CASES", FULL_PROPTEST_CASES))
+            process::line(cargo(workspace, arguments).env("PROPTEST_CASES", FULL_PROPTEST_CASES))
         }
         Action::Own(_, command) => (*command).to_owned(),
     }
-}
-
-/// The command with the plain word `cargo` where the path of the running one stands.
-fn typed(command: &Command) -> String {
-    let program = command.get_program().to_string_lossy();
-    process::line(command).replacen(&*program, "cargo", 1)
 }
 
 fn cargo(workspace: &Workspace, arguments: &str) -> Command {
