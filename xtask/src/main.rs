@@ -27,7 +27,12 @@ use clap::{Parser, Subcommand};
 use crate::workspace::Workspace;
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", about = "Weir's build, test and demo tasks", max_term_width = 120)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Weir's build, test and demo tasks",
+    max_term_width = 120
+)]
 struct Cli {
     #[command(subcommand)]
     task: Task,

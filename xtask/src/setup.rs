@@ -3,6 +3,7 @@
 //! Only Debian and its relatives are set up automatically, because only their package names are known here; elsewhere the task ends with
 //! the names of what is missing. Everything that is installed is announced in one line with its reason.
 
+use std::fs;
 use std::process::Command;
 
 use crate::process;
@@ -84,13 +85,24 @@ pub(crate) fn has_apt() -> bool {
     process::find("apt-get").is_some()
 }
 
-/// Whether the package lists offer this package. An empty list, as in a fresh container, is updated first.
+/// Whether the package lists offer this package. When there are no lists yet, as in a fresh container, they are fetched first.
 pub(crate) fn apt_offers(package: &str) -> bool {
-    let offers = || {
-        process::capture(Command::new("apt-cache").args(["policy", package]))
-            .is_some_and(|policy| policy.contains("Candidate:") && !policy.contains("Candidate: (none)"))
-    };
-    has_apt() && (offers() || (process::run(apt_get().arg("update").arg("-q")).is_ok() && offers()))
+    if !has_apt() {
+        return false;
+    }
+    if !has_package_lists()
+        && let Err(message) = process::run(apt_get().arg("update").arg("-q"))
+    {
+        println!("{message}; so there are no packages to choose from");
+        return false;
+    }
+    process::capture(Command::new("apt-cache").args(["policy", package]))
+        .is_some_and(|policy| policy.contains("Candidate:") && !policy.contains("Candidate: (none)"))
+}
+
+fn has_package_lists() -> bool {
+    let lists = fs::read_dir("/var/lib/apt/lists");
+    lists.into_iter().flatten().flatten().any(|entry| entry.file_name().to_string_lossy().contains("_Packages"))
 }
 
 fn apt_get() -> Command {
