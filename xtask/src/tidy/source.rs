@@ -113,7 +113,9 @@ impl Source {
     }
 
     fn mark_tests(&mut self) {
-        let whole = self.path.split('/').any(|part| matches!(part, "tests" | "tests.rs" | "benches" | "fuzz_targets"));
+        // Files of their own, by name: whole folders of tests, and `lane_tests.rs` beside `lane.rs`.
+        let whole = self.path.ends_with("tests.rs")
+            || self.path.split('/').any(|part| matches!(part, "tests" | "benches" | "fuzz_targets"));
         // Inside an item under `#[cfg(test)]`: the braces open so far, `None` before the first.
         let mut item: Option<Option<usize>> = None;
         for line in &mut self.lines {
@@ -323,6 +325,8 @@ mod tests {
         let source = Source::parse("a/src/x.rs", "#[cfg(test)]\nmod tests;\nfn d() {}\n");
         assert_eq!(source.lines.iter().map(|line| line.test).collect::<Vec<_>>(), [true, true, false]);
         assert!(Source::parse("a/tests/x.rs", "fn a() {}").is_test(1));
+        assert!(Source::parse("a/src/x_tests.rs", "fn a() {}").is_test(1));
+        assert!(!Source::parse("a/src/contest.rs", "fn a() {}").is_test(1));
     }
 
     #[test]
