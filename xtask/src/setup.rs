@@ -1,0 +1,122 @@
+//! What must be on the machine beyond Rust, and how it gets there.
+//!
+//! Only Debian and its relatives are set up automatically, because only their package names are known here; elsewhere the task ends with
+//! the names of what is missing. Everything that is installed is announced in one line with its reason.
+
+use std::fs;
+use std::process::Command;
+
+use crate::process;
+use crate::workspace::Workspace;
+
+/// A program that a task needs.
+struct Need {
+    program: &'static str,
+    /// The package that has it, on Debian and Ubuntu.
+    package: &'static str,
+    why: &'static str,
+}
+
+const NEEDS: [Need; 5] = [
+    Need { program: "cc", package: "build-essential", why: "builds the C part of the crypto library" },
+    Need { program: "ip", package: "iproute2", why: "enters the network namespaces of the rig" },
+    Need { program: "ping", package: "iputils-ping", why: "sends the echoes of the demo and the tests" },
+    Need { program: "iperf3", package: "iperf3", why: "makes the TCP transfers of the demo and the tests" },
+    Need { program: "tcpdump", package: "tcpdump", why: "captures what is on the wire, as a witness that is not ours" },
+];
+
+/// A program from the crate registry, at the version that the project uses.
+pub(crate) struct Tool {
+    /// Package and subcommand, as in `cargo-deny`.
+    pub(crate) name: &'static str,
+    /// The version to install when it is missing.
+    pub(crate) version: &'static str,
+    /// What for, in half a sentence.
+    pub(crate) why: &'static str,
+}
+
+/// Checks licences, bans and sources of all dependencies.
+pub(crate) const CARGO_DENY: Tool = Tool {
+    name: "cargo-deny",
+    version: "0.20.2",
+    why: "checks licences and sources of all dependencies, takes about 4 minutes",
+};
+/// Runs the fuzz targets.
+pub(crate) const CARGO_FUZZ: Tool = Tool { name: "cargo-fuzz", version: "0.13.2", why: "runs the fuzz targets" };
+
+/// Installs what building, demo and tests need.
+pub(crate) fn run() -> Result<(), String> {
+    if !process::is_root() {
+        if process::find("sudo").is_none() {
+            return Err("network namespaces, TUN and eBPF need root: run this as root, or install sudo".into());
+        }
+        println!("not root: what needs root runs through sudo");
+    }
+    let missing: Vec<&Need> = NEEDS.iter().filter(|need| process::find(need.program).is_none()).collect();
+    for need in &missing {
+        println!("missing: {} ({}): {}", need.program, need.package, need.why);
+    }
+    let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
+    install_packages(&packages)
+}
+
+/// Installs Debian packages, after one update of the lists.
+pub(crate) fn install_packages(packages: &[&str]) -> Result<(), String> {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    if !has_apt() {
+        return Err(format!(
+            "no apt-get here: install these, or what your system calls them, by hand: {}",
+            packages.join(" ")
+        ));
+    }
+    println!("installing with apt-get: {}", packages.join(" "));
+    // A mirror that cannot be reached may not matter when the lists are fresh; the install says so if it does.
+    if let Err(message) = process::run(apt_get().arg("update").arg("-q")) {
+        println!("{message}; going on with the package lists as they are");
+    }
+    process::run(apt_get().args(["install", "-q", "-y", "--no-install-recommends"]).args(packages))
+        .map_err(|message| format!("{message}; install by hand: {}", packages.join(" ")))
+}
+
+/// Whether packages can be installed at all.
+pub(crate) fn has_apt() -> bool {
+    process::find("apt-get").is_some()
+}
+
+/// Whether the package lists offer this package. When there are no lists yet, as in a fresh container, they are fetched first.
+pub(crate) fn apt_offers(package: &str) -> bool {
+    if !has_apt() {
+        return false;
+    }
+    if !has_package_lists()
+        && let Err(message) = process::run(apt_get().arg("update").arg("-q"))
+    {
+        println!("{message}; so there are no packages to choose from");
+        return false;
+    }
+    process::capture(Command::new("apt-cache").args(["policy", package]))
+        .is_some_and(|policy| policy.contains("Candidate:") && !policy.contains("Candidate: (none)"))
+}
+
+fn has_package_lists() -> bool {
+    let lists = fs::read_dir("/var/lib/apt/lists");
+    lists.into_iter().flatten().flatten().any(|entry| entry.file_name().to_string_lossy().contains("_Packages"))
+}
+
+fn apt_get() -> Command {
+    // Through env, because sudo may drop variables; iperf3 asks a question otherwise.
+    let mut command = process::as_root("env");
+    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]);
+    command
+}
+
+/// Installs a program from the crate registry unless some version of it is there.
+pub(crate) fn install_tool(workspace: &Workspace, tool: &Tool) -> Result<(), String> {
+    if process::find(tool.name).is_some() {
+        return Ok(());
+    }
+    println!("installing {} {}: {}", tool.name, tool.version, tool.why);
+    process::run(process::cargo(&workspace.root).args(["install", "--locked", "--version", tool.version, tool.name]))
+}

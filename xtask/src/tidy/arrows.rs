@@ -1,0 +1,204 @@
+//! Who may use whom.
+//!
+//! ```text
+//!  weir-abi ◄── weir-ebpf                  inside the packet plane, each knows only what stands left of it:
+//!     ▲  ▲
+//!     │  └───── weir-dataplane ◄─┐ api      api ◄── engine ◄── io ◄── config, worker, plane, the binary
+//!     │            ▲             │ only
+//!  weir-bench ─────┘      weir-controlplane
+//!  xtask: nothing of ours
+//! ```
+
+use super::Finding;
+use super::manifest::Manifest;
+use super::source::{Path, Source};
+
+const RULE: &str = "arrows";
+
+/// Each crate of ours and those of ours that it may depend on.
+const CRATES: [(&str, &[&str]); 6] = [
+    ("weir-abi", &[]),
+    ("weir-ebpf", &["weir-abi"]),
+    ("weir-dataplane", &["weir-abi"]),
+    ("weir-controlplane", &["weir-dataplane"]),
+    ("weir-bench", &["weir-abi", "weir-dataplane"]),
+    ("xtask", &[]),
+];
+
+/// Modules at the top of the packet plane, and those beside them that they must not know.
+const LAYERS: [(&str, &[&str]); 3] = [
+    ("api", &["engine", "io", "config", "worker", "plane"]),
+    ("engine", &["io", "config", "worker", "plane"]),
+    ("io", &["config", "worker", "plane"]),
+];
+
+/// What a core without I/O must not name: it gets packets and time as arguments.
+const OUTSIDE_WORLD: [&str; 21] = [
+    "std::env",
+    "std::fs",
+    "std::net::TcpListener",
+    "std::net::TcpStream",
+    "std::net::ToSocketAddrs",
+    "std::net::UdpSocket",
+    "std::os",
+    "std::process",
+    "std::thread",
+    "std::time::Instant",
+    "std::time::SystemTime",
+    "std::time::UNIX_EPOCH",
+    "aya",
+    "caps",
+    "core_affinity",
+    "io_uring",
+    "libc",
+    "netlink_packet_core",
+    "netlink_packet_route",
+    "netlink_sys",
+    "tokio",
+];
+
+/// Checks the dependencies of every crate of ours on another.
+pub(crate) fn crates(manifests: &[Manifest], findings: &mut Vec<Finding>) {
+    for manifest in manifests {
+        let Some((_, allowed)) = CRATES.iter().find(|(name, _)| *name == manifest.package) else { continue };
+        for dependency in &manifest.dependencies {
+            let ours = CRATES.iter().any(|(name, _)| *name == dependency.name);
+            if ours && !allowed.contains(&dependency.name.as_str()) {
+                let remedy = format!("{} must not depend on {}", manifest.package, dependency.name);
+                findings.push(Finding::new(&manifest.path, dependency.line, RULE, remedy));
+            }
+        }
+    }
+}
+
+/// Checks the paths that one file names.
+pub(crate) fn modules(source: &Source, findings: &mut Vec<Finding>) {
+    let mut complain =
+        |path: &Path<'_>, remedy: String| findings.push(Finding::new(&source.path, path.line, RULE, remedy));
+    let module = module_of(&source.path);
+    let layer = module.as_ref().and_then(|module| LAYERS.iter().find(|(name, _)| module.first() == Some(name)));
+
+    for path in source.paths() {
+        if source.path.starts_with("controlplane/")
+            && path.parts[0] == "weir_dataplane"
+            && path.parts.get(1).is_some_and(|part| *part != "api")
+        {
+            complain(&path, format!("the control plane knows only weir_dataplane::api, not {}", path.parts.join("::")));
+        }
+        let (Some(module), Some((name, hidden))) = (&module, layer) else { continue };
+        if let Some(used) = from_crate_root(&path, module.len() + usize::from(source.is_test(path.line)))
+            && hidden.contains(&used)
+        {
+            complain(
+                &path,
+                format!("dataplane's `{name}` must not know `{used}`: hand it in as an argument, or move this up"),
+            );
+        }
+        if *name == "engine"
+            && !source.is_test(path.line)
+            && let Some(outside) = OUTSIDE_WORLD.iter().find(|outside| path.is_within(outside))
+        {
+            complain(
+                &path,
+                format!("the engine does no I/O and has no clock: take what you need from {outside} as an argument"),
+            );
+        }
+    }
+}
+
+/// The module that a file of the packet plane holds, as names from the crate's root; `None` for the root itself and for other files.
+fn module_of(path: &str) -> Option<Vec<&str>> {
+    let inside = path.strip_prefix("dataplane/src/")?.strip_suffix(".rs")?;
+    let inside = inside.strip_suffix("/mod").unwrap_or(inside);
+    (!matches!(inside, "lib" | "main")).then(|| inside.split('/').collect())
+}
+
+/// The top module that a path reaches, when it is written from the crate's root or climbs there from `depth` modules below.
+fn from_crate_root<'a>(path: &Path<'a>, depth: usize) -> Option<&'a str> {
+    match path.parts[0] {
+        "crate" => path.parts.get(1).copied(),
+        "super" => {
+            let climbs = path.parts.iter().take_while(|part| **part == "super").count();
+            (climbs >= depth).then(|| path.parts.get(climbs).copied()).flatten()
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::lines_found;
+    use super::*;
+
+    fn found(path: &str, text: &str) -> Vec<usize> {
+        lines_found(modules, path, text)
+    }
+
+    fn crate_findings(package: &str, dependency: &str) -> usize {
+        let text = format!("[package]\nname = \"{package}\"\n[dev-dependencies]\n{dependency}.workspace = true\n");
+        let mut findings = Vec::new();
+        crates(&[Manifest::parse("x/Cargo.toml", &text)], &mut findings);
+        findings.len()
+    }
+
+    #[test]
+    fn crates_depend_downwards_only() {
+        assert_eq!(crate_findings("weir-dataplane", "weir-abi"), 0);
+        assert_eq!(crate_findings("weir-dataplane", "libc"), 0);
+        assert_eq!(crate_findings("weir-dataplane", "weir-controlplane"), 1);
+        assert_eq!(crate_findings("weir-abi", "weir-dataplane"), 1);
+        assert_eq!(crate_findings("weir-ebpf", "weir-dataplane"), 1);
+        assert_eq!(crate_findings("weir-controlplane", "weir-bench"), 1);
+        assert_eq!(crate_findings("weir-controlplane", "weir-abi"), 1);
+        assert_eq!(crate_findings("xtask", "weir-abi"), 1);
+    }
+
+    #[test]
+    fn control_plane_knows_only_the_api() {
+        assert!(found("controlplane/src/node.rs", "use weir_dataplane::api::{Event, message::Install};").is_empty());
+        assert_eq!(found("controlplane/src/node.rs", "use weir_dataplane::{api,\n engine::time};"), [2]);
+        assert!(found("bench/src/rig.rs", "use weir_dataplane::engine::time;").is_empty());
+    }
+
+    #[test]
+    fn layers_of_the_packet_plane_know_only_those_before() {
+        assert!(
+            found("dataplane/src/engine/lane.rs", "use crate::api::message; use super::keys; use super::super::api;")
+                .is_empty()
+        );
+        assert_eq!(found("dataplane/src/engine/lane.rs", "use crate::{api,\nio::socket};"), [2]);
+        assert_eq!(found("dataplane/src/engine/lane.rs", "use super::super::io;"), [1]);
+        assert_eq!(found("dataplane/src/engine.rs", "use super::worker;"), [1]);
+        assert_eq!(found("dataplane/src/api/codec.rs", "fn f(x: crate::engine::time::Time) {}"), [1]);
+        assert!(found("dataplane/src/io/udp.rs", "use crate::engine::port;").is_empty());
+        assert_eq!(found("dataplane/src/io/udp.rs", "use crate::plane;"), [1]);
+        assert!(found("dataplane/src/plane.rs", "use crate::{api, engine, io};").is_empty());
+    }
+
+    #[test]
+    fn test_module_is_one_deeper() {
+        assert!(found("dataplane/src/engine.rs", "#[cfg(test)]\nmod tests {\nuse super::io;\n}").is_empty());
+        assert_eq!(found("dataplane/src/engine.rs", "#[cfg(test)]\nmod tests {\nuse super::super::io;\n}"), [3]);
+    }
+
+    #[test]
+    fn engine_has_no_clock_and_does_no_io() {
+        let good = "use std::net::{IpAddr, SocketAddr}; use std::time::Duration; use std::sync::Arc; // std::fs";
+        assert!(found("dataplane/src/engine/lane.rs", good).is_empty());
+        for bad in [
+            "std::fs::read(x)",
+            "use std::{thread, sync};",
+            "use std::time::{Duration, Instant};",
+            "use std::net::UdpSocket;",
+            "std::env::var(x)",
+            "libc::read(0)",
+        ] {
+            assert_eq!(found("dataplane/src/engine/lane.rs", bad), [1], "{bad}");
+            assert!(found("dataplane/src/io/lane.rs", bad).is_empty(), "{bad}");
+            assert!(
+                found("dataplane/src/engine/lane.rs", &format!("#[cfg(test)]\nmod tests {{\n{bad}\n}}")).is_empty(),
+                "{bad}"
+            );
+        }
+    }
+}
