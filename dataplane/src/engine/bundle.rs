@@ -230,7 +230,8 @@ impl Train<'_> {
         self.datagrams
     }
 
-    /// What [`TxMeta::segment`](super::port::TxMeta::segment) must say: the size of each datagram but the last, or zero when there is only one.
+    /// What [`TxMeta::segment`](super::port::TxMeta::segment) must say: the size of each datagram but the last, or zero when there is
+    /// only one.
     pub const fn segment(&self) -> u16 {
         // `TRAIN_LEN_MAX` is below 2^16.
         if self.datagrams > 1 { self.size as u16 } else { 0 }
