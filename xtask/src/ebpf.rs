@@ -52,7 +52,7 @@ struct Object {
 }
 
 const OBJECTS: [Object; 2] = [
-    Object { binary: "weir", kept: "dataplane/bpf/weir.bpf.o" },
+    Object { binary: "weir-bpf", kept: "dataplane/bpf/weir.bpf.o" },
     Object { binary: "weir-bench-bpf", kept: "bench/bpf/weir-bench.bpf.o" },
 ];
 
