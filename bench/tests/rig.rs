@@ -179,6 +179,32 @@ fn a_flood_is_accounted_for_frame_by_frame() {
     }
 }
 
+/// At the first hop, before a router trims what follows the IP packet.
+#[test]
+fn both_generators_send_frames_of_exactly_their_size() {
+    let _alone = alone();
+    let rig = plain();
+    let mut sink = Sink::attach(rig.g1(), "lan", SinkConfig::default()).unwrap();
+    for family in [Family::V4, Family::V6] {
+        for sizes in [Sizes::Fixed(64), Sizes::Imix, Sizes::Fixed(1518)] {
+            let stream = Stream { flows: 2, sizes, ..Stream::new(rig.forward(family)) };
+            let frames = stream.compile().unwrap();
+            let bytes: usize = (0..48).map(|n| frames.frame(n, 0).len()).sum();
+            for paced in [false, true] {
+                let amount = Amount::Frames(48);
+                let sent = match paced {
+                    true => pace(rig.h1(), "lan", &stream, 10_000.0, amount),
+                    false => flood(rig.h1(), "lan", &stream, amount),
+                };
+                let tally = settled(&sink);
+                assert_eq!((tally.datagrams, tally.bytes), (48, bytes as u64), "{family:?} {sizes} {paced}");
+                assert_eq!(sent.unwrap().bytes, bytes as u64);
+                sink.reset().unwrap();
+            }
+        }
+    }
+}
+
 #[test]
 fn udp_gro_forwarding_merges_and_segments_are_counted() {
     let _alone = alone();
