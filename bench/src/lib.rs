@@ -21,6 +21,7 @@ pub mod error;
 pub mod external;
 pub mod generator;
 pub mod histogram;
+#[path = "../../ebpf/src/bench/layout.rs"]
 pub mod layout;
 pub mod object;
 pub mod pcap;
