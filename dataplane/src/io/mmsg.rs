@@ -102,9 +102,6 @@ impl UdpRx {
     }
 }
 
-// SAFETY: the pointers in `headers` and `parts` lead to memory that the port owns, and are written anew before each use.
-unsafe impl Send for UdpRx {}
-
 impl RxBurst for UdpRx {
     fn len(&self) -> usize {
         self.metas.len()

@@ -16,17 +16,14 @@ use crate::engine::port::{BURST_LEN, RxBurst, RxMeta, RxPort, TxMeta, TxPort};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn underlay(port: u16, tx_buffer: usize) -> (Underlay, Arc<Sockets>) {
+/// One worker's sockets. The control sockets are closed: they would get their share of what is sent here, for no program steers it.
+fn open_with(port: u16, tx_buffer: usize) -> Arc<Sockets> {
     let config = SocketConfig { port, tx_buffer, rx_buffer: 32 << 20, ..SocketConfig::default() };
-    let mut underlay = Underlay::open(config, 1).unwrap();
-    // The control socket would get its share of what is sent here, for no program steers it.
-    underlay.control = Sockets::default();
-    let sockets = Arc::new(underlay.workers.remove(0));
-    (underlay, sockets)
+    Arc::new(Underlay::open(config, 1).unwrap().workers.remove(0))
 }
 
 fn open(port: u16) -> Arc<Sockets> {
-    underlay(port, 4 << 20).1
+    open_with(port, 4 << 20)
 }
 
 fn ring() -> Ring {
@@ -148,12 +145,9 @@ fn order_under_back_pressure<R: Reactor, T: TxPort>(
 ) {
     const TRAINS: u32 = 2000;
     shape("lo", 25_000_000, 64 << 20);
-    let (_keep, sockets) = underlay(1000, 8192);
-    let mut tx = tx(&reactor, sockets);
-    let receiver = UdpSocket::bind("127.0.0.1:2000").unwrap();
-    let (_receiver_set, sockets) = underlay_for(receiver);
+    let mut tx = tx(&reactor, open_with(1000, 8192));
     let epoll = Epoll::new().unwrap();
-    let mut rx = mmsg::UdpRx::new(&epoll, sockets, 65_536).unwrap();
+    let mut rx = mmsg::UdpRx::new(&epoll, open(2000), 65_536).unwrap();
     let (mut queued, mut got, mut was_blocked) = (0, 0, false);
     let start = Instant::now();
     while got < TRAINS * 3 {
@@ -182,13 +176,6 @@ fn order_under_back_pressure<R: Reactor, T: TxPort>(
     }
     assert_eq!((tx.flush().unwrap(), tx.take_failed()), (0, 0));
     assert!(was_blocked && blocked(&tx), "the buffer never filled: the test proves nothing");
-}
-
-/// Wraps a plain socket for a receiving port.
-fn underlay_for(socket: UdpSocket) -> (u16, Arc<Sockets>) {
-    let port = socket.local_addr().unwrap().port();
-    drop(socket);
-    (port, open(port))
 }
 
 #[test]
@@ -278,6 +265,7 @@ fn slots_run_out_at_the_limit_and_hard_errors_hold_nothing_up() {
     let config = UdpTxConfig { slots: 4, slot_len: 65_536 };
     in_namespace(move || {
         let receiver = UdpSocket::bind("127.0.0.1:2000").unwrap();
+        receiver.set_read_timeout(Some(PATIENCE)).unwrap();
         let ring = ring();
         slots_and_failures(&mut uring::UdpTx::new(&ring, open(1000), config).unwrap());
         let epoll = Epoll::new().unwrap();
