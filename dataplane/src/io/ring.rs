@@ -106,7 +106,8 @@ impl RingFeatures {
     }
 }
 
-/// Asks the kernel what its io_uring can do, by trying. Everything is false where io_uring cannot be used at all.
+/// Asks the kernel what its io_uring can do: set-up flags and buffer rings by trying, operations by the probe. Everything is false where
+/// io_uring cannot be used at all.
 pub fn features() -> RingFeatures {
     let mut features = RingFeatures {
         single_issuer: IoUring::<squeue::Entry>::builder().setup_single_issuer().build(4).is_ok(),
