@@ -12,12 +12,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use io_uring::opcode::{ReadMulti, Write};
-<<<<<<< HEAD
-use io_uring::squeue;
-use io_uring::types::Fixed;
-=======
 use io_uring::types::{Fd, Fixed};
->>>>>>> ports
 
 use super::RxCounters;
 use super::buffers::BufferRing;
@@ -80,17 +75,10 @@ impl TunRx {
         if self.armed {
             return Ok(());
         }
-<<<<<<< HEAD
-        // Length zero: as much as the buffer holds. Offset -1: a TUN has no position.
-        let entry = ReadMulti::new(self.file, 0, self.buffers.group()).offset(u64::MAX).build();
-        // io-uring 0.7.15 loses this flag for this operation and would read from whichever descriptor has the file's number.
-        let entry = entry.flags(squeue::Flags::FIXED_FILE);
-=======
         // Length zero: as much as the buffer holds. Offset -1: a TUN has no position. A plain descriptor, because io-uring 0.7.15 loses the
         // mark of a registered one for this opcode; one look-up per arming is nothing.
         let file = Fd(self.queue.as_raw_fd());
         let entry = ReadMulti::new(file, 0, self.buffers.group()).offset(u64::MAX).build();
->>>>>>> ports
         // SAFETY: the buffers stay until `drop` has cancelled the operation, or for ever.
         unsafe { self.ring.push(self.port, 0, entry)? };
         self.armed = true;
