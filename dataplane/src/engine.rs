@@ -59,7 +59,8 @@ pub const EVENTS_MAX: usize = 1024;
 /// What the control thread orders a worker's engine to do.
 #[derive(Debug)]
 pub enum Command {
-    /// Brings a session up, or gives it new keys and parameters. Lanes that it opened before stay until they are closed.
+    /// Brings a session up, or gives it new keys and parameters. Lanes that it opened before stay until they are closed; those of another
+    /// session in the same slot go at once.
     Install {
         /// Its place in the table.
         slot: SessionSlot,
@@ -74,7 +75,7 @@ pub enum Command {
     },
     /// Stops opening a lane and erases its keys.
     CloseLane(ReceiverIndex),
-    /// Takes a session down, with the lane that this worker seals.
+    /// Takes a session down, with the lane that this worker seals and those that it opens.
     Remove(SessionSlot),
     /// Swaps the snapshot.
     Routes(Arc<Snapshot>),
@@ -121,13 +122,16 @@ struct Events {
 }
 
 impl Events {
-    fn push(&mut self, event: Event) {
+    /// Queues an event; tells whether there was room for it.
+    fn push(&mut self, event: Event) -> bool {
         // One place is kept for the note about what was lost.
-        if self.queue.len() + 1 < EVENTS_MAX {
+        let has_room = self.queue.len() + 1 < EVENTS_MAX;
+        if has_room {
             self.queue.push_back(event);
         } else {
             self.lost += 1;
         }
+        has_room
     }
 
     fn pop(&mut self) -> Option<Event> {
@@ -147,7 +151,10 @@ pub struct Engine {
     snapshot: Arc<Snapshot>,
     sessions: Vec<Option<Box<Session>>>,
     open: Vec<Option<Box<OpenEnd>>>,
+    /// For each open lane, when its old key is erased: one timer a lane, however fast a peer goes through its generations.
+    erasures: Vec<Option<TimerId>>,
     counters: Counters,
+    /// For errors to the local side. Each peer has its own, so that none can use up another's.
     limiter: ErrorLimiter,
     outbox: Outbox,
     batch: Batch,
@@ -277,13 +284,14 @@ impl Engine {
             snapshot: Arc::new(Snapshot::empty()),
             sessions: std::iter::repeat_with(|| None).take(SESSIONS_MAX).collect(),
             open: std::iter::repeat_with(|| None).take(SLOTS_PER_WORKER as usize).collect(),
+            erasures: vec![None; SLOTS_PER_WORKER as usize],
             counters,
             limiter: ErrorLimiter::new(ERROR_RATE),
             outbox: Outbox::new(),
             batch: Batch::new(),
             waiting: Waiting { slots: [SessionSlot(u32::MAX); BURST_LEN], count: 0 },
             events: Events { queue: VecDeque::with_capacity(EVENTS_MAX), lost: 0 },
-            wheel: Wheel::new(SESSIONS_MAX + 2 * SLOTS_PER_WORKER as usize),
+            wheel: Wheel::new(SESSIONS_MAX + SLOTS_PER_WORKER as usize),
         }
     }
 
@@ -292,13 +300,15 @@ impl Engine {
         match command {
             Command::Install { slot, session, lanes } => self.install(slot, session, lanes),
             Command::CloseLane(index) => {
-                if let Some(entry) = self.open.get_mut(usize::from(index.slot()))
-                    && entry.as_ref().is_some_and(|end| end.receiver() == index)
-                {
-                    *entry = None;
+                let at = usize::from(index.slot());
+                if self.open.get(at).and_then(Option::as_ref).is_some_and(|end| end.receiver() == index) {
+                    self.close(at);
                 }
             }
-            Command::Remove(slot) => self.remove(slot),
+            Command::Remove(slot) => {
+                self.take_session(slot);
+                self.close_lanes_of(slot);
+            }
             Command::Routes(snapshot) => {
                 let old = std::mem::replace(&mut self.snapshot, snapshot);
                 self.events.push(Event::Retired(old));
@@ -306,8 +316,9 @@ impl Engine {
             Command::Echo(slot) => {
                 if let Some(session) = session_mut(&mut self.sessions, slot) {
                     let request = Control::EchoRequest(session::echo_token(now));
-                    if let Err(reason) = session.queue_control(request).and_then(|()| self.waiting.push(slot)) {
-                        self.counters.drop(reason);
+                    match self.waiting.push(slot).and_then(|()| session.queue_control(request)) {
+                        Ok(()) => session.await_echo(),
+                        Err(reason) => self.counters.drop(reason),
                     }
                 }
             }
@@ -316,27 +327,51 @@ impl Engine {
 
     #[allow(clippy::vec_box, reason = "see Command::Install")]
     fn install(&mut self, slot: SessionSlot, mut session: Box<Session>, lanes: Vec<Box<OpenEnd>>) {
-        self.remove(slot);
-        session.expiry = self.schedule(session.seal.expires_at(), Deadline::Expire(slot));
-        for end in lanes {
-            if let Some(entry) = self.open.get_mut(usize::from(end.receiver().slot())) {
-                *entry = Some(end);
-            }
+        if self.sessions.len() <= slot.0 as usize {
+            return;
         }
-        if let Some(entry) = self.sessions.get_mut(slot.0 as usize) {
-            *entry = Some(session);
+        match self.take_session(slot) {
+            Some(former) if former.id == session.id => session.take_over(&former),
+            // A lane knows its session by the slot; what is left of another's must not speak for this one.
+            _ => self.close_lanes_of(slot),
+        }
+        session.expiry = self.schedule(session.seal.expires_at(), Deadline::Expire(slot));
+        self.sessions[slot.0 as usize] = Some(session);
+        for end in lanes {
+            let at = usize::from(end.receiver().slot());
+            if at < self.open.len() {
+                self.close(at);
+                self.open[at] = Some(end);
+            }
         }
     }
 
-    fn remove(&mut self, slot: SessionSlot) {
-        let session = self.sessions.get_mut(slot.0 as usize).and_then(Option::take);
-        if let Some(timer) = session.and_then(|session| session.expiry) {
+    fn take_session(&mut self, slot: SessionSlot) -> Option<Box<Session>> {
+        let session = self.sessions.get_mut(slot.0 as usize).and_then(Option::take)?;
+        if let Some(timer) = session.expiry {
+            self.wheel.cancel(timer);
+        }
+        Some(session)
+    }
+
+    fn close_lanes_of(&mut self, slot: SessionSlot) {
+        for at in 0..self.open.len() {
+            if self.open[at].as_ref().is_some_and(|end| end.session == slot) {
+                self.close(at);
+            }
+        }
+    }
+
+    /// Erases the lane at this place, which is in the table.
+    fn close(&mut self, at: usize) {
+        self.open[at] = None;
+        if let Some(timer) = self.erasures[at].take() {
             self.wheel.cancel(timer);
         }
     }
 
     fn schedule(&mut self, at: Time, what: Deadline) -> Option<TimerId> {
-        // The wheel has room for a deadline of every session and two of every lane there can be.
+        // The wheel has room for a deadline of every session and of every lane there can be.
         let scheduled = self.wheel.schedule(at, what);
         debug_assert!(scheduled.is_ok(), "the wheel is large enough");
         scheduled.ok()
@@ -344,14 +379,18 @@ impl Engine {
 
     /// Opens a burst of datagrams: inner packets go to `lan`, packets for other peers and answers to `wan`.
     pub fn decapsulate(&mut self, now: Time, rx: &mut impl RxBurst, lan: &mut impl TxSink, wan: &mut impl TxSink) {
-        self.counters.add(Metric::WanBursts, 1);
+        self.counters.add(Metric::WanBursts, u64::from(!rx.is_empty()));
         for i in 0..rx.len() {
             let (frame, meta) = rx.frame(i);
             if meta.truncated {
                 self.counters.drop(DropReason::OuterOversized);
                 continue;
             }
-            let segment = if meta.segment == 0 { frame.len().max(1) } else { usize::from(meta.segment) };
+            if frame.is_empty() {
+                self.counters.drop(DropReason::OuterTruncated);
+                continue;
+            }
+            let segment = if meta.segment == 0 { frame.len() } else { usize::from(meta.segment) };
             for datagram in frame.chunks_mut(segment) {
                 if let Err(reason) = self.open(now, datagram, lan) {
                     self.counters.drop(reason);
@@ -376,7 +415,8 @@ impl Engine {
         if header.receiver.worker() != self.worker {
             return Err(DropReason::UnknownIndex);
         }
-        let end = self.open.get_mut(usize::from(header.receiver.slot())).and_then(Option::as_mut);
+        let at = usize::from(header.receiver.slot());
+        let end = self.open.get_mut(at).and_then(Option::as_mut);
         let end = end.ok_or(DropReason::UnknownIndex)?;
         let generation = end.lane.generation();
         let plaintext = end.lane.open(&header, datagram, now)?;
@@ -384,10 +424,9 @@ impl Engine {
         let mut arrival = Arrival {
             now,
             from: end.session,
-            session: self.sessions.get_mut(end.session.0 as usize).and_then(Option::as_deref_mut),
+            sessions: &mut self.sessions,
             snapshot: &self.snapshot,
             counters: &self.counters,
-            limiter: &mut self.limiter,
             outbox: &mut self.outbox,
             waiting: &mut self.waiting,
             events: &mut self.events,
@@ -399,16 +438,20 @@ impl Engine {
             end.lane.set_round_trip(round_trip);
         }
         if end.lane.generation() != generation
-            && let Some(at) = end.lane.next_deadline()
+            && let Some(due) = end.lane.next_deadline()
         {
-            self.schedule(at, Deadline::EraseOld(header.receiver));
+            // The key that an earlier timer was for is gone already.
+            if let Some(timer) = self.erasures[at].take() {
+                self.wheel.cancel(timer);
+            }
+            self.erasures[at] = self.schedule(due, Deadline::EraseOld(header.receiver));
         }
         Ok(())
     }
 
     /// Seals a burst of inner packets towards the peers that they are routed to; errors to their senders go to `lan`.
     pub fn encapsulate(&mut self, now: Time, rx: &mut impl RxBurst, wan: &mut impl TxSink, lan: &mut impl TxSink) {
-        self.counters.add(Metric::LanBursts, 1);
+        self.counters.add(Metric::LanBursts, u64::from(!rx.is_empty()));
         self.batch.clear();
         for i in 0..rx.len().min(BURST_LEN) {
             let (packet, meta) = rx.frame(i);
@@ -464,7 +507,16 @@ impl Engine {
         for chain in 0..self.batch.count {
             let members = self.batch.members(chain);
             let outbox = std::mem::take(&mut self.outbox);
-            self.send(now, self.batch.chains[chain].slot, &members, &mut InOutbox(&outbox, &members), wan);
+            let sent = self.send(now, self.batch.chains[chain].slot, &members, &mut InOutbox(&outbox, &members), wan);
+            for &number in &members.numbers[..sent] {
+                let packet_len = outbox.packet(usize::from(number)).len() as u64;
+                if outbox.is_transit(usize::from(number)) {
+                    self.counters.add(Metric::TransitPackets, 1);
+                    self.counters.add(Metric::TransitBytes, packet_len);
+                } else {
+                    self.counters.add(Metric::IcmpErrorsSent, 1);
+                }
+            }
             self.outbox = outbox;
         }
         self.outbox.clear();
@@ -493,18 +545,24 @@ impl Engine {
         let plan = Plan::new(control.bytes().len(), &members.lens[..members.count], session.payload_len);
         let (endpoint, lane) = (Some(session.endpoint), &mut session.seal);
         let sent = bundle::transmit(&plan, control.bytes(), packets, lane, wan, endpoint, now);
-        if sent.trains == 0 {
-            session.put_back_control(control);
-        }
         if let Some(reason) = sent.stopped {
             self.counters.drop_n(reason, (members.count - sent.packets) as u64);
+            match reason {
+                DropReason::WanQueueFull if sent.trains == 0 && control.len() > 0 => {
+                    session.put_back_control(control);
+                    // If too many wait already, the blocks go with the session's next packets.
+                    let _ = self.waiting.push(slot);
+                }
+                // With keys that are at their end, they would wait for ever.
+                _ if sent.trains == 0 => self.counters.drop_n(reason, control.len()),
+                _ => {}
+            }
         }
         self.counters.add(Metric::TrainsSent, sent.trains as u64);
         self.counters.add(Metric::DatagramsSealed, sent.datagrams as u64);
         self.counters.add(Metric::SealedBytes, sent.bytes as u64);
         if !session.rekey_told && session.seal.rekey_due(now) {
-            session.rekey_told = true;
-            self.events.push(Event::RekeyDue(session.id));
+            session.rekey_told = self.events.push(Event::RekeyDue(session.id));
         }
         sent.packets
     }
@@ -514,6 +572,9 @@ impl Engine {
         while let Some(deadline) = self.wheel.poll(now) {
             match deadline {
                 Deadline::EraseOld(index) => {
+                    if let Some(timer) = self.erasures.get_mut(usize::from(index.slot())) {
+                        *timer = None;
+                    }
                     if let Some(end) = self.open.get_mut(usize::from(index.slot())).and_then(Option::as_mut)
                         && end.receiver() == index
                     {
@@ -579,10 +640,9 @@ impl Packets for Nothing {
 struct Arrival<'a, L> {
     now: Time,
     from: SessionSlot,
-    session: Option<&'a mut Session>,
+    sessions: &'a mut [Option<Box<Session>>],
     snapshot: &'a Snapshot,
     counters: &'a Counters,
-    limiter: &'a mut ErrorLimiter,
     outbox: &'a mut Outbox,
     waiting: &'a mut Waiting,
     events: &'a mut Events,
@@ -592,7 +652,7 @@ struct Arrival<'a, L> {
 
 impl<L: TxSink> Arrival<'_, L> {
     fn judge(&mut self, packet: &mut [u8]) -> Result<(), DropReason> {
-        let session = self.session.as_deref().ok_or(DropReason::NoSession)?;
+        let session = session(self.sessions, self.from).ok_or(DropReason::NoSession)?;
         let inner = Inner::parse(packet)?;
         inner.scope()?;
         if !session.sources.contains(inner.source) {
@@ -602,7 +662,7 @@ impl<L: TxSink> Arrival<'_, L> {
         match self.snapshot.next_hop(inner.destination) {
             Some(NextHop::Local) => self.deliver(packet),
             Some(NextHop::Session(slot)) if slot == self.from => Err(DropReason::Hairpin),
-            Some(NextHop::Session(slot)) => self.pass_on(slot, packet),
+            Some(NextHop::Session(slot)) => self.pass_on(slot, &inner, packet),
             None => Err(self.answer(ErrorKind::NoRoute, DropReason::NoRoute, packet)),
         }
     }
@@ -616,28 +676,32 @@ impl<L: TxSink> Arrival<'_, L> {
         Ok(())
     }
 
-    /// Forwards a packet to another peer, as a router.
-    fn pass_on(&mut self, to: SessionSlot, packet: &mut [u8]) -> Result<(), DropReason> {
+    /// Forwards a packet to another peer, as a router: the checks in the order of RFC 1812 §5.2.1.
+    fn pass_on(&mut self, to: SessionSlot, inner: &Inner, packet: &mut [u8]) -> Result<(), DropReason> {
         if !self.snapshot.transit {
             return Err(self.answer(ErrorKind::AdminProhibited, DropReason::TransitRefused, packet));
         }
+        let Some(next) = session(self.sessions, to) else {
+            return Err(self.answer(ErrorKind::HostUnreachable, DropReason::NoSession, packet));
+        };
+        let (mtu, too_big) = (next.inner_mtu, too_big(inner, packet.len(), next));
         if let Err(reason) = inner::decrement_ttl(packet) {
             return Err(self.answer(ErrorKind::TimeExceeded, reason, packet));
         }
-        self.outbox.push(to, packet)?;
-        self.counters.add(Metric::TransitPackets, 1);
-        self.counters.add(Metric::TransitBytes, packet.len() as u64);
-        Ok(())
+        if too_big {
+            return Err(self.answer(ErrorKind::PacketTooBig { mtu }, DropReason::PacketTooBig, packet));
+        }
+        self.outbox.push(to, packet)
     }
 
     /// Tells the packet's sender why it was dropped, as far as the rate allows; gives the reason back.
     fn answer(&mut self, kind: ErrorKind, reason: DropReason, packet: &[u8]) -> DropReason {
-        if self.limiter.admit(self.now) {
+        let admitted = session_mut(self.sessions, self.from).is_some_and(|session| session.errors.admit(self.now));
+        if admitted {
             let (v4, v6) = (self.snapshot.gateway_v4, self.snapshot.gateway_v6);
-            match self.outbox.push_with(self.from, icmp::ERROR_LEN_MAX, |out| icmp::error(kind, v4, v6, packet, out)) {
-                Ok(true) => self.counters.add(Metric::IcmpErrorsSent, 1),
-                Ok(false) => {}
-                Err(full) => self.counters.drop(full),
+            let write = |out: &mut [u8]| icmp::error(kind, v4, v6, packet, out);
+            if let Err(full) = self.outbox.push_error(self.from, icmp::ERROR_LEN_MAX, write) {
+                self.counters.drop(full);
             }
         }
         reason
@@ -652,23 +716,25 @@ impl<L: TxSink> Visitor for Arrival<'_, L> {
     }
 
     fn control(&mut self, control: Control) {
-        let Some(session) = self.session.as_deref_mut() else { return };
+        let Some(session) = session_mut(self.sessions, self.from) else { return };
         match control {
             Control::EchoRequest(token) => {
-                let queued =
-                    session.queue_control(Control::EchoReply(token)).and_then(|()| self.waiting.push(self.from));
-                if let Err(reason) = queued {
+                let reply = Control::EchoReply(token);
+                if let Err(reason) = self.waiting.push(self.from).and_then(|()| session.queue_control(reply)) {
                     self.counters.drop(reason);
                 }
             }
-            Control::EchoReply(token) => match session::round_trip(token, self.now) {
+            Control::EchoReply(token) => match session.take_echo(token, self.now) {
                 Some(round_trip) => {
                     self.round_trip = Some(round_trip);
                     self.events.push(Event::Echo { session: session.id, round_trip });
                 }
                 None => self.counters.drop(DropReason::ControlMalformed),
             },
-            Control::Close => self.events.push(Event::Closed(session.id)),
+            Control::Close if !session.close_told => {
+                session.close_told = self.events.push(Event::Closed(session.id));
+            }
+            Control::Close => {}
         }
     }
 
@@ -676,3 +742,6 @@ impl<L: TxSink> Visitor for Arrival<'_, L> {
         self.counters.drop(reason);
     }
 }
+
+#[cfg(test)]
+mod tests;
