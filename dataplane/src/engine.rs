@@ -79,8 +79,13 @@ pub enum Command {
     Remove(SessionSlot),
     /// Swaps the snapshot.
     Routes(Arc<Snapshot>),
-    /// Sends an echo request to the peer.
-    Echo(SessionSlot),
+    /// Awaits an echo of the peer, and sends the request if it is this worker's to send: the reply comes by whichever lane the peer likes.
+    Echo {
+        /// Which peer.
+        slot: SessionSlot,
+        /// Whether to send the request.
+        send: bool,
+    },
 }
 
 /// What an engine tells the control thread.
@@ -148,6 +153,7 @@ impl Events {
 /// [`Self::poll_event`]; sleep no longer than [`Self::next_deadline`].
 pub struct Engine {
     worker: u8,
+    workers: u8,
     snapshot: Arc<Snapshot>,
     sessions: Vec<Option<Box<Session>>>,
     open: Vec<Option<Box<OpenEnd>>>,
@@ -160,6 +166,7 @@ pub struct Engine {
     batch: Batch,
     /// Sessions whose control blocks wait for a datagram.
     waiting: Waiting,
+    foreign: Foreign,
     events: Events,
     wheel: Wheel<Deadline>,
 }
@@ -277,10 +284,11 @@ impl Packets for InOutbox<'_> {
 }
 
 impl Engine {
-    /// An engine without sessions or routes, for worker number `worker`.
-    pub fn new(worker: u8, counters: Counters) -> Self {
+    /// An engine without sessions or routes, for worker number `worker` of `workers`.
+    pub fn new(worker: u8, workers: u8, counters: Counters) -> Self {
         Self {
             worker,
+            workers,
             snapshot: Arc::new(Snapshot::empty()),
             sessions: std::iter::repeat_with(|| None).take(SESSIONS_MAX).collect(),
             open: std::iter::repeat_with(|| None).take(SLOTS_PER_WORKER as usize).collect(),
@@ -290,6 +298,7 @@ impl Engine {
             outbox: Outbox::new(),
             batch: Batch::new(),
             waiting: Waiting { slots: [SessionSlot(u32::MAX); BURST_LEN], count: 0 },
+            foreign: Foreign(Vec::with_capacity(FOREIGN_RUNS_MAX)),
             events: Events { queue: VecDeque::with_capacity(EVENTS_MAX), lost: 0 },
             wheel: Wheel::new(SESSIONS_MAX + SLOTS_PER_WORKER as usize),
         }
@@ -313,8 +322,12 @@ impl Engine {
                 let old = std::mem::replace(&mut self.snapshot, snapshot);
                 self.events.push(Event::Retired(old));
             }
-            Command::Echo(slot) => {
+            Command::Echo { slot, send } => {
                 if let Some(session) = session_mut(&mut self.sessions, slot) {
+                    if !send {
+                        session.await_echo();
+                        return;
+                    }
                     let request = Control::EchoRequest(session::echo_token(now));
                     match self.waiting.push(slot).and_then(|()| session.queue_control(request)) {
                         Ok(()) => session.await_echo(),
@@ -391,9 +404,13 @@ impl Engine {
                 continue;
             }
             let segment = if meta.segment == 0 { frame.len() } else { usize::from(meta.segment) };
-            for datagram in frame.chunks_mut(segment) {
-                if let Err(reason) = self.open(now, datagram, lan) {
-                    self.counters.drop(reason);
+            for (k, datagram) in frame.chunks_mut(segment).enumerate() {
+                match self.open(now, datagram, lan) {
+                    Ok(()) => {}
+                    Err(Refused::Foreign(worker)) => {
+                        self.foreign.push(i, k * segment, datagram.len(), worker, &self.counters)
+                    }
+                    Err(Refused::Dropped(reason)) => self.counters.drop(reason),
                 }
                 // One train can bring more for other peers than the outbox holds, so the batch's end is not the only place to empty it.
                 if self.outbox.is_half_full() {
@@ -404,16 +421,28 @@ impl Engine {
         self.send_own(now, wan);
     }
 
+    /// Datagrams of the bursts since the last [`Self::clear_foreign_runs`] that belong to other workers; the caller still has their bytes.
+    pub fn foreign_runs(&self) -> &[ForeignRun] {
+        &self.foreign.0
+    }
+
+    /// Forgets the foreign runs: they were handed over, or their burst is gone.
+    pub fn clear_foreign_runs(&mut self) {
+        self.foreign.0.clear();
+    }
+
     /// Opens one datagram.
-    fn open(&mut self, now: Time, datagram: &mut [u8], lan: &mut impl TxSink) -> Result<(), DropReason> {
+    fn open(&mut self, now: Time, datagram: &mut [u8], lan: &mut impl TxSink) -> Result<(), Refused> {
         let header = DataHeader::parse(datagram).map_err(|error| match error {
             HeaderError::Truncated => DropReason::OuterTruncated,
             HeaderError::Type => DropReason::OuterType,
             HeaderError::Version => DropReason::OuterVersion,
             HeaderError::Reserved => DropReason::OuterReserved,
         })?;
-        if header.receiver.worker() != self.worker {
-            return Err(DropReason::UnknownIndex);
+        match header.receiver.worker() {
+            own if own == self.worker => {}
+            other if other < self.workers => return Err(Refused::Foreign(other)),
+            _ => return Err(DropReason::UnknownIndex.into()),
         }
         let at = usize::from(header.receiver.slot());
         let end = self.open.get_mut(at).and_then(Option::as_mut);
@@ -625,6 +654,60 @@ fn session_mut(sessions: &mut [Option<Box<Session>>], slot: SessionSlot) -> Opti
 /// Whether the packet's sender must be told to send smaller ones. An IPv4 packet that may be fragmented is cut by the lane instead.
 fn too_big(inner: &Inner, len: usize, session: &Session) -> bool {
     len > usize::from(session.inner_mtu) && (inner.dont_fragment || inner.destination.is_ipv6())
+}
+
+/// Why a datagram was not opened here.
+enum Refused {
+    /// It is another worker's.
+    Foreign(u8),
+    /// It is nobody's any more.
+    Dropped(DropReason),
+}
+
+impl From<DropReason> for Refused {
+    fn from(reason: DropReason) -> Self {
+        Self::Dropped(reason)
+    }
+}
+
+/// Consecutive datagrams of one frame that belong to another worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ForeignRun {
+    /// The frame's number in the burst.
+    pub frame: usize,
+    /// Whose they are, by their receiver indices.
+    pub worker: u8,
+    start: usize,
+    end: usize,
+}
+
+impl ForeignRun {
+    /// Where they stand in the frame.
+    pub fn range(&self) -> std::ops::Range<usize> {
+        self.start..self.end
+    }
+}
+
+/// Most foreign runs of one burst; four of every train.
+pub const FOREIGN_RUNS_MAX: usize = 4 * BURST_LEN;
+
+/// The foreign runs of a burst, in order.
+struct Foreign(Vec<ForeignRun>);
+
+impl Foreign {
+    fn push(&mut self, frame: usize, start: usize, len: usize, worker: u8, counters: &Counters) {
+        if let Some(run) = self.0.last_mut()
+            && run.frame == frame
+            && run.end == start
+            && run.worker == worker
+        {
+            run.end += len;
+        } else if self.0.len() < FOREIGN_RUNS_MAX {
+            self.0.push(ForeignRun { frame, worker, start, end: start + len });
+        } else {
+            counters.drop(DropReason::HandoffFull);
+        }
+    }
 }
 
 /// No packets at all: a datagram of control blocks.

@@ -36,7 +36,7 @@ use crate::io::netlink::{Change, Changes, HostRoutes, Netlink};
 use crate::io::socket::{SocketConfig, SocketError, Sockets, Underlay};
 use crate::io::tun::{TunConfig, TunError, TunQueue};
 use crate::io::{netlink, privileges, probe, ring};
-use crate::worker::{Clock, Notify, PortKind, Worker, WorkerConfig, WorkerError};
+use crate::worker::{Clock, Handoff, Notify, PortKind, Worker, WorkerConfig, WorkerError};
 
 /// Most addresses of this host that `wan` is told; with more, datagrams to any address count as ours.
 const LOCAL_ADDRESSES_MAX: usize = 1024;
@@ -236,7 +236,8 @@ impl Plane {
         let granted = underlay.control.each().next().map_or((0, 0), |socket| (socket.rx_buffer(), socket.tx_buffer()));
         about.push(("socket buffers".to_owned(), format!("{} B receive, {} B send", granted.0, granted.1)));
         let mut workers = vec![];
-        for (((number, core), sockets), tun) in (0u8..).zip(&cores).zip(underlay.workers).zip(queues) {
+        let parts = (0u8..).zip(&cores).zip(underlay.workers).zip(queues).zip(Handoff::mesh(count));
+        for ((((number, core), sockets), tun), handoff) in parts {
             about.push((format!("worker {number}"), format!("core {}", core.id)));
             let notify: Notify = Arc::new({
                 let events = Arc::clone(&events);
@@ -250,6 +251,7 @@ impl Plane {
                 sockets,
                 tun,
                 mtu,
+                handoff,
                 clock,
                 notify,
             })?);

@@ -98,7 +98,7 @@ fn gateway(n: u8) -> (Engine, CountersReader) {
     let other = 3 - n;
     let counters = Counters::new();
     let reader = counters.reader();
-    let mut engine = Engine::new(n, counters);
+    let mut engine = Engine::new(n, 0, counters);
     let routes = [(prefix(n), NextHop::Local), (prefix(other), NextHop::Session(SLOT))];
     let snapshot = Snapshot { routes: Lpm::build(routes).unwrap(), ..Snapshot::empty() };
     engine.command(Command::Routes(Arc::new(snapshot)), Time::ZERO);

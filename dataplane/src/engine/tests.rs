@@ -3,6 +3,7 @@
 //! Each fact states what reached the sinks and every counter that moved; what is not listed did not happen.
 
 mod control;
+mod foreign;
 mod forwarding;
 mod hostile;
 mod lifecycle;

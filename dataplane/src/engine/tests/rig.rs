@@ -171,7 +171,7 @@ impl Gateway {
     pub(super) fn new(n: u8, peers: &[u8]) -> Self {
         let counters = Counters::new();
         let reader = counters.reader();
-        let mut gateway = Self { n, engine: Engine::new(n, counters), reader, seen: counters::Snapshot::default() };
+        let mut gateway = Self { n, engine: Engine::new(n, 0, counters), reader, seen: counters::Snapshot::default() };
         let hops: Vec<_> = peers.iter().map(|&m| (m, NextHop::Session(slot(m)))).collect();
         gateway.route(&hops, false);
         assert!(matches!(gateway.engine.poll_event(), Some(Event::Retired(_))));
