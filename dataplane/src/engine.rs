@@ -76,6 +76,8 @@ pub enum Command {
     /// Stops opening a lane and erases its keys.
     CloseLane(ReceiverIndex),
     /// Takes a session down, with the lane that this worker seals and those that it opens.
+    ///
+    /// Whoever gives the slot to another session swaps the snapshot before: routes name slots, and packets for the one would reach the other.
     Remove(SessionSlot),
     /// Swaps the snapshot.
     Routes(Arc<Snapshot>),

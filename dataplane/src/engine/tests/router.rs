@@ -169,11 +169,15 @@ fn a_full_send_queue_is_counted_for_packets_between_peers() {
 #[test]
 fn more_packets_between_peers_than_the_outbox_holds_are_sent_in_parts() {
     let [mut one, mut two, mut three] = chain(true);
-    let packets: Vec<_> = (0..BURST_LEN).map(|i| v4(1, 3, 1300, i)).collect();
-    let wan = through(&mut one, &mut two, &packets);
-    assert!(wan.frames.len() >= 2);
+    let packets: Vec<_> = (0..3 * BURST_LEN).map(|i| v4(1, 3, 700, i)).collect();
+    let mut burst = Burst(Vec::new());
+    for packets in packets.chunks(BURST_LEN) {
+        burst.0.extend(Burst::trains(one.encapsulate(START, Burst::of(packets.to_vec())).0).0);
+    }
+    let (_, wan) = two.decapsulate(START, burst);
+    assert!(wan.frames.len() >= 3);
     let (lan, _) = three.decapsulate(START, Burst::trains(wan));
-    assert_eq!(lan.frames.len(), BURST_LEN);
+    assert_eq!(lan.bytes(), packets.into_iter().map(|packet| with_ttl(packet, 63)).collect::<Vec<_>>());
     assert_eq!((two.dropped(), three.dropped()), (0, 0));
 }
 
