@@ -181,6 +181,20 @@ fn more_packets_between_peers_than_the_outbox_holds_are_sent_in_parts() {
     assert_eq!((two.dropped(), three.dropped()), (0, 0));
 }
 
+/// The outbox held one burst, and was emptied when half of one had come: 31 packets and a datagram full of small ones were too many.
+#[test]
+fn a_datagram_of_small_packets_between_peers_finds_room_behind_others() {
+    let [mut one, mut two, mut three] = chain(true);
+    let packets: Vec<_> = (0..31 + BURST_LEN).map(|i| v4(1, 3, 40, i)).collect();
+    let (few, many) = packets.split_at(31);
+    let mut burst = Burst::trains(one.encapsulate(START, Burst::of(few.to_vec())).0);
+    burst.0.extend(Burst::trains(one.encapsulate(START, Burst::of(many.to_vec())).0).0);
+    let (_, wan) = two.decapsulate(START, burst);
+    let (lan, _) = three.decapsulate(START, Burst::trains(wan));
+    assert_eq!(lan.bytes(), packets.into_iter().map(|packet| with_ttl(packet, 63)).collect::<Vec<_>>());
+    assert_eq!((two.dropped(), three.dropped()), (0, 0));
+}
+
 #[test]
 fn a_local_sender_learns_why_its_packet_goes_nowhere() {
     let (mut one, _) = pair(&Link::default());
