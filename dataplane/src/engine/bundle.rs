@@ -689,7 +689,7 @@ mod tests {
             let plan = Plan::new(control, &lens, path);
             let mut trains = plan.trains();
             let (mut pieces, mut place) = (Vec::new(), Place::default());
-            while let Some(train) = trains.next() {
+            for train in trains.by_ref() {
                 prop_assert!(train.len() <= TRAIN_LEN_MAX && train.datagrams() <= TRAIN_SEGMENTS_MAX);
                 prop_assert!(train.size <= path.bytes() + DATA_LEN_MIN);
                 let sizes: Vec<_> = (0..train.datagrams())

@@ -260,7 +260,7 @@ mod tests {
         let mut before = 0;
         while !worker.is_finished() {
             let now = reader.snapshot().metric(Metric::LanToWanBytes);
-            assert!(now >= before && now % 2 == 0);
+            assert!(now >= before && now.is_multiple_of(2));
             before = now;
         }
         worker.join().unwrap();

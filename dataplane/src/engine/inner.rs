@@ -716,7 +716,7 @@ mod tests {
                     let packet =
                         ipv4(&format!("10.1.0.{host}"), &format!("10.2.0.{host}"), 17, 0, &udp(4000 + port, 53, b""));
                     let hash = Inner::parse(&packet).unwrap().flow_hash();
-                    load[(u64::from(hash) * workers >> 32) as usize] += 1;
+                    load[((u64::from(hash) * workers) >> 32) as usize] += 1;
                 }
             }
             let fair = 4096 / workers as u32;
