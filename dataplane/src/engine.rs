@@ -76,6 +76,8 @@ pub enum Command {
     /// Stops opening a lane and erases its keys.
     CloseLane(ReceiverIndex),
     /// Takes a session down, with the lane that this worker seals and those that it opens.
+    ///
+    /// Whoever gives the slot to another session swaps the snapshot before: routes name slots, and packets for the one would reach the other.
     Remove(SessionSlot),
     /// Swaps the snapshot.
     Routes(Arc<Snapshot>),
@@ -274,12 +276,12 @@ impl<R: RxBurst> Packets for InBurst<'_, R> {
     }
 }
 
-/// The members' bytes, in the outbox.
-struct InOutbox<'a>(&'a Outbox, &'a Members);
+/// The members' bytes, in the outbox, where the batch begins at the packet with this number.
+struct InOutbox<'a>(&'a Outbox, &'a Members, usize);
 
 impl Packets for InOutbox<'_> {
     fn packet(&mut self, i: usize) -> &[u8] {
-        self.0.packet(usize::from(self.1.numbers[i]))
+        self.0.packet(self.2 + usize::from(self.1.numbers[i]))
     }
 }
 
@@ -529,25 +531,28 @@ impl Engine {
 
     /// Sends what came up inside the engine: packets between peers, ICMP errors, echoes.
     fn send_own(&mut self, now: Time, wan: &mut impl TxSink) {
-        self.batch.clear();
-        for i in 0..self.outbox.len() {
-            self.batch.push(i, self.outbox.to(i), self.outbox.packet(i).len());
-        }
-        for chain in 0..self.batch.count {
-            let members = self.batch.members(chain);
-            let outbox = std::mem::take(&mut self.outbox);
-            let sent = self.send(now, self.batch.chains[chain].slot, &members, &mut InOutbox(&outbox, &members), wan);
-            for &number in &members.numbers[..sent] {
-                let packet_len = outbox.packet(usize::from(number)).len() as u64;
-                if outbox.is_transit(usize::from(number)) {
-                    self.counters.add(Metric::TransitPackets, 1);
-                    self.counters.add(Metric::TransitBytes, packet_len);
-                } else {
-                    self.counters.add(Metric::IcmpErrorsSent, 1);
+        let outbox = std::mem::take(&mut self.outbox);
+        for from in (0..outbox.len()).step_by(BURST_LEN) {
+            self.batch.clear();
+            for i in from..outbox.len().min(from + BURST_LEN) {
+                self.batch.push(i - from, outbox.to(i), outbox.packet(i).len());
+            }
+            for chain in 0..self.batch.count {
+                let members = self.batch.members(chain);
+                let mut packets = InOutbox(&outbox, &members, from);
+                let sent = self.send(now, self.batch.chains[chain].slot, &members, &mut packets, wan);
+                for &number in &members.numbers[..sent] {
+                    let i = from + usize::from(number);
+                    if outbox.is_transit(i) {
+                        self.counters.add(Metric::TransitPackets, 1);
+                        self.counters.add(Metric::TransitBytes, outbox.packet(i).len() as u64);
+                    } else {
+                        self.counters.add(Metric::IcmpErrorsSent, 1);
+                    }
                 }
             }
-            self.outbox = outbox;
         }
+        self.outbox = outbox;
         self.outbox.clear();
         for i in 0..std::mem::take(&mut self.waiting.count) {
             let slot = self.waiting.slots[i];

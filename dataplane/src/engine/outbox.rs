@@ -10,15 +10,17 @@ use super::snapshot::SessionSlot;
 
 /// Bytes of the outbox: four of the longest packets, or a burst of ordinary ones.
 pub(super) const OUTBOX_LEN: usize = 256 * 1024;
+/// Packets of the outbox: a burst, and behind it one datagram full of the smallest that hosts send (40 bytes in 1500).
+pub(super) const PACKETS_MAX: usize = 2 * BURST_LEN;
 
-/// At most [`BURST_LEN`] packets and [`OUTBOX_LEN`] bytes.
+/// At most [`PACKETS_MAX`] packets and [`OUTBOX_LEN`] bytes.
 ///
 /// The default one has no room at all: what stands in while the real one is lent out.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Outbox {
     bytes: Box<[u8]>,
     used: usize,
-    packets: [Entry; BURST_LEN],
+    packets: Box<[Entry]>,
     count: usize,
 }
 
@@ -34,15 +36,13 @@ impl Entry {
     const EMPTY: Self = Self { to: SessionSlot(0), at: 0, len: 0, is_transit: false };
 }
 
-impl Default for Outbox {
-    fn default() -> Self {
-        Self { bytes: Box::default(), used: 0, packets: [Entry::EMPTY; BURST_LEN], count: 0 }
-    }
-}
-
 impl Outbox {
     pub(super) fn new() -> Self {
-        Self { bytes: vec![0; OUTBOX_LEN].into_boxed_slice(), ..Self::default() }
+        Self {
+            bytes: vec![0; OUTBOX_LEN].into_boxed_slice(),
+            packets: vec![Entry::EMPTY; PACKETS_MAX].into_boxed_slice(),
+            ..Self::default()
+        }
     }
 
     /// Copies another peer's packet in.
@@ -70,12 +70,10 @@ impl Outbox {
         is_transit: bool,
         write: impl FnOnce(&mut [u8]) -> Option<usize>,
     ) -> Result<(), DropReason> {
-        let space = match self.bytes.get_mut(self.used..self.used + len_max) {
-            Some(space) if self.count < BURST_LEN => space,
-            _ => return Err(DropReason::TransitQueueFull),
-        };
+        let space = self.bytes.get_mut(self.used..self.used + len_max).ok_or(DropReason::TransitQueueFull)?;
+        let entry = self.packets.get_mut(self.count).ok_or(DropReason::TransitQueueFull)?;
         if let Some(len) = write(space) {
-            self.packets[self.count] = Entry { to, at: self.used, len, is_transit };
+            *entry = Entry { to, at: self.used, len, is_transit };
             self.count += 1;
             self.used += len;
         }
@@ -84,7 +82,7 @@ impl Outbox {
 
     /// Whether so much has come together that it should be sent before more comes.
     pub(super) fn is_half_full(&self) -> bool {
-        self.count >= BURST_LEN / 2 || self.used >= OUTBOX_LEN / 2
+        self.count >= PACKETS_MAX / 2 || self.used >= OUTBOX_LEN / 2
     }
 
     pub(super) fn len(&self) -> usize {
@@ -118,11 +116,11 @@ mod tests {
     #[test]
     fn packets_come_out_as_they_went_in_until_the_outbox_is_full() {
         let mut outbox = Outbox::new();
-        for i in 0..BURST_LEN {
+        for i in 0..PACKETS_MAX {
             assert_eq!(outbox.push(SessionSlot(i as u32), &[i as u8; 100]), Ok(()));
         }
         assert_eq!(outbox.push(SessionSlot(0), &[0]), Err(DropReason::TransitQueueFull));
-        for i in 0..BURST_LEN {
+        for i in 0..PACKETS_MAX {
             assert_eq!((outbox.to(i), outbox.packet(i)), (SessionSlot(i as u32), &[i as u8; 100][..]));
         }
         outbox.clear();

@@ -144,6 +144,19 @@ fn control_blocks_for_more_sessions_than_can_wait_are_dropped_and_counted() {
 }
 
 #[test]
+fn a_session_waits_once_however_many_blocks_it_has() {
+    let peers: Vec<u8> = (2..=1 + BURST_LEN as u8).collect();
+    let mut one = Gateway::new(1, &peers);
+    for &m in &peers {
+        one.install(m, &Link::default());
+        one.engine.command(Command::Echo(slot(m)), START);
+        one.engine.command(Command::Echo(slot(m)), START);
+    }
+    let sizes: Vec<_> = waiting(&mut one, START).bytes().iter().map(Vec::len).collect();
+    assert_eq!((sizes, one.dropped()), (vec![32 + 2 * 10; BURST_LEN], 0));
+}
+
+#[test]
 fn events_beyond_the_limit_are_counted_and_the_control_thread_is_told() {
     let mut one = Gateway::new(1, &[]);
     let swap = |one: &mut Gateway, n: usize| {

@@ -21,7 +21,7 @@ fn likely_plaintext() -> impl Strategy<Value = Vec<u8>> {
         ]
         .concat()),
         (any::<u16>(), prop::collection::vec(any::<u8>(), 0..40)).prop_map(|(len, body)| [
-            &(0x2000 | len % 64).to_be_bytes()[..],
+            &(0x2000 | (len % 64)).to_be_bytes()[..],
             &body
         ]
         .concat()),

@@ -169,11 +169,29 @@ fn a_full_send_queue_is_counted_for_packets_between_peers() {
 #[test]
 fn more_packets_between_peers_than_the_outbox_holds_are_sent_in_parts() {
     let [mut one, mut two, mut three] = chain(true);
-    let packets: Vec<_> = (0..BURST_LEN).map(|i| v4(1, 3, 1300, i)).collect();
-    let wan = through(&mut one, &mut two, &packets);
-    assert!(wan.frames.len() >= 2);
+    let packets: Vec<_> = (0..3 * BURST_LEN).map(|i| v4(1, 3, 700, i)).collect();
+    let mut burst = Burst(Vec::new());
+    for packets in packets.chunks(BURST_LEN) {
+        burst.0.extend(Burst::trains(one.encapsulate(START, Burst::of(packets.to_vec())).0).0);
+    }
+    let (_, wan) = two.decapsulate(START, burst);
+    assert!(wan.frames.len() >= 3);
     let (lan, _) = three.decapsulate(START, Burst::trains(wan));
-    assert_eq!(lan.frames.len(), BURST_LEN);
+    assert_eq!(lan.bytes(), packets.into_iter().map(|packet| with_ttl(packet, 63)).collect::<Vec<_>>());
+    assert_eq!((two.dropped(), three.dropped()), (0, 0));
+}
+
+/// The outbox held one burst, and was emptied when half of one had come: 31 packets and a datagram full of small ones were too many.
+#[test]
+fn a_datagram_of_small_packets_between_peers_finds_room_behind_others() {
+    let [mut one, mut two, mut three] = chain(true);
+    let packets: Vec<_> = (0..31 + BURST_LEN).map(|i| v4(1, 3, 40, i)).collect();
+    let (few, many) = packets.split_at(31);
+    let mut burst = Burst::trains(one.encapsulate(START, Burst::of(few.to_vec())).0);
+    burst.0.extend(Burst::trains(one.encapsulate(START, Burst::of(many.to_vec())).0).0);
+    let (_, wan) = two.decapsulate(START, burst);
+    let (lan, _) = three.decapsulate(START, Burst::trains(wan));
+    assert_eq!(lan.bytes(), packets.into_iter().map(|packet| with_ttl(packet, 63)).collect::<Vec<_>>());
     assert_eq!((two.dropped(), three.dropped()), (0, 0));
 }
 
