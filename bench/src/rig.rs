@@ -63,6 +63,12 @@ pub enum Family {
     V6,
 }
 
+impl std::fmt::Display for Family {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if *self == Self::V4 { "IPv4" } else { "IPv6" })
+    }
+}
+
 /// An interface of a host. Link-layer and network addresses are fixed, since every rig has its own namespaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interface {
