@@ -28,6 +28,7 @@ pub mod external;
 pub mod gateway;
 pub mod generator;
 pub mod histogram;
+#[path = "../../ebpf/src/bench/layout.rs"]
 pub mod layout;
 pub mod object;
 pub mod pair;

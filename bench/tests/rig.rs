@@ -10,13 +10,15 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use weir_bench::external::ping;
+use weir_bench::external::{ping, tcp_transfer};
 use weir_bench::generator::{Amount, flood, pace};
+use weir_bench::layout::MAGIC;
 use weir_bench::object::Pass;
 use weir_bench::pcap;
 use weir_bench::rig::{Family, Rig, RigConfig};
 use weir_bench::sink::{Report, Sink, SinkConfig};
 use weir_bench::stream::{Sizes, Stream, checksums_hold};
+use weir_bench::sys::clock::monotonic_ns;
 
 /// Floods and paced runs in parallel would measure each other.
 fn alone() -> MutexGuard<'static, ()> {
@@ -179,6 +181,32 @@ fn a_flood_is_accounted_for_frame_by_frame() {
     }
 }
 
+/// At the first hop, before a router trims what follows the IP packet.
+#[test]
+fn both_generators_send_frames_of_exactly_their_size() {
+    let _alone = alone();
+    let rig = plain();
+    let mut sink = Sink::attach(rig.g1(), "lan", SinkConfig::default()).unwrap();
+    for family in [Family::V4, Family::V6] {
+        for sizes in [Sizes::Fixed(64), Sizes::Imix, Sizes::Fixed(1518)] {
+            let stream = Stream { flows: 2, sizes, ..Stream::new(rig.forward(family)) };
+            let frames = stream.compile().unwrap();
+            let bytes: usize = (0..48).map(|n| frames.frame(n, 0).len()).sum();
+            for paced in [false, true] {
+                let amount = Amount::Frames(48);
+                let sent = match paced {
+                    true => pace(rig.h1(), "lan", &stream, 10_000.0, amount),
+                    false => flood(rig.h1(), "lan", &stream, amount),
+                };
+                let tally = settled(&sink);
+                assert_eq!((tally.datagrams, tally.bytes), (48, bytes as u64), "{family:?} {sizes} {paced}");
+                assert_eq!(sent.unwrap().bytes, bytes as u64);
+                sink.reset().unwrap();
+            }
+        }
+    }
+}
+
 #[test]
 fn udp_gro_forwarding_merges_and_segments_are_counted() {
     let _alone = alone();
@@ -208,8 +236,8 @@ fn a_paced_stream_arrives_whole_and_in_order() {
         let tally = settled(&sink);
         assert_eq!((sent.frames, tally.datagrams, tally.gaps, tally.reordered), (10_000, 10_000, 0, 0));
         assert_eq!(tally.bytes, sent.bytes);
-        assert!((0.99..1.2).contains(&(sent.elapsed_ns as f64 / 1e9)), "{sent:?}");
-        assert!((0.9e9..1.2e9).contains(&(tally.elapsed_ns as f64)), "{tally:?}");
+        assert!((0.99..3.0).contains(&(sent.elapsed_ns as f64 / 1e9)), "{sent:?}");
+        assert!((0.9e9..3e9).contains(&(tally.elapsed_ns as f64)), "{tally:?}");
         assert_eq!(tally.latency.total(), 10_000);
     }
 }
@@ -267,6 +295,52 @@ fn the_sink_lets_go_on_what_is_not_stamped_and_when_told_what_is() {
     let tally = sink.read().unwrap();
     assert_eq!(tally.datagrams, 1);
     assert!(tally.others >= 3);
+}
+
+/// Stamps written by hand, so that what the sink must find is known.
+#[test]
+fn the_sink_tells_gaps_late_datagrams_and_latency() {
+    let rig = plain();
+    for family in [Family::V4, Family::V6] {
+        let sink = Sink::attach(rig.h2(), "lan", SinkConfig::default()).unwrap();
+        let (from, to) = (rig.h1().lan.address(family), rig.h2().lan.address(family));
+        let socket = rig.h1().enter(|| UdpSocket::bind((from, 0))).unwrap().unwrap();
+        let send = |magic: u32, flow: u16, sequence: u32, age_ns: u64| {
+            let mut payload = magic.to_be_bytes().to_vec();
+            payload.extend(flow.to_be_bytes());
+            payload.extend(sequence.to_be_bytes());
+            payload.extend((monotonic_ns() - age_ns).to_be_bytes());
+            socket.send_to(&payload, (to, 9)).unwrap();
+        };
+        // Flow 0: 2, 3 and 7 are missing, 5 and 1 are late. Flow 65535: whole.
+        for sequence in [0, 4, 6, 5, 8, 1] {
+            send(MAGIC, 0, sequence, 2_000_000);
+        }
+        for sequence in 0..3 {
+            send(MAGIC, u16::MAX, sequence, 2_000_000);
+        }
+        // Not ours: another magic, and a payload one byte too short for a stamp.
+        send(MAGIC + 1, 0, 100, 0);
+        socket.send_to(&MAGIC.to_be_bytes().repeat(5)[..17], (to, 9)).unwrap();
+        let tally = settled(&sink);
+        assert_eq!((tally.datagrams, tally.gaps, tally.reordered, tally.flows), (9, 3, 2, 2), "{tally:?}");
+        let p50 = tally.latency.quantile(0.5).unwrap();
+        assert!((2_000_000..100_000_000).contains(&p50), "{p50}");
+    }
+}
+
+#[test]
+fn tcp_and_its_refusal_are_measured_by_iperf3() {
+    let _alone = alone();
+    let rig = plain();
+    for family in [Family::V4, Family::V6] {
+        let address = rig.h2().lan.address(family);
+        let transfer = tcp_transfer(rig.h1(), rig.h2(), address, Duration::from_secs(1)).unwrap();
+        assert!(transfer.gbps > 0.1, "{transfer:?}");
+    }
+    let nobody = "10.2.0.77".parse().unwrap();
+    let error = tcp_transfer(rig.h1(), rig.h2(), nobody, Duration::from_secs(1)).unwrap_err().to_string();
+    assert!(error.starts_with("iperf3 failed:"), "{error}");
 }
 
 #[test]

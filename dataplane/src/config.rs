@@ -11,7 +11,7 @@
 //! [tun]      name · addresses · mtu
 //! [workers]  cores
 //! [routing]  table · mark · rule_priority · metric · prefixes
-//! [bpf]      pin
+//! [bpf]      pin · object
 //! ```
 
 mod read;
@@ -142,6 +142,8 @@ pub struct Workers {
 pub struct Bpf {
     /// Absolute path of the directory that maps and links are pinned in; nothing is pinned without one.
     pub pin: Option<PathBuf>,
+    /// Absolute path of an eBPF object to load in place of the built-in one, for whoever develops the programs.
+    pub object: Option<PathBuf>,
 }
 
 /// How a program is attached to an interface.

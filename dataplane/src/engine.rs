@@ -542,6 +542,11 @@ impl Engine {
         }
     }
 
+    /// The engine's counters.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
     /// The next event for the control thread.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop()

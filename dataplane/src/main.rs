@@ -1,1 +1,100 @@
-fn main() {}
+//! The packet plane's daemon and its command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+use weir_dataplane::config::{Attach, Config, WanIo};
+use weir_dataplane::{io, plane};
+
+/// Weir's packet plane: forwards IP packets between gateways, sealed.
+#[derive(Parser)]
+#[command(name = "weir-dataplane", version, about, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run until SIGTERM or SIGINT. WEIR_LOG sets what is logged (error, warn, info, debug, trace).
+    Run {
+        /// The configuration file.
+        #[arg(long, default_value = "/etc/weir/dataplane.toml")]
+        config: PathBuf,
+    },
+    /// Show what this machine can do, and what is missing with its remedy. Changes nothing.
+    Probe {
+        /// Ask about the interface and the ports of this configuration file.
+        #[arg(long, conflicts_with = "interface")]
+        config: Option<PathBuf>,
+        /// Ask about this WAN interface.
+        #[arg(long, default_value = "lo")]
+        interface: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check a configuration file.
+    Check {
+        /// The configuration file.
+        #[arg(long, default_value = "/etc/weir/dataplane.toml")]
+        config: PathBuf,
+        /// Print the configuration with all its defaults as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove the routes, rules and pins that a stopped daemon leaves so that nothing goes out in clear.
+    Purge {
+        /// The configuration file that the daemon ran with.
+        #[arg(long, default_value = "/etc/weir/dataplane.toml")]
+        config: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_env("WEIR_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    match run(arguments.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("weir-dataplane: error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    match command {
+        Command::Run { config } => plane::run(&Config::load(&config)?)?,
+        Command::Purge { config } => plane::purge(&Config::load(&config)?)?,
+        Command::Check { config, json } => {
+            let config = Config::load(&config)?;
+            if json {
+                println!("{}", serde_json::to_string_pretty(&config)?);
+            } else {
+                println!("the configuration is good");
+            }
+        }
+        Command::Probe { config, interface, json } => {
+            let config = config.as_deref().map(Config::load).transpose()?;
+            let wishes = io::probe::Wishes {
+                wan: config.as_ref().map_or(interface.as_str(), |config| &config.wan.interface),
+                bpf: config.as_ref().is_none_or(|config| config.wan.attach != Attach::None),
+                uring_only: config.as_ref().is_some_and(|config| config.wan.io == WanIo::Uring),
+            };
+            let table = io::probe::probe(&wishes);
+            if json {
+                println!("{}", serde_json::to_string_pretty(&table)?);
+            } else {
+                print!("{table}");
+            }
+            if table.first_blocker().is_some() {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,3 +1,572 @@
-//! To come.
+//! The daemon: puts everything in place in the right order, serves the API, and takes everything away again.
+//!
+//! ```text
+//!   start   privileges ▸ probe ▸ API path ▸ eBPF ▸ sockets ▸ steer ▸ TUN ▸ workers ▸ wan, lan ▸ routes ▸ listen
+//!   serve   poll( API, signals, workers' events, netlink ) ▸ state machine ▸ effects ▸ replies
+//!   stop    API closed ▸ workers joined ▸ programs detached, pins removed ▸ device routes gone with the TUN
+//! ```
+//!
+//! Whatever a start has put in place before it failed goes again when the values here are dropped. The `unreachable` routes stay at a
+//! stop, so that nothing leaves in clear while the plane is away; [`purge`] removes them.
+
+mod attach;
 mod indices;
+mod server;
 pub mod state;
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use weir_abi::gcra::Rate;
+use weir_abi::map::{self, Class, MISS_SAMPLE, SocketRole, WORKERS_MAX, flag};
+
+use self::server::{ClientId, Incoming, Server, ServerError};
+use self::state::{Effect, Fixed, Random, State};
+use crate::api::message::{Counters, DumpItem, Incarnation, NamedCount, Refusal, Reply, Request};
+use crate::config::{Config, Cores, WanIo};
+use crate::engine::aead::Algorithm;
+use crate::engine::counters::Snapshot;
+use crate::io::bpf::{self, BpfError, Programs};
+use crate::io::netlink::{Change, Changes, HostRoutes, Netlink};
+use crate::io::socket::{SocketConfig, SocketError, Sockets, Underlay};
+use crate::io::tun::{TunConfig, TunError, TunQueue};
+use crate::io::{netlink, privileges, probe, ring};
+use crate::worker::{Clock, Notify, PortKind, Worker, WorkerConfig, WorkerError};
+
+/// Most addresses of this host that `wan` is told; with more, datagrams to any address count as ours.
+const LOCAL_ADDRESSES_MAX: usize = 1024;
+
+/// Why the daemon does not run. Each message names the thing and the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaneError {
+    /// The machine or the process lacks something.
+    #[error("{0}")]
+    Blocked(String),
+    /// Capabilities.
+    #[error(transparent)]
+    Privileges(#[from] privileges::Error),
+    /// The API socket.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// eBPF.
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+    /// An eBPF object given by the configuration.
+    #[error("cannot read the eBPF object {path}: {error}; check bpf.object")]
+    Object {
+        /// The path.
+        path: std::path::PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// Sockets.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The TUN.
+    #[error(transparent)]
+    Tun(#[from] TunError),
+    /// Links, addresses, routes, rules.
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+    /// A worker.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    /// More workers than there may be.
+    #[error("no core to run a worker on: check workers.cores against the cores that this process may use")]
+    NoCore,
+    /// Something that only fails when the system is out of resources.
+    #[error("{what}: {error}")]
+    System {
+        /// What was attempted.
+        what: &'static str,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> PlaneError {
+    move |error| PlaneError::System { what, error }
+}
+
+/// The kernel's random numbers, through the library that makes the keys.
+struct SystemRandom;
+
+impl Random for SystemRandom {
+    fn fill(&mut self, bytes: &mut [u8]) {
+        // It cannot fail once the kernel's generator is seeded, and then only by ending the process: a plane without randomness must not run.
+        aws_lc_rs::rand::fill(bytes).expect("the kernel has random numbers");
+    }
+}
+
+/// Runs the packet plane until SIGTERM or SIGINT.
+///
+/// Must be called before any thread is started: capabilities are dropped first.
+///
+/// # Errors
+/// [`PlaneError`]; nothing is left behind then.
+pub fn run(config: &Config) -> Result<(), PlaneError> {
+    privileges::drop_to_needed()?;
+    let wishes = probe::Wishes {
+        wan: &config.wan.interface,
+        bpf: config.wan.attach != crate::config::Attach::None,
+        uring_only: config.wan.io == WanIo::Uring,
+    };
+    if let Some(blocker) = probe::probe(&wishes).first_blocker() {
+        return Err(PlaneError::Blocked(blocker));
+    }
+    let signals = Signals::install()?;
+    let mut plane = Plane::start(config)?;
+    tracing::info!("ready at {}", config.api.socket.display());
+    let served = plane.serve(&signals);
+    plane.stop();
+    served
+}
+
+/// Takes away what a stopped plane leaves on purpose: its rules and routes, and pins.
+///
+/// # Errors
+/// [`PlaneError`].
+pub fn purge(config: &Config) -> Result<(), PlaneError> {
+    HostRoutes::purge(&config.routing, &mut Netlink::open()?)?;
+    match &config.bpf.pin {
+        Some(directory) => bpf::remove_pins(directory).map_err(system("removing pins")),
+        None => Ok(()),
+    }
+}
+
+/// SIGTERM and SIGINT as a readable descriptor.
+struct Signals {
+    readable: UnixStream,
+}
+
+impl Signals {
+    fn install() -> Result<Self, PlaneError> {
+        let (readable, writable) = UnixStream::pair().map_err(system("making a socket pair"))?;
+        for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+            let end = writable.try_clone().map_err(system("duplicating a socket"))?;
+            signal_hook::low_level::pipe::register(signal, end).map_err(system("installing a signal handler"))?;
+        }
+        Ok(Self { readable })
+    }
+}
+
+/// Everything that is in place while the plane runs. Fields are dropped in this order.
+struct Plane {
+    server: Server,
+    workers: Vec<Worker>,
+    programs: Programs,
+    routes: HostRoutes,
+    netlink: Netlink,
+    changes: Changes,
+    state: State<SystemRandom>,
+    control: Sockets,
+    events: Arc<Events>,
+    map_config: map::Config,
+    about: Vec<(String, String)>,
+    clock: Clock,
+}
+
+/// How workers wake the control thread.
+struct Events {
+    eventfd: OwnedFd,
+    pending: AtomicBool,
+}
+
+impl Events {
+    fn notify(&self) {
+        if !self.pending.swap(true, Ordering::AcqRel) {
+            // It fails only when the counter is full, and then the control thread is awake.
+            let _ = rustix::io::write(&self.eventfd, &1u64.to_ne_bytes());
+        }
+    }
+
+    fn clear(&self) {
+        let mut count = [0; 8];
+        // Nothing to read means that the next write will wake us all the same.
+        let _ = rustix::io::read(&self.eventfd, &mut count);
+        self.pending.store(false, Ordering::Release);
+    }
+}
+
+impl Plane {
+    fn start(config: &Config) -> Result<Self, PlaneError> {
+        let clock = Clock::start();
+        let server = Server::bind(&config.api.socket)?;
+        let cores = cores(&config.workers.cores)?;
+        let count = cores.len() as u8;
+        let mut netlink = Netlink::open()?;
+        let changes = Changes::subscribe(config.routing.table)?;
+        let wan = netlink.link(&config.wan.interface)?;
+
+        let object = match &config.bpf.object {
+            Some(path) => std::fs::read(path).map_err(|error| PlaneError::Object { path: path.clone(), error })?.into(),
+            None => std::borrow::Cow::Borrowed(bpf::OBJECT),
+        };
+        let mut programs = Programs::load(&object, count, config.bpf.pin.as_deref())?;
+        let mut map_config = map_config(config);
+        let socket_config =
+            SocketConfig { port: config.wan.port, mark: config.routing.mark, ..SocketConfig::default() };
+        let underlay = Underlay::open(socket_config, cores.len())?;
+        fill_sockets(&mut programs, &underlay)?;
+
+        let mut queues = vec![];
+        for _ in &cores {
+            queues.push(TunQueue::open(&TunConfig { name: config.tun.name.clone(), multi_queue: cores.len() > 1 })?);
+        }
+        let tun = netlink.link(&config.tun.name)?.index;
+        netlink.set_link_mtu(tun, u32::from(config.tun.mtu))?;
+        for address in &config.tun.addresses {
+            netlink.add_address(tun, *address)?;
+        }
+        netlink.set_link_up(tun, true)?;
+
+        let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let eventfd = eventfd.map_err(|errno| system("making an eventfd")(errno.into()))?;
+        let events = Arc::new(Events { eventfd, pending: AtomicBool::new(false) });
+        let (ports, ports_reason) = choose_ports(config.wan.io);
+        let mut about = vec![
+            ("program".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+            ("ports".to_owned(), format!("{ports} ({ports_reason})")),
+        ];
+        let granted = underlay.control.each().next().map_or((0, 0), |socket| (socket.rx_buffer(), socket.tx_buffer()));
+        about.push(("socket buffers".to_owned(), format!("{} B receive, {} B send", granted.0, granted.1)));
+        let mut workers = vec![];
+        for (((number, core), sockets), tun) in (0u8..).zip(&cores).zip(underlay.workers).zip(queues) {
+            about.push((format!("worker {number}"), format!("core {}", core.id)));
+            let notify: Notify = Arc::new({
+                let events = Arc::clone(&events);
+                move || events.notify()
+            });
+            let mtu = config.tun.mtu;
+            workers.push(Worker::start(WorkerConfig {
+                number,
+                core: Some(*core),
+                ports,
+                sockets,
+                tun,
+                mtu,
+                clock,
+                notify,
+            })?);
+        }
+
+        let fixed = Fixed {
+            incarnation: Incarnation(SystemRandom.u64()),
+            workers: count,
+            port: underlay.port,
+            gateway: config.tun.addresses.iter().map(|address| address.address()).collect(),
+            transit: config.transit,
+            has_aes: Algorithm::for_this_cpu() == Algorithm::Aes256Gcm,
+        };
+        about.push(("incarnation".to_owned(), format!("{:016x}", fixed.incarnation.0)));
+        about.push(("aead".to_owned(), format!("{:?} preferred by this CPU", Algorithm::for_this_cpu())));
+
+        programs.deny(&config.wan.deny)?;
+        programs.set_overlay(&config.routing.prefixes)?;
+        set_local(&mut programs, &mut netlink, &mut map_config)?;
+        let mut plane = Self {
+            server,
+            workers,
+            programs,
+            routes: HostRoutes::new(tun, config.routing.clone(), lan_networks(config, &mut netlink)?),
+            netlink,
+            changes,
+            state: State::new(fixed, SystemRandom),
+            control: underlay.control,
+            events,
+            map_config,
+            about,
+            clock,
+        };
+        plane.carry_out()?;
+        let attached = plane.attach(config, &wan).and_then(|()| plane.install_routes(config));
+        if let Err(error) = attached.and_then(|()| plane.server.listen().map_err(PlaneError::from)) {
+            plane.stop();
+            return Err(error);
+        }
+        Ok(plane)
+    }
+
+    /// Attaches the classifiers, as the configuration says or as fits the device.
+    fn attach(&mut self, config: &Config, wan: &netlink::Link) -> Result<(), PlaneError> {
+        let attached = attach::attach(config.wan.attach, wan, |mode| self.programs.attach_wan(&wan.name, mode))?;
+        self.about.push((format!("wan on {}", wan.name), attached.to_string()));
+        tracing::info!("wan on {}: {attached}", wan.name);
+        if attached.mode.is_some() {
+            self.map_config.flags |= flag::WAN_ATTACHED;
+            self.programs.configure(self.map_config)?;
+        }
+        for interface in &config.lan.interfaces {
+            let link = self.netlink.link(interface)?;
+            let attached =
+                attach::attach_xdp(config.lan.attach, &link, |mode| self.programs.attach_lan(&link.name, mode))?;
+            self.about.push((format!("lan on {interface}"), attached.to_string()));
+            tracing::info!("lan on {interface}: {attached}");
+        }
+        Ok(())
+    }
+
+    /// Installs routes and rules; a failure takes back what it did unless an earlier run had left them.
+    fn install_routes(&mut self, config: &Config) -> Result<(), PlaneError> {
+        let mut fresh = true;
+        for family in netlink::Family::ALL {
+            fresh &= self.netlink.routes(config.routing.table, family)?.is_empty();
+        }
+        self.routes.install(&mut self.netlink).map_err(|error| {
+            if fresh && let Err(also) = HostRoutes::purge(&config.routing, &mut self.netlink) {
+                tracing::warn!("while taking routes back: {also}");
+            }
+            error.into()
+        })
+    }
+
+    /// Serves until a signal comes or a worker dies.
+    fn serve(&mut self, signals: &Signals) -> Result<(), PlaneError> {
+        loop {
+            if self.wait(signals)? {
+                tracing::info!("stopping");
+                return Ok(());
+            }
+            self.events.clear();
+            self.take_events();
+            if let Some(worker) = self.workers.iter_mut().find(|worker| worker.is_dead()) {
+                worker.join()?;
+                return Err(PlaneError::Blocked("a worker ended without being told to".to_owned()));
+            }
+            self.watch_host()?;
+            for incoming in self.server.receive() {
+                self.answer(incoming)?;
+            }
+            self.state.handle_timeout(self.clock.now());
+            self.carry_out()?;
+            self.server.flush();
+        }
+    }
+
+    /// Waits for something to do; `true` when that is to stop.
+    fn wait(&self, signals: &Signals) -> Result<bool, PlaneError> {
+        let timeout = self.state.next_deadline().map(|deadline| deadline.since(self.clock.now()));
+        let timeout =
+            timeout.map(|t| Timespec { tv_sec: t.as_secs() as i64, tv_nsec: i64::from(t.subsec_nanos()) + 1 });
+        let mut descriptors = vec![
+            PollFd::new(&signals.readable, PollFlags::IN),
+            PollFd::new(&self.events.eventfd, PollFlags::IN),
+            PollFd::from_borrowed_fd(self.changes.as_fd(), PollFlags::IN),
+        ];
+        for (descriptor, write) in self.server.interests() {
+            let flags = if write { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+            descriptors.push(PollFd::from_borrowed_fd(descriptor, flags));
+        }
+        match poll(&mut descriptors, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(!descriptors[0].revents().is_empty()),
+            Err(errno) => Err(system("waiting for events")(errno.into())),
+        }
+    }
+
+    fn take_events(&mut self) {
+        for worker in &self.workers {
+            while let Some(event) = worker.poll_event() {
+                if let Some(notice) = self.state.handle_event(event) {
+                    self.server.publish(&notice);
+                }
+            }
+        }
+    }
+
+    /// Follows changes of this host's addresses, and puts our routes and rules back when somebody took them away.
+    fn watch_host(&mut self) -> Result<(), PlaneError> {
+        let (mut addresses, mut routes) = (false, false);
+        while let Some(change) = self.changes.poll_event()? {
+            match change {
+                Change::Address { .. } => addresses = true,
+                Change::Route { removed, .. } | Change::Rule { removed, .. } => routes |= removed,
+                Change::Link { .. } => routes = true,
+                Change::Lost => (addresses, routes) = (true, true),
+            }
+        }
+        if addresses {
+            set_local(&mut self.programs, &mut self.netlink, &mut self.map_config)?;
+        }
+        if routes {
+            match self.routes.restore(&mut self.netlink) {
+                Ok(true) => tracing::warn!("somebody removed routes or rules of ours; they are back"),
+                Ok(false) => {}
+                Err(error) => tracing::error!("routes or rules of ours cannot be restored: {error}"),
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, incoming: Incoming) -> Result<(), PlaneError> {
+        let Incoming { client, id, request } = incoming;
+        let reply = |server: &mut Server, reply: &Reply| server.reply(client, id, reply, vec![]);
+        match request {
+            Request::Hello { name } => {
+                tracing::debug!(name, "API connection");
+                let fixed = self.state.fixed();
+                let welcome = Reply::Welcome {
+                    incarnation: fixed.incarnation,
+                    workers: fixed.workers,
+                    port: fixed.port,
+                    program: env!("CARGO_PKG_VERSION").to_owned(),
+                };
+                reply(&mut self.server, &welcome);
+            }
+            Request::Subscribe => {
+                self.server.subscribe(client);
+                reply(&mut self.server, &Reply::Done);
+            }
+            Request::Counters => {
+                let counters = self.counters()?;
+                reply(&mut self.server, &Reply::Counters(Box::new(counters)));
+            }
+            Request::TakeControlSockets => self.hand_over(client, id),
+            request => {
+                let dump = matches!(request, Request::Dump);
+                let replies = self.state.handle_request(request, self.clock.now());
+                self.carry_out()?;
+                if dump {
+                    reply(&mut self.server, &Reply::Dump(DumpItem::Plane(self.about.clone())));
+                }
+                for answer in &replies {
+                    reply(&mut self.server, answer);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn hand_over(&mut self, client: ClientId, id: u32) {
+        let duplicates: io::Result<Vec<OwnedFd>> = self.control.each().map(|socket| socket.duplicate()).collect();
+        match duplicates {
+            Ok(sockets) => {
+                let count = sockets.len() as u8;
+                self.server.reply(client, id, &Reply::ControlSockets { count }, sockets);
+            }
+            Err(error) => {
+                let refusal = Refusal::Invalid(format!("the control sockets cannot be duplicated: {error}"));
+                self.server.reply(client, id, &Reply::Refused(refusal), vec![]);
+            }
+        }
+    }
+
+    fn counters(&self) -> Result<Counters, PlaneError> {
+        let engine = Snapshot::sum(self.workers.iter().map(Worker::counters));
+        let bpf = self.programs.counters()?;
+        let named = |name: &str, count: u64| NamedCount { name: name.to_owned(), count };
+        Ok(Counters {
+            engine: engine.engine(),
+            engine_drops: engine.engine_drops(),
+            bpf: bpf.verdicts.iter().map(|(verdict, count)| named(verdict.name(), count.packets)).collect(),
+            bpf_drops: bpf.drops.iter().map(|(reason, count)| named(reason.name(), count.packets)).collect(),
+        })
+    }
+
+    fn carry_out(&mut self) -> Result<(), PlaneError> {
+        while let Some(effect) = self.state.poll_effect() {
+            match effect {
+                Effect::Worker(worker, command) => {
+                    if let Some(worker) = self.workers.get_mut(usize::from(worker)) {
+                        worker.command(command)?;
+                    }
+                }
+                Effect::Live(index, live) => self.programs.set_live(index, live)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes everything away that does not go by being dropped, and says so where it fails.
+    fn stop(&mut self) {
+        for worker in &mut self.workers {
+            if let Err(error) = worker.join() {
+                tracing::error!("{error}");
+            }
+        }
+        if let Err(error) = self.routes.uninstall(&mut self.netlink) {
+            tracing::error!("{error}");
+        }
+        if let Err(error) = self.programs.unpin() {
+            tracing::error!("{error}");
+        }
+    }
+}
+
+/// The cores that workers run on.
+fn cores(wanted: &Cores) -> Result<Vec<core_affinity::CoreId>, PlaneError> {
+    let cores: Vec<_> = match wanted {
+        Cores::Auto => {
+            core_affinity::get_core_ids().unwrap_or_default().into_iter().take(usize::from(WORKERS_MAX)).collect()
+        }
+        Cores::List(list) => list.iter().map(|&id| core_affinity::CoreId { id: usize::from(id) }).collect(),
+    };
+    if cores.is_empty() { Err(PlaneError::NoCore) } else { Ok(cores) }
+}
+
+/// The ports to use, and why these.
+fn choose_ports(wanted: WanIo) -> (PortKind, &'static str) {
+    let features = ring::features();
+    match wanted {
+        WanIo::Uring => (PortKind::Uring, "as configured"),
+        WanIo::Mmsg => (PortKind::Mmsg, "as configured"),
+        WanIo::Auto if features.udp() && features.tun() => (PortKind::Uring, "the kernel has all that it needs"),
+        WanIo::Auto if features.udp() => (PortKind::Mmsg, "io_uring lacks READ_MULTISHOT, which needs Linux 6.7"),
+        WanIo::Auto => (PortKind::Mmsg, "io_uring is missing or too old; it needs Linux 6.1"),
+    }
+}
+
+fn map_config(config: &Config) -> map::Config {
+    let wan = &config.wan;
+    // A tenth of a second of each class may come at once, so that a fleet's handshakes after an outage are not refused.
+    let class = Rate::per_second(wan.class_rate_pps, (wan.class_rate_pps / 10).max(1));
+    map::Config {
+        port_first: wan.port,
+        port_last: wan.port,
+        flags: 0,
+        miss_sample: MISS_SAMPLE,
+        reserved: 0,
+        source: Rate::per_second(wan.source_rate_pps, wan.source_burst),
+        class: [class; Class::COUNT],
+    }
+}
+
+/// Puts all sockets into the map and then `steer` before them.
+fn fill_sockets(programs: &mut Programs, underlay: &Underlay) -> Result<(), BpfError> {
+    let workers = (0u8..).zip(&underlay.workers).map(|(number, sockets)| (SocketRole::Worker(number), sockets));
+    for (role, sockets) in workers.chain([(SocketRole::Control, &underlay.control)]) {
+        for (ipv6, socket) in [(false, &sockets.v4), (true, &sockets.v6)] {
+            if let Some(socket) = socket {
+                programs.set_socket(ipv6, role, socket.as_fd())?;
+            }
+        }
+    }
+    underlay.control.each().try_for_each(|socket| programs.attach_steer(socket.as_fd()))
+}
+
+/// Tells `wan` which addresses are this host's.
+fn set_local(programs: &mut Programs, netlink: &mut Netlink, config: &mut map::Config) -> Result<(), PlaneError> {
+    let addresses: Vec<IpAddr> = netlink.addresses()?.iter().map(|known| known.address.address()).collect();
+    if addresses.len() <= LOCAL_ADDRESSES_MAX {
+        programs.set_local(&addresses)?;
+        config.flags |= flag::LOCAL_KNOWN;
+    } else {
+        config.flags &= !flag::LOCAL_KNOWN;
+    }
+    Ok(programs.configure(*config)?)
+}
+
+/// The networks of the LAN interfaces: they lie behind us although the overlay's prefixes may cover them.
+fn lan_networks(config: &Config, netlink: &mut Netlink) -> Result<Vec<crate::api::Prefix>, PlaneError> {
+    let mut networks = vec![];
+    for interface in &config.lan.interfaces {
+        let index = netlink.link(interface)?.index;
+        let addresses = netlink.addresses()?;
+        networks.extend(addresses.iter().filter(|known| known.link == index).map(|known| known.address.network()));
+    }
+    Ok(networks)
+}

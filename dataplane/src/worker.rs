@@ -1,1 +1,438 @@
-//! To come.
+//! A worker: one pinned thread that drives one engine between its ports.
+//!
+//! ```text
+//!            ┌────────────────────────── one pass ──────────────────────────┐
+//!   commands ▶ WAN burst ▶ decapsulate ▶ LAN burst ▶ encapsulate ▶ deadlines ▶ flush both ▶ events
+//!            └──────────────── something moved: again, else sleep ───────────┘
+//! ```
+//!
+//! A side is read only while the other one has room for what a burst may become, so a full send queue slows the reader down and drops
+//! nothing of its own. The worker decides nothing about packets (the engine does) and nothing about the kernel (the ports do).
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel;
+use crossbeam::queue::ArrayQueue;
+use weir_abi::drop::DropReason;
+
+use crate::engine::counters::{Counters, CountersReader};
+use crate::engine::port::{BURST_LEN, RxPort, TxMeta, TxPort, TxSink};
+use crate::engine::time::Time;
+use crate::engine::{Command, Engine, Event};
+use crate::io::UdpTxConfig;
+use crate::io::epoll::Epoll;
+use crate::io::reactor::{Reactor, Waker};
+use crate::io::ring::{Ring, RingConfig};
+use crate::io::socket::Sockets;
+use crate::io::tun::{TunQueue, TunTxConfig};
+use crate::io::{mmsg, uring};
+
+/// Most commands that wait for a worker. The control thread waits for room beyond that, which takes a batch.
+pub const COMMANDS_MAX: usize = 1024;
+/// Most events that wait for the control thread. Beyond that they stay in the engine, which counts what it loses.
+pub const EVENTS_MAX: usize = 1024;
+/// Passes without traffic after which a worker sleeps. A few keep it awake between the bursts of a busy flow; more would burn the core.
+const IDLE_PASSES_MAX: u32 = 2;
+/// Free slots towards the LAN without which no WAN burst is read: a slot for each frame of a burst of single datagrams.
+const LAN_ROOM_MIN: usize = BURST_LEN;
+/// Free slots towards the WAN without which no LAN burst is read: every packet of a burst may go to a peer of its own, and answers besides.
+const WAN_ROOM_MIN: usize = BURST_LEN / 2;
+
+/// The clock that all workers and the control thread share, so that their times can be compared.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(Instant);
+
+impl Clock {
+    /// A clock that begins now.
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// The time. It never is [`Time::ZERO`].
+    pub fn now(self) -> Time {
+        Time::from_nanos(self.0.elapsed().as_nanos() as u64 + 1)
+    }
+}
+
+/// Which ports a worker uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortKind {
+    /// io_uring for both sides.
+    Uring,
+    /// recvmmsg, sendmmsg, read and write with epoll.
+    Mmsg,
+}
+
+impl std::fmt::Display for PortKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Uring => "udp+tun over io_uring",
+            Self::Mmsg => "udp+tun over recvmmsg and epoll",
+        })
+    }
+}
+
+/// What a worker is made of.
+pub struct WorkerConfig {
+    /// Its number.
+    pub number: u8,
+    /// The core that it is pinned to; `None` leaves it to the scheduler.
+    pub core: Option<core_affinity::CoreId>,
+    /// Its ports.
+    pub ports: PortKind,
+    /// Its sockets.
+    pub sockets: Sockets,
+    /// Its queue of the TUN.
+    pub tun: TunQueue,
+    /// The TUN's MTU in bytes.
+    pub mtu: u16,
+    /// The shared clock.
+    pub clock: Clock,
+    /// Where to say that events wait.
+    pub notify: Notify,
+}
+
+/// Called by workers when there is something for the control thread to read. Must not block.
+pub type Notify = Arc<dyn Fn() + Send + Sync>;
+
+/// The control thread's end of a worker.
+pub struct Worker {
+    number: u8,
+    commands: Arc<ArrayQueue<Command>>,
+    events: Arc<ArrayQueue<Event>>,
+    stop: Arc<AtomicBool>,
+    waker: Waker,
+    counters: CountersReader,
+    thread: Option<JoinHandle<io::Result<()>>>,
+}
+
+/// Why a worker does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The thread could not be started.
+    #[error("cannot start the thread of worker {number}: {error}")]
+    Thread {
+        /// Which worker.
+        number: u8,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// Its ports could not be made.
+    #[error("worker {number} cannot set up its ports: {error}; try wan.io = \"mmsg\"")]
+    Ports {
+        /// Which worker.
+        number: u8,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// It could not be pinned.
+    #[error(
+        "worker {number} cannot be pinned to core {core}: check workers.cores against the cores that this process may use"
+    )]
+    Pin {
+        /// Which worker.
+        number: u8,
+        /// Which core.
+        core: usize,
+    },
+    /// The thread ended before it was told to.
+    #[error("worker {number} stopped: {reason}")]
+    Died {
+        /// Which worker.
+        number: u8,
+        /// What it said.
+        reason: String,
+    },
+}
+
+/// What the thread tells once it is set up.
+type Started = Result<(Waker, CountersReader), WorkerError>;
+
+impl Worker {
+    /// Starts the thread and waits until its ports stand.
+    ///
+    /// # Errors
+    /// [`WorkerError`].
+    pub fn start(config: WorkerConfig) -> Result<Self, WorkerError> {
+        let number = config.number;
+        let commands = Arc::new(ArrayQueue::new(COMMANDS_MAX));
+        let events = Arc::new(ArrayQueue::new(EVENTS_MAX));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (started, when_started) = channel::bounded::<Started>(1);
+        let queues = Queues {
+            commands: Arc::clone(&commands),
+            events: Arc::clone(&events),
+            stop: Arc::clone(&stop),
+            notify: Arc::clone(&config.notify),
+        };
+        let thread = std::thread::Builder::new()
+            .name(format!("weir-worker-{number}"))
+            .spawn(move || run(config, queues, &started))
+            .map_err(|error| WorkerError::Thread { number, error })?;
+        match when_started.recv() {
+            Ok(Ok((waker, counters))) => {
+                Ok(Self { number, commands, events, stop, waker, counters, thread: Some(thread) })
+            }
+            Ok(Err(error)) => Err(error),
+            Err(channel::RecvError) => Err(died(number, thread)),
+        }
+    }
+
+    /// Gives the worker an order. Waits while its queue is full, which a running worker empties once a batch.
+    ///
+    /// # Errors
+    /// [`WorkerError::Died`] when nobody will ever take it.
+    pub fn command(&mut self, command: Command) -> Result<(), WorkerError> {
+        let mut command = command;
+        while let Err(back) = self.commands.push(command) {
+            if self.is_dead() {
+                return Err(self.join().err().unwrap_or(WorkerError::Died {
+                    number: self.number,
+                    reason: "it ended with orders waiting".to_owned(),
+                }));
+            }
+            command = back;
+            self.waker.wake();
+            std::thread::yield_now();
+        }
+        self.waker.wake();
+        Ok(())
+    }
+
+    /// The next event, if there is one.
+    pub fn poll_event(&self) -> Option<Event> {
+        self.events.pop()
+    }
+
+    /// The worker's counters.
+    pub fn counters(&self) -> &CountersReader {
+        &self.counters
+    }
+
+    /// Whether the thread has ended.
+    pub fn is_dead(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Tells the worker to end after its current batch, and waits for it.
+    ///
+    /// # Errors
+    /// [`WorkerError::Died`] when it had ended by itself.
+    pub fn join(&mut self) -> Result<(), WorkerError> {
+        self.stop.store(true, Ordering::Release);
+        self.waker.wake();
+        match self.thread.take() {
+            Some(thread) => match thread.join() {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) => Err(WorkerError::Died { number: self.number, reason: error.to_string() }),
+                Err(panic) => Err(WorkerError::Died { number: self.number, reason: panic_text(&*panic) }),
+            },
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // The outcome was for whoever asked; a thread that still holds sockets and the TUN must not outlive its handle.
+        let _ = self.join();
+    }
+}
+
+fn died(number: u8, thread: JoinHandle<io::Result<()>>) -> WorkerError {
+    let reason = match thread.join() {
+        Ok(Ok(())) => "it ended during set-up".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(panic) => panic_text(&*panic),
+    };
+    WorkerError::Died { number, reason }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("it panicked: {}", text.unwrap_or("no message"))
+}
+
+/// The thread's ends of the queues.
+struct Queues {
+    commands: Arc<ArrayQueue<Command>>,
+    events: Arc<ArrayQueue<Event>>,
+    stop: Arc<AtomicBool>,
+    notify: Notify,
+}
+
+/// The thread: makes the ports where they will be used, then drives them until told to stop.
+fn run(config: WorkerConfig, queues: Queues, started: &channel::Sender<Started>) -> io::Result<()> {
+    let number = config.number;
+    if let Some(core) = config.core
+        && !core_affinity::set_for_current(core)
+    {
+        let _ = started.send(Err(WorkerError::Pin { number, core: core.id }));
+        return Ok(());
+    }
+    let notify = Arc::clone(&queues.notify);
+    let done = match config.ports {
+        PortKind::Uring => match uring_ports(config, queues) {
+            Ok(mut running) => running.announce_and_run(started),
+            Err(error) => return fail(number, error, started),
+        },
+        PortKind::Mmsg => match mmsg_ports(config, queues) {
+            Ok(mut running) => running.announce_and_run(started),
+            Err(error) => return fail(number, error, started),
+        },
+    };
+    // Whether it was told to end or could not go on, the control thread should look.
+    notify();
+    done
+}
+
+fn fail(number: u8, error: io::Error, started: &channel::Sender<Started>) -> io::Result<()> {
+    let _ = started.send(Err(WorkerError::Ports { number, error }));
+    Ok(())
+}
+
+fn uring_ports(
+    config: WorkerConfig,
+    queues: Queues,
+) -> io::Result<Running<Ring, uring::UdpRx, uring::UdpTx, uring::TunRx, uring::TunTx>> {
+    let ring = Ring::new(RingConfig::default()).map_err(io::Error::other)?;
+    let sockets = Arc::new(config.sockets);
+    let tun = Arc::new(config.tun);
+    let mtu = usize::from(config.mtu);
+    let rx = uring::TunRxConfig { mtu, ..uring::TunRxConfig::default() };
+    Ok(Running {
+        wan_rx: uring::UdpRx::new(&ring, Arc::clone(&sockets), uring::UdpRxConfig::default())?,
+        wan_tx: uring::UdpTx::new(&ring, sockets, UdpTxConfig::default())?,
+        lan_rx: uring::TunRx::new(&ring, Arc::clone(&tun), rx)?,
+        lan_tx: uring::TunTx::new(&ring, tun, TunTxConfig::default())?,
+        reactor: ring,
+        engine: Engine::new(config.number, Counters::new()),
+        queues,
+        clock: config.clock,
+    })
+}
+
+fn mmsg_ports(
+    config: WorkerConfig,
+    queues: Queues,
+) -> io::Result<Running<Epoll, mmsg::UdpRx, mmsg::UdpTx, mmsg::TunRx, mmsg::TunTx>> {
+    let epoll = Epoll::new()?;
+    let sockets = Arc::new(config.sockets);
+    let tun = Arc::new(config.tun);
+    Ok(Running {
+        wan_rx: mmsg::UdpRx::new(&epoll, Arc::clone(&sockets), crate::engine::port::TRAIN_LEN_MAX)?,
+        wan_tx: mmsg::UdpTx::new(&epoll, sockets, UdpTxConfig::default())?,
+        lan_rx: mmsg::TunRx::new(&epoll, Arc::clone(&tun), usize::from(config.mtu))?,
+        lan_tx: mmsg::TunTx::new(tun, TunTxConfig::default())?,
+        reactor: epoll,
+        engine: Engine::new(config.number, Counters::new()),
+        queues,
+        clock: config.clock,
+    })
+}
+
+/// An engine with its ports, on its thread.
+struct Running<R, WR, WT, LR, LT> {
+    // Ports end before the reactor that they share.
+    wan_rx: WR,
+    wan_tx: WT,
+    lan_rx: LR,
+    lan_tx: LT,
+    reactor: R,
+    engine: Engine,
+    queues: Queues,
+    clock: Clock,
+}
+
+impl<R: Reactor, WR: RxPort, WT: TxPort, LR: RxPort, LT: TxPort> Running<R, WR, WT, LR, LT> {
+    fn announce_and_run(&mut self, started: &channel::Sender<Started>) -> io::Result<()> {
+        // Nobody waits only when the control thread has given up; then the stop flag is set as well.
+        let _ = started.send(Ok((self.reactor.waker(), self.engine.counters().reader())));
+        let mut idle_passes = 0;
+        while !self.queues.stop.load(Ordering::Acquire) {
+            let moved = self.pass()?;
+            idle_passes = if moved { 0 } else { idle_passes + 1 };
+            if idle_passes > IDLE_PASSES_MAX {
+                idle_passes = 0;
+                let timeout = self.engine.next_deadline().map(|deadline| deadline.since(self.clock.now()));
+                self.reactor.wait(timeout.map(|timeout| timeout.max(Duration::from_micros(1))))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One round over everything. Returns whether anything moved.
+    fn pass(&mut self) -> io::Result<bool> {
+        let now = self.clock.now();
+        let mut moved = false;
+        while let Some(command) = self.queues.commands.pop() {
+            self.engine.command(command, now);
+            moved = true;
+        }
+        if self.wan_tx.room() >= WAN_ROOM_MIN && self.lan_tx.room() >= LAN_ROOM_MIN {
+            if self.wan_rx.receive()? > 0 {
+                self.engine.decapsulate(
+                    now,
+                    &mut self.wan_rx,
+                    &mut Eager(&mut self.lan_tx),
+                    &mut Eager(&mut self.wan_tx),
+                );
+                moved = true;
+            }
+            if self.lan_rx.receive()? > 0 {
+                self.engine.encapsulate(
+                    now,
+                    &mut self.lan_rx,
+                    &mut Eager(&mut self.wan_tx),
+                    &mut Eager(&mut self.lan_tx),
+                );
+                moved = true;
+            }
+        }
+        self.engine.expire(now);
+        self.engine.send_waiting(now, &mut Eager(&mut self.wan_tx));
+        self.lan_tx.flush()?;
+        self.wan_tx.flush()?;
+        let counters = self.engine.counters();
+        counters.drop_n(DropReason::WanSendFailed, self.wan_tx.take_failed());
+        counters.drop_n(DropReason::LanWriteFailed, self.lan_tx.take_failed());
+        self.report();
+        Ok(moved)
+    }
+
+    /// Passes events on as far as there is room.
+    fn report(&mut self) {
+        let mut reported = false;
+        while !self.queues.events.is_full()
+            && let Some(event) = self.engine.poll_event()
+        {
+            // There is room, and this thread is the only one that fills it.
+            let _ = self.queues.events.push(event);
+            reported = true;
+        }
+        if reported {
+            (self.queues.notify)();
+        }
+    }
+}
+
+/// A sink that hands its queue to the kernel before it says that it is full: one train can become more packets than the queue has slots.
+struct Eager<'a, T>(&'a mut T);
+
+impl<T: TxPort> TxSink for Eager<'_, T> {
+    fn slot(&mut self, len: usize) -> Option<&mut [u8]> {
+        if self.0.room() == 0 {
+            // An error that makes the port useless comes up again at the flush that ends the pass.
+            let _ = self.0.flush();
+        }
+        self.0.slot(len)
+    }
+
+    fn commit(&mut self, len: usize, meta: TxMeta) {
+        self.0.commit(len, meta);
+    }
+}

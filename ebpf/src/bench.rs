@@ -1,7 +1,7 @@
 //! The eBPF programs of the bench: a generator of live frames, a pass program that makes a veth receive them, and a sink at tc ingress.
 //!
 //! They carry no part of Weir's packet path, so that what is measured is never what measures. The layout of frames and maps is
-//! `bench/src/layout.rs`, included here, so kernel and user half cannot disagree.
+//! `bench/layout.rs` beside this file; the user half includes the same file, so the two cannot disagree.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(
     target_arch = "bpf",
@@ -9,7 +9,7 @@
 )]
 
 #[cfg(target_arch = "bpf")]
-#[path = "../../bench/src/layout.rs"]
+#[path = "bench/layout.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the user half uses the rest of it, and there it is public")]
 mod layout;
 

@@ -52,7 +52,7 @@ struct Object {
 }
 
 const OBJECTS: [Object; 2] = [
-    Object { binary: "weir", kept: "dataplane/bpf/weir.bpf.o" },
+    Object { binary: "weir-bpf", kept: "dataplane/bpf/weir.bpf.o" },
     Object { binary: "weir-bench-bpf", kept: "bench/bpf/weir-bench.bpf.o" },
 ];
 
@@ -151,6 +151,8 @@ fn build(workspace: &Workspace, toolchain: &Toolchain) -> Result<Vec<Vec<u8>>, S
     cargo.args(["build", "-Z", "build-std=core", "--release", "--locked", "-p", "weir-ebpf", "--bins"]);
     cargo.args(["--target", BPF_TARGET, "--target-dir"]).arg(&target_dir);
     cargo.env("CARGO_ENCODED_RUSTFLAGS", rustflags(&remapped));
+    // clippy never sees these programs, because they do not compile for the host; so the compiler's own warnings count here.
+    cargo.arg("-Zwarnings").env("CARGO_BUILD_WARNINGS", "deny");
     // Everything that shapes the object is said here, so that a change to the release profile of the host binaries does not reach it.
     for (key, value) in [
         ("OPT_LEVEL", "3"),

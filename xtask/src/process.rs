@@ -47,7 +47,7 @@ fn quoted(word: &OsStr) -> String {
     if !word.is_empty() && word.chars().all(plain) {
         word.into_owned()
     } else {
-        format!("'{}'", word.escape_debug().to_string().replace('\'', r"'\''"))
+        format!("'{}'", word.replace('\'', r"'\''"))
     }
 }
 
@@ -110,8 +110,8 @@ mod tests {
     #[test]
     fn command_line_reads_as_typed() {
         let mut command = Command::new("cargo");
-        command.args(["test", "--", "a b"]).env("RUNNER", "sudo -E").env_remove("GONE");
-        assert_eq!(line(&command), "RUNNER='sudo -E' cargo test -- 'a b'");
+        command.args(["test", "--", "a b", "it's"]).env("RUNNER", "sudo -E").env_remove("GONE");
+        assert_eq!(line(&command), "RUNNER='sudo -E' cargo test -- 'a b' 'it'\\''s'");
     }
 
     #[test]

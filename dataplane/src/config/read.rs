@@ -33,7 +33,7 @@ pub(super) fn config(document: &DeTable<'_>) -> Result<Config, Located> {
     let tun = top.section("tun", &["name", "addresses", "mtu"])?;
     let workers = top.section("workers", &["cores"])?;
     let routing = top.section("routing", &["table", "mark", "rule_priority", "metric", "prefixes"])?;
-    let bpf = top.section("bpf", &["pin"])?;
+    let bpf = top.section("bpf", &["pin", "object"])?;
 
     let config = Config {
         api: Api { socket: api.text("socket", socket_path)?.unwrap_or_else(|| "/run/weir/plane.sock".into()) },
@@ -49,7 +49,7 @@ pub(super) fn config(document: &DeTable<'_>) -> Result<Config, Located> {
         },
         workers: Workers { cores: cores(&workers)? },
         routing: routing_section(&routing)?,
-        bpf: Bpf { pin: bpf.text("pin", absolute_path)? },
+        bpf: Bpf { pin: bpf.text("pin", absolute_path)?, object: bpf.text("object", absolute_path)? },
         transit: top.flag("transit")?.unwrap_or(false),
     };
 

@@ -21,20 +21,19 @@
 //! before; if a train in the middle were left out and the next one sealed, it would join two packets. [`transmit`] keeps to this.
 //!
 //! Costs: planning 64 packets takes 0.3 to 3 µs (measured with debug assertions on), against 13 µs for sealing as many datagrams of
-//! 1400 bytes; random IMIX goes out in one send with 0.14 % more bytes than headers and tags alone would cost. Laying out copies each byte
-//! once, into the buffer that is sealed in place
-//! and sent. Nothing is allocated. This part does not know sockets, sessions, or what is in a packet.
+//! 1400 bytes. Random IMIX goes out in one send, with 0.14 % more bytes than headers and tags alone would cost. Laying out copies each
+//! byte once, into the buffer that is sealed in place and sent. Nothing is allocated. This part does not know sockets, sessions, or what
+//! is in a packet.
 
-use std::net::SocketAddr;
+mod transmit;
 
-use weir_abi::drop::DropReason;
-use weir_abi::wire::block::{CONTINUATION, CONTINUATION_HEADER_LEN, CONTINUATION_LEN_MAX};
-use weir_abi::wire::{DATA_LEN_MIN, HEADER_LEN, TAG_LEN};
+pub use transmit::{LayError, Packets, Sent, transmit};
+
+use weir_abi::wire::DATA_LEN_MIN;
+use weir_abi::wire::block::{CONTINUATION_HEADER_LEN, CONTINUATION_LEN_MAX};
 
 use super::block::BEGINNING_LEN_MIN;
-use super::lane::SealLane;
-use super::port::{BURST_LEN, TRAIN_LEN_MAX, TRAIN_SEGMENTS_MAX, TxMeta, TxSink};
-use super::time::Time;
+use super::port::{BURST_LEN, TRAIN_LEN_MAX, TRAIN_SEGMENTS_MAX};
 
 // Our own choices.
 
@@ -63,18 +62,6 @@ impl PayloadLen {
     /// In bytes.
     pub const fn bytes(self) -> usize {
         self.0 as usize
-    }
-}
-
-/// The packets of a batch, lent one at a time, so that they may lie in a port's buffers.
-pub trait Packets {
-    /// The bytes of packet `i`, as many as the plan was told.
-    fn packet(&mut self, i: usize) -> &[u8];
-}
-
-impl<T: AsRef<[u8]>> Packets for [T] {
-    fn packet(&mut self, i: usize) -> &[u8] {
-        self[i].as_ref()
     }
 }
 
@@ -243,260 +230,24 @@ impl Train<'_> {
         self.datagrams
     }
 
-    /// What [`TxMeta::segment`] must say: the size of each datagram but the last, or zero when there is only one.
+    /// What [`TxMeta::segment`](super::port::TxMeta::segment) must say: the size of each datagram but the last, or zero when there is
+    /// only one.
     pub const fn segment(&self) -> u16 {
         // `TRAIN_LEN_MAX` is below 2^16.
         if self.datagrams > 1 { self.size as u16 } else { 0 }
     }
-
-    /// Lays the plaintexts into `slot`, which has [`Self::len`] bytes, each with room for its header before it and its tag behind.
-    ///
-    /// # Errors
-    /// When a packet or the control blocks do not have the length that the plan was told, or the slot is too short: a fault of the
-    /// caller's. The slot must not be sent then.
-    pub fn lay<P: Packets + ?Sized>(&self, control: &[u8], packets: &mut P, slot: &mut [u8]) -> Result<(), LayError> {
-        let mut place = self.from;
-        let mut at = 0;
-        let mut laid = Ok(());
-        for _ in 0..self.datagrams {
-            at += HEADER_LEN;
-            self.plan.datagram(&mut place, |piece| {
-                let written = match piece {
-                    Piece::Control => write(slot, at, (control.len() == self.plan.control_len).then_some(control)),
-                    Piece::Padding(len) => slot.get_mut(at..at + len).map(|room| {
-                        room.fill(0);
-                        len
-                    }),
-                    Piece::Packet { packet, from, len } => {
-                        let header = continuation_header(from, len);
-                        let whole = self.plan.lens[packet] as usize;
-                        let bytes = packets.packet(packet);
-                        let piece = bytes.get(from..from + len).filter(|_| bytes.len() == whole);
-                        write(slot, at, Some(&header[..if from == 0 { 0 } else { CONTINUATION_HEADER_LEN }]))
-                            .and_then(|header| Some(header + write(slot, at + header, piece)?))
-                    }
-                };
-                match written {
-                    Some(len) => at += len,
-                    None => laid = Err(LayError),
-                }
-            });
-            at += TAG_LEN;
-        }
-        debug_assert!(laid.is_err() || at == self.len);
-        laid
-    }
-
-    /// Seals the datagrams that [`Self::lay`] has laid into `slot`.
-    ///
-    /// # Errors
-    /// As [`SealLane::seal`]; the slot must not be sent then, and the rest of the plan neither.
-    pub fn seal(&self, lane: &mut SealLane, slot: &mut [u8], now: Time) -> Result<(), DropReason> {
-        for datagram in slot.get_mut(..self.len).ok_or(DropReason::WanQueueFull)?.chunks_mut(self.size) {
-            lane.seal(datagram, now)?;
-        }
-        Ok(())
-    }
-}
-
-/// A packet, the control blocks or the slot did not have the length that the plan was made for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LayError;
-
-/// The two bytes before a continuation's piece.
-fn continuation_header(from: usize, len: usize) -> [u8; CONTINUATION_HEADER_LEN] {
-    debug_assert!(from == 0 || len <= CONTINUATION_LEN_MAX);
-    (u16::from(CONTINUATION) << 12 | (len & CONTINUATION_LEN_MAX) as u16).to_be_bytes()
-}
-
-/// Copies `bytes` to `at` and returns how many they are; `None` when there are none to copy or no room.
-fn write(slot: &mut [u8], at: usize, bytes: Option<&[u8]>) -> Option<usize> {
-    let bytes = bytes?;
-    slot.get_mut(at..at + bytes.len())?.copy_from_slice(bytes);
-    Some(bytes.len())
-}
-
-/// What became of a batch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sent {
-    /// Packets that went out, from the front of the batch. All others were dropped.
-    pub packets: usize,
-    /// Sends that were queued.
-    pub trains: usize,
-    /// Datagrams in them.
-    pub datagrams: usize,
-    /// Bytes of them, headers and tags included.
-    pub bytes: usize,
-    /// Why the rest of the batch was dropped, when not all of it went out.
-    pub stopped: Option<DropReason>,
-}
-
-/// Carries a plan out: lays, seals and queues train after train, and stops for good at the first that cannot be queued.
-///
-/// The control blocks went out when [`Sent::trains`] is not zero.
-pub fn transmit<P: Packets + ?Sized>(
-    plan: &Plan<'_>,
-    control: &[u8],
-    packets: &mut P,
-    lane: &mut SealLane,
-    sink: &mut impl TxSink,
-    destination: Option<SocketAddr>,
-    now: Time,
-) -> Sent {
-    let mut sent = Sent::default();
-    let mut trains = plan.trains();
-    while let Some(train) = trains.next() {
-        let Some(slot) = sink.slot(train.len()) else {
-            sent.stopped = Some(DropReason::WanQueueFull);
-            break;
-        };
-        if train.lay(control, packets, slot).is_err() {
-            debug_assert!(false, "the plan was made for other lengths");
-            sent.stopped = Some(DropReason::LocalMalformed);
-            break;
-        }
-        if let Err(reason) = train.seal(lane, slot, now) {
-            sent.stopped = Some(reason);
-            break;
-        }
-        sink.commit(train.len(), TxMeta { destination, segment: train.segment() });
-        sent.packets = trains.packets_done();
-        sent.trains += 1;
-        sent.datagrams += train.datagrams();
-        sent.bytes += train.len();
-    }
-    sent
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::aead::Algorithm;
-    use super::super::block::{Block, Control, Reassembly, Visitor, block_at};
-    use super::super::keys::{Context, Direction, LaneSecret, Side};
-    use super::super::lane::{Limits, OpenLane};
     use super::*;
-    use crate::api::message::{Incarnation, Secret, SessionId};
     use proptest::prelude::*;
-    use std::collections::{BTreeMap, BTreeSet};
-    use weir_abi::wire::{DataHeader, ReceiverIndex};
 
     /// UDP over IPv4 in 1500 bytes.
-    const ETHERNET: u16 = 1472;
-    const RECEIVER: ReceiverIndex = ReceiverIndex(0xabcd);
+    pub(super) const ETHERNET: u16 = 1472;
 
-    fn payload(datagram_len_max: u16) -> PayloadLen {
+    pub(super) fn payload(datagram_len_max: u16) -> PayloadLen {
         PayloadLen::new(datagram_len_max).unwrap()
-    }
-
-    fn lanes() -> (SealLane, OpenLane) {
-        let side = Side { incarnation: Incarnation(1), salt: [1; 16] };
-        let context = Context::new(SessionId(1), side, side, true, Algorithm::for_this_cpu());
-        let secret = LaneSecret::derive(&Secret::new([9; 32]), &context, Direction::FromInitiator, 0);
-        let limits = Limits::default();
-        (
-            SealLane::new(&secret, 0, RECEIVER, Time::ZERO, limits),
-            OpenLane::new(&secret, 0, RECEIVER, Time::ZERO, limits),
-        )
-    }
-
-    /// A valid-looking packet that no other `id` yields.
-    fn packet(id: u32, len: usize) -> Vec<u8> {
-        let mut packet: Vec<u8> =
-            (0..len as u32).map(|i| (id.wrapping_mul(2_654_435_761) ^ i.wrapping_mul(97)).to_le_bytes()[1]).collect();
-        if id % 2 == 1 && len >= 44 {
-            packet[0] = 0x60;
-            packet[4..6].copy_from_slice(&(len as u16 - 40).to_be_bytes());
-            packet[40..44].copy_from_slice(&id.to_be_bytes());
-        } else {
-            packet[0] = 0x45;
-            packet[2..4].copy_from_slice(&(len as u16).to_be_bytes());
-            packet[16..20].copy_from_slice(&id.to_be_bytes());
-        }
-        packet
-    }
-
-    fn packets(first: u32, lens: &[u32]) -> Vec<Vec<u8>> {
-        lens.iter().zip(first..).map(|(len, id)| packet(id, *len as usize)).collect()
-    }
-
-    /// A port that keeps the datagrams, and refuses one slot on the way.
-    struct Sink {
-        slot: Vec<u8>,
-        until_refusal: usize,
-        datagrams: Vec<Vec<u8>>,
-    }
-
-    impl Sink {
-        fn new() -> Self {
-            Self::that_refuses_after(usize::MAX)
-        }
-
-        fn that_refuses_after(slots: usize) -> Self {
-            Self { slot: vec![0xaa; TRAIN_LEN_MAX], until_refusal: slots, datagrams: Vec::new() }
-        }
-    }
-
-    impl TxSink for Sink {
-        fn slot(&mut self, len: usize) -> Option<&mut [u8]> {
-            let left = self.until_refusal.checked_sub(1);
-            self.until_refusal = left.unwrap_or(usize::MAX);
-            left.map(|_| &mut self.slot[..len])
-        }
-
-        fn commit(&mut self, len: usize, meta: TxMeta) {
-            let segment = if meta.segment == 0 { len } else { usize::from(meta.segment) };
-            self.datagrams.extend(self.slot[..len].chunks(segment).map(<[u8]>::to_vec));
-            self.slot.fill(0xaa);
-        }
-    }
-
-    #[derive(Default)]
-    struct Log {
-        packets: Vec<Vec<u8>>,
-        controls: Vec<Control>,
-        drops: Vec<DropReason>,
-    }
-
-    impl Visitor for Log {
-        fn packet(&mut self, packet: &mut [u8]) {
-            self.packets.push(packet.to_vec());
-        }
-
-        fn control(&mut self, control: Control) {
-            self.controls.push(control);
-        }
-
-        fn dropped(&mut self, reason: DropReason) {
-            self.drops.push(reason);
-        }
-    }
-
-    struct Receiver {
-        lane: OpenLane,
-        reassembly: Reassembly,
-        log: Log,
-    }
-
-    impl Receiver {
-        fn new(lane: OpenLane) -> Self {
-            Self { lane, reassembly: Reassembly::new(), log: Log::default() }
-        }
-
-        fn take(&mut self, datagram: &[u8]) {
-            let mut datagram = datagram.to_vec();
-            let header = DataHeader::parse(&datagram).unwrap();
-            match self.lane.open(&header, &mut datagram, Time::ZERO) {
-                Ok(plaintext) => self.reassembly.feed(header.counter, plaintext, &mut self.log),
-                Err(reason) => self.log.drops.push(reason),
-            }
-        }
-    }
-
-    fn send(sink: &mut Sink, lane: &mut SealLane, control: &[u8], packets: &[Vec<u8>], payload: PayloadLen) -> Sent {
-        let lens: Vec<u32> = packets.iter().map(|packet| packet.len() as u32).collect();
-        let plan = Plan::new(control.len(), &lens, payload);
-        let mut packets = packets.to_vec();
-        transmit(&plan, control, &mut packets[..], lane, sink, None, Time::ZERO)
     }
 
     /// Sizes of the datagrams of each train.
@@ -575,59 +326,6 @@ mod tests {
         assert_eq!(payload(u16::MAX).bytes(), TRAIN_LEN_MAX - DATA_LEN_MIN);
     }
 
-    #[test]
-    fn control_blocks_go_first_and_once() {
-        let (mut seal, open) = lanes();
-        let mut receiver = Receiver::new(open);
-        let mut sink = Sink::new();
-        let mut control = [0; Control::LEN_MAX];
-        let echo = Control::EchoRequest(*b"a token!");
-        let len = echo.encode(&mut control);
-        let packets = packets(0, &[1400; 5]);
-        let sent = send(&mut sink, &mut seal, &control[..len], &packets, payload(ETHERNET));
-        assert_eq!((sent.packets, sent.stopped), (5, None));
-        sink.datagrams.iter().for_each(|datagram| receiver.take(datagram));
-        assert_eq!(receiver.log.controls, [echo]);
-        assert_eq!(receiver.log.packets, packets);
-        assert_eq!(receiver.log.drops, []);
-    }
-
-    #[test]
-    fn lengths_that_are_not_those_of_the_plan_are_an_error() {
-        let lens = [100, 1400];
-        let plan = Plan::new(0, &lens, payload(ETHERNET));
-        let train = plan.trains().next().unwrap();
-        let mut slot = vec![0; train.len()];
-        let lay = |packets: &mut [Vec<u8>], slot: &mut [u8]| train.lay(&[], packets, slot);
-        assert_eq!(lay(&mut packets(0, &lens), &mut slot), Ok(()));
-        assert_eq!(lay(&mut packets(0, &[100, 1399]), &mut slot), Err(LayError));
-        assert_eq!(lay(&mut packets(0, &[101, 1400]), &mut slot), Err(LayError));
-        let short = slot.len() - TAG_LEN - 1;
-        assert_eq!(lay(&mut packets(0, &lens), &mut slot[..short]), Err(LayError));
-        assert_eq!(train.lay(&[0; 10], &mut packets(0, &lens)[..], &mut slot), Ok(()), "no control was planned");
-        let plan = Plan::new(10, &lens, payload(ETHERNET));
-        assert_eq!(plan.trains().next().unwrap().lay(&[0; 9], &mut packets(0, &lens)[..], &mut slot), Err(LayError));
-    }
-
-    #[test]
-    fn a_plan_that_was_given_up_joins_no_two_packets() {
-        // Three sends, each beginning with the rest of the packet before.
-        let lens = [1999; 64];
-        for room in 0..3 {
-            let (mut seal, open) = lanes();
-            let mut receiver = Receiver::new(open);
-            let (first, second) = (packets(0, &lens), packets(100, &lens));
-            let mut sink = Sink::that_refuses_after(room);
-            let sent = send(&mut sink, &mut seal, &[], &first, payload(ETHERNET));
-            assert_eq!((sent.trains, sent.stopped), (room, Some(DropReason::WanQueueFull)));
-            assert_eq!(send(&mut sink, &mut seal, &[], &second, payload(ETHERNET)).packets, 64);
-            sink.datagrams.iter().for_each(|datagram| receiver.take(datagram));
-            assert_eq!(receiver.log.packets, [&first[..sent.packets], &second[..]].concat());
-            let lost = if room == 0 { vec![] } else { vec![DropReason::ContinuationLost] };
-            assert_eq!(receiver.log.drops, lost);
-        }
-    }
-
     /// A little generator, so that the mixes below are the same in every run.
     fn mix(seed: &mut u64, choices: &[u32]) -> u32 {
         *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -668,7 +366,7 @@ mod tests {
     }
 
     /// Lengths as traffic has them: small, around a datagram's, beyond it, and now and then very long.
-    fn lens() -> impl Strategy<Value = Vec<u32>> {
+    pub(super) fn lens() -> impl Strategy<Value = Vec<u32>> {
         let len = prop_oneof![
             4 => 20..200u32,
             2 => prop::sample::select(&[40u32, 52, 576, 1280, 1400, 1440][..]),
@@ -683,7 +381,7 @@ mod tests {
         ]
     }
 
-    fn path() -> impl Strategy<Value = PayloadLen> {
+    pub(super) fn path() -> impl Strategy<Value = PayloadLen> {
         prop_oneof![Just(ETHERNET), DATAGRAM_LEN_MIN..700, 1200..1500u16, 8000..9000u16, Just(u16::MAX)]
             .prop_map(payload)
     }
@@ -694,7 +392,7 @@ mod tests {
             let plan = Plan::new(control, &lens, path);
             let mut trains = plan.trains();
             let (mut pieces, mut place) = (Vec::new(), Place::default());
-            while let Some(train) = trains.next() {
+            for train in trains.by_ref() {
                 prop_assert!(train.len() <= TRAIN_LEN_MAX && train.datagrams() <= TRAIN_SEGMENTS_MAX);
                 prop_assert!(train.size <= path.bytes() + DATA_LEN_MIN);
                 let sizes: Vec<_> = (0..train.datagrams())
@@ -711,97 +409,6 @@ mod tests {
                     prop_assert!(len == whole || whole > path.bytes());
                 }
             }
-        }
-
-        #[test]
-        fn all_packets_arrive_in_order(batches in prop::collection::vec(lens(), 1..4), path in path()) {
-            let (mut seal, open) = lanes();
-            let mut receiver = Receiver::new(open);
-            let mut all = Vec::new();
-            for lens in batches {
-                let batch = packets(all.len() as u32, &lens);
-                let mut sink = Sink::new();
-                let sent = send(&mut sink, &mut seal, &[], &batch, path);
-                prop_assert_eq!((sent.packets, sent.stopped), (lens.len(), None));
-                prop_assert_eq!(sent.datagrams, sink.datagrams.len());
-                prop_assert_eq!(sent.bytes, sink.datagrams.iter().map(Vec::len).sum::<usize>());
-                sink.datagrams.iter().for_each(|datagram| receiver.take(datagram));
-                all.extend(batch);
-            }
-            prop_assert_eq!(receiver.log.drops, []);
-            prop_assert!(receiver.log.packets == all);
-        }
-
-        #[test]
-        fn loss_reordering_and_duplication_cost_packets_but_never_change_one(
-            batches in prop::collection::vec((lens(), 0..6usize), 1..5),
-            path in path(),
-            fates in prop::collection::vec((0..10u8, 0..40u32, 0..60u32), 64),
-        ) {
-            let (mut seal, open) = lanes();
-            // A second pair with the same keys tells what stands in a datagram.
-            let (_, mut oracle) = lanes();
-            let mut receiver = Receiver::new(open);
-            let mut sent_packets = BTreeMap::new();
-            let mut datagrams = Vec::new();
-            for (lens, room) in batches {
-                let batch = packets(sent_packets.len() as u32, &lens);
-                // Some batches are given up on the way.
-                let mut sink = Sink::that_refuses_after(room);
-                send(&mut sink, &mut seal, &[], &batch, path);
-                datagrams.extend(sink.datagrams);
-                for packet in batch {
-                    sent_packets.insert(packet, 0);
-                }
-            }
-            // When each copy of each datagram arrives, in units of tenths of a datagram.
-            let mut arrivals = Vec::new();
-            for i in 0..datagrams.len() {
-                let (fate, late, again) = fates[i % fates.len()];
-                let at = i as u32 * 10;
-                match fate {
-                    0 => {}
-                    1 => arrivals.extend([(at + late, i), (at + again, i)]),
-                    2..=4 => arrivals.push((at + late, i)),
-                    _ => arrivals.push((at, i)),
-                }
-            }
-            arrivals.sort();
-            let mut must_arrive = BTreeSet::new();
-            let mut duplicates = 0;
-            let mut taken = BTreeSet::new();
-            for (_, i) in arrivals {
-                receiver.take(&datagrams[i]);
-                if !taken.insert(i) {
-                    duplicates += 1;
-                    continue;
-                }
-                let mut datagram = datagrams[i].clone();
-                let header = DataHeader::parse(&datagram).unwrap();
-                let plaintext = oracle.open(&header, &mut datagram, Time::ZERO).unwrap();
-                let mut at = 0;
-                while at < plaintext.len() {
-                    let (block, next) = block_at(plaintext, at).unwrap();
-                    if let Block::Packet(range) = block {
-                        must_arrive.insert(plaintext[range].to_vec());
-                    }
-                    at = next;
-                }
-            }
-            for packet in receiver.log.packets {
-                must_arrive.remove(&packet);
-                let count = sent_packets.get_mut(&packet);
-                prop_assert!(count.is_some(), "a packet of {} bytes that was never sent", packet.len());
-                *count.unwrap() += 1;
-            }
-            prop_assert!(sent_packets.values().all(|count| *count <= 1), "delivered twice");
-            prop_assert!(must_arrive.is_empty(), "{} whole packets did not arrive", must_arrive.len());
-            let replayed = receiver.log.drops.iter().filter(|reason| **reason == DropReason::Replayed).count();
-            prop_assert_eq!(replayed, duplicates);
-            prop_assert!(receiver.log.drops.iter().all(|reason| matches!(
-                reason,
-                DropReason::Replayed | DropReason::ContinuationLost | DropReason::ContinuationOrphan
-            )));
         }
     }
 }

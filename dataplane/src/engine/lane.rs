@@ -15,8 +15,9 @@
 //! ```
 //!
 //! The old key stays for three round trips, at least a second, and is then erased: late datagrams are not lost, and a stolen machine does
-//! not tell what was said a minute ago. Keys derived ahead are kept until the lane gets there, so a forged generation costs what any
-//! forged datagram costs, one AEAD open, except for at most eight derivations per generation that the lane is in (1.3 µs and 0.5 µs for each step, measured: 25 µs for all).
+//! not tell what was said two minutes ago. Keys derived ahead are kept until the lane gets there, so a forged generation costs what any
+//! forged datagram costs, one AEAD open, except for at most eight derivations per generation that the lane is in (measured: 1.3 µs for a
+//! key and 0.5 µs for a step of the ratchet, 25 µs for all).
 //!
 //! An [`OpenLane`] is about 2.6 KiB, of which the window is 2; each prepared key is some 0.6 KiB more.
 //!
@@ -33,7 +34,7 @@ pub use seal::SealLane;
 // From specifications.
 
 /// Bytes that one AES-GCM key may seal, a datagram counting for at least [`DATAGRAM_CHARGE_MIN`]: RFC 9001 appendix B.1.1 allows 2^28
-/// packets of up to 2^11 bytes, which keeps an attacker's advantage below 2^-57; its bound falls with the square of all blocks sealed,
+/// packets of up to 2^11 bytes, which keeps an attacker's advantage below 2^-57; the advantage grows with the square of all blocks sealed,
 /// so longer datagrams count by their length (2^26 of 8 KiB). ChaCha20-Poly1305 has no such limit and keeps to the same.
 pub const GENERATION_BYTES: u64 = 1 << 39;
 /// What a short datagram counts for: the size that RFC 9001 speaks of.

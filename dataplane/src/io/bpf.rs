@@ -180,6 +180,9 @@ impl Programs {
             .map_max_entries(name::LIVE, map::live_len(workers))
             .load(object)
             .map_err(|source| BpfError::Object { source: Box::new(source) })?;
+        if let Some(dir) = pin {
+            pin_maps(&ebpf, dir)?;
+        }
         macro_rules! take {
             ($name:expr) => {
                 ebpf.take_map($name).and_then(|map| map.try_into().ok()).ok_or(BpfError::Missing($name))?
@@ -391,6 +394,25 @@ impl Programs {
             None => Ok(()),
         }
     }
+}
+
+/// Pins every map under its name. A pin that an earlier run left names a map that nobody will use again.
+fn pin_maps(ebpf: &Ebpf, dir: &Path) -> Result<(), BpfError> {
+    let told = || {
+        format!(
+            "pinning maps in {} (is a bpf file system mounted there? `mount -t bpf bpf /sys/fs/bpf`)",
+            dir.display()
+        )
+    };
+    std::fs::create_dir_all(dir).map_err(step(told()))?;
+    for (name, map) in ebpf.maps() {
+        let path = dir.join(name);
+        if path.exists() {
+            std::fs::remove_file(&path).map_err(step(told()))?;
+        }
+        map.pin(&path).map_err(step(told()))?;
+    }
+    Ok(())
 }
 
 /// Removes a directory of pins with everything in it; one that is not there is fine.

@@ -43,11 +43,7 @@ fn send(tx: &mut impl TxPort, bytes: &[u8], meta: TxMeta) {
 }
 
 /// Receives until `enough`, sleeping in the reactor whenever nothing waits.
-fn receive_until(
-    reactor: &mut impl Reactor,
-    rx: &mut impl RxPort,
-    mut enough: impl FnMut(&[u8], RxMeta) -> bool,
-) {
+fn receive_until(reactor: &mut impl Reactor, rx: &mut impl RxPort, mut enough: impl FnMut(&[u8], RxMeta) -> bool) {
     let start = Instant::now();
     loop {
         let n = rx.receive().unwrap();
@@ -319,7 +315,8 @@ fn echo_request(sequence: u16, payload_len: usize) -> Vec<u8> {
     let len = packet.len() as u16;
     packet[2..4].copy_from_slice(&len.to_be_bytes());
     for (range, at) in [(0..20, 10), (20..packet.len(), 22)] {
-        let sum: u32 = packet[range].chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum();
+        let sum: u32 =
+            packet[range].chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum();
         let folded = !((sum % 0xffff) as u16);
         packet[at..at + 2].copy_from_slice(&folded.to_be_bytes());
     }

@@ -96,7 +96,7 @@ fn drop_on_this_thread() -> Result<(), Error> {
             }
         }
     }
-    caps::clear(None, CapSet::Ambient).map_err(refused("clear the ambient capabilities"))?;
+    // The kernel takes from the ambient set whatever leaves the inheritable one (capabilities(7)).
     caps::clear(None, CapSet::Inheritable).map_err(refused("clear the inheritable capabilities"))?;
     caps::set(None, CapSet::Effective, &needed).map_err(refused("set the effective capabilities"))?;
     caps::set(None, CapSet::Permitted, &needed).map_err(refused("set the permitted capabilities"))?;

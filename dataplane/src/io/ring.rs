@@ -105,9 +105,11 @@ impl RingFeatures {
 
 /// Asks the kernel what its io_uring can do, by trying. Everything is false where io_uring cannot be used at all.
 pub fn features() -> RingFeatures {
-    let mut features = RingFeatures::default();
-    features.single_issuer = IoUring::<squeue::Entry>::builder().setup_single_issuer().build(4).is_ok();
-    features.no_sqarray = IoUring::<squeue::Entry>::builder().setup_no_sqarray().build(4).is_ok();
+    let mut features = RingFeatures {
+        single_issuer: IoUring::<squeue::Entry>::builder().setup_single_issuer().build(4).is_ok(),
+        no_sqarray: IoUring::<squeue::Entry>::builder().setup_no_sqarray().build(4).is_ok(),
+        ..RingFeatures::default()
+    };
     let Ok(uring) = builder(8).build(4) else { return features };
     features.defer_taskrun = true;
     let mut probe = Probe::new();

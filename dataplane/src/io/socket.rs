@@ -219,8 +219,7 @@ impl Underlay {
             }
             configure(fd, family, config, config.port).map(Some)
         };
-        let control =
-            Sockets { v4: adopted(Family::V4, v4, config.v4)?, v6: adopted(Family::V6, v6, config.v6)? };
+        let control = Sockets { v4: adopted(Family::V4, v4, config.v4)?, v6: adopted(Family::V6, v6, config.v6)? };
         let workers = (0..workers).map(|_| make_set(config, config.port)).collect::<Result<_, _>>()?;
         Ok(Self { port: config.port, workers, control })
     }
@@ -245,7 +244,9 @@ pub fn gso_gro() -> UdpOffloads {
 }
 
 fn families(config: SocketConfig) -> impl Iterator<Item = Family> {
-    [(config.v4, Family::V4), (config.v6, Family::V6)].into_iter().filter_map(|(wanted, family)| wanted.then_some(family))
+    [(config.v4, Family::V4), (config.v6, Family::V6)]
+        .into_iter()
+        .filter_map(|(wanted, family)| wanted.then_some(family))
 }
 
 fn make_set(config: SocketConfig, port: u16) -> Result<Sockets, SocketError> {
@@ -276,8 +277,12 @@ fn new_socket(family: Family, port: u16) -> Result<OwnedFd, SocketError> {
     // SAFETY: the descriptor is new and nobody else owns it.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     if family == Family::V6 {
-        set_option(fd.as_raw_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)
-            .map_err(|source| SocketError::Other { step: "setting IPV6_V6ONLY", family, port, source })?;
+        set_option(fd.as_raw_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1).map_err(|source| SocketError::Other {
+            step: "setting IPV6_V6ONLY",
+            family,
+            port,
+            source,
+        })?;
     }
     Ok(fd)
 }
@@ -395,10 +400,7 @@ mod tests {
                 let v4 = set.v4.as_ref().unwrap().as_raw_fd();
                 let v6 = set.v6.as_ref().unwrap().as_raw_fd();
                 assert_eq!(option(v4, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER).unwrap(), libc::IP_PMTUDISC_PROBE);
-                assert_eq!(
-                    option(v6, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER).unwrap(),
-                    libc::IPV6_PMTUDISC_PROBE
-                );
+                assert_eq!(option(v6, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER).unwrap(), libc::IPV6_PMTUDISC_PROBE);
                 assert_eq!(option(v6, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY).unwrap(), 1);
             }
         });

@@ -25,7 +25,9 @@ pub enum TunError {
         source: io::Error,
     },
     /// A capability is missing.
-    #[error("no permission to open the TUN interface {name} ({source}): run with CAP_NET_ADMIN and access to {CLONE_DEVICE}")]
+    #[error(
+        "no permission to open the TUN interface {name} ({source}): run with CAP_NET_ADMIN and access to {CLONE_DEVICE}"
+    )]
     Permission {
         /// The interface.
         name: String,
@@ -39,13 +41,17 @@ pub enum TunError {
         name: String,
     },
     /// The name cannot be an interface's.
-    #[error("{name:?} cannot name an interface: 1 to {NAME_LEN_MAX} bytes without '/', ':' or white space, and not \".\" or \"..\"")]
+    #[error(
+        "{name:?} cannot name an interface: 1 to {NAME_LEN_MAX} bytes without '/', ':' or white space, and not \".\" or \"..\""
+    )]
     Name {
         /// The name.
         name: String,
     },
     /// There is an interface of this name and another kind.
-    #[error("there is an interface {name} already, and it is no TUN with the same number of queues: remove it, or choose another name in lan.interface")]
+    #[error(
+        "there is an interface {name} already, and it is no TUN with the same number of queues: remove it, or choose another name in lan.interface"
+    )]
     Exists {
         /// The interface.
         name: String,

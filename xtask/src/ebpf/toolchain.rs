@@ -66,6 +66,7 @@ impl Toolchain {
             command.env_remove(variable);
         }
         command.current_dir(dir).env("RUSTC_BOOTSTRAP", "1").env("RUSTC", &self.rustc).env("RUSTC_WRAPPER", "");
+        command.env("RUSTC_WORKSPACE_WRAPPER", "");
         command
     }
 }

@@ -175,6 +175,8 @@ fn link_name(link: &LinkMessage) -> String {
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_route::rule::RuleMessage;
+
     use super::super::Netlink;
     use super::super::testing::{Namespace, ip};
     use super::*;
@@ -234,6 +236,25 @@ mod tests {
         assert!(drain(&mut changes).contains(&Change::Lost));
         netlink.set_link_up(index, true).unwrap();
         assert!(!drain(&mut changes).is_empty());
+    }
+
+    #[test]
+    fn changes_are_told_in_the_order_in_which_they_happened() {
+        let mut rule = RuleMessage::default();
+        rule.header.family = AddressFamily::Inet;
+        let mut datagram = Vec::new();
+        for message in [RouteNetlinkMessage::NewRule(rule.clone()), RouteNetlinkMessage::DelRule(rule)] {
+            let mut message = NetlinkMessage::from(message);
+            message.finalize();
+            let mut bytes = vec![0; message.buffer_len()];
+            message.serialize(&mut bytes);
+            datagram.extend(bytes);
+        }
+        let mut changes = Changes::subscribe(7770).unwrap();
+        changes.pending = read(&datagram, 7770);
+        for removed in [false, true] {
+            assert_eq!(changes.poll_event().unwrap(), Some(Change::Rule { family: Family::V4, removed }));
+        }
     }
 
     #[test]

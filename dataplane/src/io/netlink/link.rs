@@ -291,7 +291,7 @@ fn read_xdp(attributes: &[LinkXdp]) -> Option<XdpState> {
 
 #[cfg(test)]
 mod tests {
-    use netlink_packet_core::NLM_F_REQUEST;
+    use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST};
 
     use super::super::testing::{Namespace, ip};
     use super::*;
@@ -333,6 +333,7 @@ mod tests {
         let index = netlink.link("va").unwrap().index;
         let error = netlink.set_link_mtu(index, 1).unwrap_err();
         assert!(error.to_string().contains("MTU of va to 1"), "{error}");
+        assert!(error.to_string().ends_with(", mtu less than device minimum"), "the kernel's own words: {error}");
     }
 
     #[test]
@@ -341,7 +342,7 @@ mod tests {
         let mut netlink = Netlink::open().unwrap();
         let mut given_up = LinkMessage::default();
         given_up.attributes.push(LinkAttribute::IfName("lo".into()));
-        netlink.send(RouteNetlinkMessage::GetLink(given_up), NLM_F_REQUEST).map_err(|_| ()).unwrap();
+        netlink.send(RouteNetlinkMessage::GetLink(given_up), NLM_F_REQUEST | NLM_F_ACK).map_err(|_| ()).unwrap();
         assert_eq!(netlink.link("va").unwrap().name, "va");
     }
 

@@ -137,13 +137,12 @@ impl Netlink {
         message.header.address_family = family.address_family();
         message.attributes.push(RouteAttribute::Table(table));
         self.dump(RouteNetlinkMessage::GetRoute(message), |answer| match answer {
-            RouteNetlinkMessage::NewRoute(message) => read_route(&message).filter(|(in_table, entry)| {
-                // Without IPv6 in the kernel the answer is about IPv4.
-                *in_table == table && Family::of(&entry.prefix) == family
-            }),
+            // Without IPv6 in the kernel the answer is about IPv4.
+            RouteNetlinkMessage::NewRoute(message) => {
+                read_route(&message).map(|(_, entry)| entry).filter(|entry| Family::of(&entry.prefix) == family)
+            }
             _ => None,
         })
-        .map(|found| found.into_iter().map(|(_, entry)| entry).collect())
         .map_err(|failure| failure.during(format!("list the {} routes of table {table}", family.name())))
     }
 

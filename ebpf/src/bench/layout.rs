@@ -1,6 +1,6 @@
 //! What the programs of the bench and its user half agree on: the stamp in each datagram, the maps, and the arithmetic of a stream.
 //!
-//! `ebpf/src/bench.rs` includes this very file, so the flat-out generator in the kernel, the paced one in user space and the pcap writer
+//! The crate `weir-bench` includes this very file, so the flat-out generator in the kernel, the paced one in user space and the pcap writer
 //! produce the same frames from the same code. It knows nothing of maps, sockets or files, and allocates nothing.
 //!
 //! ```text
