@@ -19,7 +19,7 @@ use std::ops::Deref;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-pub use namespace::Namespace;
+pub use namespace::{Namespace, remove_all};
 use netlink::{Rtnetlink, VethEnd};
 
 use crate::stream::Path;
