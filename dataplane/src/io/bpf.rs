@@ -130,9 +130,11 @@ fn step<E: std::error::Error + Send + Sync + 'static>(step: impl Into<String>) -
     move |source| BpfError::Step { step, source: Box::new(source) }
 }
 
-/// The last line of a verifier log that says something.
+/// The last line of a verifier log that says something about the program.
 fn last_line(log: &str) -> String {
-    let told = log.lines().map(str::trim).rfind(|line| !line.is_empty() && !line.starts_with("processed"));
+    const STATISTICS: [&str; 3] = ["processed", "stack depth", "verification time"];
+    let says = |line: &&str| !line.is_empty() && !STATISTICS.iter().any(|word| line.starts_with(word));
+    let told = log.lines().map(str::trim).rfind(says);
     told.unwrap_or("no verifier log").to_owned()
 }
 

@@ -166,8 +166,9 @@ pub fn lan<B: Bytes + ?Sized, T: Tables>(frame: &B, tables: &T) -> Verdict {
 /// The destination of an untagged unicast IP frame. VLAN children of a LAN port are the kernel's.
 #[inline(always)]
 fn lan_destination<B: Bytes + ?Sized>(frame: &B) -> Option<Address> {
-    // The group bit of the destination address (IEEE 802-2014 §8.2.2).
-    if frame.u8(0)? & 1 != 0 {
+    // The group bit of the destination address (IEEE 802-2014 §8.2.2). Two bytes at a time: the verifier learns nothing from the bound
+    // check of a single byte at the very front.
+    if frame.u16(0)? & 0x0100 != 0 {
         return None;
     }
     let at = frame::ETHERNET_LEN;
