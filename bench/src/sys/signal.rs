@@ -15,13 +15,25 @@ fn stop_signals() -> libc::sigset_t {
     }
 }
 
-/// Blocks SIGINT and SIGTERM in this thread and those it starts from now on. Children are not affected: `std` clears their mask.
+/// Blocks SIGINT and SIGTERM in this thread, and in threads and processes that it starts from now on.
 ///
 /// # Errors
 /// The errno of `pthread_sigmask`.
 pub fn block_stop_signals() -> io::Result<()> {
+    mask(libc::SIG_BLOCK)
+}
+
+/// Takes [`block_stop_signals`] back, for a child. Allocates nothing.
+///
+/// # Errors
+/// The errno of `pthread_sigmask`.
+pub fn unblock_stop_signals() -> io::Result<()> {
+    mask(libc::SIG_UNBLOCK)
+}
+
+fn mask(how: libc::c_int) -> io::Result<()> {
     // SAFETY: the set is initialised; a null old set is allowed.
-    match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &stop_signals(), std::ptr::null_mut()) } {
+    match unsafe { libc::pthread_sigmask(how, &stop_signals(), std::ptr::null_mut()) } {
         0 => Ok(()),
         errno => Err(io::Error::from_raw_os_error(errno)),
     }

@@ -125,9 +125,7 @@ impl Frame {
             0 if bytes.u8(at)? == 58 && bytes.u8(at + 8)? == 143 => Some(Seen::LinkLocalIcmpv6),
             17 if bytes.u16(at)? == PORT && bytes.u16(at + 2)? == PORT => {
                 let payload = &bytes[at + 8..];
-                (0x20..=0x3f)
-                    .contains(&payload.u8(0)?)
-                    .then(|| Seen::Overlay(source, DataHeader::parse(payload).ok()))
+                (0x20..=0x3f).contains(&payload.u8(0)?).then(|| Seen::Overlay(source, DataHeader::parse(payload).ok()))
             }
             _ => None,
         }

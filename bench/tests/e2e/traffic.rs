@@ -111,7 +111,8 @@ fn the_gateways_reach_each_other_and_the_hosts_by_their_overlay_addresses() {
     let _alone = alone();
     let rig = rig();
     with_pair(&rig, PairConfig::default(), |_| {
-        for (from, to) in [(rig.g1(), "10.200.0.2"), (rig.h1(), "10.200.0.2"), (rig.g2(), "fd00:c8::1"), (rig.h2(), "fd00:c8::1")]
+        for (from, to) in
+            [(rig.g1(), "10.200.0.2"), (rig.h1(), "10.200.0.2"), (rig.g2(), "fd00:c8::1"), (rig.h2(), "fd00:c8::1")]
         {
             let ping = ping(from, to.parse().unwrap(), 5).unwrap();
             assert_eq!(ping.received, 5, "{} to {to}", from.name());
@@ -125,13 +126,22 @@ fn order_holds_under_back_pressure(io: WanIo) {
     let rig = rig();
     with_pair(&rig, PairConfig { io, ..PairConfig::default() }, |pair| {
         let wan = rig.g1();
-        output(wan, "tc", &"qdisc add dev wan root tbf rate 20mbit burst 64kb latency 20ms".split(' ').collect::<Vec<_>>());
+        output(
+            wan,
+            "tc",
+            &"qdisc add dev wan root tbf rate 20mbit burst 64kb latency 20ms".split(' ').collect::<Vec<_>>(),
+        );
         let sink = Sink::attach(rig.h2(), "lan", SinkConfig { every_segment: true, pass: false }).unwrap();
         let stream = Stream { flows: 8, ..Stream::new(rig.forward(Family::V4)) };
         let sent = pace(rig.h1(), "lan", &stream, 80_000.0, Amount::Duration(Duration::from_secs(2))).unwrap();
         let tally = sink.settle(Duration::from_millis(300), Duration::from_secs(5)).unwrap();
         assert!(tally.datagrams > 1000, "{tally:?}");
-        assert!(tally.datagrams < sent.frames * 9 / 10, "the bucket held nothing back: {} of {}", tally.datagrams, sent.frames);
+        assert!(
+            tally.datagrams < sent.frames * 9 / 10,
+            "the bucket held nothing back: {} of {}",
+            tally.datagrams,
+            sent.frames
+        );
         assert_eq!(tally.reordered, 0, "{} of {} arrived", tally.datagrams, sent.frames);
         assert_eq!(tally.flows, 8);
         assert_no_io_worker(&pair.g1);
