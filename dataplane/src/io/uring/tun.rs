@@ -12,6 +12,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use io_uring::opcode::{ReadMulti, Write};
+use io_uring::squeue;
 use io_uring::types::Fixed;
 
 use super::RxCounters;
@@ -81,6 +82,8 @@ impl TunRx {
         }
         // Length zero: as much as the buffer holds. Offset -1: a TUN has no position.
         let entry = ReadMulti::new(self.file, 0, self.buffers.group()).offset(u64::MAX).build();
+        // io-uring 0.7.15 loses this flag for this operation and would read from whichever descriptor has the file's number.
+        let entry = entry.flags(squeue::Flags::FIXED_FILE);
         // SAFETY: the buffers stay until `drop` has cancelled the operation, or for ever.
         unsafe { self.ring.push(self.port, 0, entry)? };
         self.armed = true;
