@@ -19,21 +19,21 @@ const RECORD_HEADER_LEN: usize = 16;
 const ETHERNET_LEN: usize = 14;
 
 /// A running tcpdump on one interface.
-pub struct Capture {
+pub(crate) struct Capture {
     child: Child,
     directory: PathBuf,
 }
 
 /// One frame as far as it was captured.
-pub struct Frame {
+pub(crate) struct Frame {
     /// Microseconds since the epoch.
-    pub time_us: u64,
-    pub bytes: Vec<u8>,
+    pub(crate) time_us: u64,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// What a frame on a WAN may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seen {
+pub(crate) enum Seen {
     Arp,
     /// Neighbour discovery (RFC 4861) and multicast listener reports (RFC 3810), which the kernel sends for its own addresses.
     LinkLocalIcmpv6,
@@ -43,14 +43,28 @@ pub enum Seen {
 
 impl Capture {
     /// Starts to capture; returns once tcpdump says that it listens.
-    pub fn start(host: &Host, interface: &str) -> Self {
+    pub(crate) fn start(host: &Host, interface: &str) -> Self {
         let directory = std::env::temp_dir().join(format!("{}-capture-{interface}", host.name()));
         fs::create_dir_all(&directory).unwrap();
         let said = File::create(directory.join("said")).unwrap();
         let child = host
             .command("tcpdump")
-            // A frame without its payload is enough, and a large ring loses none.
-            .args(["-i", interface, "-n", "-p", "-U", "-B", "65536", "-s", "160", "-Z", "root", "-w"])
+            // The head of a frame is enough, a large ring loses none, and immediate mode leaves none in a block that is not full.
+            .args([
+                "-i",
+                interface,
+                "-n",
+                "-p",
+                "-U",
+                "--immediate-mode",
+                "-B",
+                "65536",
+                "-s",
+                "160",
+                "-Z",
+                "root",
+                "-w",
+            ])
             .arg(directory.join("pcap"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -68,7 +82,7 @@ impl Capture {
     }
 
     /// Ends the capture and returns its frames. All of them: a capture that lost some proves nothing and panics.
-    pub fn stop(mut self) -> Vec<Frame> {
+    pub(crate) fn stop(mut self) -> Vec<Frame> {
         // What was sent a moment ago may not be in tcpdump's hands yet.
         std::thread::sleep(Duration::from_millis(200));
         signal::terminate(self.child.id()).unwrap();
@@ -103,7 +117,7 @@ fn parse(pcap: &[u8]) -> Vec<Frame> {
 
 impl Frame {
     /// What it is, or `None` for anything that must not cross a WAN.
-    pub fn seen(&self) -> Option<Seen> {
+    pub(crate) fn seen(&self) -> Option<Seen> {
         let bytes = self.bytes.as_slice();
         let at = ETHERNET_LEN;
         let (next, header_len, source) = match bytes.u16(12)? {
@@ -132,13 +146,13 @@ impl Frame {
     }
 
     /// Whether these bytes stand anywhere in the frame.
-    pub fn contains(&self, needle: &[u8]) -> bool {
+    pub(crate) fn contains(&self, needle: &[u8]) -> bool {
         self.bytes.windows(needle.len()).any(|window| window == needle)
     }
 }
 
 /// Asserts that nothing but ours and the link's own business was captured, and returns the data headers with their senders.
-pub fn only_ours(rig: &Rig, frames: &[Frame]) -> Vec<(IpAddr, DataHeader)> {
+pub(crate) fn only_ours(rig: &Rig, frames: &[Frame]) -> Vec<(IpAddr, DataHeader)> {
     let wans: Vec<_> =
         [rig.g1(), rig.g2()].into_iter().filter_map(|g| g.wan).flat_map(|w| [w.v4.into(), w.v6.into()]).collect();
     let mut headers = Vec::new();

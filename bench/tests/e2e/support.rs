@@ -17,13 +17,13 @@ use weir_dataplane::api::message::{Counters, NamedCount};
 const TEST_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// One test at a time, and none for ever.
-pub struct Alone {
+pub(crate) struct Alone {
     _lock: MutexGuard<'static, ()>,
     _done: Sender<()>,
 }
 
 /// Waits for the tests before, and starts the clock of this one.
-pub fn alone() -> Alone {
+pub(crate) fn alone() -> Alone {
     static ALONE: Mutex<()> = Mutex::new(());
     let lock = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (done, ended) = channel::<()>();
@@ -38,12 +38,12 @@ pub fn alone() -> Alone {
     Alone { _lock: lock, _done: done }
 }
 
-pub fn rig() -> Rig {
+pub(crate) fn rig() -> Rig {
     Rig::new(RigConfig::default()).unwrap()
 }
 
 /// Has every datagram cross the WAN by itself, so that a capture sees each of them.
-pub fn one_datagram_a_frame(rig: &Rig) {
+pub(crate) fn one_datagram_a_frame(rig: &Rig) {
     for gateway in [rig.g1(), rig.g2()] {
         gateway.feature("wan", "tx-udp-segmentation", false).unwrap();
         gateway.feature("wan", "rx-gro", false).unwrap();
@@ -51,12 +51,12 @@ pub fn one_datagram_a_frame(rig: &Rig) {
 }
 
 /// Brings a pair up, and tells what both gateways have counted should `body` panic.
-pub fn with_pair<T>(rig: &Rig, config: PairConfig, body: impl FnOnce(&mut Pair<'_>) -> T) -> T {
+pub(crate) fn with_pair<T>(rig: &Rig, config: PairConfig, body: impl FnOnce(&mut Pair<'_>) -> T) -> T {
     let pair = Pair::up(rig, config).unwrap_or_else(|error| panic!("{error}"));
     telling(pair, body)
 }
 
-pub fn telling<'a, T>(mut pair: Pair<'a>, body: impl FnOnce(&mut Pair<'a>) -> T) -> T {
+pub(crate) fn telling<'a, T>(mut pair: Pair<'a>, body: impl FnOnce(&mut Pair<'a>) -> T) -> T {
     match catch_unwind(AssertUnwindSafe(|| body(&mut pair))) {
         Ok(value) => value,
         Err(panic) => {
@@ -67,7 +67,7 @@ pub fn telling<'a, T>(mut pair: Pair<'a>, body: impl FnOnce(&mut Pair<'a>) -> T)
 }
 
 /// Looks again until `done` holds or the time is over; tells which.
-pub fn eventually(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
+pub(crate) fn eventually(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     loop {
         if done() {
@@ -85,14 +85,14 @@ fn find(counts: &[NamedCount], name: &str) -> u64 {
 }
 
 /// A counter of the engine or of the eBPF programs.
-pub fn count(gateway: &mut Gateway<'_>, name: &str) -> u64 {
+pub(crate) fn count(gateway: &mut Gateway<'_>, name: &str) -> u64 {
     let counters = gateway.counters().unwrap();
     find(&counters.engine, name) + find(&counters.bpf, name)
 }
 
 /// Drops that somebody on the network or a peer is to blame for, of engine and programs together. The kernel's own chatter on a fresh TUN
 /// and full queues are left out: they come when they like.
-pub fn foreign_drops(counters: &Counters) -> BTreeMap<String, u64> {
+pub(crate) fn foreign_drops(counters: &Counters) -> BTreeMap<String, u64> {
     let mut drops = BTreeMap::new();
     for NamedCount { name, count } in counters.engine_drops.iter().chain(&counters.bpf_drops) {
         let reason = DropReason::ALL.iter().find(|reason| reason.name() == name).unwrap();
@@ -104,14 +104,14 @@ pub fn foreign_drops(counters: &Counters) -> BTreeMap<String, u64> {
 }
 
 /// What a program prints, inside a namespace. It must succeed.
-pub fn output(namespace: &Namespace, program: &str, args: &[&str]) -> String {
+pub(crate) fn output(namespace: &Namespace, program: &str, args: &[&str]) -> String {
     let output = namespace.command(program).args(args).stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
 /// Everything that a packet plane could leave in a namespace: devices, addresses, rules, routes, programs.
-pub fn network_state(host: &Host) -> String {
+pub(crate) fn network_state(host: &Host) -> String {
     let mut text = String::new();
     for args in [
         "-o link show",
@@ -127,7 +127,7 @@ pub fn network_state(host: &Host) -> String {
 }
 
 /// The thread that io_uring makes for what it cannot do without blocking: none may appear.
-pub fn assert_no_io_worker(gateway: &Gateway<'_>) {
+pub(crate) fn assert_no_io_worker(gateway: &Gateway<'_>) {
     let threads = gateway.threads().unwrap();
     assert!(!threads.iter().any(|name| name.starts_with("iou-wrk")), "{threads:?}");
     assert!(threads.len() >= 2, "a control thread and a worker: {threads:?}");
