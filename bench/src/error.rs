@@ -76,6 +76,46 @@ pub enum Error {
         /// What it said.
         detail: String,
     },
+    /// The packet plane's program is nowhere to be found.
+    #[error(
+        "weir-dataplane is not beside this program: build it with `cargo build -p weir-dataplane`, or name it in WEIR_DATAPLANE"
+    )]
+    NoDataplane,
+    /// A packet plane did not start.
+    #[error("the packet plane of {gateway} {how}: {said}")]
+    GatewayStart {
+        /// The namespace that it was started in.
+        gateway: String,
+        /// What became of the process.
+        how: String,
+        /// What it wrote.
+        said: String,
+    },
+    /// A packet plane did not end when it was told to.
+    #[error("the packet plane of {gateway} did not end in time and was killed: {said}")]
+    GatewayStop {
+        /// The namespace that it ran in.
+        gateway: String,
+        /// What it wrote.
+        said: String,
+    },
+    /// A packet plane is asked for something while it does not run.
+    #[error("the packet plane of {gateway} is not running")]
+    GatewayGone {
+        /// The namespace that it ran in.
+        gateway: String,
+    },
+    /// A packet plane refused or did not answer.
+    #[error(transparent)]
+    Api(#[from] weir_dataplane::api::ClientError),
+    /// Something that must work did not.
+    #[error("{what} did not work: {detail}")]
+    Broken {
+        /// What was tried.
+        what: String,
+        /// What was seen.
+        detail: String,
+    },
     /// The transmitter made no progress.
     #[error("{interface} took no frame for a second: is it up, and does its peer exist?")]
     Stalled {

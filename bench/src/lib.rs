@@ -12,23 +12,32 @@
 //! - [`pcap`]: the same stream as a file;
 //! - [`external`]: ping and iperf3, the judges that we did not write;
 //! - [`plain`]: the yardstick: the same rig with the kernel's own forwarding;
+//! - [`gateway`]: a `weir-dataplane` process in a gateway's namespace;
+//! - [`pair`]: two of them with a session between;
+//! - [`demo`]: the whole house in half a minute, with real programs as judges;
+//! - [`table`]: columns for people;
 //! - [`layout`]: what the eBPF programs and this crate share;
 //! - [`sys`]: the only unsafe code.
 //!
-//! The bench knows nothing of the packet plane: it sees frames go in at h1 and come out at h2.
+//! Only [`gateway`], [`pair`] and [`demo`] know of the packet plane, and only by its API: everything else sees frames go in at h1 and come
+//! out at h2.
 
+pub mod demo;
 pub mod error;
 pub mod external;
+pub mod gateway;
 pub mod generator;
 pub mod histogram;
 #[path = "../../ebpf/src/bench/layout.rs"]
 pub mod layout;
 pub mod object;
+pub mod pair;
 pub mod pcap;
 pub mod plain;
 pub mod rig;
 pub mod sink;
 pub mod stream;
 pub mod sys;
+pub mod table;
 
 pub use error::{Error, Result};

@@ -8,13 +8,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use weir_bench::demo::{self, DemoConfig};
 use weir_bench::generator::{self, Amount, Sent};
 use weir_bench::plain::{self, PlainConfig};
 use weir_bench::rig::{self, Namespace, Rig, RigConfig};
 use weir_bench::sink::{Report, Sink, SinkConfig};
 use weir_bench::stream::{Path, Sizes, Stream};
 use weir_bench::sys::clock::{monotonic_ns, wait_until};
-use weir_bench::{Error, Result, pcap};
+use weir_bench::{Error, Result, pcap, table};
+use weir_dataplane::config::{Attach, WanIo};
 
 #[derive(Parser)]
 #[command(version, about = "Weir's test rig, packet generator and sink")]
@@ -25,6 +27,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Two gateways, a session and real traffic: show that it works
+    Demo(DemoArgs),
     /// Build or clean rigs of network namespaces: h1 – g1 – g2 – h2
     #[command(subcommand)]
     Rig(RigCommand),
@@ -34,6 +38,28 @@ enum Command {
     Sink(SinkArgs),
     /// Measure the kernel's own forwarding on a rig
     Plain(PlainArgs),
+}
+
+#[derive(Args)]
+struct DemoArgs {
+    /// Leave everything up, and say how to enter and how to stop
+    #[arg(long)]
+    keep: bool,
+    /// Write everything that was seen to this file as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// How the WAN classifier is attached: auto, native, generic, tc or none
+    #[arg(long, default_value = "auto", value_parser = parse_attach)]
+    attach: Attach,
+    /// What moves datagrams: auto, uring or mmsg
+    #[arg(long, default_value = "auto", value_parser = parse_io)]
+    io: WanIo,
+    /// Seconds of each TCP transfer and generator run
+    #[arg(long, default_value_t = 2.0, value_parser = parse_seconds)]
+    seconds: f64,
+    /// Measure the kernel's own forwarding on the same rig too
+    #[arg(long)]
+    yardstick: bool,
 }
 
 #[derive(Subcommand)]
@@ -168,6 +194,24 @@ fn parse_seconds(text: &str) -> std::result::Result<f64, String> {
     seconds.ok_or_else(|| "a number of seconds of at least 0.001 is needed".to_owned())
 }
 
+fn parse_attach(text: &str) -> std::result::Result<Attach, String> {
+    let all = [Attach::Auto, Attach::Native, Attach::Generic, Attach::Tc, Attach::None];
+    parse_word(text, &all)
+}
+
+fn parse_io(text: &str) -> std::result::Result<WanIo, String> {
+    parse_word(text, &[WanIo::Auto, WanIo::Uring, WanIo::Mmsg])
+}
+
+/// Finds the value that the daemon's configuration writes as `text`.
+fn parse_word<T: Copy + serde::Serialize>(text: &str, all: &[T]) -> std::result::Result<T, String> {
+    let found = all.iter().find(|value| serde_json::to_value(value).is_ok_and(|word| word == text));
+    found.copied().ok_or_else(|| {
+        let words: Vec<_> = all.iter().filter_map(|value| serde_json::to_string(value).ok()).collect();
+        format!("one of {} is needed", words.join(", "))
+    })
+}
+
 fn parse_rate(text: &str) -> std::result::Result<f64, String> {
     let rate = text.parse().ok().filter(|r| (1.0..=1e9).contains(r));
     rate.ok_or_else(|| "a number of frames per second between 1 and 1e9 is needed".to_owned())
@@ -176,6 +220,7 @@ fn parse_rate(text: &str) -> std::result::Result<f64, String> {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = rig::guard_process().and_then(|()| match cli.command {
+        Command::Demo(args) => demonstrate(&args),
         Command::Rig(RigCommand::Up(args)) => rig_up(&args),
         Command::Rig(RigCommand::Clean) => rig_clean(),
         Command::Gen(args) => generate(&args),
@@ -189,6 +234,34 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn demonstrate(args: &DemoArgs) -> Result<()> {
+    let config = DemoConfig {
+        attach: args.attach,
+        io: args.io,
+        duration: Duration::from_secs_f64(args.seconds),
+        yardstick: args.yardstick,
+        keep: args.keep,
+    };
+    // Opened first: a minute of traffic for a file that cannot be written helps nobody.
+    let failed = |file: &PathBuf| {
+        let what = format!("cannot write {}", file.display());
+        move |source| Error::Io { what, source }
+    };
+    let file = args.json.as_ref().map(|path| File::create(path).map_err(failed(path))).transpose()?;
+    let demo = demo::run(&config, |step| println!("… {step}"))?;
+    print!("\n{}", demo.tables());
+    if let (Some(file), Some(path)) = (file, &args.json) {
+        serde_json::to_writer_pretty(BufWriter::new(file), &demo).map_err(|error| failed(path)(error.into()))?;
+        println!("\nwritten to {}", path.display());
+    }
+    if let Some(left) = &demo.left {
+        println!("\nLeft standing. Enter with:");
+        left.enter.iter().for_each(|line| println!("  {line}"));
+        println!("API sockets: {}\nStop with:\n  {}", left.sockets.join(" "), left.stop);
+    }
+    Ok(())
 }
 
 fn rig_up(args: &UpArgs) -> Result<()> {
@@ -346,19 +419,6 @@ fn print_json(value: &impl serde::Serialize) {
     println!("{}", serde_json::to_string_pretty(value).expect("structs of numbers and strings always serialise"));
 }
 
-/// Prints columns as wide as their longest cell.
 fn print_table<R: AsRef<[String]>>(headings: &[&str], rows: &[R]) {
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.as_ref().get(column)).map(|cell| cell.chars().count());
-        cells.chain([headings[column].chars().count()]).max().unwrap_or(0)
-    };
-    let widths: Vec<_> = (0..headings.len()).map(width).collect();
-    let line = |cells: &mut dyn Iterator<Item = &str>| {
-        let cells: Vec<_> = cells.zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
-        println!("{}", cells.join("  ").trim_end());
-    };
-    line(&mut headings.iter().copied());
-    for row in rows {
-        line(&mut row.as_ref().iter().map(String::as_str));
-    }
+    print!("{}", table::render(headings, rows));
 }

@@ -19,7 +19,7 @@ use std::ops::Deref;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-pub use namespace::Namespace;
+pub use namespace::{Namespace, remove_all};
 use netlink::{Rtnetlink, VethEnd};
 
 use crate::stream::Path;
@@ -61,6 +61,12 @@ pub enum Family {
     V4,
     /// IPv6.
     V6,
+}
+
+impl std::fmt::Display for Family {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if *self == Self::V4 { "IPv4" } else { "IPv6" })
+    }
 }
 
 /// An interface of a host. Link-layer and network addresses are fixed, since every rig has its own namespaces.

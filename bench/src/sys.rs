@@ -7,6 +7,7 @@ pub mod clock;
 pub mod ethtool;
 pub mod netns;
 pub mod signal;
+pub mod udp;
 pub mod xsk;
 
 use crate::layout::{FlowState, GeneratorConfig, GeneratorState, SinkConfig, SinkCount, Template};

@@ -202,7 +202,7 @@ fn forget_and_remove(path: &FilePath) {
 }
 
 /// Removes every namespace that this process made. For the way out on a signal or an aborting panic, where no destructor runs.
-pub(super) fn remove_all() {
+pub fn remove_all() {
     let paths = std::mem::take(&mut *made());
     for path in paths {
         // There is nobody left to tell; `rig clean` finds what stayed.

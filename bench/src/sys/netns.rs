@@ -94,11 +94,12 @@ pub fn enter(namespace: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) }).map(|_| ())
 }
 
-/// Makes the child of `command` start inside a namespace.
+/// Makes the child of `command` start inside a namespace, open to the signals that end it: `std` lets children inherit the mask.
 pub fn start_inside(command: &mut Command, namespace: Arc<File>) {
-    // SAFETY: between fork and exec the closure does one system call and allocates nothing.
+    // SAFETY: between fork and exec the closure does two system calls and allocates nothing.
     unsafe {
         command.pre_exec(move || {
+            super::signal::unblock_stop_signals()?;
             if libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) == 0 {
                 Ok(())
             } else {

@@ -1,6 +1,8 @@
-//! SIGINT and SIGTERM taken by a waiting thread instead of a handler, so that tearing down may allocate and lock.
+//! Signals: SIGINT and SIGTERM taken by a waiting thread instead of a handler, so that tearing down may allocate and lock; and sent to children.
 
 use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 fn stop_signals() -> libc::sigset_t {
     // SAFETY: an all-zero set is a valid place for `sigemptyset` to write to, and the calls only touch the set.
@@ -13,13 +15,25 @@ fn stop_signals() -> libc::sigset_t {
     }
 }
 
-/// Blocks SIGINT and SIGTERM in this thread and those it starts from now on. Children are not affected: `std` clears their mask.
+/// Blocks SIGINT and SIGTERM in this thread, and in threads and processes that it starts from now on.
 ///
 /// # Errors
 /// The errno of `pthread_sigmask`.
 pub fn block_stop_signals() -> io::Result<()> {
+    mask(libc::SIG_BLOCK)
+}
+
+/// Takes [`block_stop_signals`] back, for a child. Allocates nothing.
+///
+/// # Errors
+/// The errno of `pthread_sigmask`.
+pub fn unblock_stop_signals() -> io::Result<()> {
+    mask(libc::SIG_UNBLOCK)
+}
+
+fn mask(how: libc::c_int) -> io::Result<()> {
     // SAFETY: the set is initialised; a null old set is allowed.
-    match unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &stop_signals(), std::ptr::null_mut()) } {
+    match unsafe { libc::pthread_sigmask(how, &stop_signals(), std::ptr::null_mut()) } {
         0 => Ok(()),
         errno => Err(io::Error::from_raw_os_error(errno)),
     }
@@ -38,4 +52,21 @@ pub fn process_exists(pid: u32) -> bool {
     // SAFETY: signal 0 checks for existence and sends nothing.
     let result = unsafe { libc::kill(pid as libc::pid_t, 0) };
     result == 0 || io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
+}
+
+/// Asks a child of this process to end: SIGTERM.
+///
+/// # Errors
+/// The errno of `kill`.
+pub fn terminate(child: u32) -> io::Result<()> {
+    // SAFETY: sends a signal and touches no memory.
+    super::check(unsafe { libc::kill(child as libc::pid_t, libc::SIGTERM) }).map(|_| ())
+}
+
+/// Has the kernel send SIGTERM to the child of `command` when the thread that starts it ends, so that none outlives its bench.
+pub fn end_with_parent(command: &mut Command) {
+    // SAFETY: between fork and exec the closure does one system call and allocates nothing.
+    unsafe {
+        command.pre_exec(|| super::check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM)).map(|_| ()));
+    }
 }

@@ -1,0 +1,170 @@
+//! What crosses a link, as tcpdump sees it.
+
+use std::fs::{self, File};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use weir_abi::cursor::Bytes;
+use weir_abi::wire::DataHeader;
+use weir_bench::gateway::PORT;
+use weir_bench::rig::{Host, Rig};
+use weir_bench::sys::signal;
+
+use crate::support::eventually;
+
+const PCAP_HEADER_LEN: usize = 24;
+const RECORD_HEADER_LEN: usize = 16;
+const ETHERNET_LEN: usize = 14;
+
+/// A running tcpdump on one interface.
+pub(crate) struct Capture {
+    child: Child,
+    directory: PathBuf,
+}
+
+/// One frame as far as it was captured.
+pub(crate) struct Frame {
+    /// Microseconds since the epoch.
+    pub(crate) time_us: u64,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// What a frame on a WAN may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    Arp,
+    /// Neighbour discovery (RFC 4861) and multicast listener reports (RFC 3810), which the kernel sends for its own addresses.
+    LinkLocalIcmpv6,
+    /// One of ours: UDP from and to our port, first payload byte 0x20..=0x3f. Source address, and the header where it is data.
+    Overlay(IpAddr, Option<DataHeader>),
+}
+
+impl Capture {
+    /// Starts to capture; returns once tcpdump says that it listens.
+    pub(crate) fn start(host: &Host, interface: &str) -> Self {
+        let directory = std::env::temp_dir().join(format!("{}-capture-{interface}", host.name()));
+        fs::create_dir_all(&directory).unwrap();
+        let said = File::create(directory.join("said")).unwrap();
+        let child = host
+            .command("tcpdump")
+            // The head of a frame is enough, a large ring loses none, and immediate mode leaves none in a block that is not full.
+            .args([
+                "-i",
+                interface,
+                "-n",
+                "-p",
+                "-U",
+                "--immediate-mode",
+                "-B",
+                "65536",
+                "-s",
+                "160",
+                "-Z",
+                "root",
+                "-w",
+            ])
+            .arg(directory.join("pcap"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(said)
+            .spawn()
+            .unwrap();
+        let capture = Self { child, directory };
+        let listening = || capture.said().contains("listening on");
+        assert!(eventually(Duration::from_secs(5), listening), "{}", capture.said());
+        capture
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(self.directory.join("said")).unwrap()
+    }
+
+    /// Ends the capture and returns its frames. All of them: a capture that lost some proves nothing and panics.
+    pub(crate) fn stop(mut self) -> Vec<Frame> {
+        // What was sent a moment ago may not be in tcpdump's hands yet.
+        std::thread::sleep(Duration::from_millis(200));
+        signal::terminate(self.child.id()).unwrap();
+        self.child.wait().unwrap();
+        let said = self.said();
+        assert!(said.contains("\n0 packets dropped by kernel"), "{said}");
+        parse(&fs::read(self.directory.join("pcap")).unwrap())
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        // Both fail when it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn parse(pcap: &[u8]) -> Vec<Frame> {
+    let mut rest = &pcap[PCAP_HEADER_LEN..];
+    let mut frames = Vec::new();
+    while rest.len() >= RECORD_HEADER_LEN {
+        let word = |at: usize| u32::from_le_bytes(rest[at..at + 4].try_into().unwrap());
+        let end = RECORD_HEADER_LEN + word(8) as usize;
+        let time_us = u64::from(word(0)) * 1_000_000 + u64::from(word(4));
+        frames.push(Frame { time_us, bytes: rest[RECORD_HEADER_LEN..end].to_vec() });
+        rest = &rest[end..];
+    }
+    frames
+}
+
+impl Frame {
+    /// What it is, or `None` for anything that must not cross a WAN.
+    pub(crate) fn seen(&self) -> Option<Seen> {
+        let bytes = self.bytes.as_slice();
+        let at = ETHERNET_LEN;
+        let (next, header_len, source) = match bytes.u16(12)? {
+            0x0806 => return Some(Seen::Arp),
+            0x0800 => {
+                let source: [u8; 4] = bytes.array(at + 12)?;
+                (bytes.u8(at + 9)?, usize::from(bytes.u8(at)? & 0xf) * 4, IpAddr::from(source))
+            }
+            0x86dd => {
+                let source: [u8; 16] = bytes.array(at + 8)?;
+                (bytes.u8(at + 6)?, 40, IpAddr::from(source))
+            }
+            _ => return None,
+        };
+        let at = at + header_len;
+        match next {
+            // Neighbour and router discovery; listener reports come behind a hop-by-hop header with their router alert.
+            58 if (133..=137).contains(&bytes.u8(at)?) => Some(Seen::LinkLocalIcmpv6),
+            0 if bytes.u8(at)? == 58 && bytes.u8(at + 8)? == 143 => Some(Seen::LinkLocalIcmpv6),
+            17 if bytes.u16(at)? == PORT && bytes.u16(at + 2)? == PORT => {
+                let payload = &bytes[at + 8..];
+                (0x20..=0x3f).contains(&payload.u8(0)?).then(|| Seen::Overlay(source, DataHeader::parse(payload).ok()))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether these bytes stand anywhere in the frame.
+    pub(crate) fn contains(&self, needle: &[u8]) -> bool {
+        self.bytes.windows(needle.len()).any(|window| window == needle)
+    }
+}
+
+/// Asserts that nothing but ours and the link's own business was captured, and returns the data headers with their senders.
+pub(crate) fn only_ours(rig: &Rig, frames: &[Frame]) -> Vec<(IpAddr, DataHeader)> {
+    let wans: Vec<_> =
+        [rig.g1(), rig.g2()].into_iter().filter_map(|g| g.wan).flat_map(|w| [w.v4.into(), w.v6.into()]).collect();
+    let mut headers = Vec::new();
+    for (number, frame) in frames.iter().enumerate() {
+        match frame.seen() {
+            Some(Seen::Overlay(source, header)) => {
+                assert!(wans.contains(&source), "frame {number} comes from {source}");
+                headers.extend(header.map(|header| (source, header)));
+            }
+            Some(_) => {}
+            None => panic!("frame {number} has no business on a WAN: {:02x?}", frame.bytes),
+        }
+    }
+    headers
+}

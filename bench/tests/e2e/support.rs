@@ -1,0 +1,134 @@
+//! What the tests share.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::process::Stdio;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use weir_abi::drop::{DropReason, Fault};
+use weir_bench::gateway::Gateway;
+use weir_bench::pair::{Pair, PairConfig};
+use weir_bench::rig::{self, Host, Namespace, Rig, RigConfig};
+use weir_dataplane::api::message::{Counters, NamedCount};
+
+/// No test takes a third of this.
+const TEST_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// One test at a time, and none for ever.
+pub(crate) struct Alone {
+    _lock: MutexGuard<'static, ()>,
+    _done: Sender<()>,
+}
+
+/// Waits for the tests before, and starts the clock of this one.
+pub(crate) fn alone() -> Alone {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let lock = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (done, ended) = channel::<()>();
+    std::thread::spawn(move || {
+        if ended.recv_timeout(TEST_TIMEOUT) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("a test took more than {TEST_TIMEOUT:?}: giving up");
+            rig::remove_all();
+            // The processes of the gateways are told by the kernel.
+            std::process::exit(101);
+        }
+    });
+    Alone { _lock: lock, _done: done }
+}
+
+pub(crate) fn rig() -> Rig {
+    Rig::new(RigConfig::default()).unwrap()
+}
+
+/// Has every datagram cross the WAN by itself, so that a capture sees each of them.
+pub(crate) fn one_datagram_a_frame(rig: &Rig) {
+    for gateway in [rig.g1(), rig.g2()] {
+        gateway.feature("wan", "tx-udp-segmentation", false).unwrap();
+        gateway.feature("wan", "rx-gro", false).unwrap();
+    }
+}
+
+/// Brings a pair up, and tells what both gateways have counted should `body` panic.
+pub(crate) fn with_pair<T>(rig: &Rig, config: PairConfig, body: impl FnOnce(&mut Pair<'_>) -> T) -> T {
+    let pair = Pair::up(rig, config).unwrap_or_else(|error| panic!("{error}"));
+    telling(pair, body)
+}
+
+pub(crate) fn telling<'a, T>(mut pair: Pair<'a>, body: impl FnOnce(&mut Pair<'a>) -> T) -> T {
+    match catch_unwind(AssertUnwindSafe(|| body(&mut pair))) {
+        Ok(value) => value,
+        Err(panic) => {
+            eprintln!("{}", pair.report());
+            resume_unwind(panic)
+        }
+    }
+}
+
+/// Looks again until `done` holds or the time is over; tells which.
+pub(crate) fn eventually(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    loop {
+        if done() {
+            return true;
+        }
+        if start.elapsed() > limit {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn find(counts: &[NamedCount], name: &str) -> u64 {
+    counts.iter().find(|c| c.name == name).map_or(0, |c| c.count)
+}
+
+/// A counter of the engine or of the eBPF programs.
+pub(crate) fn count(gateway: &mut Gateway<'_>, name: &str) -> u64 {
+    let counters = gateway.counters().unwrap();
+    find(&counters.engine, name) + find(&counters.bpf, name)
+}
+
+/// Drops that somebody on the network or a peer is to blame for, of engine and programs together. The kernel's own chatter on a fresh TUN
+/// and full queues are left out: they come when they like.
+pub(crate) fn foreign_drops(counters: &Counters) -> BTreeMap<String, u64> {
+    let mut drops = BTreeMap::new();
+    for NamedCount { name, count } in counters.engine_drops.iter().chain(&counters.bpf_drops) {
+        let reason = DropReason::ALL.iter().find(|reason| reason.name() == name).unwrap();
+        if matches!(reason.fault(), Fault::Network | Fault::Peer) {
+            *drops.entry(name.clone()).or_default() += count;
+        }
+    }
+    drops
+}
+
+/// What a program prints, inside a namespace. It must succeed.
+pub(crate) fn output(namespace: &Namespace, program: &str, args: &[&str]) -> String {
+    let output = namespace.command(program).args(args).stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Everything that a packet plane could leave in a namespace: devices, addresses, rules, routes, programs.
+pub(crate) fn network_state(host: &Host) -> String {
+    let mut text = String::new();
+    for args in [
+        "-o link show",
+        "-o address show",
+        "-4 rule show",
+        "-6 rule show",
+        "-4 route show table all",
+        "-6 route show table all",
+    ] {
+        text += &format!("# ip {args}\n{}", output(host, "ip", &args.split(' ').collect::<Vec<_>>()));
+    }
+    text + "# bpftool net show\n" + &output(host, "bpftool", &["net", "show"])
+}
+
+/// The thread that io_uring makes for what it cannot do without blocking: none may appear.
+pub(crate) fn assert_no_io_worker(gateway: &Gateway<'_>) {
+    let threads = gateway.threads().unwrap();
+    assert!(!threads.iter().any(|name| name.starts_with("iou-wrk")), "{threads:?}");
+    assert!(threads.len() >= 2, "a control thread and a worker: {threads:?}");
+}
