@@ -14,9 +14,12 @@
 //! open in place and copy out). Per packet it allocates nothing, calls nothing in the kernel and takes no lock.
 
 pub mod aead;
+mod arrival;
+mod batch;
 pub mod block;
 pub mod bundle;
 pub mod counters;
+pub mod foreign;
 pub mod icmp;
 pub mod inner;
 pub mod keys;
@@ -39,9 +42,12 @@ use weir_abi::drop::DropReason;
 use weir_abi::map::SLOTS_PER_WORKER;
 use weir_abi::wire::{DataHeader, HeaderError, ReceiverIndex};
 
-use self::block::{Control, Visitor};
+use self::arrival::Arrival;
+use self::batch::{Batch, InBurst, InOutbox, Members, Nothing};
+use self::block::Control;
 use self::bundle::{Packets, Plan};
 use self::counters::{Counters, Metric};
+use self::foreign::{FOREIGN_RUNS_MAX, Foreign, ForeignRun};
 use self::icmp::{ERROR_RATE, ErrorKind, ErrorLimiter};
 use self::inner::Inner;
 use self::outbox::Outbox;
@@ -187,101 +193,6 @@ impl Waiting {
         *self.slots.get_mut(self.count).ok_or(DropReason::ControlBlockQueueFull)? = slot;
         self.count += 1;
         Ok(())
-    }
-}
-
-/// The packets of one batch, chained by session without moving them.
-struct Batch {
-    /// Length of packet `i`.
-    len: [u32; BURST_LEN],
-    /// The packet after `i` for the same session.
-    next: [u8; BURST_LEN],
-    /// Sessions with packets, in the order of their first one.
-    chains: [Chain; BURST_LEN],
-    count: usize,
-}
-
-#[derive(Clone, Copy)]
-struct Chain {
-    slot: SessionSlot,
-    first: u8,
-    last: u8,
-}
-
-/// End of a chain.
-const NONE: u8 = u8::MAX;
-
-impl Batch {
-    const fn new() -> Self {
-        let unused = Chain { slot: SessionSlot(u32::MAX), first: NONE, last: NONE };
-        Self { len: [0; BURST_LEN], next: [NONE; BURST_LEN], chains: [unused; BURST_LEN], count: 0 }
-    }
-
-    fn clear(&mut self) {
-        self.count = 0;
-    }
-
-    /// Adds packet `i` for a session. Bursts have few sessions, so the newest chains are looked at first.
-    fn push(&mut self, i: usize, slot: SessionSlot, len: usize) {
-        self.len[i] = len as u32;
-        self.next[i] = NONE;
-        match self.chains[..self.count].iter_mut().rev().find(|chain| chain.slot == slot) {
-            Some(chain) => {
-                self.next[usize::from(chain.last)] = i as u8;
-                chain.last = i as u8;
-            }
-            None => {
-                self.chains[self.count] = Chain { slot, first: i as u8, last: i as u8 };
-                self.count += 1;
-            }
-        }
-    }
-
-    /// The packets of chain `c`.
-    fn members(&self, c: usize) -> Members {
-        let mut members = Members { numbers: [0; BURST_LEN], lens: [0; BURST_LEN], count: 0 };
-        let mut at = self.chains[c].first;
-        while at != NONE {
-            members.numbers[members.count] = at;
-            members.lens[members.count] = self.len[usize::from(at)];
-            members.count += 1;
-            at = self.next[usize::from(at)];
-        }
-        members
-    }
-}
-
-/// The packets for one session: their numbers in the batch and their lengths.
-struct Members {
-    numbers: [u8; BURST_LEN],
-    lens: [u32; BURST_LEN],
-    count: usize,
-}
-
-impl Members {
-    const EMPTY: Self = Self { numbers: [0; BURST_LEN], lens: [0; BURST_LEN], count: 0 };
-
-    /// Bytes of the first `count` of them.
-    fn bytes(&self, count: usize) -> u64 {
-        self.lens[..count].iter().map(|&len| u64::from(len)).sum()
-    }
-}
-
-/// The members' bytes, in a port's burst.
-struct InBurst<'a, R>(&'a mut R, &'a Members);
-
-impl<R: RxBurst> Packets for InBurst<'_, R> {
-    fn packet(&mut self, i: usize) -> &[u8] {
-        self.0.frame(usize::from(self.1.numbers[i])).0
-    }
-}
-
-/// The members' bytes, in the outbox, where the batch begins at the packet with this number.
-struct InOutbox<'a>(&'a Outbox, &'a Members, usize);
-
-impl Packets for InOutbox<'_> {
-    fn packet(&mut self, i: usize) -> &[u8] {
-        self.0.packet(self.2 + usize::from(self.1.numbers[i]))
     }
 }
 
@@ -672,162 +583,6 @@ enum Refused {
 impl From<DropReason> for Refused {
     fn from(reason: DropReason) -> Self {
         Self::Dropped(reason)
-    }
-}
-
-/// Consecutive datagrams of one frame that belong to another worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ForeignRun {
-    /// The frame's number in the burst.
-    pub frame: usize,
-    /// Whose they are, by their receiver indices.
-    pub worker: u8,
-    start: usize,
-    end: usize,
-}
-
-impl ForeignRun {
-    /// Where they stand in the frame.
-    pub fn range(&self) -> std::ops::Range<usize> {
-        self.start..self.end
-    }
-}
-
-/// Most foreign runs of one burst; four of every train.
-pub const FOREIGN_RUNS_MAX: usize = 4 * BURST_LEN;
-
-/// The foreign runs of a burst, in order.
-struct Foreign(Vec<ForeignRun>);
-
-impl Foreign {
-    fn push(&mut self, frame: usize, start: usize, len: usize, worker: u8, counters: &Counters) {
-        if let Some(run) = self.0.last_mut()
-            && run.frame == frame
-            && run.end == start
-            && run.worker == worker
-        {
-            run.end += len;
-        } else if self.0.len() < FOREIGN_RUNS_MAX {
-            self.0.push(ForeignRun { frame, worker, start, end: start + len });
-        } else {
-            counters.drop(DropReason::HandoffFull);
-        }
-    }
-}
-
-/// No packets at all: a datagram of control blocks.
-struct Nothing;
-
-impl Packets for Nothing {
-    fn packet(&mut self, _: usize) -> &[u8] {
-        &[]
-    }
-}
-
-/// What one opened datagram meets on its way inwards.
-struct Arrival<'a, L> {
-    now: Time,
-    from: SessionSlot,
-    sessions: &'a mut [Option<Box<Session>>],
-    snapshot: &'a Snapshot,
-    counters: &'a Counters,
-    outbox: &'a mut Outbox,
-    waiting: &'a mut Waiting,
-    events: &'a mut Events,
-    round_trip: Option<Duration>,
-    lan: &'a mut L,
-}
-
-impl<L: TxSink> Arrival<'_, L> {
-    fn judge(&mut self, packet: &mut [u8]) -> Result<(), DropReason> {
-        let session = session(self.sessions, self.from).ok_or(DropReason::NoSession)?;
-        let inner = Inner::parse(packet)?;
-        inner.scope()?;
-        if !session.sources.contains(inner.source) {
-            return Err(DropReason::InnerSpoofedSource);
-        }
-        inner.forged_error(packet, |address| session.sources.contains(address))?;
-        match self.snapshot.next_hop(inner.destination) {
-            Some(NextHop::Local) => self.deliver(packet),
-            Some(NextHop::Session(slot)) if slot == self.from => Err(DropReason::Hairpin),
-            Some(NextHop::Session(slot)) => self.pass_on(slot, &inner, packet),
-            None => Err(self.answer(ErrorKind::NoRoute, DropReason::NoRoute, packet)),
-        }
-    }
-
-    fn deliver(&mut self, packet: &[u8]) -> Result<(), DropReason> {
-        let slot = self.lan.slot(packet.len()).ok_or(DropReason::LanQueueFull)?;
-        slot[..packet.len()].copy_from_slice(packet);
-        self.lan.commit(packet.len(), TxMeta::default());
-        self.counters.add(Metric::WanToLanPackets, 1);
-        self.counters.add(Metric::WanToLanBytes, packet.len() as u64);
-        Ok(())
-    }
-
-    /// Forwards a packet to another peer, as a router: the checks in the order of RFC 1812 §5.2.1.
-    fn pass_on(&mut self, to: SessionSlot, inner: &Inner, packet: &mut [u8]) -> Result<(), DropReason> {
-        if !self.snapshot.transit {
-            return Err(self.answer(ErrorKind::AdminProhibited, DropReason::TransitRefused, packet));
-        }
-        let Some(next) = session(self.sessions, to) else {
-            return Err(self.answer(ErrorKind::HostUnreachable, DropReason::NoSession, packet));
-        };
-        let (mtu, too_big) = (next.inner_mtu, too_big(inner, packet.len(), next));
-        if let Err(reason) = inner::decrement_ttl(packet) {
-            return Err(self.answer(ErrorKind::TimeExceeded, reason, packet));
-        }
-        if too_big {
-            return Err(self.answer(ErrorKind::PacketTooBig { mtu }, DropReason::PacketTooBig, packet));
-        }
-        self.outbox.push(to, packet)
-    }
-
-    /// Tells the packet's sender why it was dropped, as far as the rate allows; gives the reason back.
-    fn answer(&mut self, kind: ErrorKind, reason: DropReason, packet: &[u8]) -> DropReason {
-        let admitted = session_mut(self.sessions, self.from).is_some_and(|session| session.errors.admit(self.now));
-        if admitted {
-            let (v4, v6) = (self.snapshot.gateway_v4, self.snapshot.gateway_v6);
-            let write = |out: &mut [u8]| icmp::error(kind, v4, v6, packet, out);
-            if let Err(full) = self.outbox.push_error(self.from, icmp::ERROR_LEN_MAX, write) {
-                self.counters.drop(full);
-            }
-        }
-        reason
-    }
-}
-
-impl<L: TxSink> Visitor for Arrival<'_, L> {
-    fn packet(&mut self, packet: &mut [u8]) {
-        if let Err(reason) = self.judge(packet) {
-            self.counters.drop(reason);
-        }
-    }
-
-    fn control(&mut self, control: Control) {
-        let Some(session) = session_mut(self.sessions, self.from) else { return };
-        match control {
-            Control::EchoRequest(token) => {
-                let reply = Control::EchoReply(token);
-                if let Err(reason) = self.waiting.push(self.from).and_then(|()| session.queue_control(reply)) {
-                    self.counters.drop(reason);
-                }
-            }
-            Control::EchoReply(token) => match session.take_echo(token, self.now) {
-                Some(round_trip) => {
-                    self.round_trip = Some(round_trip);
-                    self.events.push(Event::Echo { session: session.id, round_trip });
-                }
-                None => self.counters.drop(DropReason::ControlMalformed),
-            },
-            Control::Close if !session.close_told => {
-                session.close_told = self.events.push(Event::Closed(session.id));
-            }
-            Control::Close => {}
-        }
-    }
-
-    fn dropped(&mut self, reason: DropReason) {
-        self.counters.drop(reason);
     }
 }
 

@@ -149,8 +149,8 @@ fn a_session_waits_once_however_many_blocks_it_has() {
     let mut one = Gateway::new(1, &peers);
     for &m in &peers {
         one.install(m, &Link::default());
-        one.engine.command(Command::Echo(slot(m)), START);
-        one.engine.command(Command::Echo(slot(m)), START);
+        one.engine.command(Command::Echo { slot: slot(m), send: true }, START);
+        one.engine.command(Command::Echo { slot: slot(m), send: true }, START);
     }
     let sizes: Vec<_> = waiting(&mut one, START).bytes().iter().map(Vec::len).collect();
     assert_eq!((sizes, one.dropped()), (vec![32 + 2 * 10; BURST_LEN], 0));
