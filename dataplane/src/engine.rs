@@ -45,7 +45,7 @@ use self::counters::{Counters, Metric};
 use self::icmp::{ERROR_RATE, ErrorKind, ErrorLimiter};
 use self::inner::Inner;
 use self::outbox::Outbox;
-use self::port::{BURST_LEN, RxBurst, TxMeta, TxSink};
+use self::port::{BURST_LEN, RxBurst, TRAIN_LEN_MAX, TxMeta, TxSink};
 use self::session::{OpenEnd, Session};
 use self::snapshot::{NextHop, SessionSlot, Snapshot};
 use self::time::Time;
@@ -367,6 +367,9 @@ impl Engine {
 
     /// Opens one datagram.
     fn open(&mut self, now: Time, datagram: &mut [u8], lan: &mut impl TxSink) -> Result<(), DropReason> {
+        if datagram.len() > TRAIN_LEN_MAX {
+            return Err(DropReason::OuterOversized);
+        }
         let header = DataHeader::parse(datagram).map_err(|error| match error {
             HeaderError::Truncated => DropReason::OuterTruncated,
             HeaderError::Type => DropReason::OuterType,
