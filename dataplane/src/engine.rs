@@ -51,7 +51,7 @@ use self::foreign::{FOREIGN_RUNS_MAX, Foreign, ForeignRun};
 use self::icmp::{ERROR_RATE, ErrorKind, ErrorLimiter};
 use self::inner::Inner;
 use self::outbox::Outbox;
-use self::port::{BURST_LEN, RxBurst, TxMeta, TxSink};
+use self::port::{BURST_LEN, RxBurst, TRAIN_LEN_MAX, TxMeta, TxSink};
 use self::session::{OpenEnd, Session};
 use self::snapshot::{NextHop, SessionSlot, Snapshot};
 use self::time::Time;
@@ -346,6 +346,9 @@ impl Engine {
 
     /// Opens one datagram.
     fn open(&mut self, now: Time, datagram: &mut [u8], lan: &mut impl TxSink) -> Result<(), Refused> {
+        if datagram.len() > TRAIN_LEN_MAX {
+            return Err(DropReason::OuterOversized.into());
+        }
         let header = DataHeader::parse(datagram).map_err(|error| match error {
             HeaderError::Truncated => DropReason::OuterTruncated,
             HeaderError::Type => DropReason::OuterType,

@@ -330,7 +330,8 @@ fn mmsg_ports(
     let sockets = Arc::new(config.sockets);
     let tun = Arc::new(config.tun);
     Ok(Running {
-        wan_rx: mmsg::UdpRx::new(&epoll, Arc::clone(&sockets), crate::engine::port::TRAIN_LEN_MAX)?,
+        // A train that the kernel merged may be longer than those that are sent: as long as a UDP payload can be.
+        wan_rx: mmsg::UdpRx::new(&epoll, Arc::clone(&sockets), uring::UdpRxConfig::default().payload_len)?,
         wan_tx: mmsg::UdpTx::new(&epoll, sockets, UdpTxConfig::default())?,
         lan_rx: mmsg::TunRx::new(&epoll, Arc::clone(&tun), usize::from(config.mtu))?,
         lan_tx: mmsg::TunTx::new(tun, TunTxConfig::default())?,

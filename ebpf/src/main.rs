@@ -61,7 +61,11 @@ mod programs {
     #[sk_reuseport]
     fn steer(ctx: SkReuseportContext) -> u32 {
         let (datagram, len) = packet::of_reuseport(&ctx);
-        let selected = classify::steer(&datagram, len as usize, &Maps).and_then(|role| select(&ctx, role));
+        let role = match packet::head_in_fragments(&ctx, &datagram) {
+            Some(head) => classify::steer(head.as_slice(), len as usize, &Maps),
+            None => classify::steer(&datagram, len as usize, &Maps),
+        };
+        let selected = role.and_then(|role| select(&ctx, role));
         match count(selected, len) {
             Counter::Passed(_) => sk_action::SK_PASS,
             Counter::Dropped(_) => sk_action::SK_DROP,

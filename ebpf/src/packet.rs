@@ -1,12 +1,16 @@
 //! From a program's context to the bytes that it may read: the one place that turns kernel addresses into spans.
 #![allow(unsafe_code, reason = "the kernel hands a program two addresses, not a slice")]
 
-use aya_ebpf::helpers::bpf_xdp_get_buff_len;
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::{bpf_skb_load_bytes, bpf_xdp_get_buff_len};
 use aya_ebpf::programs::{SkReuseportContext, TcContext, XdpContext};
 use weir_abi::cursor::Span;
 
 /// Bytes that the classifier may want to see: Ethernet, two tags, IPv6 with its longest usual chain, UDP and the overlay header.
 const HEADERS_LEN: u32 = 192;
+
+/// Bytes that `steer` looks at: the UDP header and the first half of ours.
+const STEER_LEN: usize = 16;
 
 /// The linear part of a frame at XDP, and the length of the whole frame.
 #[inline(always)]
@@ -38,4 +42,17 @@ pub(crate) fn of_reuseport(ctx: &SkReuseportContext) -> (Span, u64) {
     // SAFETY: `data..data_end` is the linear part from the transport header on; nothing here moves it.
     let span = unsafe { Span::new(ctx.data(), ctx.data_end()) };
     (span, ctx.len() as u64)
+}
+
+/// The first bytes of a datagram whose linear part does not hold them: a local sender's train, or a driver that splits headers off, keeps
+/// the whole payload in fragments. `None` when they are in the linear part, or when there are not so many.
+#[inline(always)]
+pub(crate) fn head_in_fragments(ctx: &SkReuseportContext, linear: &Span) -> Option<[u8; STEER_LEN]> {
+    if linear.len() >= STEER_LEN {
+        return None;
+    }
+    let mut head = [0; STEER_LEN];
+    // SAFETY: the context is the kernel's, and the helper writes `STEER_LEN` bytes to `head`, which has as many, or fails.
+    let result = unsafe { bpf_skb_load_bytes(ctx.as_ptr(), 0, head.as_mut_ptr().cast(), STEER_LEN as u32) };
+    (result == 0).then_some(head)
 }

@@ -26,8 +26,6 @@ pub(crate) struct Capture {
 
 /// One frame as far as it was captured.
 pub(crate) struct Frame {
-    /// Microseconds since the epoch.
-    pub(crate) time_us: u64,
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -108,8 +106,7 @@ fn parse(pcap: &[u8]) -> Vec<Frame> {
     while rest.len() >= RECORD_HEADER_LEN {
         let word = |at: usize| u32::from_le_bytes(rest[at..at + 4].try_into().unwrap());
         let end = RECORD_HEADER_LEN + word(8) as usize;
-        let time_us = u64::from(word(0)) * 1_000_000 + u64::from(word(4));
-        frames.push(Frame { time_us, bytes: rest[RECORD_HEADER_LEN..end].to_vec() });
+        frames.push(Frame { bytes: rest[RECORD_HEADER_LEN..end].to_vec() });
         rest = &rest[end..];
     }
     frames

@@ -1,1 +1,195 @@
+//! What is left when a packet plane dies, and how the next one takes over.
 
+use std::collections::HashSet;
+use std::fs;
+use std::net::{IpAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use weir_bench::external::ping;
+use weir_bench::gateway::{Gateway, TUN};
+use weir_bench::pair::PairConfig;
+use weir_bench::rig::{Family, Host, Rig};
+use weir_dataplane::config::Attach;
+
+use crate::capture::{Capture, only_ours};
+use crate::support::*;
+
+/// Gives both gateways a way by which overlay traffic could leave in clear.
+fn tempt(rig: &Rig) {
+    for (gateway, other) in [(rig.g1(), rig.g2()), (rig.g2(), rig.g1())] {
+        for (family, flag) in [(Family::V4, "-4"), (Family::V6, "-6")] {
+            let via = other.wan.unwrap().address(family).to_string();
+            output(gateway, "ip", &[flag, "route", "add", "default", "via", &via]);
+        }
+    }
+}
+
+/// Sends to h2 over both families until told to stop, as fast as it takes to be busy all the time.
+fn keep_sending(rig: &Rig, stop: &AtomicBool) {
+    let socket = |address: IpAddr| rig.h1().enter(|| UdpSocket::bind((address, 0))).unwrap().unwrap();
+    let sockets = [Family::V4, Family::V6].map(|family| {
+        let socket = socket(rig.h1().lan.address(family));
+        socket.connect((rig.h2().lan.address(family), 9)).unwrap();
+        socket
+    });
+    while !stop.load(Ordering::Relaxed) {
+        for socket in &sockets {
+            for _ in 0..8 {
+                // An ICMP error of the moment without a plane comes back here.
+                let _ = socket.send(b"in the clear would be a pity");
+            }
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_killed_plane_leaks_nothing_and_its_successor_repeats_no_counter() {
+    let _alone = alone();
+    let rig = rig();
+    one_datagram_a_frame(&rig);
+    with_pair(&rig, PairConfig::default(), |pair| {
+        tempt(&rig);
+        let capture = Capture::start(rig.g1(), "wan");
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| keep_sending(&rig, &stop));
+            // Whatever happens below, the sender ends.
+            let _stop = StopOnDrop(&stop);
+            for _ in 0..3 {
+                std::thread::sleep(Duration::from_millis(500));
+                pair.g1.kill9().unwrap();
+                assert_eq!(ping(rig.h1(), rig.h2().lan.v4.into(), 10).unwrap().received, 0);
+                assert_eq!(ping(rig.h2(), rig.h1().lan.v6.into(), 10).unwrap().received, 0);
+                pair.g1.restart().unwrap();
+                pair.connect().unwrap();
+                for family in [Family::V4, Family::V6] {
+                    assert_eq!(ping(rig.h1(), rig.h2().lan.address(family), 10).unwrap().received, 10, "{family}");
+                }
+            }
+            // Both dead: nothing may leave on either side.
+            pair.g1.kill9().unwrap();
+            pair.g2.kill9().unwrap();
+            assert_eq!(ping(rig.h1(), rig.h2().lan.v4.into(), 10).unwrap().received, 0);
+            assert_eq!(ping(rig.h2(), rig.h1().lan.v6.into(), 10).unwrap().received, 0);
+        });
+        let headers = only_ours(&rig, &capture.stop());
+        let g1 = rig.g1().wan.unwrap();
+        let mut seen = HashSet::new();
+        let mut of_g1 = 0;
+        for (source, header) in headers {
+            if [IpAddr::V4(g1.v4), IpAddr::V6(g1.v6)].contains(&source) {
+                of_g1 += 1;
+                let triple = (header.receiver, header.generation, header.counter);
+                assert!(seen.insert(triple), "{header:?} was sent twice");
+            }
+        }
+        assert!(of_g1 > 300, "{of_g1} datagrams of g1");
+        pair.g1.restart().unwrap();
+        pair.g2.restart().unwrap();
+    });
+}
+
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn the_peer_of_a_killed_plane_needs_no_restart() {
+    let _alone = alone();
+    let rig = rig();
+    with_pair(&rig, PairConfig::default(), |pair| {
+        let pid = pair.g2.pid();
+        pair.g1.kill9().unwrap();
+        pair.g1.restart().unwrap();
+        // The old session is gone on one side only: its datagrams find no lane.
+        assert_eq!(ping(rig.h2(), rig.h1().lan.v4.into(), 3).unwrap().received, 0);
+        pair.connect().unwrap();
+        assert_eq!(ping(rig.h2(), rig.h1().lan.v4.into(), 10).unwrap().received, 10);
+        assert_eq!(pair.g2.pid(), pid);
+    });
+}
+
+/// A bpf file system of our own, unmounted on drop.
+struct BpfFs(PathBuf);
+
+impl BpfFs {
+    fn mount(name: &str) -> Self {
+        let directory = std::env::temp_dir().join(format!("{name}-bpf"));
+        fs::create_dir_all(&directory).unwrap();
+        let status = Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&directory).status().unwrap();
+        assert!(status.success(), "cannot mount a bpf file system at {}", directory.display());
+        Self(directory)
+    }
+}
+
+impl Drop for BpfFs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+fn pins(directory: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// The id that the kernel gave a pinned link.
+fn link_id(host: &Host, pin: &Path) -> u64 {
+    let text = output(host, "bpftool", &["-j", "link", "show", "pinned", &pin.to_string_lossy()]);
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let id = value.pointer("/id").or_else(|| value.pointer("/0/id"));
+    id.and_then(serde_json::Value::as_u64).unwrap_or_else(|| panic!("{text}"))
+}
+
+fn pins_outlive_a_kill_and_are_taken_over(attach: Attach, link: &str) {
+    let _alone = alone();
+    let rig = rig();
+    let bpffs = BpfFs::mount(rig.name());
+    let directory = bpffs.0.join("weir");
+    with_pair(&rig, PairConfig { attach, pin: Some(directory.clone()), ..PairConfig::default() }, |pair| {
+        let reached = |_: &mut Gateway<'_>| ping(rig.h1(), rig.h2().lan.v4.into(), 10).unwrap().received;
+        assert_eq!(reached(&mut pair.g1), 10);
+        let pinned = pins(&directory);
+        assert!(pinned.iter().any(|name| name == link), "{pinned:?}");
+        for map in ["COUNTERS", "LIVE", "CONFIG"] {
+            assert!(pinned.iter().any(|name| name == map), "map {map} is not pinned: {pinned:?}");
+        }
+        let id = link_id(rig.g1(), &directory.join(link));
+
+        pair.g1.kill9().unwrap();
+        assert_eq!(pins(&directory), pinned, "a killed plane's pins stay");
+        assert_eq!(link_id(rig.g1(), &directory.join(link)), id);
+
+        pair.g1.restart().unwrap();
+        pair.connect().unwrap();
+        assert_eq!(reached(&mut pair.g1), 10);
+        assert!(count(&mut pair.g1, "wan_deliver") >= 10);
+        assert_eq!(pins(&directory), pinned);
+        assert_eq!(link_id(rig.g1(), &directory.join(link)), id, "the link is the same: there was no gap");
+
+        assert!(pair.g1.stop().unwrap().success());
+        assert_eq!(pins(&directory), [] as [&str; 0], "a clean stop takes its pins away");
+        assert!(rig.g1().interface_index(TUN).is_err());
+    });
+}
+
+#[test]
+fn pins_at_tc_ingress_outlive_a_kill_and_are_taken_over() {
+    pins_outlive_a_kill_and_are_taken_over(Attach::Tc, "wan_tc-wan");
+}
+
+#[test]
+fn pins_in_the_driver_outlive_a_kill_and_are_taken_over() {
+    pins_outlive_a_kill_and_are_taken_over(Attach::Native, "wan-wan");
+}

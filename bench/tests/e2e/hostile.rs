@@ -329,11 +329,13 @@ impl Forger {
         let client = pair.g2.client().unwrap();
         let (reservation, offer) = client.reserve(1).unwrap();
         let has_aes = Algorithm::for_this_cpu() == Algorithm::Aes256Gcm;
+        // One for each worker of g2; nothing is ever sent to them.
+        let lanes = (1..=u32::from(client.welcome().workers)).collect();
         let install = Install {
             session: FORGER,
             reservation,
             incarnation: offer.incarnation,
-            peer: Offer { incarnation: mine.incarnation, salt: mine.salt, indices: vec![1], has_aes },
+            peer: Offer { incarnation: mine.incarnation, salt: mine.salt, indices: lanes, has_aes },
             secret: Secret::new(secret),
             initiator: false,
             endpoint: (first.ip(), DISCARD).into(),

@@ -76,37 +76,53 @@ fn check_both(pair: &mut Pair<'_>, mode: &str, port: &str) {
 
 #[test]
 fn traffic_crosses_with_wan_in_the_driver() {
-    traffic_crosses(PairConfig { attach: Attach::Native, ..PairConfig::default() }, "xdp-native", "io_uring");
+    traffic_crosses(
+        PairConfig { attach: Attach::Native, ..PairConfig::default() },
+        "xdp-native",
+        "udp+tun over io_uring",
+    );
 }
 
 #[test]
 fn traffic_crosses_with_wan_in_the_stack() {
-    traffic_crosses(PairConfig { attach: Attach::Generic, ..PairConfig::default() }, "xdp-generic", "io_uring");
+    traffic_crosses(
+        PairConfig { attach: Attach::Generic, ..PairConfig::default() },
+        "xdp-generic",
+        "udp+tun over io_uring",
+    );
 }
 
 #[test]
 fn traffic_crosses_with_wan_at_tc_ingress() {
-    traffic_crosses(PairConfig { attach: Attach::Tc, ..PairConfig::default() }, "tc", "io_uring");
+    traffic_crosses(PairConfig { attach: Attach::Tc, ..PairConfig::default() }, "tc", "udp+tun over io_uring");
 }
 
 #[test]
 fn traffic_crosses_without_wan() {
-    traffic_crosses(PairConfig { attach: Attach::None, ..PairConfig::default() }, "nothing attached", "io_uring");
+    traffic_crosses(
+        PairConfig { attach: Attach::None, ..PairConfig::default() },
+        "nothing attached",
+        "udp+tun over io_uring",
+    );
 }
 
 #[test]
 fn traffic_crosses_by_plain_system_calls() {
-    traffic_crosses(PairConfig { io: WanIo::Mmsg, ..PairConfig::default() }, "tc", "mmsg");
+    traffic_crosses(PairConfig { io: WanIo::Mmsg, ..PairConfig::default() }, "tc", "udp+tun over recvmmsg");
 }
 
 #[test]
 fn traffic_crosses_an_ipv6_underlay() {
-    traffic_crosses(PairConfig { underlay: Family::V6, ..PairConfig::default() }, "tc", "io_uring");
+    traffic_crosses(PairConfig { underlay: Family::V6, ..PairConfig::default() }, "tc", "udp+tun over io_uring");
 }
 
 #[test]
 fn traffic_crosses_with_one_worker_against_two() {
-    traffic_crosses(PairConfig { cores: [vec![0], vec![0, 1]], ..PairConfig::default() }, "tc", "io_uring");
+    traffic_crosses(
+        PairConfig { cores: [vec![0], vec![0, 1]], ..PairConfig::default() },
+        "tc",
+        "udp+tun over io_uring",
+    );
 }
 
 #[test]

@@ -73,7 +73,7 @@ drop_reasons! {
 
     // 16..=31: the engine, outside the AEAD.
     16 OuterTruncated "outer_truncated" Network "Shorter than a header and a tag.";
-    17 OuterOversized "outer_oversized" Network "Longer than the receive buffer; the kernel cut it.";
+    17 OuterOversized "outer_oversized" Network "Longer than any datagram of ours, or than the receive buffer.";
     18 OuterType "outer_type" Network "The first byte or its type is not one that a worker handles.";
     19 OuterVersion "outer_version" Network "A version of the datagram that this build does not speak.";
     20 OuterReserved "outer_reserved" Network "The reserved byte of the header is not zero.";
