@@ -40,6 +40,14 @@ use crate::io::tun::{TunConfig, TunError, TunQueue};
 use crate::io::{netlink, privileges, probe, ring};
 use crate::worker::{Clock, Handoff, Notify, PortKind, Worker, WorkerConfig, WorkerError};
 
+/// How often a port that is in use is asked for again, [`PORT_PAUSE`] apart. The kernel unwinds the io_uring of a plane that was killed,
+/// and with it the sockets, only after the process is gone; a tenth of this was enough wherever it was measured.
+const PORT_TRIES: usize = 50;
+/// See [`PORT_TRIES`].
+const PORT_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+/// Packets that the kernel queues towards a worker: 2 ms at 1 Mpps. Its default of 500 loses packets whenever a TCP sender's burst meets a
+/// worker that was asleep.
+const TUN_QUEUE_LEN: u32 = 2048;
 /// Most addresses of this host that `wan` is told; with more, datagrams to any address count as ours.
 const LOCAL_ADDRESSES_MAX: usize = 1024;
 
@@ -214,7 +222,7 @@ impl Plane {
         let mut map_config = map_config(config);
         let socket_config =
             SocketConfig { port: config.wan.port, mark: config.routing.mark, ..SocketConfig::default() };
-        let underlay = Underlay::open(socket_config, cores.len())?;
+        let underlay = open_underlay(socket_config, cores.len())?;
         fill_sockets(&mut programs, &underlay)?;
 
         let mut queues = vec![];
@@ -223,6 +231,7 @@ impl Plane {
         }
         let tun = netlink.link(&config.tun.name)?.index;
         netlink.set_link_mtu(tun, u32::from(config.tun.mtu))?;
+        netlink.set_link_queue_len(tun, TUN_QUEUE_LEN)?;
         for address in &config.tun.addresses {
             netlink.add_address(tun, *address)?;
         }
@@ -557,6 +566,18 @@ fn map_config(config: &Config) -> map::Config {
         source: Rate::per_second(wan.source_rate_pps, wan.source_burst),
         class: [class; Class::COUNT],
     }
+}
+
+/// Opens the sockets; waits for a port that a killed plane is about to let go.
+fn open_underlay(config: SocketConfig, workers: usize) -> Result<Underlay, SocketError> {
+    for _ in 0..PORT_TRIES {
+        match Underlay::open(config, workers) {
+            // A signal ends the pause early, which does no harm.
+            Err(SocketError::PortInUse { .. }) => drop(poll(&mut [], Some(&PORT_PAUSE))),
+            done => return done,
+        }
+    }
+    Underlay::open(config, workers)
 }
 
 /// Puts all sockets into the map and then `steer` before them.
