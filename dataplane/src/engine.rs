@@ -14,9 +14,12 @@
 //! open in place and copy out). Per packet it allocates nothing, calls nothing in the kernel and takes no lock.
 
 pub mod aead;
+mod arrival;
+mod batch;
 pub mod block;
 pub mod bundle;
 pub mod counters;
+pub mod foreign;
 pub mod icmp;
 pub mod inner;
 pub mod keys;
@@ -39,9 +42,12 @@ use weir_abi::drop::DropReason;
 use weir_abi::map::SLOTS_PER_WORKER;
 use weir_abi::wire::{DataHeader, HeaderError, ReceiverIndex};
 
-use self::block::{Control, Visitor};
+use self::arrival::Arrival;
+use self::batch::{Batch, InBurst, InOutbox, Members, Nothing};
+use self::block::Control;
 use self::bundle::{Packets, Plan};
 use self::counters::{Counters, Metric};
+use self::foreign::{FOREIGN_RUNS_MAX, Foreign, ForeignRun};
 use self::icmp::{ERROR_RATE, ErrorKind, ErrorLimiter};
 use self::inner::Inner;
 use self::outbox::Outbox;
@@ -59,7 +65,8 @@ pub const EVENTS_MAX: usize = 1024;
 /// What the control thread orders a worker's engine to do.
 #[derive(Debug)]
 pub enum Command {
-    /// Brings a session up, or gives it new keys and parameters. Lanes that it opened before stay until they are closed.
+    /// Brings a session up, or gives it new keys and parameters. Lanes that it opened before stay until they are closed; those of another
+    /// session in the same slot go at once.
     Install {
         /// Its place in the table.
         slot: SessionSlot,
@@ -74,12 +81,19 @@ pub enum Command {
     },
     /// Stops opening a lane and erases its keys.
     CloseLane(ReceiverIndex),
-    /// Takes a session down, with the lane that this worker seals.
+    /// Takes a session down, with the lane that this worker seals and those that it opens.
+    ///
+    /// Whoever gives the slot to another session swaps the snapshot before: routes name slots, and packets for the one would reach the other.
     Remove(SessionSlot),
     /// Swaps the snapshot.
     Routes(Arc<Snapshot>),
-    /// Sends an echo request to the peer.
-    Echo(SessionSlot),
+    /// Awaits an echo of the peer, and sends the request if it is this worker's to send: the reply comes by whichever lane the peer likes.
+    Echo {
+        /// Which peer.
+        slot: SessionSlot,
+        /// Whether to send the request.
+        send: bool,
+    },
 }
 
 /// What an engine tells the control thread.
@@ -121,13 +135,16 @@ struct Events {
 }
 
 impl Events {
-    fn push(&mut self, event: Event) {
+    /// Queues an event; tells whether there was room for it.
+    fn push(&mut self, event: Event) -> bool {
         // One place is kept for the note about what was lost.
-        if self.queue.len() + 1 < EVENTS_MAX {
+        let has_room = self.queue.len() + 1 < EVENTS_MAX;
+        if has_room {
             self.queue.push_back(event);
         } else {
             self.lost += 1;
         }
+        has_room
     }
 
     fn pop(&mut self) -> Option<Event> {
@@ -144,15 +161,20 @@ impl Events {
 /// [`Self::poll_event`]; sleep no longer than [`Self::next_deadline`].
 pub struct Engine {
     worker: u8,
+    workers: u8,
     snapshot: Arc<Snapshot>,
     sessions: Vec<Option<Box<Session>>>,
     open: Vec<Option<Box<OpenEnd>>>,
+    /// For each open lane, when its old key is erased: one timer a lane, however fast a peer goes through its generations.
+    erasures: Vec<Option<TimerId>>,
     counters: Counters,
+    /// For errors to the local side. Each peer has its own, so that none can use up another's.
     limiter: ErrorLimiter,
     outbox: Outbox,
     batch: Batch,
     /// Sessions whose control blocks wait for a datagram.
     waiting: Waiting,
+    foreign: Foreign,
     events: Events,
     wheel: Wheel<Deadline>,
 }
@@ -174,116 +196,24 @@ impl Waiting {
     }
 }
 
-/// The packets of one batch, chained by session without moving them.
-struct Batch {
-    /// Length of packet `i`.
-    len: [u32; BURST_LEN],
-    /// The packet after `i` for the same session.
-    next: [u8; BURST_LEN],
-    /// Sessions with packets, in the order of their first one.
-    chains: [Chain; BURST_LEN],
-    count: usize,
-}
-
-#[derive(Clone, Copy)]
-struct Chain {
-    slot: SessionSlot,
-    first: u8,
-    last: u8,
-}
-
-/// End of a chain.
-const NONE: u8 = u8::MAX;
-
-impl Batch {
-    const fn new() -> Self {
-        let unused = Chain { slot: SessionSlot(u32::MAX), first: NONE, last: NONE };
-        Self { len: [0; BURST_LEN], next: [NONE; BURST_LEN], chains: [unused; BURST_LEN], count: 0 }
-    }
-
-    fn clear(&mut self) {
-        self.count = 0;
-    }
-
-    /// Adds packet `i` for a session. Bursts have few sessions, so the newest chains are looked at first.
-    fn push(&mut self, i: usize, slot: SessionSlot, len: usize) {
-        self.len[i] = len as u32;
-        self.next[i] = NONE;
-        match self.chains[..self.count].iter_mut().rev().find(|chain| chain.slot == slot) {
-            Some(chain) => {
-                self.next[usize::from(chain.last)] = i as u8;
-                chain.last = i as u8;
-            }
-            None => {
-                self.chains[self.count] = Chain { slot, first: i as u8, last: i as u8 };
-                self.count += 1;
-            }
-        }
-    }
-
-    /// The packets of chain `c`.
-    fn members(&self, c: usize) -> Members {
-        let mut members = Members { numbers: [0; BURST_LEN], lens: [0; BURST_LEN], count: 0 };
-        let mut at = self.chains[c].first;
-        while at != NONE {
-            members.numbers[members.count] = at;
-            members.lens[members.count] = self.len[usize::from(at)];
-            members.count += 1;
-            at = self.next[usize::from(at)];
-        }
-        members
-    }
-}
-
-/// The packets for one session: their numbers in the batch and their lengths.
-struct Members {
-    numbers: [u8; BURST_LEN],
-    lens: [u32; BURST_LEN],
-    count: usize,
-}
-
-impl Members {
-    const EMPTY: Self = Self { numbers: [0; BURST_LEN], lens: [0; BURST_LEN], count: 0 };
-
-    /// Bytes of the first `count` of them.
-    fn bytes(&self, count: usize) -> u64 {
-        self.lens[..count].iter().map(|&len| u64::from(len)).sum()
-    }
-}
-
-/// The members' bytes, in a port's burst.
-struct InBurst<'a, R>(&'a mut R, &'a Members);
-
-impl<R: RxBurst> Packets for InBurst<'_, R> {
-    fn packet(&mut self, i: usize) -> &[u8] {
-        self.0.frame(usize::from(self.1.numbers[i])).0
-    }
-}
-
-/// The members' bytes, in the outbox.
-struct InOutbox<'a>(&'a Outbox, &'a Members);
-
-impl Packets for InOutbox<'_> {
-    fn packet(&mut self, i: usize) -> &[u8] {
-        self.0.packet(usize::from(self.1.numbers[i]))
-    }
-}
-
 impl Engine {
-    /// An engine without sessions or routes, for worker number `worker`.
-    pub fn new(worker: u8, counters: Counters) -> Self {
+    /// An engine without sessions or routes, for worker number `worker` of `workers`.
+    pub fn new(worker: u8, workers: u8, counters: Counters) -> Self {
         Self {
             worker,
+            workers,
             snapshot: Arc::new(Snapshot::empty()),
             sessions: std::iter::repeat_with(|| None).take(SESSIONS_MAX).collect(),
             open: std::iter::repeat_with(|| None).take(SLOTS_PER_WORKER as usize).collect(),
+            erasures: vec![None; SLOTS_PER_WORKER as usize],
             counters,
             limiter: ErrorLimiter::new(ERROR_RATE),
             outbox: Outbox::new(),
             batch: Batch::new(),
             waiting: Waiting { slots: [SessionSlot(u32::MAX); BURST_LEN], count: 0 },
+            foreign: Foreign(Vec::with_capacity(FOREIGN_RUNS_MAX)),
             events: Events { queue: VecDeque::with_capacity(EVENTS_MAX), lost: 0 },
-            wheel: Wheel::new(SESSIONS_MAX + 2 * SLOTS_PER_WORKER as usize),
+            wheel: Wheel::new(SESSIONS_MAX + SLOTS_PER_WORKER as usize),
         }
     }
 
@@ -292,22 +222,29 @@ impl Engine {
         match command {
             Command::Install { slot, session, lanes } => self.install(slot, session, lanes),
             Command::CloseLane(index) => {
-                if let Some(entry) = self.open.get_mut(usize::from(index.slot()))
-                    && entry.as_ref().is_some_and(|end| end.receiver() == index)
-                {
-                    *entry = None;
+                let at = usize::from(index.slot());
+                if self.open.get(at).and_then(Option::as_ref).is_some_and(|end| end.receiver() == index) {
+                    self.close(at);
                 }
             }
-            Command::Remove(slot) => self.remove(slot),
+            Command::Remove(slot) => {
+                self.take_session(slot);
+                self.close_lanes_of(slot);
+            }
             Command::Routes(snapshot) => {
                 let old = std::mem::replace(&mut self.snapshot, snapshot);
                 self.events.push(Event::Retired(old));
             }
-            Command::Echo(slot) => {
+            Command::Echo { slot, send } => {
                 if let Some(session) = session_mut(&mut self.sessions, slot) {
+                    if !send {
+                        session.await_echo();
+                        return;
+                    }
                     let request = Control::EchoRequest(session::echo_token(now));
-                    if let Err(reason) = session.queue_control(request).and_then(|()| self.waiting.push(slot)) {
-                        self.counters.drop(reason);
+                    match self.waiting.push(slot).and_then(|()| session.queue_control(request)) {
+                        Ok(()) => session.await_echo(),
+                        Err(reason) => self.counters.drop(reason),
                     }
                 }
             }
@@ -316,27 +253,51 @@ impl Engine {
 
     #[allow(clippy::vec_box, reason = "see Command::Install")]
     fn install(&mut self, slot: SessionSlot, mut session: Box<Session>, lanes: Vec<Box<OpenEnd>>) {
-        self.remove(slot);
-        session.expiry = self.schedule(session.seal.expires_at(), Deadline::Expire(slot));
-        for end in lanes {
-            if let Some(entry) = self.open.get_mut(usize::from(end.receiver().slot())) {
-                *entry = Some(end);
-            }
+        if self.sessions.len() <= slot.0 as usize {
+            return;
         }
-        if let Some(entry) = self.sessions.get_mut(slot.0 as usize) {
-            *entry = Some(session);
+        match self.take_session(slot) {
+            Some(former) if former.id == session.id => session.take_over(&former),
+            // A lane knows its session by the slot; what is left of another's must not speak for this one.
+            _ => self.close_lanes_of(slot),
+        }
+        session.expiry = self.schedule(session.seal.expires_at(), Deadline::Expire(slot));
+        self.sessions[slot.0 as usize] = Some(session);
+        for end in lanes {
+            let at = usize::from(end.receiver().slot());
+            if at < self.open.len() {
+                self.close(at);
+                self.open[at] = Some(end);
+            }
         }
     }
 
-    fn remove(&mut self, slot: SessionSlot) {
-        let session = self.sessions.get_mut(slot.0 as usize).and_then(Option::take);
-        if let Some(timer) = session.and_then(|session| session.expiry) {
+    fn take_session(&mut self, slot: SessionSlot) -> Option<Box<Session>> {
+        let session = self.sessions.get_mut(slot.0 as usize).and_then(Option::take)?;
+        if let Some(timer) = session.expiry {
+            self.wheel.cancel(timer);
+        }
+        Some(session)
+    }
+
+    fn close_lanes_of(&mut self, slot: SessionSlot) {
+        for at in 0..self.open.len() {
+            if self.open[at].as_ref().is_some_and(|end| end.session == slot) {
+                self.close(at);
+            }
+        }
+    }
+
+    /// Erases the lane at this place, which is in the table.
+    fn close(&mut self, at: usize) {
+        self.open[at] = None;
+        if let Some(timer) = self.erasures[at].take() {
             self.wheel.cancel(timer);
         }
     }
 
     fn schedule(&mut self, at: Time, what: Deadline) -> Option<TimerId> {
-        // The wheel has room for a deadline of every session and two of every lane there can be.
+        // The wheel has room for a deadline of every session and of every lane there can be.
         let scheduled = self.wheel.schedule(at, what);
         debug_assert!(scheduled.is_ok(), "the wheel is large enough");
         scheduled.ok()
@@ -344,17 +305,25 @@ impl Engine {
 
     /// Opens a burst of datagrams: inner packets go to `lan`, packets for other peers and answers to `wan`.
     pub fn decapsulate(&mut self, now: Time, rx: &mut impl RxBurst, lan: &mut impl TxSink, wan: &mut impl TxSink) {
-        self.counters.add(Metric::WanBursts, 1);
+        self.counters.add(Metric::WanBursts, u64::from(!rx.is_empty()));
         for i in 0..rx.len() {
             let (frame, meta) = rx.frame(i);
             if meta.truncated {
                 self.counters.drop(DropReason::OuterOversized);
                 continue;
             }
-            let segment = if meta.segment == 0 { frame.len().max(1) } else { usize::from(meta.segment) };
-            for datagram in frame.chunks_mut(segment) {
-                if let Err(reason) = self.open(now, datagram, lan) {
-                    self.counters.drop(reason);
+            if frame.is_empty() {
+                self.counters.drop(DropReason::OuterTruncated);
+                continue;
+            }
+            let segment = if meta.segment == 0 { frame.len() } else { usize::from(meta.segment) };
+            for (k, datagram) in frame.chunks_mut(segment).enumerate() {
+                match self.open(now, datagram, lan) {
+                    Ok(()) => {}
+                    Err(Refused::Foreign(worker)) => {
+                        self.foreign.push(i, k * segment, datagram.len(), worker, &self.counters)
+                    }
+                    Err(Refused::Dropped(reason)) => self.counters.drop(reason),
                 }
                 // One train can bring more for other peers than the outbox holds, so the batch's end is not the only place to empty it.
                 if self.outbox.is_half_full() {
@@ -365,10 +334,20 @@ impl Engine {
         self.send_own(now, wan);
     }
 
+    /// Datagrams of the bursts since the last [`Self::clear_foreign_runs`] that belong to other workers; the caller still has their bytes.
+    pub fn foreign_runs(&self) -> &[ForeignRun] {
+        &self.foreign.0
+    }
+
+    /// Forgets the foreign runs: they were handed over, or their burst is gone.
+    pub fn clear_foreign_runs(&mut self) {
+        self.foreign.0.clear();
+    }
+
     /// Opens one datagram.
-    fn open(&mut self, now: Time, datagram: &mut [u8], lan: &mut impl TxSink) -> Result<(), DropReason> {
+    fn open(&mut self, now: Time, datagram: &mut [u8], lan: &mut impl TxSink) -> Result<(), Refused> {
         if datagram.len() > TRAIN_LEN_MAX {
-            return Err(DropReason::OuterOversized);
+            return Err(DropReason::OuterOversized.into());
         }
         let header = DataHeader::parse(datagram).map_err(|error| match error {
             HeaderError::Truncated => DropReason::OuterTruncated,
@@ -376,10 +355,13 @@ impl Engine {
             HeaderError::Version => DropReason::OuterVersion,
             HeaderError::Reserved => DropReason::OuterReserved,
         })?;
-        if header.receiver.worker() != self.worker {
-            return Err(DropReason::UnknownIndex);
+        match header.receiver.worker() {
+            own if own == self.worker => {}
+            other if other < self.workers => return Err(Refused::Foreign(other)),
+            _ => return Err(DropReason::UnknownIndex.into()),
         }
-        let end = self.open.get_mut(usize::from(header.receiver.slot())).and_then(Option::as_mut);
+        let at = usize::from(header.receiver.slot());
+        let end = self.open.get_mut(at).and_then(Option::as_mut);
         let end = end.ok_or(DropReason::UnknownIndex)?;
         let generation = end.lane.generation();
         let plaintext = end.lane.open(&header, datagram, now)?;
@@ -387,10 +369,9 @@ impl Engine {
         let mut arrival = Arrival {
             now,
             from: end.session,
-            session: self.sessions.get_mut(end.session.0 as usize).and_then(Option::as_deref_mut),
+            sessions: &mut self.sessions,
             snapshot: &self.snapshot,
             counters: &self.counters,
-            limiter: &mut self.limiter,
             outbox: &mut self.outbox,
             waiting: &mut self.waiting,
             events: &mut self.events,
@@ -402,16 +383,20 @@ impl Engine {
             end.lane.set_round_trip(round_trip);
         }
         if end.lane.generation() != generation
-            && let Some(at) = end.lane.next_deadline()
+            && let Some(due) = end.lane.next_deadline()
         {
-            self.schedule(at, Deadline::EraseOld(header.receiver));
+            // The key that an earlier timer was for is gone already.
+            if let Some(timer) = self.erasures[at].take() {
+                self.wheel.cancel(timer);
+            }
+            self.erasures[at] = self.schedule(due, Deadline::EraseOld(header.receiver));
         }
         Ok(())
     }
 
     /// Seals a burst of inner packets towards the peers that they are routed to; errors to their senders go to `lan`.
     pub fn encapsulate(&mut self, now: Time, rx: &mut impl RxBurst, wan: &mut impl TxSink, lan: &mut impl TxSink) {
-        self.counters.add(Metric::LanBursts, 1);
+        self.counters.add(Metric::LanBursts, u64::from(!rx.is_empty()));
         self.batch.clear();
         for i in 0..rx.len().min(BURST_LEN) {
             let (packet, meta) = rx.frame(i);
@@ -460,16 +445,28 @@ impl Engine {
 
     /// Sends what came up inside the engine: packets between peers, ICMP errors, echoes.
     fn send_own(&mut self, now: Time, wan: &mut impl TxSink) {
-        self.batch.clear();
-        for i in 0..self.outbox.len() {
-            self.batch.push(i, self.outbox.to(i), self.outbox.packet(i).len());
+        let outbox = std::mem::take(&mut self.outbox);
+        for from in (0..outbox.len()).step_by(BURST_LEN) {
+            self.batch.clear();
+            for i in from..outbox.len().min(from + BURST_LEN) {
+                self.batch.push(i - from, outbox.to(i), outbox.packet(i).len());
+            }
+            for chain in 0..self.batch.count {
+                let members = self.batch.members(chain);
+                let mut packets = InOutbox(&outbox, &members, from);
+                let sent = self.send(now, self.batch.chains[chain].slot, &members, &mut packets, wan);
+                for &number in &members.numbers[..sent] {
+                    let i = from + usize::from(number);
+                    if outbox.is_transit(i) {
+                        self.counters.add(Metric::TransitPackets, 1);
+                        self.counters.add(Metric::TransitBytes, outbox.packet(i).len() as u64);
+                    } else {
+                        self.counters.add(Metric::IcmpErrorsSent, 1);
+                    }
+                }
+            }
         }
-        for chain in 0..self.batch.count {
-            let members = self.batch.members(chain);
-            let outbox = std::mem::take(&mut self.outbox);
-            self.send(now, self.batch.chains[chain].slot, &members, &mut InOutbox(&outbox, &members), wan);
-            self.outbox = outbox;
-        }
+        self.outbox = outbox;
         self.outbox.clear();
         for i in 0..std::mem::take(&mut self.waiting.count) {
             let slot = self.waiting.slots[i];
@@ -496,18 +493,24 @@ impl Engine {
         let plan = Plan::new(control.bytes().len(), &members.lens[..members.count], session.payload_len);
         let (endpoint, lane) = (Some(session.endpoint), &mut session.seal);
         let sent = bundle::transmit(&plan, control.bytes(), packets, lane, wan, endpoint, now);
-        if sent.trains == 0 {
-            session.put_back_control(control);
-        }
         if let Some(reason) = sent.stopped {
             self.counters.drop_n(reason, (members.count - sent.packets) as u64);
+            match reason {
+                DropReason::WanQueueFull if sent.trains == 0 && control.len() > 0 => {
+                    session.put_back_control(control);
+                    // If too many wait already, the blocks go with the session's next packets.
+                    let _ = self.waiting.push(slot);
+                }
+                // With keys that are at their end, they would wait for ever.
+                _ if sent.trains == 0 => self.counters.drop_n(reason, control.len()),
+                _ => {}
+            }
         }
         self.counters.add(Metric::TrainsSent, sent.trains as u64);
         self.counters.add(Metric::DatagramsSealed, sent.datagrams as u64);
         self.counters.add(Metric::SealedBytes, sent.bytes as u64);
         if !session.rekey_told && session.seal.rekey_due(now) {
-            session.rekey_told = true;
-            self.events.push(Event::RekeyDue(session.id));
+            session.rekey_told = self.events.push(Event::RekeyDue(session.id));
         }
         sent.packets
     }
@@ -517,6 +520,9 @@ impl Engine {
         while let Some(deadline) = self.wheel.poll(now) {
             match deadline {
                 Deadline::EraseOld(index) => {
+                    if let Some(timer) = self.erasures.get_mut(usize::from(index.slot())) {
+                        *timer = None;
+                    }
                     if let Some(end) = self.open.get_mut(usize::from(index.slot())).and_then(Option::as_mut)
                         && end.receiver() == index
                     {
@@ -569,113 +575,19 @@ fn too_big(inner: &Inner, len: usize, session: &Session) -> bool {
     len > usize::from(session.inner_mtu) && (inner.dont_fragment || inner.destination.is_ipv6())
 }
 
-/// No packets at all: a datagram of control blocks.
-struct Nothing;
+/// Why a datagram was not opened here.
+enum Refused {
+    /// It is another worker's.
+    Foreign(u8),
+    /// It is nobody's any more.
+    Dropped(DropReason),
+}
 
-impl Packets for Nothing {
-    fn packet(&mut self, _: usize) -> &[u8] {
-        &[]
+impl From<DropReason> for Refused {
+    fn from(reason: DropReason) -> Self {
+        Self::Dropped(reason)
     }
 }
 
-/// What one opened datagram meets on its way inwards.
-struct Arrival<'a, L> {
-    now: Time,
-    from: SessionSlot,
-    session: Option<&'a mut Session>,
-    snapshot: &'a Snapshot,
-    counters: &'a Counters,
-    limiter: &'a mut ErrorLimiter,
-    outbox: &'a mut Outbox,
-    waiting: &'a mut Waiting,
-    events: &'a mut Events,
-    round_trip: Option<Duration>,
-    lan: &'a mut L,
-}
-
-impl<L: TxSink> Arrival<'_, L> {
-    fn judge(&mut self, packet: &mut [u8]) -> Result<(), DropReason> {
-        let session = self.session.as_deref().ok_or(DropReason::NoSession)?;
-        let inner = Inner::parse(packet)?;
-        inner.scope()?;
-        if !session.sources.contains(inner.source) {
-            return Err(DropReason::InnerSpoofedSource);
-        }
-        inner.forged_error(packet, |address| session.sources.contains(address))?;
-        match self.snapshot.next_hop(inner.destination) {
-            Some(NextHop::Local) => self.deliver(packet),
-            Some(NextHop::Session(slot)) if slot == self.from => Err(DropReason::Hairpin),
-            Some(NextHop::Session(slot)) => self.pass_on(slot, packet),
-            None => Err(self.answer(ErrorKind::NoRoute, DropReason::NoRoute, packet)),
-        }
-    }
-
-    fn deliver(&mut self, packet: &[u8]) -> Result<(), DropReason> {
-        let slot = self.lan.slot(packet.len()).ok_or(DropReason::LanQueueFull)?;
-        slot[..packet.len()].copy_from_slice(packet);
-        self.lan.commit(packet.len(), TxMeta::default());
-        self.counters.add(Metric::WanToLanPackets, 1);
-        self.counters.add(Metric::WanToLanBytes, packet.len() as u64);
-        Ok(())
-    }
-
-    /// Forwards a packet to another peer, as a router.
-    fn pass_on(&mut self, to: SessionSlot, packet: &mut [u8]) -> Result<(), DropReason> {
-        if !self.snapshot.transit {
-            return Err(self.answer(ErrorKind::AdminProhibited, DropReason::TransitRefused, packet));
-        }
-        if let Err(reason) = inner::decrement_ttl(packet) {
-            return Err(self.answer(ErrorKind::TimeExceeded, reason, packet));
-        }
-        self.outbox.push(to, packet)?;
-        self.counters.add(Metric::TransitPackets, 1);
-        self.counters.add(Metric::TransitBytes, packet.len() as u64);
-        Ok(())
-    }
-
-    /// Tells the packet's sender why it was dropped, as far as the rate allows; gives the reason back.
-    fn answer(&mut self, kind: ErrorKind, reason: DropReason, packet: &[u8]) -> DropReason {
-        if self.limiter.admit(self.now) {
-            let (v4, v6) = (self.snapshot.gateway_v4, self.snapshot.gateway_v6);
-            match self.outbox.push_with(self.from, icmp::ERROR_LEN_MAX, |out| icmp::error(kind, v4, v6, packet, out)) {
-                Ok(true) => self.counters.add(Metric::IcmpErrorsSent, 1),
-                Ok(false) => {}
-                Err(full) => self.counters.drop(full),
-            }
-        }
-        reason
-    }
-}
-
-impl<L: TxSink> Visitor for Arrival<'_, L> {
-    fn packet(&mut self, packet: &mut [u8]) {
-        if let Err(reason) = self.judge(packet) {
-            self.counters.drop(reason);
-        }
-    }
-
-    fn control(&mut self, control: Control) {
-        let Some(session) = self.session.as_deref_mut() else { return };
-        match control {
-            Control::EchoRequest(token) => {
-                let queued =
-                    session.queue_control(Control::EchoReply(token)).and_then(|()| self.waiting.push(self.from));
-                if let Err(reason) = queued {
-                    self.counters.drop(reason);
-                }
-            }
-            Control::EchoReply(token) => match session::round_trip(token, self.now) {
-                Some(round_trip) => {
-                    self.round_trip = Some(round_trip);
-                    self.events.push(Event::Echo { session: session.id, round_trip });
-                }
-                None => self.counters.drop(DropReason::ControlMalformed),
-            },
-            Control::Close => self.events.push(Event::Closed(session.id)),
-        }
-    }
-
-    fn dropped(&mut self, reason: DropReason) {
-        self.counters.drop(reason);
-    }
-}
+#[cfg(test)]
+mod tests;

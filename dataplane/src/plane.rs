@@ -20,6 +20,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use weir_abi::gcra::Rate;
@@ -36,10 +37,16 @@ use crate::io::netlink::{Change, Changes, HostRoutes, Netlink};
 use crate::io::socket::{SocketConfig, SocketError, Sockets, Underlay};
 use crate::io::tun::{TunConfig, TunError, TunQueue};
 use crate::io::{netlink, privileges, probe, ring};
-use crate::worker::{Clock, Notify, PortKind, Worker, WorkerConfig, WorkerError};
+use crate::worker::{Clock, Handoff, Notify, PortKind, Worker, WorkerConfig, WorkerError};
 
 /// Most addresses of this host that `wan` is told; with more, datagrams to any address count as ours.
 const LOCAL_ADDRESSES_MAX: usize = 1024;
+
+/// How long a start waits for what a killed predecessor still holds: the kernel lets go of files that are registered with an io_uring only
+/// some time after the process is gone.
+const PREDECESSOR_WAIT: Duration = Duration::from_secs(2);
+/// How often it looks.
+const PREDECESSOR_POLL: Duration = Duration::from_millis(20);
 
 /// Why the daemon does not run. Each message names the thing and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -211,12 +218,15 @@ impl Plane {
         let mut map_config = map_config(config);
         let socket_config =
             SocketConfig { port: config.wan.port, mark: config.routing.mark, ..SocketConfig::default() };
-        let underlay = Underlay::open(socket_config, cores.len())?;
+        let in_use = |error: &SocketError| matches!(error, SocketError::PortInUse { .. });
+        let underlay = patiently(in_use, || Underlay::open(socket_config, cores.len()))?;
         fill_sockets(&mut programs, &underlay)?;
 
         let mut queues = vec![];
+        let tun_config = TunConfig { name: config.tun.name.clone(), multi_queue: cores.len() > 1 };
+        let in_use = |error: &TunError| matches!(error, TunError::Busy { .. });
         for _ in &cores {
-            queues.push(TunQueue::open(&TunConfig { name: config.tun.name.clone(), multi_queue: cores.len() > 1 })?);
+            queues.push(patiently(in_use, || TunQueue::open(&tun_config))?);
         }
         let tun = netlink.link(&config.tun.name)?.index;
         netlink.set_link_mtu(tun, u32::from(config.tun.mtu))?;
@@ -236,7 +246,8 @@ impl Plane {
         let granted = underlay.control.each().next().map_or((0, 0), |socket| (socket.rx_buffer(), socket.tx_buffer()));
         about.push(("socket buffers".to_owned(), format!("{} B receive, {} B send", granted.0, granted.1)));
         let mut workers = vec![];
-        for (((number, core), sockets), tun) in (0u8..).zip(&cores).zip(underlay.workers).zip(queues) {
+        let parts = (0u8..).zip(&cores).zip(underlay.workers).zip(queues).zip(Handoff::mesh(count));
+        for ((((number, core), sockets), tun), handoff) in parts {
             about.push((format!("worker {number}"), format!("core {}", core.id)));
             let notify: Notify = Arc::new({
                 let events = Arc::clone(&events);
@@ -250,6 +261,7 @@ impl Plane {
                 sockets,
                 tun,
                 mtu,
+                handoff,
                 clock,
                 notify,
             })?);
@@ -509,6 +521,17 @@ fn cores(wanted: &Cores) -> Result<Vec<core_affinity::CoreId>, PlaneError> {
 }
 
 /// The ports to use, and why these.
+/// Tries again for [`PREDECESSOR_WAIT`] while something is in use.
+fn patiently<T, E>(in_use: impl Fn(&E) -> bool, mut open: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+    let deadline = Instant::now() + PREDECESSOR_WAIT;
+    loop {
+        match open() {
+            Err(error) if in_use(&error) && Instant::now() < deadline => std::thread::sleep(PREDECESSOR_POLL),
+            done => return done,
+        }
+    }
+}
+
 fn choose_ports(wanted: WanIo) -> (PortKind, &'static str) {
     let features = ring::features();
     match wanted {

@@ -9,6 +9,8 @@
 //! A side is read only while the other one has room for what a burst may become, so a full send queue slows the reader down and drops
 //! nothing of its own. The worker decides nothing about packets (the engine does) and nothing about the kernel (the ports do).
 
+mod handoff;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +21,8 @@ use crossbeam::channel;
 use crossbeam::queue::ArrayQueue;
 use weir_abi::drop::DropReason;
 
-use crate::engine::counters::{Counters, CountersReader};
+pub use self::handoff::Handoff;
+use crate::engine::counters::{Counters, CountersReader, Metric};
 use crate::engine::port::{BURST_LEN, RxPort, TxMeta, TxPort, TxSink};
 use crate::engine::time::Time;
 use crate::engine::{Command, Engine, Event};
@@ -90,6 +93,8 @@ pub struct WorkerConfig {
     pub tun: TunQueue,
     /// The TUN's MTU in bytes.
     pub mtu: u16,
+    /// Its end of the hand-over between workers.
+    pub handoff: Handoff,
     /// The shared clock.
     pub clock: Clock,
     /// Where to say that events wait.
@@ -310,7 +315,8 @@ fn uring_ports(
         lan_rx: uring::TunRx::new(&ring, Arc::clone(&tun), rx)?,
         lan_tx: uring::TunTx::new(&ring, tun, TunTxConfig::default())?,
         reactor: ring,
-        engine: Engine::new(config.number, Counters::new()),
+        engine: Engine::new(config.number, config.handoff.workers(), Counters::new()),
+        handoff: config.handoff,
         queues,
         clock: config.clock,
     })
@@ -330,7 +336,8 @@ fn mmsg_ports(
         lan_rx: mmsg::TunRx::new(&epoll, Arc::clone(&tun), usize::from(config.mtu))?,
         lan_tx: mmsg::TunTx::new(tun, TunTxConfig::default())?,
         reactor: epoll,
-        engine: Engine::new(config.number, Counters::new()),
+        engine: Engine::new(config.number, config.handoff.workers(), Counters::new()),
+        handoff: config.handoff,
         queues,
         clock: config.clock,
     })
@@ -345,12 +352,14 @@ struct Running<R, WR, WT, LR, LT> {
     lan_tx: LT,
     reactor: R,
     engine: Engine,
+    handoff: Handoff,
     queues: Queues,
     clock: Clock,
 }
 
 impl<R: Reactor, WR: RxPort, WT: TxPort, LR: RxPort, LT: TxPort> Running<R, WR, WT, LR, LT> {
     fn announce_and_run(&mut self, started: &channel::Sender<Started>) -> io::Result<()> {
+        self.handoff.set_waker(self.reactor.waker());
         // Nobody waits only when the control thread has given up; then the stop flag is set as well.
         let _ = started.send(Ok((self.reactor.waker(), self.engine.counters().reader())));
         let mut idle_passes = 0;
@@ -375,6 +384,19 @@ impl<R: Reactor, WR: RxPort, WT: TxPort, LR: RxPort, LT: TxPort> Running<R, WR, 
             moved = true;
         }
         if self.wan_tx.room() >= WAN_ROOM_MIN && self.lan_tx.room() >= LAN_ROOM_MIN {
+            let handed = self.handoff.receive();
+            if handed > 0 {
+                self.engine.counters().add(Metric::HandoffsReceived, handed as u64);
+                self.engine.decapsulate(
+                    now,
+                    &mut self.handoff,
+                    &mut Eager(&mut self.lan_tx),
+                    &mut Eager(&mut self.wan_tx),
+                );
+                // A run is handed over once: it was cut by the very field that the engine looks at.
+                self.engine.clear_foreign_runs();
+                moved = true;
+            }
             if self.wan_rx.receive()? > 0 {
                 self.engine.decapsulate(
                     now,
@@ -384,6 +406,7 @@ impl<R: Reactor, WR: RxPort, WT: TxPort, LR: RxPort, LT: TxPort> Running<R, WR, 
                 );
                 moved = true;
             }
+            self.hand_over();
             if self.lan_rx.receive()? > 0 {
                 self.engine.encapsulate(
                     now,
@@ -403,6 +426,21 @@ impl<R: Reactor, WR: RxPort, WT: TxPort, LR: RxPort, LT: TxPort> Running<R, WR, 
         counters.drop_n(DropReason::LanWriteFailed, self.lan_tx.take_failed());
         self.report();
         Ok(moved)
+    }
+
+    /// Gives the runs of the current WAN burst that belong to other workers to them.
+    fn hand_over(&mut self) {
+        for run in self.engine.foreign_runs() {
+            let (frame, meta) = self.wan_rx.frame(run.frame);
+            let datagrams = &frame[run.range()];
+            if self.handoff.give(run.worker, datagrams, meta.segment) {
+                self.engine.counters().add(Metric::HandoffsSent, 1);
+                continue;
+            }
+            let datagrams = if meta.segment == 0 { 1 } else { datagrams.len().div_ceil(usize::from(meta.segment)) };
+            self.engine.counters().drop_n(DropReason::HandoffFull, datagrams as u64);
+        }
+        self.engine.clear_foreign_runs();
     }
 
     /// Passes events on as far as there is room.

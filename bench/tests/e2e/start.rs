@@ -108,7 +108,7 @@ fn a_start_that_cannot_work_says_why_in_one_line_and_leaves_nothing() {
     refused(host, &socket, run(host, &file), &["half.toml:1", "TOML"]);
     refused(host, &socket, run(host, &with("port =", "prot =")), &["weir.toml:", "did you mean `wan.port`?"]);
     refused(host, &socket, run(host, &with("interface = \"wan\"", "interface = \"nope\"")), &["nope", "wan.interface"]);
-    refused(host, &socket, run(host, &with("[\"lan\"]", "[\"nope\"]")), &["nope", "lan.interfaces"]);
+    refused(host, &socket, run(host, &with("[\"lan\"]", "[\"nope\"]")), &["nope", "ip link"]);
     refused(host, &socket, run(host, &with("name = \"weir0\"", "name = \"lo\"")), &["lo"]);
     refused(
         host,

@@ -26,7 +26,7 @@ pub const ERROR_V6_LEN_MAX: usize = 1280;
 /// A buffer of this many bytes holds any error.
 pub const ERROR_LEN_MAX: usize = ERROR_V6_LEN_MAX;
 
-/// Errors per second of one engine, and how many back to back. Linux sends as many by default (`icmp_msgs_per_sec`, `icmp_msgs_burst`):
+/// Errors per second of one engine towards the local side or towards one peer, and how many back to back. Linux sends as many by default (`icmp_msgs_per_sec`, `icmp_msgs_burst`):
 /// enough for a traceroute and for path MTU discovery by thousands of flows, and too little to be worth an attacker's while.
 pub const ERROR_RATE: Rate = Rate::per_second(1000, 50);
 
@@ -222,7 +222,7 @@ const fn fold(total: u64) -> u16 {
     !u16::from_be(total as u16)
 }
 
-/// How many errors one engine sends: a token bucket over all of them (RFC 1812 §4.3.2.8, RFC 4443 §2.4(f)).
+/// How many errors one engine sends to one side: a token bucket over all of them (RFC 1812 §4.3.2.8, RFC 4443 §2.4(f)).
 #[derive(Clone, Debug)]
 pub struct ErrorLimiter {
     rate: Rate,

@@ -10,60 +10,79 @@ use super::snapshot::SessionSlot;
 
 /// Bytes of the outbox: four of the longest packets, or a burst of ordinary ones.
 pub(super) const OUTBOX_LEN: usize = 256 * 1024;
+/// Packets of the outbox: a burst, and behind it one datagram full of the smallest that hosts send (40 bytes in 1500).
+pub(super) const PACKETS_MAX: usize = 2 * BURST_LEN;
 
-/// At most [`BURST_LEN`] packets and [`OUTBOX_LEN`] bytes.
+/// At most [`PACKETS_MAX`] packets and [`OUTBOX_LEN`] bytes.
 ///
 /// The default one has no room at all: what stands in while the real one is lent out.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Outbox {
     bytes: Box<[u8]>,
     used: usize,
-    packets: [(SessionSlot, u32, u32); BURST_LEN],
+    packets: Box<[Entry]>,
     count: usize,
 }
 
-impl Default for Outbox {
-    fn default() -> Self {
-        Self { bytes: Box::default(), used: 0, packets: [(SessionSlot(0), 0, 0); BURST_LEN], count: 0 }
-    }
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    to: SessionSlot,
+    at: usize,
+    len: usize,
+    is_transit: bool,
+}
+
+impl Entry {
+    const EMPTY: Self = Self { to: SessionSlot(0), at: 0, len: 0, is_transit: false };
 }
 
 impl Outbox {
     pub(super) fn new() -> Self {
-        Self { bytes: vec![0; OUTBOX_LEN].into_boxed_slice(), ..Self::default() }
+        Self {
+            bytes: vec![0; OUTBOX_LEN].into_boxed_slice(),
+            packets: vec![Entry::EMPTY; PACKETS_MAX].into_boxed_slice(),
+            ..Self::default()
+        }
     }
 
-    /// Copies a packet in.
+    /// Copies another peer's packet in.
     pub(super) fn push(&mut self, to: SessionSlot, packet: &[u8]) -> Result<(), DropReason> {
-        self.push_with(to, packet.len(), |space| {
+        self.push_with(to, packet.len(), true, |space| {
             space.copy_from_slice(packet);
             Some(packet.len())
         })
-        .map(|_| ())
     }
 
-    /// Lets `write` make a packet of at most `len_max` bytes in place. `None` from it means that there is none after all; the answer
-    /// tells whether there is.
-    pub(super) fn push_with(
+    /// Lets `write` make an error of at most `len_max` bytes in place. `None` from it means that there is none after all.
+    pub(super) fn push_error(
         &mut self,
         to: SessionSlot,
         len_max: usize,
         write: impl FnOnce(&mut [u8]) -> Option<usize>,
-    ) -> Result<bool, DropReason> {
-        let space = match self.bytes.get_mut(self.used..self.used + len_max) {
-            Some(space) if self.count < BURST_LEN => space,
-            _ => return Err(DropReason::TransitQueueFull),
-        };
-        let Some(len) = write(space) else { return Ok(false) };
-        self.packets[self.count] = (to, self.used as u32, len as u32);
-        self.count += 1;
-        self.used += len;
-        Ok(true)
+    ) -> Result<(), DropReason> {
+        self.push_with(to, len_max, false, write)
+    }
+
+    fn push_with(
+        &mut self,
+        to: SessionSlot,
+        len_max: usize,
+        is_transit: bool,
+        write: impl FnOnce(&mut [u8]) -> Option<usize>,
+    ) -> Result<(), DropReason> {
+        let space = self.bytes.get_mut(self.used..self.used + len_max).ok_or(DropReason::TransitQueueFull)?;
+        let entry = self.packets.get_mut(self.count).ok_or(DropReason::TransitQueueFull)?;
+        if let Some(len) = write(space) {
+            *entry = Entry { to, at: self.used, len, is_transit };
+            self.count += 1;
+            self.used += len;
+        }
+        Ok(())
     }
 
     /// Whether so much has come together that it should be sent before more comes.
     pub(super) fn is_half_full(&self) -> bool {
-        self.count >= BURST_LEN / 2 || self.used >= OUTBOX_LEN / 2
+        self.count >= PACKETS_MAX / 2 || self.used >= OUTBOX_LEN / 2
     }
 
     pub(super) fn len(&self) -> usize {
@@ -71,12 +90,17 @@ impl Outbox {
     }
 
     pub(super) fn to(&self, i: usize) -> SessionSlot {
-        self.packets[i].0
+        self.packets[i].to
+    }
+
+    /// Whether the packet is another peer's, not an error of ours.
+    pub(super) fn is_transit(&self, i: usize) -> bool {
+        self.packets[i].is_transit
     }
 
     pub(super) fn packet(&self, i: usize) -> &[u8] {
-        let (_, at, len) = self.packets[i];
-        &self.bytes[at as usize..(at + len) as usize]
+        let Entry { at, len, .. } = self.packets[i];
+        &self.bytes[at..at + len]
     }
 
     pub(super) fn clear(&mut self) {
@@ -92,11 +116,11 @@ mod tests {
     #[test]
     fn packets_come_out_as_they_went_in_until_the_outbox_is_full() {
         let mut outbox = Outbox::new();
-        for i in 0..BURST_LEN {
+        for i in 0..PACKETS_MAX {
             assert_eq!(outbox.push(SessionSlot(i as u32), &[i as u8; 100]), Ok(()));
         }
         assert_eq!(outbox.push(SessionSlot(0), &[0]), Err(DropReason::TransitQueueFull));
-        for i in 0..BURST_LEN {
+        for i in 0..PACKETS_MAX {
             assert_eq!((outbox.to(i), outbox.packet(i)), (SessionSlot(i as u32), &[i as u8; 100][..]));
         }
         outbox.clear();
@@ -116,7 +140,7 @@ mod tests {
     #[test]
     fn a_packet_that_is_not_made_takes_no_place() {
         let mut outbox = Outbox::new();
-        assert_eq!(outbox.push_with(SessionSlot(0), 1280, |_| None), Ok(false));
+        assert_eq!(outbox.push_error(SessionSlot(0), 1280, |_| None), Ok(()));
         assert_eq!(outbox.len(), 0);
     }
 }

@@ -9,6 +9,7 @@ use weir_abi::wire::block::ECHO_LEN;
 
 use super::block::{Control, Reassembly};
 use super::bundle::{CONTROL_LEN_MAX, PayloadLen};
+use super::icmp::{ERROR_RATE, ErrorLimiter};
 use super::lane::{OpenLane, SealLane};
 use super::prefix_set::PrefixSet;
 use super::snapshot::SessionSlot;
@@ -38,6 +39,12 @@ pub struct Session {
     pub seal: SealLane,
     /// Whether the control plane was told that a fresh key exchange is due.
     pub rekey_told: bool,
+    /// Whether the control plane was told that the peer has closed the session.
+    pub(super) close_told: bool,
+    /// Echoes of ours that were not answered yet: a reply beyond them would be the peer's own idea.
+    echoes_awaited: u32,
+    /// How many ICMP errors the peer gets.
+    pub(super) errors: ErrorLimiter,
     /// The engine's timer for the end of the keys.
     pub(super) expiry: Option<TimerId>,
     /// Control blocks that wait to be sent, encoded.
@@ -48,17 +55,23 @@ pub struct Session {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ControlQueue {
     bytes: [u8; CONTROL_BLOCKS_MAX * Control::LEN_MAX],
-    len: usize,
+    used: usize,
+    blocks: u64,
 }
 
 const _: () = assert!(CONTROL_BLOCKS_MAX * Control::LEN_MAX <= CONTROL_LEN_MAX);
 
 impl ControlQueue {
-    const EMPTY: Self = Self { bytes: [0; CONTROL_BLOCKS_MAX * Control::LEN_MAX], len: 0 };
+    const EMPTY: Self = Self { bytes: [0; CONTROL_BLOCKS_MAX * Control::LEN_MAX], used: 0, blocks: 0 };
 
     /// The encoded blocks.
     pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
+        &self.bytes[..self.used]
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> u64 {
+        self.blocks
     }
 }
 
@@ -80,6 +93,9 @@ impl Session {
             inner_mtu,
             seal,
             rekey_told: false,
+            close_told: false,
+            echoes_awaited: 0,
+            errors: ErrorLimiter::new(ERROR_RATE),
             expiry: None,
             control: ControlQueue::EMPTY,
         }
@@ -91,14 +107,35 @@ impl Session {
     /// [`DropReason::ControlBlockQueueFull`].
     pub fn queue_control(&mut self, control: Control) -> Result<(), DropReason> {
         let queue = &mut self.control;
-        let space = queue.bytes.get_mut(queue.len..).and_then(|space| space.first_chunk_mut());
-        queue.len += control.encode(space.ok_or(DropReason::ControlBlockQueueFull)?);
+        let space = queue.bytes.get_mut(queue.used..).and_then(|space| space.first_chunk_mut());
+        queue.used += control.encode(space.ok_or(DropReason::ControlBlockQueueFull)?);
+        queue.blocks += 1;
         Ok(())
+    }
+
+    /// Expects one more reply to an echo of ours.
+    pub(super) fn await_echo(&mut self) {
+        self.echoes_awaited = self.echoes_awaited.saturating_add(1);
+    }
+
+    /// The round trip that a reply tells, when one is awaited and it can be true.
+    pub(super) fn take_echo(&mut self, token: [u8; ECHO_LEN], now: Time) -> Option<Duration> {
+        let awaited = self.echoes_awaited.checked_sub(1)?;
+        let elapsed = round_trip(token, now)?;
+        self.echoes_awaited = awaited;
+        Some(elapsed)
+    }
+
+    /// Takes over what is under way from the same session under its former keys.
+    pub(super) fn take_over(&mut self, former: &Self) {
+        self.control = former.control;
+        self.echoes_awaited = former.echoes_awaited;
+        self.errors = former.errors.clone();
     }
 
     /// Whether control blocks wait.
     pub fn has_control(&self) -> bool {
-        self.control.len > 0
+        self.control.blocks > 0
     }
 
     /// Takes the control blocks that wait.

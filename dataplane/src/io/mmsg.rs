@@ -82,7 +82,9 @@ impl UdpRx {
             let libc::mmsghdr { msg_hdr: header, msg_len } = &self.headers[i];
             let len = (*msg_len as usize).min(self.payload_len);
             let name_len = (header.msg_namelen as usize).min(ADDRESS_LEN);
-            let control_len = header.msg_controllen.min(RX_CONTROL_LEN);
+            // A size_t with glibc, a u32 with musl.
+            #[allow(clippy::unnecessary_cast)]
+            let control_len = (header.msg_controllen as usize).min(RX_CONTROL_LEN);
             let mut control = [0; RX_CONTROL_LEN];
             for (to, word) in control.chunks_exact_mut(8).zip(&self.controls[i]) {
                 to.copy_from_slice(&word.to_ne_bytes());
@@ -99,9 +101,6 @@ impl UdpRx {
         Ok(())
     }
 }
-
-// SAFETY: the pointers in `headers` and `parts` lead to memory that the port owns, and are written anew before each use.
-unsafe impl Send for UdpRx {}
 
 impl RxBurst for UdpRx {
     fn len(&self) -> usize {

@@ -44,6 +44,9 @@ const FILES_MAX: u32 = 32;
 /// How long a closing port waits for the kernel to let go of its memory.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Looks at the ring for the last completion of a cancelled operation; the first one sees it.
+const CANCEL_LOOKS: usize = 100;
+
 /// How long a chain of sends, none of which can block, may take before the worker goes on without its result.
 const CHAIN_TIMEOUT: Duration = Duration::from_millis(20);
 
@@ -103,7 +106,8 @@ impl RingFeatures {
     }
 }
 
-/// Asks the kernel what its io_uring can do, by trying. Everything is false where io_uring cannot be used at all.
+/// Asks the kernel what its io_uring can do: set-up flags and buffer rings by trying, operations by the probe. Everything is false where
+/// io_uring cannot be used at all.
 pub fn features() -> RingFeatures {
     let mut features = RingFeatures {
         single_issuer: IoUring::<squeue::Entry>::builder().setup_single_issuer().build(4).is_ok(),
@@ -292,6 +296,8 @@ impl Ring {
     ) -> io::Result<()> {
         let mut core = self.0.borrow_mut();
         let len = chain.len();
+        // What is in the ring already must not count for what is waited for below.
+        core.collect();
         // A chain ends where a submission ends, so it must not be cut in two.
         core.reserve(len)?;
         for (i, entry) in chain.enumerate() {
@@ -310,7 +316,7 @@ impl Ring {
         self.0.borrow_mut().submit()
     }
 
-    /// Sorts what has completed into the inboxes. Enters the kernel only if the ring is empty and the kernel has something for it.
+    /// Sorts what has completed into the inboxes. Enters the kernel only if that has something to do for the ring.
     pub(super) fn reap(&self) -> io::Result<()> {
         self.0.borrow_mut().reap()
     }
@@ -325,18 +331,28 @@ impl Ring {
         self.0.borrow().inboxes[usize::from(port.0)].as_ref().map_or(0, VecDeque::len)
     }
 
-    /// Cancels the operation with this token and waits until the kernel lets go of its memory; `false` when it does not.
-    pub(super) fn cancel(&self, port: PortId, token: u64) -> bool {
+    /// Cancels the operations with these tokens, all under way, and waits for the last completion of each, after which the kernel has let
+    /// go of their memory and files; `false` when one does not come. What else is in the port's inbox is lost.
+    pub(super) fn cancel(&self, port: PortId, tokens: &[u64]) -> bool {
         let mut core = self.0.borrow_mut();
         // What is not submitted cannot be cancelled.
-        let submitted = core.submit();
-        let target = CancelBuilder::user_data(user_data(port.0, token)).all();
-        let cancelled = core.uring.submitter().register_sync_cancel(Some(timespec(CANCEL_TIMEOUT)), target);
-        let gone = match cancelled {
-            Ok(()) => true,
-            Err(error) => error.raw_os_error() == Some(libc::ENOENT),
-        };
-        submitted.is_ok() && gone
+        if core.submit().is_err() {
+            return false;
+        }
+        for &token in tokens {
+            let target = CancelBuilder::user_data(user_data(port.0, token)).all();
+            // Not found is as good: it has ended already. So the answer does not matter, the last completion does.
+            let _ = core.uring.submitter().register_sync_cancel(Some(timespec(CANCEL_TIMEOUT)), target);
+        }
+        let mut ended = 0;
+        for _ in 0..CANCEL_LOOKS {
+            if ended == tokens.len() || core.reap().is_err() {
+                break;
+            }
+            let Some(Some(inbox)) = core.inboxes.get_mut(usize::from(port.0)) else { break };
+            ended += inbox.drain(..).filter(|c| !c.more() && tokens.contains(&c.token)).count();
+        }
+        ended == tokens.len()
     }
 }
 
@@ -373,22 +389,20 @@ impl Core {
     }
 
     fn reap(&mut self) -> io::Result<()> {
-        if self.collect() == 0 {
-            let queue = self.uring.submission();
-            if queue.taskrun() || queue.cq_overflow() || !queue.is_empty() {
-                drop(queue);
-                self.submit()?;
-                self.collect();
-            }
+        self.collect();
+        let queue = self.uring.submission();
+        let has_work = queue.taskrun() || queue.cq_overflow() || !queue.is_empty();
+        drop(queue);
+        if has_work {
+            self.submit()?;
+            self.collect();
         }
         Ok(())
     }
 
-    /// Moves completions into their inboxes and says how many there were.
-    fn collect(&mut self) -> usize {
-        let mut count = 0;
+    /// Moves completions into their inboxes.
+    fn collect(&mut self) {
         for entry in self.uring.completion() {
-            count += 1;
             self.arrived = true;
             let (port, token) = ((entry.user_data() >> 48) as u16, entry.user_data() & TOKEN_MASK);
             let completion = Completion { token, result: entry.result(), flags: entry.flags() };
@@ -399,7 +413,6 @@ impl Core {
                 inbox.push_back(completion);
             }
         }
-        count
     }
 
     fn submit(&mut self) -> io::Result<()> {

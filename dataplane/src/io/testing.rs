@@ -61,6 +61,16 @@ pub(super) fn bring_up(name: &str, mtu: Option<i32>, address: Option<Ipv4Addr>) 
     call(libc::SIOCSIFFLAGS, &|request| request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16);
 }
 
+/// Switches UDP checksums off for what `socket` sends over IPv4 (`SO_NO_CHECK`).
+pub(super) fn without_checksums(socket: &impl AsRawFd) {
+    let one: libc::c_int = 1;
+    // SAFETY: the option's value is the one int whose size is given.
+    let done = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, (&raw const one).cast(), 4)
+    };
+    assert_eq!(done, 0, "{}", io::Error::last_os_error());
+}
+
 /// Names of this process's threads.
 pub(super) fn thread_names() -> Vec<String> {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();

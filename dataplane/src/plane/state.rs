@@ -340,7 +340,9 @@ impl<R: Random> State<R> {
     fn echo(&mut self, session: SessionId) -> Result<(), Refusal> {
         let entry = self.sessions.get(&session).filter(|entry| entry.installed.is_some());
         let slot = entry.ok_or(Refusal::NoSession(session.0))?.slot;
-        self.effects.push_back(Effect::Worker(0, Command::Echo(slot)));
+        for worker in 0..self.fixed.workers {
+            self.effects.push_back(Effect::Worker(worker, Command::Echo { slot, send: worker == 0 }));
+        }
         Ok(())
     }
 

@@ -54,7 +54,7 @@ fn table() -> Vec<(&'static str, Vec<u8>, Decision)> {
             Ok(V::WanDeliver),
         ),
         ("live data, longest extension", v6().extension(60, 32).payload(&live).bytes(), Ok(V::WanDeliver)),
-        ("live data, last port of the range", v4().to_port(PORT + 3).payload(&live).bytes(), Ok(V::WanDeliver)),
+        ("live data, last port of the range", v4().port(PORT + 3).payload(&live).bytes(), Ok(V::WanDeliver)),
         (
             "live data to an address that is not ours",
             v4().v4_destination([192, 0, 2, 77]).payload(&live).bytes(),
@@ -159,9 +159,9 @@ fn table() -> Vec<(&'static str, Vec<u8>, Decision)> {
         ("frame ends within the UDP header", cut(&v4().payload(&live), 37), Ok(V::WanOdd)),
         ("frame ends within the IPv6 header", cut(&v6().payload(&live), 50), Ok(V::WanOdd)),
         ("frame ends after a VLAN tag", cut(&v4().tag(VLAN, 1).payload(&live), 16), Ok(V::WanOdd)),
-        ("port below the range", v4().to_port(PORT - 1).payload(&live).bytes(), Ok(V::WanOtherPort)),
-        ("port above the range", v4().to_port(PORT + 4).payload(&live).bytes(), Ok(V::WanOtherPort)),
-        ("DNS", v6().to_port(53).payload(&quic).bytes(), Ok(V::WanOtherPort)),
+        ("port below the range", v4().port(PORT - 1).payload(&live).bytes(), Ok(V::WanOtherPort)),
+        ("port above the range", v4().port(PORT + 4).payload(&live).bytes(), Ok(V::WanOtherPort)),
+        ("DNS", v6().port(53).payload(&quic).bytes(), Ok(V::WanOtherPort)),
     ]
 }
 

@@ -79,7 +79,7 @@ impl Frame {
         self
     }
 
-    pub(crate) fn to_port(mut self, port: u16) -> Self {
+    pub(crate) fn port(mut self, port: u16) -> Self {
         self.udp.destination_port = port;
         self
     }

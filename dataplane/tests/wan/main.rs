@@ -2,6 +2,8 @@
 //!
 //! Needs root. Attaches nothing and sends nothing.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests: a panic is how they fail")]
+
 mod cases;
 mod frames;
 mod kernel;

@@ -90,7 +90,7 @@ fn generate(random: &mut Random) -> Vec<u8> {
         }
     }
     if random.one_in(4) {
-        frame = frame.to_port(PORT.wrapping_add(random.below(8) as u16).wrapping_sub(2));
+        frame = frame.port(PORT.wrapping_add(random.below(8) as u16).wrapping_sub(2));
     }
     if random.one_in(6) {
         frame = frame.v4_source([198, 51, 99 + random.below(3) as u8, random.next() as u8]);

@@ -178,11 +178,10 @@ impl RxPort for UdpRx {
 
 impl Drop for UdpRx {
     fn drop(&mut self) {
-        let mut quiet = true;
-        for (token, source) in self.sources.iter().enumerate() {
-            if source.armed {
-                quiet &= self.ring.cancel(self.port, token as u64);
-            }
+        let armed: Vec<u64> =
+            (0..).zip(&self.sources).filter(|(_, source)| source.armed).map(|(token, _)| token).collect();
+        let quiet = self.ring.cancel(self.port, &armed);
+        for source in &self.sources {
             self.ring.unregister_file(source.file);
         }
         self.ring.detach(self.port);

@@ -12,8 +12,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use io_uring::opcode::{ReadMulti, Write};
-use io_uring::squeue;
-use io_uring::types::Fixed;
+use io_uring::types::{Fd, Fixed};
 
 use super::RxCounters;
 use super::buffers::BufferRing;
@@ -43,10 +42,9 @@ pub struct TunRx {
     ring: Ring,
     port: PortId,
     buffers: BufferRing,
-    file: Fixed,
     armed: bool,
     counters: RxCounters,
-    _queue: Arc<TunQueue>,
+    queue: Arc<TunQueue>,
 }
 
 impl TunRx {
@@ -56,16 +54,13 @@ impl TunRx {
     /// When the kernel refuses the buffers or the file, or `config.buffers` is no power of two.
     pub fn new(ring: &Ring, queue: Arc<TunQueue>, config: TunRxConfig) -> io::Result<Self> {
         let buffers = BufferRing::new(ring, config.buffers, config.mtu + 1)?;
-        let file = ring.register_file(queue.as_raw_fd())?;
-        let port = ring.attach(usize::from(config.buffers) + 4);
         let mut port = Self {
             ring: ring.clone(),
-            port,
+            port: ring.attach(usize::from(config.buffers) + 4),
             buffers,
-            file,
             armed: false,
             counters: RxCounters::default(),
-            _queue: queue,
+            queue,
         };
         port.arm()?;
         Ok(port)
@@ -80,10 +75,10 @@ impl TunRx {
         if self.armed {
             return Ok(());
         }
-        // Length zero: as much as the buffer holds. Offset -1: a TUN has no position.
-        let entry = ReadMulti::new(self.file, 0, self.buffers.group()).offset(u64::MAX).build();
-        // io-uring 0.7.15 loses this flag for this operation and would read from whichever descriptor has the file's number.
-        let entry = entry.flags(squeue::Flags::FIXED_FILE);
+        // Length zero: as much as the buffer holds. Offset -1: a TUN has no position. A plain descriptor, because io-uring 0.7.15 loses the
+        // mark of a registered one for this opcode; one look-up per arming is nothing.
+        let file = Fd(self.queue.as_raw_fd());
+        let entry = ReadMulti::new(file, 0, self.buffers.group()).offset(u64::MAX).build();
         // SAFETY: the buffers stay until `drop` has cancelled the operation, or for ever.
         unsafe { self.ring.push(self.port, 0, entry)? };
         self.armed = true;
@@ -138,9 +133,8 @@ impl RxPort for TunRx {
 
 impl Drop for TunRx {
     fn drop(&mut self) {
-        let quiet = !self.armed || self.ring.cancel(self.port, 0);
+        let quiet = !self.armed || self.ring.cancel(self.port, &[0]);
         self.ring.detach(self.port);
-        self.ring.unregister_file(self.file);
         self.buffers.close(quiet);
     }
 }

@@ -183,7 +183,7 @@ impl Drop for UdpTx {
             }
         }
         if self.blocked {
-            self.ring.cancel(self.port, POLL_TOKEN);
+            self.ring.cancel(self.port, &[POLL_TOKEN]);
         }
         self.ring.detach(self.port);
         for (_, file) in self.files.drain(..) {

@@ -1,0 +1,123 @@
+//! What becomes of the packets and control blocks in an opened datagram.
+
+use std::time::Duration;
+
+use weir_abi::drop::DropReason;
+
+use super::block::{Control, Visitor};
+use super::counters::{Counters, Metric};
+use super::icmp::{self, ErrorKind};
+use super::inner::{self, Inner};
+use super::outbox::Outbox;
+use super::port::{TxMeta, TxSink};
+use super::session::Session;
+use super::snapshot::{NextHop, SessionSlot, Snapshot};
+use super::time::Time;
+use super::{Event, Events, Waiting, session, session_mut, too_big};
+
+/// What one opened datagram meets on its way inwards.
+pub(super) struct Arrival<'a, L> {
+    pub(super) now: Time,
+    pub(super) from: SessionSlot,
+    pub(super) sessions: &'a mut [Option<Box<Session>>],
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) counters: &'a Counters,
+    pub(super) outbox: &'a mut Outbox,
+    pub(super) waiting: &'a mut Waiting,
+    pub(super) events: &'a mut Events,
+    pub(super) round_trip: Option<Duration>,
+    pub(super) lan: &'a mut L,
+}
+
+impl<L: TxSink> Arrival<'_, L> {
+    fn judge(&mut self, packet: &mut [u8]) -> Result<(), DropReason> {
+        let session = session(self.sessions, self.from).ok_or(DropReason::NoSession)?;
+        let inner = Inner::parse(packet)?;
+        inner.scope()?;
+        if !session.sources.contains(inner.source) {
+            return Err(DropReason::InnerSpoofedSource);
+        }
+        inner.forged_error(packet, |address| session.sources.contains(address))?;
+        match self.snapshot.next_hop(inner.destination) {
+            Some(NextHop::Local) => self.deliver(packet),
+            Some(NextHop::Session(slot)) if slot == self.from => Err(DropReason::Hairpin),
+            Some(NextHop::Session(slot)) => self.pass_on(slot, &inner, packet),
+            None => Err(self.answer(ErrorKind::NoRoute, DropReason::NoRoute, packet)),
+        }
+    }
+
+    fn deliver(&mut self, packet: &[u8]) -> Result<(), DropReason> {
+        let slot = self.lan.slot(packet.len()).ok_or(DropReason::LanQueueFull)?;
+        slot[..packet.len()].copy_from_slice(packet);
+        self.lan.commit(packet.len(), TxMeta::default());
+        self.counters.add(Metric::WanToLanPackets, 1);
+        self.counters.add(Metric::WanToLanBytes, packet.len() as u64);
+        Ok(())
+    }
+
+    /// Forwards a packet to another peer, as a router: the checks in the order of RFC 1812 §5.2.1.
+    fn pass_on(&mut self, to: SessionSlot, inner: &Inner, packet: &mut [u8]) -> Result<(), DropReason> {
+        if !self.snapshot.transit {
+            return Err(self.answer(ErrorKind::AdminProhibited, DropReason::TransitRefused, packet));
+        }
+        let Some(next) = session(self.sessions, to) else {
+            return Err(self.answer(ErrorKind::HostUnreachable, DropReason::NoSession, packet));
+        };
+        let (mtu, too_big) = (next.inner_mtu, too_big(inner, packet.len(), next));
+        if let Err(reason) = inner::decrement_ttl(packet) {
+            return Err(self.answer(ErrorKind::TimeExceeded, reason, packet));
+        }
+        if too_big {
+            return Err(self.answer(ErrorKind::PacketTooBig { mtu }, DropReason::PacketTooBig, packet));
+        }
+        self.outbox.push(to, packet)
+    }
+
+    /// Tells the packet's sender why it was dropped, as far as the rate allows; gives the reason back.
+    fn answer(&mut self, kind: ErrorKind, reason: DropReason, packet: &[u8]) -> DropReason {
+        let admitted = session_mut(self.sessions, self.from).is_some_and(|session| session.errors.admit(self.now));
+        if admitted {
+            let (v4, v6) = (self.snapshot.gateway_v4, self.snapshot.gateway_v6);
+            let write = |out: &mut [u8]| icmp::error(kind, v4, v6, packet, out);
+            if let Err(full) = self.outbox.push_error(self.from, icmp::ERROR_LEN_MAX, write) {
+                self.counters.drop(full);
+            }
+        }
+        reason
+    }
+}
+
+impl<L: TxSink> Visitor for Arrival<'_, L> {
+    fn packet(&mut self, packet: &mut [u8]) {
+        if let Err(reason) = self.judge(packet) {
+            self.counters.drop(reason);
+        }
+    }
+
+    fn control(&mut self, control: Control) {
+        let Some(session) = session_mut(self.sessions, self.from) else { return };
+        match control {
+            Control::EchoRequest(token) => {
+                let reply = Control::EchoReply(token);
+                if let Err(reason) = self.waiting.push(self.from).and_then(|()| session.queue_control(reply)) {
+                    self.counters.drop(reason);
+                }
+            }
+            Control::EchoReply(token) => match session.take_echo(token, self.now) {
+                Some(round_trip) => {
+                    self.round_trip = Some(round_trip);
+                    self.events.push(Event::Echo { session: session.id, round_trip });
+                }
+                None => self.counters.drop(DropReason::ControlMalformed),
+            },
+            Control::Close if !session.close_told => {
+                session.close_told = self.events.push(Event::Closed(session.id));
+            }
+            Control::Close => {}
+        }
+    }
+
+    fn dropped(&mut self, reason: DropReason) {
+        self.counters.drop(reason);
+    }
+}

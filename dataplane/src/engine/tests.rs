@@ -1,0 +1,12 @@
+//! The engine as a whole: gateways with real keys, connected back to back over memory.
+//!
+//! Each fact states what reached the sinks and every counter that moved; what is not listed did not happen.
+
+mod control;
+mod foreign;
+mod forwarding;
+mod hostile;
+mod lifecycle;
+mod random;
+mod rig;
+mod router;

@@ -1,0 +1,178 @@
+//! The packet path allocates nothing once it is warm: counted, thread by thread, by the allocator itself.
+//!
+//! What the AEAD's C code might take is not seen here; it takes memory only for new keys.
+#![allow(unsafe_code, reason = "a global allocator is unsafe to implement; this one counts and passes on")]
+#![allow(clippy::unwrap_used, reason = "everything here is a test")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use weir_abi::wire::ReceiverIndex;
+use weir_dataplane::api::Prefix;
+use weir_dataplane::api::message::{Incarnation, Secret, SessionId};
+use weir_dataplane::engine::aead::Algorithm;
+use weir_dataplane::engine::block::Reassembly;
+use weir_dataplane::engine::bundle::PayloadLen;
+use weir_dataplane::engine::counters::{Counters, CountersReader, Metric};
+use weir_dataplane::engine::icmp::checksum;
+use weir_dataplane::engine::keys::{Context, Direction, LaneSecret, Side};
+use weir_dataplane::engine::lane::{Limits, OpenLane, SealLane};
+use weir_dataplane::engine::lpm::Lpm;
+use weir_dataplane::engine::port::{BURST_LEN, RxBurst, RxMeta, TRAIN_LEN_MAX, TxMeta, TxSink};
+use weir_dataplane::engine::prefix_set::PrefixSet;
+use weir_dataplane::engine::session::{OpenEnd, Session};
+use weir_dataplane::engine::snapshot::{NextHop, SessionSlot, Snapshot};
+use weir_dataplane::engine::time::Time;
+use weir_dataplane::engine::{Command, Engine};
+
+thread_local! {
+    /// Allocations of this thread. Without a destructor and initialised at compile time, it needs none itself.
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: every call goes to the system's allocator as it came, which keeps the contract of `GlobalAlloc`; counting touches only a
+// thread-local number that neither allocates nor unwinds.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller keeps the contract of `alloc`, which is the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the block came from `System.alloc` with this layout, as `alloc` above has passed it on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// A wire of fixed buffers: what was committed is what is received.
+struct Wire {
+    frames: Vec<(Vec<u8>, usize, u16)>,
+    count: usize,
+}
+
+impl Wire {
+    fn new() -> Self {
+        Self { frames: vec![(vec![0; TRAIN_LEN_MAX], 0, 0); 2 * BURST_LEN], count: 0 }
+    }
+}
+
+impl TxSink for Wire {
+    fn slot(&mut self, len: usize) -> Option<&mut [u8]> {
+        self.frames.get_mut(self.count).map(|(buffer, ..)| &mut buffer[..len])
+    }
+
+    fn commit(&mut self, len: usize, meta: TxMeta) {
+        let frame = &mut self.frames[self.count];
+        (frame.1, frame.2) = (len, meta.segment);
+        self.count += 1;
+    }
+}
+
+impl RxBurst for Wire {
+    fn len(&self) -> usize {
+        self.count
+    }
+
+    fn frame(&mut self, i: usize) -> (&mut [u8], RxMeta) {
+        let (buffer, len, segment) = &mut self.frames[i];
+        (&mut buffer[..*len], RxMeta { segment: *segment, ..RxMeta::default() })
+    }
+}
+
+const SLOT: SessionSlot = SessionSlot(0);
+
+fn prefix(n: u8) -> Prefix {
+    format!("10.{n}.0.0/16").parse().unwrap()
+}
+
+/// Gateway `n` of two, connected with the other.
+fn gateway(n: u8) -> (Engine, CountersReader) {
+    let other = 3 - n;
+    let counters = Counters::new();
+    let reader = counters.reader();
+    let mut engine = Engine::new(n, 0, counters);
+    let routes = [(prefix(n), NextHop::Local), (prefix(other), NextHop::Session(SLOT))];
+    let snapshot = Snapshot { routes: Lpm::build(routes).unwrap(), ..Snapshot::empty() };
+    engine.command(Command::Routes(Arc::new(snapshot)), Time::ZERO);
+    assert!(engine.poll_event().is_some());
+    let side = |n: u8| Side { incarnation: Incarnation(n.into()), salt: [n; 16] };
+    let context = Context::new(SessionId(1), side(1), side(2), true, Algorithm::for_this_cpu());
+    let secret = |from: u8| LaneSecret::derive(&Secret::new([1; 32]), &context, Direction::sealed_by(from == 1), 0);
+    let index = |at: u8| ReceiverIndex::new(at, 9, 0);
+    let session = Session::new(
+        SessionId(1),
+        ([192, 0, 2, other], 4646).into(),
+        PrefixSet::new(&[prefix(other)]).unwrap(),
+        PayloadLen::new(1472).unwrap(),
+        1400,
+        SealLane::new(&secret(n), 0, index(other), Time::ZERO, Limits::default()),
+    );
+    let lane = OpenLane::new(&secret(other), 0, index(n), Time::ZERO, Limits::default());
+    let lanes = vec![Box::new(OpenEnd { session: SLOT, lane, partial: Reassembly::new() })];
+    engine.command(Command::Install { slot: SLOT, session: Box::new(session), lanes }, Time::ZERO);
+    (engine, reader)
+}
+
+/// Lays a burst of IPv4 packets from network 1 to network 2, of sizes that differ from burst to burst.
+fn lay(burst: &mut Wire, round: usize) {
+    burst.count = 0;
+    for i in 0..BURST_LEN {
+        let len = match (round + i) % 16 {
+            // Longer than a datagram: cut, and with the last one a partial of the longer kind.
+            0 => 2000,
+            1 if round.is_multiple_of(7) => 9000,
+            n if round.is_multiple_of(2) => 40 + 90 * n,
+            n => 40 + n,
+        };
+        let packet = burst.slot(len).unwrap();
+        packet[..20].copy_from_slice(&[0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0, 10, 1, 0, 5, 10, 2, 0, 9]);
+        packet[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+        let sum = checksum(&packet[..20]);
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        burst.commit(len, TxMeta::default());
+    }
+}
+
+#[test]
+fn ten_thousand_bursts_through_two_engines_allocate_nothing() {
+    let ((mut one, sealed), (mut two, opened)) = (gateway(1), gateway(2));
+    let [mut burst, mut wan, mut lan, mut answers] = std::array::from_fn(|_| Wire::new());
+    let mut run = |rounds: std::ops::Range<usize>| {
+        let before = ALLOCATIONS.get();
+        for round in rounds {
+            // 101 seconds in all, so the lanes go on to their next generation on the way.
+            let now = Time::ZERO.plus(Duration::from_millis(10 * round as u64));
+            lay(&mut burst, round);
+            if round.is_multiple_of(100) {
+                one.command(Command::Echo { slot: SLOT, send: true }, now);
+            }
+            (wan.count, lan.count, answers.count) = (0, 0, 0);
+            one.encapsulate(now, &mut burst, &mut wan, &mut answers);
+            assert_eq!(answers.count, 0);
+            two.decapsulate(now, &mut wan, &mut lan, &mut answers);
+            assert_eq!(lan.count, BURST_LEN);
+            // What the other engine has to say, which is the answer to an echo.
+            (wan.count, lan.count) = (0, 0);
+            one.decapsulate(now, &mut answers, &mut lan, &mut wan);
+            one.expire(now);
+            two.expire(now);
+            while one.poll_event().is_some() {}
+        }
+        ALLOCATIONS.get() - before
+    };
+    assert!(run(0..100) > 0, "cut packets take a buffer once, which shows that the counter counts");
+    assert_eq!(run(100..10_100), 0);
+    let packets = 10_100 * BURST_LEN as u64;
+    assert_eq!(sealed.snapshot().metric(Metric::LanToWanPackets), packets);
+    assert_eq!(opened.snapshot().metric(Metric::WanToLanPackets), packets);
+    assert_eq!(sealed.snapshot().metric(Metric::DatagramsOpened), 101, "echoes were answered");
+    assert_eq!((sealed.snapshot().engine_drops(), opened.snapshot().engine_drops()), (vec![], vec![]));
+}

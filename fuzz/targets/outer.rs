@@ -1,0 +1,75 @@
+//! What strangers send: frames as `wan`, `lan` and `steer` judge them, and the header of a datagram.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use weir_abi::classify::{self, Tables};
+use weir_abi::frame::{self, Address};
+use weir_abi::gcra::Rate;
+use weir_abi::map::{Class, Config};
+use weir_abi::wire::{self, DataHeader, HEADER_LEN, ReceiverIndex};
+
+/// Every answer is a bit of the input.
+struct Answers {
+    config: Option<Config>,
+    bits: u8,
+}
+
+impl Tables for Answers {
+    fn config(&self) -> Option<&Config> {
+        self.config.as_ref()
+    }
+
+    fn is_live(&self, _: ReceiverIndex) -> bool {
+        self.bits & 1 != 0
+    }
+
+    fn is_local(&self, _: &Address) -> bool {
+        self.bits & 2 != 0
+    }
+
+    fn is_denied(&self, _: &Address) -> bool {
+        self.bits & 4 != 0
+    }
+
+    fn admit_source(&self, _: &Address) -> bool {
+        self.bits & 8 != 0
+    }
+
+    fn admit_class(&self, _: Class) -> bool {
+        self.bits & 16 != 0
+    }
+
+    fn is_overlay(&self, _: &Address) -> bool {
+        self.bits & 32 != 0
+    }
+
+    fn random(&self) -> u32 {
+        self.bits.into()
+    }
+}
+
+fuzz_target!(|data: &[u8]| {
+    let [flags, bits, bytes @ ..] = data else { return };
+    if let Ok(header) = DataHeader::parse(bytes) {
+        assert_eq!(header.encode(), bytes[..HEADER_LEN]);
+        assert_eq!(wire::receiver_of(bytes, 0, bytes.len()), Ok(header.receiver));
+    }
+    if let Ok(datagram) = frame::parse_ethernet(bytes) {
+        // What was found is found again.
+        assert_eq!(frame::parse_ethernet(bytes), Ok(datagram));
+    }
+    let rate = Rate::per_second(1000, 1);
+    let config = Config {
+        port_first: 0,
+        port_last: if flags & 4 != 0 { u16::MAX } else { 4646 },
+        flags: u32::from(flags & 3),
+        miss_sample: u32::from(flags >> 4),
+        reserved: 0,
+        source: rate,
+        class: [rate; Class::COUNT],
+    };
+    let tables = Answers { config: (flags & 8 == 0).then_some(config), bits: *bits };
+    let _ = classify::wan(bytes, &tables);
+    let _ = classify::lan(bytes, &tables);
+    let _ = classify::steer(bytes, bytes.len(), &tables);
+});
