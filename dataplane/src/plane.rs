@@ -11,6 +11,7 @@
 
 mod attach;
 mod indices;
+mod lan;
 mod server;
 pub mod state;
 
@@ -26,6 +27,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use weir_abi::gcra::Rate;
 use weir_abi::map::{self, Class, MISS_SAMPLE, SocketRole, WORKERS_MAX, flag};
 
+use self::lan::Lan;
 use self::server::{ClientId, Incoming, Server, ServerError};
 use self::state::{Effect, Fixed, Random, State};
 use crate::api::message::{Counters, DumpItem, Incarnation, NamedCount, Refusal, Reply, Request};
@@ -168,6 +170,7 @@ struct Plane {
     workers: Vec<Worker>,
     programs: Programs,
     routes: HostRoutes,
+    lan: Lan,
     netlink: Netlink,
     changes: Changes,
     state: State<SystemRandom>,
@@ -281,11 +284,13 @@ impl Plane {
         programs.deny(&config.wan.deny)?;
         programs.set_overlay(&config.routing.prefixes)?;
         set_local(&mut programs, &mut netlink, &mut map_config)?;
+        let lan = Lan::read(tun, config.routing.clone(), &config.lan.interfaces, &mut netlink)?;
         let mut plane = Self {
             server,
             workers,
             programs,
-            routes: HostRoutes::new(tun, config.routing.clone(), lan_networks(config, &mut netlink)?),
+            routes: lan.routes(),
+            lan,
             netlink,
             changes,
             state: State::new(fixed, SystemRandom),
@@ -363,15 +368,16 @@ impl Plane {
     /// Waits for something to do; `true` when that is to stop.
     fn wait(&self, signals: &Signals) -> Result<bool, PlaneError> {
         let timeout = self.state.next_deadline().map(|deadline| deadline.since(self.clock.now()));
-        let timeout =
-            timeout.map(|t| Timespec { tv_sec: t.as_secs() as i64, tv_nsec: i64::from(t.subsec_nanos()) + 1 });
+        let timeout = timeout.map(|t| Timespec { tv_sec: t.as_secs() as i64, tv_nsec: i64::from(t.subsec_nanos()) });
         let mut descriptors = vec![
             PollFd::new(&signals.readable, PollFlags::IN),
             PollFd::new(&self.events.eventfd, PollFlags::IN),
             PollFd::from_borrowed_fd(self.changes.as_fd(), PollFlags::IN),
         ];
-        for (descriptor, write) in self.server.interests() {
-            let flags = if write { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+        for (descriptor, interest) in self.server.interests() {
+            let mut flags = PollFlags::empty();
+            flags.set(PollFlags::IN, interest.read);
+            flags.set(PollFlags::OUT, interest.write);
             descriptors.push(PollFd::from_borrowed_fd(descriptor, flags));
         }
         match poll(&mut descriptors, timeout.as_ref()) {
@@ -403,6 +409,7 @@ impl Plane {
         }
         if addresses {
             set_local(&mut self.programs, &mut self.netlink, &mut self.map_config)?;
+            self.follow_lan();
         }
         if routes {
             match self.routes.restore(&mut self.netlink) {
@@ -412,6 +419,21 @@ impl Plane {
             }
         }
         Ok(())
+    }
+
+    /// Routes around the TUN what lies behind us now. Until that is done the routes stay as they were.
+    fn follow_lan(&mut self) {
+        match self.lan.refresh(&mut self.netlink) {
+            Ok(None) => {}
+            Ok(Some(routes)) => {
+                self.routes = routes;
+                match self.routes.install(&mut self.netlink) {
+                    Ok(()) => tracing::info!("networks of the LAN interfaces: {}", self.lan),
+                    Err(error) => tracing::error!("routes for the LAN's new networks cannot be installed: {error}"),
+                }
+            }
+            Err(error) => tracing::error!("the LAN's networks cannot be read: {error}"),
+        }
     }
 
     fn answer(&mut self, incoming: Incoming) -> Result<(), PlaneError> {
@@ -581,15 +603,4 @@ fn set_local(programs: &mut Programs, netlink: &mut Netlink, config: &mut map::C
         config.flags &= !flag::LOCAL_KNOWN;
     }
     Ok(programs.configure(*config)?)
-}
-
-/// The networks of the LAN interfaces: they lie behind us although the overlay's prefixes may cover them.
-fn lan_networks(config: &Config, netlink: &mut Netlink) -> Result<Vec<crate::api::Prefix>, PlaneError> {
-    let mut networks = vec![];
-    for interface in &config.lan.interfaces {
-        let index = netlink.link(interface)?.index;
-        let addresses = netlink.addresses()?;
-        networks.extend(addresses.iter().filter(|known| known.link == index).map(|known| known.address.network()));
-    }
-    Ok(networks)
 }

@@ -88,7 +88,7 @@ fn session(slot: SessionSlot) -> Box<Session> {
 }
 
 fn engine() -> Engine {
-    let mut engine = Engine::new(0, Counters::new());
+    let mut engine = Engine::new(0, 0, Counters::new());
     let hops = [(1, NextHop::Session(PEER)), (2, NextHop::Local), (3, NextHop::Session(OTHER)), (4, NextHop::Down)];
     let routes = hops.iter().flat_map(|&(n, hop)| prefixes(n).map(|prefix| (prefix, hop)));
     let snapshot = Snapshot {
@@ -170,7 +170,7 @@ fuzz_target!(|data: &[u8]| {
                 continue;
             }
             if flags & 8 != 0 {
-                engine.command(Command::Echo(PEER), now);
+                engine.command(Command::Echo { slot: PEER, send: true }, now);
             }
             let room = if flags & 16 != 0 { 0 } else { usize::MAX };
             let (mut lan, mut wan) = (Sink::new(room, true), Sink::new(room, false));

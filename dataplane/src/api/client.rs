@@ -12,6 +12,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags,
     SocketType, connect, recvmsg, send, socket_with,
 };
+use zeroize::Zeroize as _;
 
 use super::codec::{self, DecodeError, TooLong};
 use super::message::{Counters, DumpItem, Event, Incarnation, Offer, Refusal, Reply, Request, ReservationId, Route};
@@ -218,7 +219,11 @@ impl Client {
         let id = self.next_id;
         // Id 0 is for events.
         self.next_id = self.next_id.checked_add(1).unwrap_or(1);
-        send(&self.socket, &codec::encode(id, request)?, SendFlags::NOSIGNAL)?;
+        let encoded = codec::encode_to(&mut self.buffer, id, request);
+        let sent = encoded.map(|len| send(&self.socket, &self.buffer[..len], SendFlags::NOSIGNAL));
+        // An install holds a secret.
+        self.buffer[..].zeroize();
+        sent??;
         Ok(id)
     }
 

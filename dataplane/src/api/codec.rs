@@ -57,6 +57,23 @@ pub fn encode<T: Serialize>(id: u32, message: &T) -> Result<Vec<u8>, TooLong> {
     if bytes.len() > MESSAGE_LEN_MAX { Err(TooLong(bytes.len())) } else { Ok(bytes) }
 }
 
+/// Writes one message to the beginning of `buffer`, and nowhere else: for messages whose bytes the caller has to erase. Returns its length.
+///
+/// # Errors
+/// [`TooLong`] when it is longer than `buffer`, which then holds a part of it.
+pub fn encode_to<T: Serialize>(buffer: &mut [u8], id: u32, message: &T) -> Result<usize, TooLong> {
+    let too_long = || {
+        let body = postcard::experimental::serialized_size(message).unwrap_or(usize::MAX - HEADER_LEN);
+        TooLong(HEADER_LEN + body)
+    };
+    let (header, body) = buffer.split_first_chunk_mut::<HEADER_LEN>().ok_or_else(too_long)?;
+    let [v0, v1] = VERSION.to_le_bytes();
+    let [i0, i1, i2, i3] = id.to_le_bytes();
+    *header = [v0, v1, i0, i1, i2, i3];
+    let body_len = postcard::to_slice(message, body).map_err(|_| too_long())?.len();
+    Ok(HEADER_LEN + body_len)
+}
+
 /// The message in `bytes`, and its request id.
 ///
 /// # Errors
@@ -114,6 +131,17 @@ mod tests {
             let bytes = encode(77, &request).unwrap();
             let (id, back) = decode::<Request>(&bytes).unwrap();
             assert_eq!((id, encode(77, &back).unwrap()), (77, bytes), "{request:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_is_the_same_in_a_buffer_of_the_callers() {
+        let bytes = encode(5, &install()).unwrap();
+        let mut buffer = vec![0xee; bytes.len() + 1];
+        assert_eq!(encode_to(&mut buffer, 5, &install()), Ok(bytes.len()));
+        assert_eq!(buffer, [&bytes[..], &[0xee]].concat());
+        for short in [bytes.len() - 1, HEADER_LEN, HEADER_LEN - 1, 0] {
+            assert_eq!(encode_to(&mut buffer[..short], 5, &install()), Err(TooLong(bytes.len())));
         }
     }
 

@@ -90,14 +90,16 @@ pub enum BpfError {
     Missing(&'static str),
     /// A device has an XDP program of somebody else.
     #[error(
-        "{interface} already has an XDP program that is not ours: detach it (`ip link set {interface} xdp off`) or set wan.attach = \"tc\""
+        "{interface} already has an XDP program that is not ours: detach it (`ip link set {interface} xdp off`), or set wan.attach = \"tc\" if it is the WAN, lan.attach = \"none\" if it is a LAN interface"
     )]
     Busy {
         /// Which device.
         interface: String,
     },
     /// The driver cannot do it.
-    #[error("{interface} does not take {mode}: {error}; try wan.attach = \"auto\"")]
+    #[error(
+        "{interface} does not take {mode}: {error}; set wan.attach or lan.attach, whichever is meant for it, to \"auto\""
+    )]
     Unsupported {
         /// Which device.
         interface: String,

@@ -87,7 +87,7 @@ type Ring = IoUring;
 pub struct Wishes<'a> {
     /// The WAN interface.
     pub wan: &'a str,
-    /// Whether programs are attached at all.
+    /// Whether the classifier is attached. `steer` and the maps are needed in any case.
     pub bpf: bool,
     /// Whether nothing but io_uring will do.
     pub uring_only: bool,
@@ -141,33 +141,8 @@ fn capabilities(missing: Result<Vec<caps::Capability>, privileges::Error>) -> Ro
     }
 }
 
-fn bpf(needed: bool) -> Vec<Row> {
-    let worst = if needed { State::Missing } else { State::Degraded };
-    let kinds =
-        [(ProgramType::Xdp, "XDP"), (ProgramType::SchedClassifier, "tc"), (ProgramType::SkReuseport, "sk_reuseport")];
-    let (mut there, mut lacking, mut refused) = (Vec::new(), Vec::new(), None);
-    for (kind, name) in kinds {
-        match is_program_supported(kind) {
-            Ok(true) => there.push(name),
-            Ok(false) => lacking.push(name),
-            Err(error) => refused = Some(error_chain(&error)),
-        }
-    }
-    let syscall = match refused {
-        Some(error) => {
-            Row::lacking(worst, "bpf", error, "grant CAP_BPF and CAP_NET_ADMIN, or see `dmesg` for a lockdown")
-        }
-        None if lacking.is_empty() => Row::ok("bpf", there.join(", ")),
-        None => {
-            let found = format!("no programs of type {}", lacking.join(", "));
-            Row::lacking(
-                worst,
-                "bpf",
-                found,
-                "use a kernel with CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_BPF and CONFIG_INET",
-            )
-        }
-    };
+fn bpf(classifier: bool) -> Vec<Row> {
+    let syscall = programs(classifier, |kind| is_program_supported(kind).map_err(|error| error_chain(&error)));
     let btf = if fs::exists("/sys/kernel/btf/vmlinux").unwrap_or(false) {
         Row::ok("btf", "/sys/kernel/btf/vmlinux")
     } else {
@@ -175,6 +150,37 @@ fn bpf(needed: bool) -> Vec<Row> {
         Row::lacking(State::Degraded, "btf", "the kernel does not describe its types", remedy)
     };
     vec![syscall, btf, jit(fs::read_to_string("/proc/sys/net/core/bpf_jit_enable").as_deref().map(str::trim))]
+}
+
+/// Which kinds of programs there are. Without a classifier on the WAN only `steer` is needed, and never less than that.
+fn programs(classifier: bool, supported: impl Fn(ProgramType) -> Result<bool, String>) -> Row {
+    let attached = if classifier { State::Missing } else { State::Degraded };
+    let kinds = [
+        (ProgramType::Xdp, "XDP", attached),
+        (ProgramType::SchedClassifier, "tc", attached),
+        (ProgramType::SkReuseport, "sk_reuseport", State::Missing),
+    ];
+    let (mut there, mut lacking, mut worst) = (Vec::new(), Vec::new(), State::Degraded);
+    for (kind, name, without) in kinds {
+        match supported(kind) {
+            Ok(true) => there.push(name),
+            Ok(false) => {
+                lacking.push(name);
+                if without == State::Missing {
+                    worst = State::Missing;
+                }
+            }
+            Err(error) => {
+                let remedy = "grant CAP_BPF and CAP_NET_ADMIN, or see `dmesg` for a lockdown";
+                return Row::lacking(State::Missing, "bpf", error, remedy);
+            }
+        }
+    }
+    if lacking.is_empty() {
+        return Row::ok("bpf", there.join(", "));
+    }
+    let found = format!("no programs of type {}", lacking.join(", "));
+    Row::lacking(worst, "bpf", found, "use a kernel with CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_BPF and CONFIG_INET")
 }
 
 fn jit(setting: Result<&str, &io::Error>) -> Row {
@@ -434,6 +440,19 @@ mod tests {
         assert_eq!((row.state, row.found.as_str()), (State::Missing, "without CAP_BPF"));
         assert!(row.remedy.unwrap().contains("setcap"));
         assert_eq!(capabilities(Ok(Vec::new())).state, State::Ok);
+    }
+
+    #[test]
+    fn steer_is_needed_even_without_a_classifier() {
+        let state =
+            |classifier, lacking: &[ProgramType]| programs(classifier, |kind| Ok(!lacking.contains(&kind))).state;
+        assert_eq!(state(false, &[]), State::Ok);
+        assert_eq!(state(false, &[ProgramType::Xdp, ProgramType::SchedClassifier]), State::Degraded);
+        assert_eq!(state(true, &[ProgramType::Xdp]), State::Missing);
+        for classifier in [false, true] {
+            assert_eq!(state(classifier, &[ProgramType::SkReuseport]), State::Missing);
+            assert_eq!(programs(classifier, |_| Err("no bpf()".to_owned())).state, State::Missing);
+        }
     }
 
     fn link(driver: &str, xdp: Option<XdpState>) -> Link {

@@ -58,14 +58,16 @@ const WAKE_PORT: u16 = u16::MAX;
 pub enum RingError {
     /// The kernel has no io_uring, or an administrator or a container forbids it.
     #[error(
-        "io_uring is not available ({source}): set the sysctl kernel.io_uring_disabled to 0 and allow it in the container's seccomp profile, or use the epoll port"
+        "io_uring is not available ({source}): set the sysctl kernel.io_uring_disabled to 0 and allow it in the container's seccomp profile, or set wan.io = \"mmsg\""
     )]
     Unavailable {
         /// What the kernel said.
         source: io::Error,
     },
     /// The kernel is older than Linux 6.1.
-    #[error("this kernel's io_uring lacks SINGLE_ISSUER or DEFER_TASKRUN: use Linux 6.1 or newer, or the epoll port")]
+    #[error(
+        "this kernel's io_uring lacks SINGLE_ISSUER or DEFER_TASKRUN: use Linux 6.1 or newer, or set wan.io = \"mmsg\""
+    )]
     TooOld,
     /// Another step failed.
     #[error("io_uring: {step}: {source}")]

@@ -35,7 +35,7 @@ pub enum TunError {
         source: io::Error,
     },
     /// Another process holds the interface.
-    #[error("the interface {name} is in use by another process: stop it, or choose another name in lan.interface")]
+    #[error("the interface {name} is in use by another process: stop it, or set tun.name to another name")]
     Busy {
         /// The interface.
         name: String,
@@ -50,7 +50,7 @@ pub enum TunError {
     },
     /// There is an interface of this name and another kind.
     #[error(
-        "there is an interface {name} already, and it is no TUN with the same number of queues: remove it, or choose another name in lan.interface"
+        "there is an interface {name} already, and it is no TUN with the same number of queues: remove it, or set tun.name to another name"
     )]
     Exists {
         /// The interface.

@@ -9,29 +9,37 @@ use weir_abi::wire::ReceiverIndex;
 /// next use, and comes back with another tag.
 #[derive(Debug)]
 pub(super) struct Indices {
-    free: Vec<VecDeque<u16>>,
+    /// By worker, each free slot with the tag that it had last.
+    free: Vec<VecDeque<(u16, Option<u16>)>>,
 }
 
 impl Indices {
     /// All slots of so many workers.
     pub(super) fn new(workers: u8) -> Self {
         // Slot 0 of worker 0 with tag 0 would be index 0, which means "none" in the map; leaving slot 0 out costs nothing.
-        let free = (0..workers).map(|_| (1..SLOTS_PER_WORKER as u16).collect()).collect();
+        let free = (0..workers).map(|_| (1..SLOTS_PER_WORKER as u16).map(|slot| (slot, None)).collect()).collect();
         Self { free }
     }
 
-    /// Takes a slot of a worker, with `random` as its tag; `None` when the worker has none left.
+    /// Takes a slot of a worker, with `random` as its tag, or the next one if it had just that; `None` when the worker has none left.
     pub(super) fn take(&mut self, worker: u8, random: u16) -> Option<ReceiverIndex> {
-        let slot = self.free.get_mut(usize::from(worker))?.pop_front()?;
-        Some(ReceiverIndex::new(worker, slot, random))
+        let (slot, last) = self.free.get_mut(usize::from(worker))?.pop_front()?;
+        let index = ReceiverIndex::new(worker, slot, random);
+        Some(if last == Some(index.tag()) { ReceiverIndex::new(worker, slot, random.wrapping_add(1)) } else { index })
     }
 
     /// Gives an index back.
     pub(super) fn give_back(&mut self, index: ReceiverIndex) {
         if let Some(free) = self.free.get_mut(usize::from(index.worker())) {
-            debug_assert!(!free.contains(&index.slot()), "given back twice");
-            free.push_back(index.slot());
+            debug_assert!(free.iter().all(|(slot, _)| *slot != index.slot()), "given back twice");
+            free.push_back((index.slot(), Some(index.tag())));
         }
+    }
+
+    /// The free slots of all workers.
+    #[cfg(test)]
+    pub(super) fn free(&self) -> impl Iterator<Item = (u8, u16)> {
+        (0u8..).zip(&self.free).flat_map(|(worker, free)| free.iter().map(move |&(slot, _)| (worker, slot)))
     }
 }
 
@@ -50,6 +58,20 @@ mod tests {
         indices.give_back(taken[7]);
         assert_eq!(indices.take(1, 9), Some(ReceiverIndex::new(1, taken[7].slot(), 9)));
         assert_eq!(indices.take(2, 0), None, "no such worker");
+    }
+
+    #[test]
+    fn a_slot_never_comes_back_with_the_tag_it_had() {
+        for tag in [0, 1, 1023, 1024, u16::MAX] {
+            let mut indices = Indices::new(1);
+            let before: Vec<_> = std::iter::from_fn(|| indices.take(0, tag)).collect();
+            before.iter().for_each(|&index| indices.give_back(index));
+            let after: Vec<_> = std::iter::from_fn(|| indices.take(0, tag)).collect();
+            assert_eq!(before.len(), after.len());
+            for (before, after) in before.iter().zip(&after) {
+                assert!(before.slot() == after.slot() && before.tag() != after.tag(), "{before:?} {after:?}");
+            }
+        }
     }
 
     #[test]

@@ -12,15 +12,21 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
     SocketType, accept_with, bind, connect, listen, recv, sendmsg, socket_with,
 };
+use zeroize::Zeroize as _;
 
-use crate::api::codec::{self, DecodeError};
+use crate::api::codec::{self, DecodeError, TooLong};
 use crate::api::message::{Event, Refusal, Reply, Request};
-use crate::api::{MESSAGE_LEN_MAX, VERSION};
+use crate::api::{MESSAGE_LEN_MAX, ROUTES_MAX, ROUTES_PER_MESSAGE, SESSIONS_MAX, VERSION};
 
 /// Most connections at a time.
 pub(super) const CLIENTS_MAX: usize = 32;
-/// Most messages that wait for one connection. A dump of everything there can be fits; a reader that stands still loses events beyond it.
+/// Most messages that wait for one connection. Who lets more answers than this pile up is disconnected: an answer that is left out would
+/// be taken for the next one.
 pub(super) const REPLIES_MAX: usize = 32 * 1024;
+/// Messages that wait beyond which a connection is not read and loses events, so that one answer of any length still fits.
+const BACKLOG_MAX: usize = REPLIES_MAX - ANSWER_LEN_MAX - REQUESTS_PER_TURN;
+/// Messages of the longest answer: a dump of the plane, all sessions and all routes, and the word that it is done.
+const ANSWER_LEN_MAX: usize = 1 + SESSIONS_MAX + ROUTES_MAX.div_ceil(ROUTES_PER_MESSAGE) + 1;
 /// Most requests of one connection that are answered before the others are looked at.
 pub(super) const REQUESTS_PER_TURN: usize = 64;
 
@@ -64,6 +70,15 @@ struct Client {
     subscribed: bool,
     waiting: VecDeque<Outgoing>,
     lost_events: u64,
+    /// An answer could not be queued, so nothing that follows would make sense.
+    broken: bool,
+}
+
+/// What to wait for on a descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Interest {
+    pub(super) read: bool,
+    pub(super) write: bool,
 }
 
 /// The listening socket and its connections. The socket file goes when this is dropped.
@@ -110,10 +125,13 @@ impl Server {
             .map_err(|errno| ServerError::Path { path: self.path.clone(), error: errno.into() })
     }
 
-    /// What to wait for: the descriptors, each with whether it should be written to as well.
-    pub(super) fn interests(&self) -> impl Iterator<Item = (BorrowedFd<'_>, bool)> {
-        let clients = self.clients.iter().map(|client| (client.socket.as_fd(), !client.waiting.is_empty()));
-        std::iter::once((self.socket.as_fd(), false)).chain(clients)
+    /// The descriptors to wait for. One that would not be read is not waited for either, or the wait would not wait.
+    pub(super) fn interests(&self) -> impl Iterator<Item = (BorrowedFd<'_>, Interest)> {
+        let clients = self.clients.iter().map(|client| {
+            let interest = Interest { read: !client.is_behind(), write: !client.waiting.is_empty() };
+            (client.socket.as_fd(), interest)
+        });
+        std::iter::once((self.socket.as_fd(), Interest { read: true, write: false })).chain(clients)
     }
 
     /// Takes new connections and reads requests. Undecodable ones are answered here.
@@ -125,17 +143,18 @@ impl Server {
         for client in &mut self.clients {
             for _ in 0..REQUESTS_PER_TURN {
                 // Who does not read answers gets no more of them.
-                if client.waiting.len() >= REPLIES_MAX / 2 {
+                if client.is_behind() {
                     break;
                 }
                 match recv(&client.socket, &mut buffer[..], RecvFlags::DONTWAIT) {
-                    Ok(((bytes, _), _)) if !bytes.is_empty() => match codec::decode(bytes) {
-                        Ok((id, request)) => match client.admit(id, request) {
-                            Some(request) => requests.push(Incoming { client: client.id, id, request }),
-                            None => continue,
-                        },
-                        Err(error) => client.refuse(&error),
-                    },
+                    Ok(((bytes, _), _)) if !bytes.is_empty() => {
+                        let request = client.take_in(bytes);
+                        // An install holds a secret.
+                        bytes.zeroize();
+                        if let Some((id, request)) = request {
+                            requests.push(Incoming { client: client.id, id, request });
+                        }
+                    }
                     Err(Errno::AGAIN) => break,
                     Err(Errno::INTR) => continue,
                     Ok(_) | Err(_) => {
@@ -165,6 +184,7 @@ impl Server {
                 subscribed: false,
                 waiting: VecDeque::new(),
                 lost_events: 0,
+                broken: false,
             });
         }
     }
@@ -172,7 +192,13 @@ impl Server {
     /// Queues an answer. A client that is gone needs none.
     pub(super) fn reply(&mut self, to: ClientId, id: u32, reply: &Reply, descriptors: Vec<OwnedFd>) {
         if let Some(client) = self.clients.iter_mut().find(|client| client.id == to) {
-            client.push(id, reply, descriptors);
+            if !descriptors.is_empty() && client.waiting.iter().any(|outgoing| !outgoing.descriptors.is_empty()) {
+                // Descriptors are few in a process, and whoever waits for the first ones has no use for more.
+                let refusal = Refusal::Limit { what: "answers with sockets that nobody has read".to_owned(), limit: 1 };
+                client.push(id, &Reply::Refused(refusal), vec![]);
+            } else {
+                client.push(id, reply, descriptors);
+            }
         }
     }
 
@@ -186,7 +212,7 @@ impl Server {
     /// Queues an event for everyone who wants it.
     pub(super) fn publish(&mut self, event: &Event) {
         for client in self.clients.iter_mut().filter(|client| client.subscribed) {
-            if client.waiting.len() >= REPLIES_MAX / 2 {
+            if client.is_behind() {
                 client.lost_events += 1;
             } else {
                 client.push(0, &Reply::Event(event.clone()), vec![]);
@@ -194,13 +220,38 @@ impl Server {
         }
     }
 
-    /// Sends what the sockets take.
+    /// Sends what the sockets take, and lets go of connections that are of no more use.
     pub(super) fn flush(&mut self) {
-        self.clients.retain_mut(|client| client.flush().is_ok());
+        self.clients.retain_mut(|client| !client.broken && client.flush().is_ok());
     }
 }
 
 impl Client {
+    /// Whether so much waits for the reader that it gets nothing new.
+    fn is_behind(&self) -> bool {
+        self.broken || self.waiting.len() >= BACKLOG_MAX
+    }
+
+    /// Decodes a message. Returns the request, unless it was answered at once.
+    fn take_in(&mut self, bytes: &[u8]) -> Option<(u32, Request)> {
+        // The buffer holds one byte more than a message may have, so this one was longer and perhaps cut.
+        let decoded = match bytes.first_chunk() {
+            Some(&[_, _, i0, i1, i2, i3]) if bytes.len() > MESSAGE_LEN_MAX => {
+                let refusal = Refusal::Malformed(TooLong(bytes.len()).to_string());
+                self.push(u32::from_le_bytes([i0, i1, i2, i3]), &Reply::Refused(refusal), vec![]);
+                return None;
+            }
+            _ => codec::decode(bytes),
+        };
+        match decoded {
+            Ok((id, request)) => self.admit(id, request).map(|request| (id, request)),
+            Err(error) => {
+                self.refuse(&error);
+                None
+            }
+        }
+    }
+
     /// Lets a request through, or answers it: the first one must be a greeting.
     fn admit(&mut self, id: u32, request: Request) -> Option<Request> {
         if matches!(request, Request::Hello { .. }) {
@@ -225,14 +276,27 @@ impl Client {
     }
 
     fn push(&mut self, id: u32, reply: &Reply, descriptors: Vec<OwnedFd>) {
+        if self.broken {
+            return;
+        }
         if self.waiting.len() >= REPLIES_MAX {
-            self.lost_events += 1;
+            tracing::warn!("closed an API connection: {REPLIES_MAX} answers wait and nobody reads them");
+            self.give_up();
             return;
         }
         match codec::encode(id, reply) {
             Ok(bytes) => self.waiting.push_back(Outgoing { bytes, descriptors }),
-            Err(error) => tracing::error!(%error, "a reply does not fit a message"),
+            Err(error) => {
+                tracing::error!(%error, "closed an API connection: an answer does not fit a message");
+                self.give_up();
+            }
         }
+    }
+
+    /// Sends nothing any more. The connection goes with the next flush.
+    fn give_up(&mut self) {
+        self.broken = true;
+        self.waiting = VecDeque::new();
     }
 
     fn flush(&mut self) -> Result<(), Errno> {

@@ -9,7 +9,7 @@
 //!
 //! **Keys are write-once.** A reservation is drawn at random, serves one install, and its salt goes into the key derivation. So no message,
 //! repeated or replayed by whomever, can make this incarnation derive a key that it has derived before
-//! (`docs/decisions/0002-write-once-keys-by-reservation.md`).
+//! (`docs/decisions/0002-write-once-keys.md`).
 //!
 //! It knows no socket and no thread. Randomness and time come in as arguments.
 
@@ -107,6 +107,8 @@ struct Installed {
 struct Entry {
     slot: SessionSlot,
     installed: Option<Installed>,
+    /// Lanes under keys before, which are still opened. They go with the session: its place may be another's the next moment.
+    closing: Vec<(ReceiverIndex, TimerId)>,
     round_trip: Duration,
     routes: usize,
 }
@@ -114,7 +116,7 @@ struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Deadline {
     Reservation(ReservationId),
-    Close(ReceiverIndex),
+    Close(SessionId, ReceiverIndex),
 }
 
 /// The state machine. Drive it with [`Self::handle_request`], [`Self::handle_event`] and [`Self::handle_timeout`]; after each, carry out
@@ -176,7 +178,11 @@ impl<R: Random> State<R> {
             Request::StageRoutes(routes) => self.stage(routes),
             Request::CommitRoutes => {
                 let staged = std::mem::take(&mut self.stage);
-                self.publish(&staged)
+                let published = self.publish(&staged);
+                if published.is_err() {
+                    self.stage = staged;
+                }
+                published
             }
             Request::DiscardRoutes => {
                 self.stage = vec![];
@@ -307,11 +313,14 @@ impl<R: Random> State<R> {
         {
             // Datagrams sealed under the keys before are still on their way.
             let grace = RETAIN_MIN.max(entry.round_trip.saturating_mul(RETAIN_ROUND_TRIPS));
+            let mut without_timer = vec![];
             for index in before.indices {
-                if self.wheel.schedule(now.plus(grace), Deadline::Close(index)).is_err() {
-                    self.close(index);
+                match self.wheel.schedule(now.plus(grace), Deadline::Close(install.session, index)) {
+                    Ok(timer) => entry.closing.push((index, timer)),
+                    Err(_) => without_timer.push(index),
                 }
             }
+            without_timer.into_iter().for_each(|index| self.close(index));
         }
         Ok(())
     }
@@ -319,11 +328,16 @@ impl<R: Random> State<R> {
     fn remove(&mut self, session: SessionId) -> Result<(), Refusal> {
         let entry = self.sessions.get_mut(&session).ok_or(Refusal::NoSession(session.0))?;
         let installed = entry.installed.take().ok_or(Refusal::NoSession(session.0))?;
+        let closing = std::mem::take(&mut entry.closing);
         let slot = entry.slot;
         for worker in 0..self.fixed.workers {
             self.effects.push_back(Effect::Worker(worker, Command::Remove(slot)));
         }
         for index in installed.indices {
+            self.close(index);
+        }
+        for (index, timer) in closing {
+            self.wheel.cancel(timer);
             self.close(index);
         }
         self.forget_if_unused(session);
@@ -350,11 +364,16 @@ impl<R: Random> State<R> {
         if routes.len() > ROUTES_PER_MESSAGE {
             return Err(limit("routes of one message", ROUTES_PER_MESSAGE));
         }
-        if self.stage.len() + routes.len() > ROUTES_MAX {
-            return Err(limit("routes", ROUTES_MAX));
+        if self.stage.len() + routes.len() > self.routes_max() {
+            return Err(limit("routes", self.routes_max()));
         }
         self.stage.extend(routes);
         Ok(())
+    }
+
+    /// Most routes of a control plane: the gateway's own addresses have their places in the table too.
+    fn routes_max(&self) -> usize {
+        ROUTES_MAX - self.fixed.gateway.len()
     }
 
     /// Makes `routes` the current ones.
@@ -384,7 +403,7 @@ impl<R: Random> State<R> {
             Ok(lpm) => lpm,
             Err(_) => {
                 self.unname(&named);
-                return Err(limit("routes", ROUTES_MAX));
+                return Err(limit("routes", self.routes_max()));
             }
         };
         self.epoch += 1;
@@ -421,7 +440,13 @@ impl<R: Random> State<R> {
             std::collections::hash_map::Entry::Vacant(place) => {
                 let slot = self.free_slots.pop().ok_or_else(|| limit("sessions", SESSIONS_MAX))?;
                 self.names.insert(slot, session);
-                Ok(place.insert(Entry { slot, installed: None, round_trip: Duration::ZERO, routes: 0 }))
+                Ok(place.insert(Entry {
+                    slot,
+                    installed: None,
+                    closing: vec![],
+                    round_trip: Duration::ZERO,
+                    routes: 0,
+                }))
             }
         }
     }
@@ -488,7 +513,12 @@ impl<R: Random> State<R> {
                         reservation.indices.into_iter().for_each(|index| self.indices.give_back(index));
                     }
                 }
-                Deadline::Close(index) => self.close(index),
+                Deadline::Close(session, index) => {
+                    if let Some(entry) = self.sessions.get_mut(&session) {
+                        entry.closing.retain(|(closing, _)| *closing != index);
+                    }
+                    self.close(index);
+                }
             }
         }
     }
@@ -549,3 +579,6 @@ fn check(install: &Install, workers: u8) -> Result<Checked, Refusal> {
     let sources = PrefixSet::new(&install.sources).map_err(|_| limit("source prefixes of a peer", SOURCES_MAX))?;
     Ok(Checked { sources, payload_len })
 }
+
+#[cfg(test)]
+mod tests;
