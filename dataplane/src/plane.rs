@@ -548,7 +548,10 @@ fn patiently<T, E>(in_use: impl Fn(&E) -> bool, mut open: impl FnMut() -> Result
     let deadline = Instant::now() + PREDECESSOR_WAIT;
     loop {
         match open() {
-            Err(error) if in_use(&error) && Instant::now() < deadline => std::thread::sleep(PREDECESSOR_POLL),
+            Err(error) if in_use(&error) && Instant::now() < deadline => {
+                // Nothing tells when the kernel has let go, so a timer does; a signal only looks earlier.
+                let _ = poll(&mut [], Timespec::try_from(PREDECESSOR_POLL).ok().as_ref());
+            }
             done => return done,
         }
     }
