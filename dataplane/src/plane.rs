@@ -21,6 +21,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use weir_abi::gcra::Rate;
@@ -40,16 +41,17 @@ use crate::io::tun::{TunConfig, TunError, TunQueue};
 use crate::io::{netlink, privileges, probe, ring};
 use crate::worker::{Clock, Handoff, Notify, PortKind, Worker, WorkerConfig, WorkerError};
 
-/// How often a port that is in use is asked for again, [`PORT_PAUSE`] apart. The kernel unwinds the io_uring of a plane that was killed,
-/// and with it the sockets, only after the process is gone; a tenth of this was enough wherever it was measured.
-const PORT_TRIES: usize = 50;
-/// See [`PORT_TRIES`].
-const PORT_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 /// Packets that the kernel queues towards a worker: 2 ms at 1 Mpps. Its default of 500 loses packets whenever a TCP sender's burst meets a
 /// worker that was asleep.
 const TUN_QUEUE_LEN: u32 = 2048;
 /// Most addresses of this host that `wan` is told; with more, datagrams to any address count as ours.
 const LOCAL_ADDRESSES_MAX: usize = 1024;
+
+/// How long a start waits for what a killed predecessor still holds: the kernel lets go of files that are registered with an io_uring only
+/// some time after the process is gone.
+const PREDECESSOR_WAIT: Duration = Duration::from_secs(2);
+/// How often it looks.
+const PREDECESSOR_POLL: Duration = Duration::from_millis(20);
 
 /// Why the daemon does not run. Each message names the thing and the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -222,12 +224,15 @@ impl Plane {
         let mut map_config = map_config(config);
         let socket_config =
             SocketConfig { port: config.wan.port, mark: config.routing.mark, ..SocketConfig::default() };
-        let underlay = open_underlay(socket_config, cores.len())?;
+        let in_use = |error: &SocketError| matches!(error, SocketError::PortInUse { .. });
+        let underlay = patiently(in_use, || Underlay::open(socket_config, cores.len()))?;
         fill_sockets(&mut programs, &underlay)?;
 
         let mut queues = vec![];
+        let tun_config = TunConfig { name: config.tun.name.clone(), multi_queue: cores.len() > 1 };
+        let in_use = |error: &TunError| matches!(error, TunError::Busy { .. });
         for _ in &cores {
-            queues.push(TunQueue::open(&TunConfig { name: config.tun.name.clone(), multi_queue: cores.len() > 1 })?);
+            queues.push(patiently(in_use, || TunQueue::open(&tun_config))?);
         }
         let tun = netlink.link(&config.tun.name)?.index;
         netlink.set_link_mtu(tun, u32::from(config.tun.mtu))?;
@@ -542,6 +547,20 @@ fn cores(wanted: &Cores) -> Result<Vec<core_affinity::CoreId>, PlaneError> {
 }
 
 /// The ports to use, and why these.
+/// Tries again for [`PREDECESSOR_WAIT`] while something is in use.
+fn patiently<T, E>(in_use: impl Fn(&E) -> bool, mut open: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+    let deadline = Instant::now() + PREDECESSOR_WAIT;
+    loop {
+        match open() {
+            Err(error) if in_use(&error) && Instant::now() < deadline => {
+                // Nothing tells when the kernel has let go, so a timer does; a signal only looks earlier.
+                let _ = poll(&mut [], Timespec::try_from(PREDECESSOR_POLL).ok().as_ref());
+            }
+            done => return done,
+        }
+    }
+}
+
 fn choose_ports(wanted: WanIo) -> (PortKind, &'static str) {
     let features = ring::features();
     match wanted {
@@ -566,18 +585,6 @@ fn map_config(config: &Config) -> map::Config {
         source: Rate::per_second(wan.source_rate_pps, wan.source_burst),
         class: [class; Class::COUNT],
     }
-}
-
-/// Opens the sockets; waits for a port that a killed plane is about to let go.
-fn open_underlay(config: SocketConfig, workers: usize) -> Result<Underlay, SocketError> {
-    for _ in 0..PORT_TRIES {
-        match Underlay::open(config, workers) {
-            // A signal ends the pause early, which does no harm.
-            Err(SocketError::PortInUse { .. }) => drop(poll(&mut [], Some(&PORT_PAUSE))),
-            done => return done,
-        }
-    }
-    Underlay::open(config, workers)
 }
 
 /// Puts all sockets into the map and then `steer` before them.

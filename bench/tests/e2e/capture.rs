@@ -35,6 +35,10 @@ pub(crate) enum Seen {
     Arp,
     /// Neighbour discovery (RFC 4861) and multicast listener reports (RFC 3810), which the kernel sends for its own addresses.
     LinkLocalIcmpv6,
+    /// An ICMP port unreachable about a datagram of ours.
+    PortUnreachable,
+    /// What the kernel answers to a datagram of ours while nobody listens. It quotes the datagram, sealed as it is, of this source.
+    PortUnreachable(IpAddr),
     /// One of ours: UDP from and to our port, first payload byte 0x20..=0x3f. Source address, and the header where it is data.
     Overlay(IpAddr, Option<DataHeader>),
 }
@@ -116,28 +120,9 @@ impl Frame {
     /// What it is, or `None` for anything that must not cross a WAN.
     pub(crate) fn seen(&self) -> Option<Seen> {
         let bytes = self.bytes.as_slice();
-        let at = ETHERNET_LEN;
-        let (next, header_len, source) = match bytes.u16(12)? {
-            0x0806 => return Some(Seen::Arp),
-            0x0800 => {
-                let source: [u8; 4] = bytes.array(at + 12)?;
-                (bytes.u8(at + 9)?, usize::from(bytes.u8(at)? & 0xf) * 4, IpAddr::from(source))
-            }
-            0x86dd => {
-                let source: [u8; 16] = bytes.array(at + 8)?;
-                (bytes.u8(at + 6)?, 40, IpAddr::from(source))
-            }
-            _ => return None,
-        };
-        let at = at + header_len;
-        match next {
-            // Neighbour and router discovery; listener reports come behind a hop-by-hop header with their router alert.
-            58 if (133..=137).contains(&bytes.u8(at)?) => Some(Seen::LinkLocalIcmpv6),
-            0 if bytes.u8(at)? == 58 && bytes.u8(at + 8)? == 143 => Some(Seen::LinkLocalIcmpv6),
-            17 if bytes.u16(at)? == PORT && bytes.u16(at + 2)? == PORT => {
-                let payload = &bytes[at + 8..];
-                (0x20..=0x3f).contains(&payload.u8(0)?).then(|| Seen::Overlay(source, DataHeader::parse(payload).ok()))
-            }
+        match bytes.u16(12)? {
+            0x0806 => Some(Seen::Arp),
+            0x0800 | 0x86dd => packet_seen(&bytes[ETHERNET_LEN..]),
             _ => None,
         }
     }
@@ -145,6 +130,28 @@ impl Frame {
     /// Whether these bytes stand anywhere in the frame.
     pub(crate) fn contains(&self, needle: &[u8]) -> bool {
         self.bytes.windows(needle.len()).any(|window| window == needle)
+    }
+}
+
+fn packet_seen(packet: &[u8]) -> Option<Seen> {
+    let (next, at, source) = match packet.u8(0)? >> 4 {
+        4 => (packet.u8(9)?, usize::from(packet.u8(0)? & 0xf) * 4, IpAddr::from(packet.array::<4>(12)?)),
+        6 => (packet.u8(6)?, 40, IpAddr::from(packet.array::<16>(8)?)),
+        _ => return None,
+    };
+    match (next, packet.u8(at)?) {
+        (1, 3) | (58, 1) => match packet_seen(packet.get(at + 8..)?)? {
+            Seen::Overlay(source, _) => Some(Seen::PortUnreachable(source)),
+            _ => None,
+        },
+        // Neighbour and router discovery; listener reports come behind a hop-by-hop header with their router alert.
+        (58, 133..=137) => Some(Seen::LinkLocalIcmpv6),
+        (0, 58) if packet.u8(at + 8)? == 143 => Some(Seen::LinkLocalIcmpv6),
+        (17, _) if packet.u16(at)? == PORT && packet.u16(at + 2)? == PORT => {
+            let payload = packet.get(at + 8..)?;
+            (0x20..=0x3f).contains(&payload.u8(0)?).then(|| Seen::Overlay(source, DataHeader::parse(payload).ok()))
+        }
+        _ => None,
     }
 }
 
@@ -159,7 +166,8 @@ pub(crate) fn only_ours(rig: &Rig, frames: &[Frame]) -> Vec<(IpAddr, DataHeader)
                 assert!(wans.contains(&source), "frame {number} comes from {source}");
                 headers.extend(header.map(|header| (source, header)));
             }
-            Some(_) => {}
+            Some(Seen::PortUnreachable(quoted)) => assert!(wans.contains(&quoted), "frame {number} quotes {quoted}"),
+            Some(Seen::Arp | Seen::LinkLocalIcmpv6) => {}
             None => panic!("frame {number} has no business on a WAN: {:02x?}", frame.bytes),
         }
     }

@@ -1,10 +1,8 @@
 //! What is left when a packet plane dies, and how the next one takes over.
 
 use std::collections::HashSet;
-use std::fs;
 use std::net::{IpAddr, UdpSocket};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -115,33 +113,6 @@ fn the_peer_of_a_killed_plane_needs_no_restart() {
         assert_eq!(ping(rig.h2(), rig.h1().lan.v4.into(), 10).unwrap().received, 10);
         assert_eq!(pair.g2.pid(), pid);
     });
-}
-
-/// A bpf file system of our own, unmounted on drop.
-struct BpfFs(PathBuf);
-
-impl BpfFs {
-    fn mount(name: &str) -> Self {
-        let directory = std::env::temp_dir().join(format!("{name}-bpf"));
-        fs::create_dir_all(&directory).unwrap();
-        let status = Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&directory).status().unwrap();
-        assert!(status.success(), "cannot mount a bpf file system at {}", directory.display());
-        Self(directory)
-    }
-}
-
-impl Drop for BpfFs {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
-        let _ = fs::remove_dir(&self.0);
-    }
-}
-
-fn pins(directory: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
 }
 
 /// The id that the kernel gave a pinned link.

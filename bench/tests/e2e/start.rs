@@ -108,7 +108,7 @@ fn a_start_that_cannot_work_says_why_in_one_line_and_leaves_nothing() {
     refused(host, &socket, run(host, &file), &["half.toml:1", "TOML"]);
     refused(host, &socket, run(host, &with("port =", "prot =")), &["weir.toml:", "did you mean `wan.port`?"]);
     refused(host, &socket, run(host, &with("interface = \"wan\"", "interface = \"nope\"")), &["nope", "wan.interface"]);
-    refused(host, &socket, run(host, &with("[\"lan\"]", "[\"nope\"]")), &["nope", "lan.interfaces"]);
+    refused(host, &socket, run(host, &with("[\"lan\"]", "[\"nope\"]")), &["nope", "ip link"]);
     refused(host, &socket, run(host, &with("name = \"weir0\"", "name = \"lo\"")), &["lo"]);
     refused(
         host,
@@ -127,12 +127,32 @@ fn a_start_that_cannot_work_says_why_in_one_line_and_leaves_nothing() {
     let file = directory.write("weir.toml", &good);
     let blocker = host.enter(|| UdpSocket::bind(("0.0.0.0", PORT))).unwrap().unwrap();
     refused(host, &socket, run(host, &file), &["4646", "wan.port"]);
+    // What was pinned before that goes again.
+    let bpffs = BpfFs::mount(rig.name());
+    let pinned = bpffs.0.join("weir");
+    let text = format!("{good}\n[bpf]\npin = \"{}\"\n", pinned.display());
+    refused(host, &socket, run(host, &directory.write("pin.toml", text)), &["4646", "wan.port"]);
+    assert!(!pinned.exists(), "{:?}", pins(&pinned));
     drop(blocker);
 
     fs::write(&socket, "a file of somebody").unwrap();
     refused(host, &socket, run(host, &file), &["plane.sock"]);
     assert_eq!(fs::read_to_string(&socket).unwrap(), "a file of somebody");
     fs::remove_file(&socket).unwrap();
+}
+
+#[test]
+fn purge_does_not_touch_a_directory_that_holds_no_pins() {
+    let _alone = alone();
+    let rig = rig();
+    let directory = Directory::new(&rig);
+    let precious = directory.write("precious", "a file of somebody");
+    let text = format!("{}\n[bpf]\npin = \"{}\"\n", directory.config(), directory.0.display());
+    let mut command = dataplane(rig.g1()).unwrap();
+    let output = command.arg("purge").arg("--config").arg(directory.write("weir.toml", text)).output().unwrap();
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("bpf.pin"), "{output:?}");
+    assert!(precious.exists());
 }
 
 #[test]

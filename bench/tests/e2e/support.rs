@@ -1,8 +1,10 @@
 //! What the tests share.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -131,4 +133,32 @@ pub(crate) fn assert_no_io_worker(gateway: &Gateway<'_>) {
     let threads = gateway.threads().unwrap();
     assert!(!threads.iter().any(|name| name.starts_with("iou-wrk")), "{threads:?}");
     assert!(threads.len() >= 2, "a control thread and a worker: {threads:?}");
+}
+
+/// A bpf file system of our own, unmounted on drop.
+pub(crate) struct BpfFs(pub(crate) PathBuf);
+
+impl BpfFs {
+    pub(crate) fn mount(name: &str) -> Self {
+        let directory = std::env::temp_dir().join(format!("{name}-bpf"));
+        fs::create_dir_all(&directory).unwrap();
+        let status = Command::new("mount").args(["-t", "bpf", "bpf"]).arg(&directory).status().unwrap();
+        assert!(status.success(), "cannot mount a bpf file system at {}", directory.display());
+        Self(directory)
+    }
+}
+
+impl Drop for BpfFs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// Names of what is pinned in a directory.
+pub(crate) fn pins(directory: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }

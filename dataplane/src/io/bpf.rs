@@ -4,10 +4,13 @@
 //! everything that was not pinned.
 #![allow(unsafe_code, reason = "plain-data markers for map values")]
 
+use std::ffi::CString;
 use std::fmt;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use aya::maps::lpm_trie::Key;
@@ -185,7 +188,10 @@ impl Programs {
             .load(object)
             .map_err(|source| BpfError::Object { source: Box::new(source) })?;
         if let Some(dir) = pin {
-            pin_maps(&ebpf, dir)?;
+            pin_maps(&ebpf, dir).inspect_err(|_| {
+                // The first error is the one to tell.
+                let _ = remove_pins(dir);
+            })?;
         }
         macro_rules! take {
             ($name:expr) => {
@@ -400,6 +406,29 @@ impl Programs {
     }
 }
 
+impl Drop for Programs {
+    /// Only a plane that is killed leaves pins: a start that fails half-way takes its own along.
+    fn drop(&mut self) {
+        // Whoever wants to know asks `unpin` before.
+        let _ = self.unpin();
+    }
+}
+
+/// Whether a path lies, or would lie, on a bpf file system.
+fn is_on_bpf_fs(path: &Path) -> bool {
+    path.ancestors().find_map(file_system) == Some(libc::BPF_FS_MAGIC)
+}
+
+/// The magic number of the file system that a path lies on; `None` when there is no such path.
+fn file_system(path: &Path) -> Option<libc::c_long> {
+    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
+    let mut stat = MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: the string ends with a zero and `stat` has room for what the call writes.
+    let result = unsafe { libc::statfs(path.as_ptr(), stat.as_mut_ptr()) };
+    // SAFETY: the call succeeded, so it wrote all of `stat`.
+    (result == 0).then(|| unsafe { stat.assume_init() }.f_type)
+}
+
 /// Pins every map under its name. A pin that an earlier run left names a map that nobody will use again.
 fn pin_maps(ebpf: &Ebpf, dir: &Path) -> Result<(), BpfError> {
     let told = || {
@@ -408,6 +437,9 @@ fn pin_maps(ebpf: &Ebpf, dir: &Path) -> Result<(), BpfError> {
             dir.display()
         )
     };
+    if !is_on_bpf_fs(dir) {
+        return Err(step(told())(io::Error::from_raw_os_error(libc::EINVAL)));
+    }
     std::fs::create_dir_all(dir).map_err(step(told()))?;
     for (name, map) in ebpf.maps() {
         let path = dir.join(name);
@@ -419,11 +451,15 @@ fn pin_maps(ebpf: &Ebpf, dir: &Path) -> Result<(), BpfError> {
     Ok(())
 }
 
-/// Removes a directory of pins with everything in it; one that is not there is fine.
+/// Removes a directory of pins with everything in it; one that is not there is fine. One that is not on a bpf file system holds somebody's
+/// files and not our pins, and is left alone.
 ///
 /// # Errors
 /// What the file system said.
 pub fn remove_pins(dir: &Path) -> io::Result<()> {
+    if dir.exists() && !is_on_bpf_fs(dir) {
+        return Err(io::Error::other("not on a bpf file system, so nothing is removed: check bpf.pin"));
+    }
     match std::fs::read_dir(dir) {
         Ok(entries) => {
             for entry in entries {

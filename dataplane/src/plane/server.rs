@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
@@ -108,6 +108,9 @@ impl Server {
                 // A socket that nobody listens at was left by a plane that was killed.
                 if connect(&probe, &address) != Err(Errno::CONNREFUSED) {
                     return Err(ServerError::InUse(path.to_owned()));
+                }
+                if !std::fs::symlink_metadata(path).map_err(failed)?.file_type().is_socket() {
+                    return Err(failed(io::Error::other("a file that is no socket is in the way")));
                 }
                 std::fs::remove_file(path).map_err(failed)?;
                 bind(&socket, &address).map_err(|errno| failed(errno.into()))?;
