@@ -546,7 +546,6 @@ fn cores(wanted: &Cores) -> Result<Vec<core_affinity::CoreId>, PlaneError> {
     if cores.is_empty() { Err(PlaneError::NoCore) } else { Ok(cores) }
 }
 
-/// The ports to use, and why these.
 /// Tries again for [`PREDECESSOR_WAIT`] while something is in use.
 fn patiently<T, E>(in_use: impl Fn(&E) -> bool, mut open: impl FnMut() -> Result<T, E>) -> Result<T, E> {
     let deadline = Instant::now() + PREDECESSOR_WAIT;
@@ -561,6 +560,7 @@ fn patiently<T, E>(in_use: impl Fn(&E) -> bool, mut open: impl FnMut() -> Result
     }
 }
 
+/// The ports to use, and why these.
 fn choose_ports(wanted: WanIo) -> (PortKind, &'static str) {
     let features = ring::features();
     match wanted {

@@ -35,8 +35,6 @@ pub(crate) enum Seen {
     Arp,
     /// Neighbour discovery (RFC 4861) and multicast listener reports (RFC 3810), which the kernel sends for its own addresses.
     LinkLocalIcmpv6,
-    /// An ICMP port unreachable about a datagram of ours.
-    PortUnreachable,
     /// What the kernel answers to a datagram of ours while nobody listens. It quotes the datagram, sealed as it is, of this source.
     PortUnreachable(IpAddr),
     /// One of ours: UDP from and to our port, first payload byte 0x20..=0x3f. Source address, and the header where it is data.
