@@ -115,11 +115,7 @@ impl Server {
                     return Err(ServerError::InUse(path.to_owned()));
                 }
                 if !std::fs::symlink_metadata(path).map_err(failed)?.file_type().is_socket() {
-<<<<<<< HEAD
-                    return Err(failed(io::Error::other("a file that is no socket is in the way")));
-=======
                     return Err(ServerError::NotASocket(path.to_owned()));
->>>>>>> planetests
                 }
                 std::fs::remove_file(path).map_err(failed)?;
                 bind(&socket, &address).map_err(|errno| failed(errno.into()))?;
