@@ -45,7 +45,7 @@ fn packet(from: u16, to: u16) -> Vec<u8> {
 
 fn engines(state: &mut State<Seeded>, engines: &mut Vec<Engine>) {
     for worker in engines.len() as u8..state.fixed.workers {
-        engines.push(Engine::new(worker, Counters::new()));
+        engines.push(Engine::new(worker, state.fixed.workers, Counters::new()));
     }
     for effect in effects(state) {
         if let Effect::Worker(worker, command) = effect {
