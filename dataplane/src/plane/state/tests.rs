@@ -167,13 +167,16 @@ fn a_reservation_serves_one_install() {
     assert_eq!(refused(&mut state, Request::Release(reservation), START), Refusal::NoReservation);
 }
 
+/// What a refusal says, and what leads to it.
+type Spoiled<'a> = (&'a str, &'a dyn Fn(&mut Install));
+
 #[test]
 fn a_refused_install_changes_nothing_and_leaves_the_reservation_open() {
     let mut state = plane(1, 2);
     let (reservation, _) = reserve(&mut state, 2, START);
     let good = install(&state, 7, reservation);
     let many = |count: u32| (0..count).map(|i| Prefix::host(std::net::Ipv4Addr::from_bits(i << 8).into())).collect();
-    let refusals: [(&str, &dyn Fn(&mut Install)); 14] = [
+    let refusals: [Spoiled<'_>; 14] = [
         ("incarnation 0x2", &|i| i.incarnation.0 = 2),
         ("reservation", &|i| i.reservation.0 ^= 1),
         ("1 lanes", &|i| i.peer.indices.truncate(1)),
