@@ -1,6 +1,6 @@
 //! The demo, as a person runs it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ fn demo(args: &[&str]) -> Command {
 /// Namespaces and files of the demo with this process id.
 fn left_by(pid: u32) -> Vec<PathBuf> {
     let mine = format!("weir-{pid}-");
-    let entries = [Path::new("/run/netns"), &std::env::temp_dir()].into_iter().filter_map(|d| d.read_dir().ok());
+    let entries = [PathBuf::from("/run/netns"), std::env::temp_dir()].into_iter().filter_map(|d| d.read_dir().ok());
     let paths = entries.flatten().map(|entry| entry.unwrap().path());
     paths.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&mine))).collect()
 }
