@@ -313,13 +313,19 @@ fn uring_ports(
         wan_rx: uring::UdpRx::new(&ring, Arc::clone(&sockets), uring::UdpRxConfig::default())?,
         wan_tx: uring::UdpTx::new(&ring, sockets, UdpTxConfig::default())?,
         lan_rx: uring::TunRx::new(&ring, Arc::clone(&tun), rx)?,
-        lan_tx: uring::TunTx::new(&ring, tun, TunTxConfig::default())?,
+        lan_tx: uring::TunTx::new(&ring, tun, tun_slots(mtu))?,
         reactor: ring,
         engine: Engine::new(config.number, config.handoff.workers(), Counters::new()),
         handoff: config.handoff,
         queues,
         clock: config.clock,
     })
+}
+
+/// Slots that hold what the default holds, or a packet of the TUN's own MTU where that is more.
+fn tun_slots(mtu: usize) -> TunTxConfig {
+    let slots = TunTxConfig::default();
+    TunTxConfig { slot_len: slots.slot_len.max(mtu), ..slots }
 }
 
 fn mmsg_ports(
@@ -334,7 +340,7 @@ fn mmsg_ports(
         wan_rx: mmsg::UdpRx::new(&epoll, Arc::clone(&sockets), uring::UdpRxConfig::default().payload_len)?,
         wan_tx: mmsg::UdpTx::new(&epoll, sockets, UdpTxConfig::default())?,
         lan_rx: mmsg::TunRx::new(&epoll, Arc::clone(&tun), usize::from(config.mtu))?,
-        lan_tx: mmsg::TunTx::new(tun, TunTxConfig::default())?,
+        lan_tx: mmsg::TunTx::new(tun, tun_slots(usize::from(config.mtu)))?,
         reactor: epoll,
         engine: Engine::new(config.number, config.handoff.workers(), Counters::new()),
         handoff: config.handoff,

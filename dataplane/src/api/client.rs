@@ -275,3 +275,46 @@ impl Client {
 fn unexpected(reply: Reply) -> ClientError {
     ClientError::Unexpected(Box::new(reply))
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::{recv, socketpair};
+
+    use super::*;
+    use crate::api::message::{Install, Salt, Secret, SessionId};
+
+    #[test]
+    fn a_sent_secret_is_erased() {
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let welcome = Welcome { incarnation: Incarnation(0), workers: 0, port: 0, program: String::new() };
+        let mut client =
+            Client { socket: ours, welcome, next_id: 1, events: VecDeque::new(), buffer: vec![0; MESSAGE_LEN_MAX] };
+        let peer = Offer { incarnation: Incarnation(1), salt: Salt::default(), indices: vec![], has_aes: true };
+        let install = |sources: usize| {
+            Request::Install(Box::new(Install {
+                session: SessionId(1),
+                reservation: ReservationId(1),
+                incarnation: Incarnation(2),
+                peer: peer.clone(),
+                secret: Secret::new([0xa5; 32]),
+                initiator: true,
+                endpoint: "192.0.2.1:4646".parse().unwrap(),
+                sources: vec!["10.0.0.0/8".parse().unwrap(); sources],
+                datagram_len_max: 1472,
+                inner_mtu: 1420,
+            }))
+        };
+        client.send(&install(1)).unwrap();
+        let mut sent = vec![0; MESSAGE_LEN_MAX];
+        let (len, _) = recv(&theirs, &mut sent[..], RecvFlags::empty()).unwrap();
+        assert!(sent[..len].windows(32).any(|window| window == [0xa5; 32]));
+        assert!(client.buffer.len() == MESSAGE_LEN_MAX && client.buffer.iter().all(|&byte| byte == 0));
+        // One that is too long leaves nothing either.
+        assert!(matches!(client.send(&install(MESSAGE_LEN_MAX)), Err(ClientError::TooLong(_))));
+        assert!(client.buffer.iter().all(|&byte| byte == 0));
+        drop(theirs);
+        assert!(matches!(client.send(&install(1)), Err(ClientError::Broken(_))));
+        assert!(client.buffer.iter().all(|&byte| byte == 0));
+    }
+}

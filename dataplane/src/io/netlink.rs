@@ -15,7 +15,7 @@ mod host;
 mod link;
 mod route;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::fmt;
 use std::io;

@@ -44,6 +44,9 @@ pub enum ServerError {
         /// What the kernel said.
         error: io::Error,
     },
+    /// Something at the path is no socket. It is not ours to remove.
+    #[error("{0} is there already and is no socket: remove it, or set api.socket to another path")]
+    NotASocket(PathBuf),
 }
 
 /// Names a connection for as long as it lives.
@@ -87,6 +90,8 @@ pub(super) struct Server {
     path: PathBuf,
     clients: Vec<Client>,
     next_client: u64,
+    /// One byte longer than a message may be, to tell those that are longer.
+    buffer: Vec<u8>,
 }
 
 fn seqpacket() -> Result<OwnedFd, Errno> {
@@ -110,14 +115,15 @@ impl Server {
                     return Err(ServerError::InUse(path.to_owned()));
                 }
                 if !std::fs::symlink_metadata(path).map_err(failed)?.file_type().is_socket() {
-                    return Err(failed(io::Error::other("a file that is no socket is in the way")));
+                    return Err(ServerError::NotASocket(path.to_owned()));
                 }
                 std::fs::remove_file(path).map_err(failed)?;
                 bind(&socket, &address).map_err(|errno| failed(errno.into()))?;
             }
             done => done.map_err(|errno| failed(errno.into()))?,
         }
-        let server = Self { socket, path: path.to_owned(), clients: vec![], next_client: 0 };
+        let buffer = vec![0; MESSAGE_LEN_MAX + 1];
+        let server = Self { socket, path: path.to_owned(), clients: vec![], next_client: 0, buffer };
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
         Ok(server)
     }
@@ -142,18 +148,17 @@ impl Server {
         self.accept();
         let mut requests = vec![];
         let mut gone = vec![];
-        let mut buffer = vec![MaybeUninit::uninit(); MESSAGE_LEN_MAX + 1];
         for client in &mut self.clients {
             for _ in 0..REQUESTS_PER_TURN {
                 // Who does not read answers gets no more of them.
                 if client.is_behind() {
                     break;
                 }
-                match recv(&client.socket, &mut buffer[..], RecvFlags::DONTWAIT) {
-                    Ok(((bytes, _), _)) if !bytes.is_empty() => {
-                        let request = client.take_in(bytes);
+                match recv(&client.socket, &mut self.buffer[..], RecvFlags::DONTWAIT) {
+                    Ok((len, _)) if len > 0 => {
+                        let request = client.take_in(&self.buffer[..len]);
                         // An install holds a secret.
-                        bytes.zeroize();
+                        self.buffer[..len].zeroize();
                         if let Some((id, request)) = request {
                             requests.push(Incoming { client: client.id, id, request });
                         }
@@ -338,3 +343,6 @@ impl Drop for Server {
         let _ = std::fs::remove_file(&self.path);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -153,6 +153,18 @@ impl Netlink {
             .map_err(|failure| failure.during(format!("set the MTU of {} to {mtu}", self.name_of(index))))
     }
 
+    /// Sets how many packets wait in an interface's transmit queue.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub fn set_link_queue_len(&mut self, index: u32, packets: u32) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.push(LinkAttribute::TxQueueLen(packets));
+        self.set_link(message)
+            .map_err(|failure| failure.during(format!("set the queue length of {} to {packets}", self.name_of(index))))
+    }
+
     fn set_link(&mut self, message: LinkMessage) -> Result<(), Failure> {
         self.request(RouteNetlinkMessage::SetLink(message), 0, |_| {})
     }

@@ -7,13 +7,13 @@ use std::process::{Command, Output};
 
 /// A fresh network namespace for this thread and the processes it starts. The thread returns to the old one at the end; with its last
 /// thread the kernel removes the namespace and all in it.
-pub(super) struct Namespace {
+pub(crate) struct Namespace {
     before: File,
 }
 
 impl Namespace {
     /// A namespace with a pair of interfaces, `va` and `vb`, both down, with two queues each.
-    pub(super) fn with_veth() -> Self {
+    pub(crate) fn with_veth() -> Self {
         let before = File::open("/proc/thread-self/ns/net").unwrap();
         // SAFETY: unshare changes only which namespace this thread uses; no memory is involved.
         assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "{}", std::io::Error::last_os_error());
@@ -40,7 +40,7 @@ fn run(arguments: &str, json: bool) -> Output {
 
 /// What `ip` says in JSON; null when it says nothing.
 #[track_caller]
-pub(super) fn ip(arguments: &str) -> serde_json::Value {
+pub(crate) fn ip(arguments: &str) -> serde_json::Value {
     let output = run(arguments, true);
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap_or_default()
