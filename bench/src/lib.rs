@@ -16,6 +16,7 @@
 //! - [`pair`]: two of them with a session between;
 //! - [`demo`]: the whole house in half a minute, with real programs as judges;
 //! - [`table`]: columns for people;
+//! - [`micro`]: one number for one piece: AEAD, look-up, engine, `wan`;
 //! - [`layout`]: what the eBPF programs and this crate share;
 //! - [`sys`]: the only unsafe code.
 //!
@@ -30,6 +31,7 @@ pub mod generator;
 pub mod histogram;
 #[path = "../../ebpf/src/bench/layout.rs"]
 pub mod layout;
+pub mod micro;
 pub mod object;
 pub mod pair;
 pub mod pcap;

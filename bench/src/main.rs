@@ -15,7 +15,7 @@ use weir_bench::rig::{self, Namespace, Rig, RigConfig};
 use weir_bench::sink::{Report, Sink, SinkConfig};
 use weir_bench::stream::{Path, Sizes, Stream};
 use weir_bench::sys::clock::{monotonic_ns, wait_until};
-use weir_bench::{Error, Result, pcap, table};
+use weir_bench::{Error, Result, micro, pcap, table};
 use weir_dataplane::config::{Attach, WanIo};
 
 #[derive(Parser)]
@@ -38,6 +38,12 @@ enum Command {
     Sink(SinkArgs),
     /// Measure the kernel's own forwarding on a rig
     Plain(PlainArgs),
+    /// Measure single pieces: AEAD, route look-up, engine, wan
+    Micro {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Args)]
@@ -226,6 +232,7 @@ fn main() -> ExitCode {
         Command::Gen(args) => generate(&args),
         Command::Sink(args) => count(&args),
         Command::Plain(args) => measure_plain(&args),
+        Command::Micro { json } => measure_pieces(json),
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -234,6 +241,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn measure_pieces(json: bool) -> Result<()> {
+    let figures = micro::run(|next| eprintln!("… {next}"))?;
+    if json {
+        print_json(&figures);
+    } else {
+        print!("{}", micro::render(&figures));
+    }
+    Ok(())
 }
 
 fn demonstrate(args: &DemoArgs) -> Result<()> {

@@ -544,6 +544,16 @@ impl Engine {
         self.wheel.next_deadline()
     }
 
+    /// Tells the peer that the session ends, before [`Command::Remove`]. One worker says it for all.
+    pub fn send_close(&mut self, slot: SessionSlot, now: Time, wan: &mut impl TxSink) {
+        if self.worker == 0
+            && let Some(session) = session_mut(&mut self.sessions, slot)
+            && session.queue_control(Control::Close).is_ok()
+        {
+            self.send(now, slot, &Members::EMPTY, &mut Nothing, wan);
+        }
+    }
+
     /// Sends control blocks that wait, in datagrams of their own. Batches take them along; this is for when there is none.
     pub fn send_waiting(&mut self, now: Time, wan: &mut impl TxSink) {
         if self.waiting.count > 0 {

@@ -386,6 +386,9 @@ impl<R: Reactor, WR: RxPort, WT: TxPort, LR: RxPort, LT: TxPort> Running<R, WR, 
         let now = self.clock.now();
         let mut moved = false;
         while let Some(command) = self.queues.commands.pop() {
+            if let Command::Remove(slot) = command {
+                self.engine.send_close(slot, now, &mut Eager(&mut self.wan_tx));
+            }
             self.engine.command(command, now);
             moved = true;
         }

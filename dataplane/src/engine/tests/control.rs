@@ -119,6 +119,20 @@ fn a_closed_session_is_told_once() {
 }
 
 #[test]
+fn a_removed_session_is_closed_at_the_peer_by_one_worker() {
+    let (mut one, mut two) = pair(&Link::default());
+    let mut wan = Sink::new();
+    one.engine.send_close(slot(2), START, &mut wan);
+    assert_eq!(wan.frames, [], "worker {} leaves it to worker 0", one.n);
+    one.engine.worker = 0;
+    one.engine.send_close(slot(2), START, &mut wan);
+    one.engine.send_close(slot(9), START, &mut wan);
+    assert_eq!(wan.frames.len(), 1);
+    two.decapsulate(START, Burst::trains(wan));
+    assert_eq!(two.events(), ["Closed(SessionId(258))"]);
+}
+
+#[test]
 fn an_echo_to_a_session_that_is_not_there_is_nothing() {
     let mut one = Gateway::new(1, &[]);
     for slot in [slot(2), SessionSlot(u32::MAX)] {
