@@ -216,7 +216,12 @@ impl Worker {
 
     /// The next event, if there is one.
     pub fn poll_event(&self) -> Option<Event> {
-        self.events.pop()
+        let event = self.events.pop();
+        // A worker that found no room has kept its other events and may be asleep by now.
+        if event.is_some() && self.events.len() + 1 >= EVENTS_MAX {
+            self.waker.wake();
+        }
+        event
     }
 
     /// The worker's counters.
