@@ -410,7 +410,8 @@ impl<R: Reactor, WR: RxPort, WT: TxPort, LR: RxPort, LT: TxPort> Running<R, WR, 
             self.engine.command(command, now);
             moved = true;
         }
-        if self.wan_tx.room() >= WAN_ROOM_MIN && self.lan_tx.room() >= LAN_ROOM_MIN {
+        let had_room = self.has_room();
+        if had_room {
             let handed = self.handoff.receive();
             if handed > 0 {
                 self.engine.counters().add(Metric::HandoffsReceived, handed as u64);
@@ -448,11 +449,18 @@ impl<R: Reactor, WR: RxPort, WT: TxPort, LR: RxPort, LT: TxPort> Running<R, WR, 
         self.engine.send_waiting(now, &mut Eager(&mut self.wan_tx));
         self.lan_tx.flush()?;
         self.wan_tx.flush()?;
+        // Whatever was left unread for want of room has announced itself already and will not do so again.
+        moved |= !had_room && self.has_room();
         let counters = self.engine.counters();
         counters.drop_n(DropReason::WanSendFailed, self.wan_tx.take_failed());
         counters.drop_n(DropReason::LanWriteFailed, self.lan_tx.take_failed());
         self.report();
         Ok(moved)
+    }
+
+    /// Whether there is room for what a burst may become, towards either side.
+    fn has_room(&self) -> bool {
+        self.wan_tx.room() >= WAN_ROOM_MIN && self.lan_tx.room() >= LAN_ROOM_MIN
     }
 
     /// Gives the runs of the current WAN burst that belong to other workers to them.
