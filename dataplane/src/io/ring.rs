@@ -465,7 +465,8 @@ impl Core {
     }
 }
 
-const TOKEN_MASK: u64 = (1 << 48) - 1;
+/// The bits of a token that come back with its completion.
+pub(super) const TOKEN_MASK: u64 = (1 << 48) - 1;
 
 fn user_data(port: u16, token: u64) -> u64 {
     u64::from(port) << 48 | (token & TOKEN_MASK)
