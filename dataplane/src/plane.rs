@@ -202,7 +202,8 @@ impl Events {
         let mut count = [0; 8];
         // Nothing to read means that the next write will wake us all the same.
         let _ = rustix::io::read(&self.eventfd, &mut count);
-        self.pending.store(false, Ordering::Release);
+        // Not a mere store: what a worker queued before it found the flag set must be seen by whoever looks after this.
+        self.pending.swap(false, Ordering::AcqRel);
     }
 }
 
