@@ -232,13 +232,14 @@ impl Programs {
     /// [`BpfError::Step`].
     pub fn set_local(&mut self, addresses: &[IpAddr]) -> Result<(), BpfError> {
         let wanted: Vec<Address> = addresses.iter().copied().map(address_key).collect();
-        for key in &wanted {
-            self.local.insert(key, 1, 0).map_err(step("writing the local-address map"))?;
-        }
+        // The stale ones first, or the map might not hold both.
         let stale: Vec<Address> =
             self.local.keys().filter_map(Result::ok).filter(|key| !wanted.contains(key)).collect();
         for key in stale {
             self.local.remove(&key).map_err(step("writing the local-address map"))?;
+        }
+        for key in &wanted {
+            self.local.insert(key, 1, 0).map_err(step("writing the local-address map"))?;
         }
         Ok(())
     }
