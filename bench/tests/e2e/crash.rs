@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use aya::programs::links::{FdLink, PinnedLink};
 use weir_bench::external::ping;
 use weir_bench::gateway::TUN;
 use weir_bench::pair::PairConfig;
@@ -116,11 +117,8 @@ fn the_peer_of_a_killed_plane_needs_no_restart() {
 }
 
 /// The id that the kernel gave a pinned link.
-fn link_id(host: &Host, pin: &Path) -> u64 {
-    let text = output(host, "bpftool", &["-j", "link", "show", "pinned", &pin.to_string_lossy()]);
-    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let id = value.pointer("/id").or_else(|| value.pointer("/0/id"));
-    id.and_then(serde_json::Value::as_u64).unwrap_or_else(|| panic!("{text}"))
+fn link_id(pin: &Path) -> u32 {
+    FdLink::from(PinnedLink::from_pin(pin).unwrap()).info().unwrap().id()
 }
 
 fn pins_outlive_a_kill_and_are_taken_over(attach: Attach, link: &str) {
@@ -136,18 +134,18 @@ fn pins_outlive_a_kill_and_are_taken_over(attach: Attach, link: &str) {
         for map in ["COUNTERS", "LIVE", "CONFIG"] {
             assert!(pinned.iter().any(|name| name == map), "map {map} is not pinned: {pinned:?}");
         }
-        let id = link_id(rig.g1(), &directory.join(link));
+        let id = link_id(&directory.join(link));
 
         pair.g1.kill9().unwrap();
         assert_eq!(pins(&directory), pinned, "a killed plane's pins stay");
-        assert_eq!(link_id(rig.g1(), &directory.join(link)), id);
+        assert_eq!(link_id(&directory.join(link)), id);
 
         pair.g1.restart().unwrap();
         pair.connect().unwrap();
         reach();
         assert!(count(&mut pair.g1, "wan_deliver") >= 10);
         assert_eq!(pins(&directory), pinned);
-        assert_eq!(link_id(rig.g1(), &directory.join(link)), id, "the link is the same: there was no gap");
+        assert_eq!(link_id(&directory.join(link)), id, "the link is the same: there was no gap");
 
         assert!(pair.g1.stop().unwrap().success());
         assert_eq!(pins(&directory), [] as [&str; 0], "a clean stop takes its pins away");
