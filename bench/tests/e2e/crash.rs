@@ -1,6 +1,7 @@
 //! What is left when a packet plane dies, and how the next one takes over.
 
 use std::collections::HashSet;
+use std::fs;
 use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +11,7 @@ use aya::programs::links::{FdLink, PinnedLink};
 use weir_bench::external::ping;
 use weir_bench::gateway::TUN;
 use weir_bench::pair::PairConfig;
-use weir_bench::rig::{Family, Host, Rig};
+use weir_bench::rig::{Family, Rig};
 use weir_dataplane::config::Attach;
 
 use crate::capture::{Capture, only_ours};
@@ -161,4 +162,30 @@ fn pins_at_tc_ingress_outlive_a_kill_and_are_taken_over() {
 #[test]
 fn pins_in_the_driver_outlive_a_kill_and_are_taken_over() {
     pins_outlive_a_kill_and_are_taken_over(Attach::Native, "wan-wan");
+}
+
+#[test]
+fn a_killed_planes_program_in_another_place_does_not_stay() {
+    let _alone = alone();
+    let rig = rig();
+    let bpffs = BpfFs::mount(rig.name());
+    let directory = bpffs.0.join("weir");
+    with_pair(
+        &rig,
+        PairConfig { attach: Attach::Generic, pin: Some(directory.clone()), ..PairConfig::default() },
+        |pair| {
+            pair.g1.kill9().unwrap();
+            assert!(pins(&directory).contains(&"wan-wan".to_owned()));
+            let file = pair.g1.config_file();
+            let text = fs::read_to_string(&file).unwrap();
+            assert!(text.contains("\"generic\""), "{text}");
+            fs::write(&file, text.replace("\"generic\"", "\"tc\"")).unwrap();
+            pair.g1.restart().unwrap();
+            let now = pins(&directory);
+            assert!(now.contains(&"wan_tc-wan".to_owned()) && !now.contains(&"wan-wan".to_owned()), "{now:?}");
+            assert!(!attached(rig.g1()).contains("wan: XDP"));
+            pair.connect().unwrap();
+            answered(rig.h1(), rig.h2().lan.v4.into(), 10);
+        },
+    );
 }
