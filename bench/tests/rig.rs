@@ -101,7 +101,9 @@ fn a_signal_removes_a_rig() {
     for signal in ["INT", "TERM"] {
         let (mut child, names) = rig_up(&[]);
         assert!(names.iter().all(|n| Path::new(n).exists()));
-        assert!(Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap().success());
+        assert!(
+            Command::new("sh").args(["-c", &format!("kill -s {signal} {}", child.id())]).status().unwrap().success()
+        );
         assert_eq!(child.wait().unwrap().code(), Some(if signal == "INT" { 130 } else { 143 }));
         assert!(names.iter().all(|n| !Path::new(n).exists()));
     }

@@ -202,7 +202,8 @@ impl Events {
         let mut count = [0; 8];
         // Nothing to read means that the next write will wake us all the same.
         let _ = rustix::io::read(&self.eventfd, &mut count);
-        self.pending.store(false, Ordering::Release);
+        // Not a mere store: what a worker queued before it found the flag set must be seen by whoever looks after this.
+        self.pending.swap(false, Ordering::AcqRel);
     }
 }
 
@@ -315,6 +316,9 @@ impl Plane {
 
     /// Attaches the classifiers, as the configuration says or as fits the device.
     fn attach(&mut self, config: &Config, wan: &netlink::Link) -> Result<(), PlaneError> {
+        // What a killed predecessor left there is ours to take over, not another's program to keep away from.
+        let xdp = wan.xdp.filter(|_| !self.programs.has_pinned_xdp(&wan.name));
+        let wan = &netlink::Link { xdp, ..wan.clone() };
         let attached = attach::attach(config.wan.attach, wan, |mode| self.programs.attach_wan(&wan.name, mode))?;
         self.about.push((format!("wan on {}", wan.name), attached.to_string()));
         tracing::info!("wan on {}: {attached}", wan.name);
@@ -329,7 +333,7 @@ impl Plane {
             self.about.push((format!("lan on {interface}"), attached.to_string()));
             tracing::info!("lan on {interface}: {attached}");
         }
-        Ok(())
+        Ok(self.programs.remove_stale_links()?)
     }
 
     /// Installs routes and rules; a failure takes back what it did unless an earlier run had left them.

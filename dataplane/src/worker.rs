@@ -110,6 +110,7 @@ pub struct Worker {
     commands: Arc<ArrayQueue<Command>>,
     events: Arc<ArrayQueue<Event>>,
     stop: Arc<AtomicBool>,
+    ended: Arc<AtomicBool>,
     waker: Waker,
     counters: CountersReader,
     thread: Option<JoinHandle<io::Result<()>>>,
@@ -167,6 +168,7 @@ impl Worker {
         let commands = Arc::new(ArrayQueue::new(COMMANDS_MAX));
         let events = Arc::new(ArrayQueue::new(EVENTS_MAX));
         let stop = Arc::new(AtomicBool::new(false));
+        let ended = Arc::new(AtomicBool::new(false));
         let (started, when_started) = channel::bounded::<Started>(1);
         let queues = Queues {
             commands: Arc::clone(&commands),
@@ -174,13 +176,17 @@ impl Worker {
             stop: Arc::clone(&stop),
             notify: Arc::clone(&config.notify),
         };
+        let end = TellEnd { ended: Arc::clone(&ended), notify: Arc::clone(&config.notify) };
         let thread = std::thread::Builder::new()
             .name(format!("weir-worker-{number}"))
-            .spawn(move || run(config, queues, &started))
+            .spawn(move || {
+                let _end = end;
+                run(config, queues, &started)
+            })
             .map_err(|error| WorkerError::Thread { number, error })?;
         match when_started.recv() {
             Ok(Ok((waker, counters))) => {
-                Ok(Self { number, commands, events, stop, waker, counters, thread: Some(thread) })
+                Ok(Self { number, commands, events, stop, ended, waker, counters, thread: Some(thread) })
             }
             Ok(Err(error)) => Err(error),
             Err(channel::RecvError) => Err(died(number, thread)),
@@ -210,7 +216,12 @@ impl Worker {
 
     /// The next event, if there is one.
     pub fn poll_event(&self) -> Option<Event> {
-        self.events.pop()
+        let event = self.events.pop();
+        // A worker that found no room has kept its other events and may be asleep by now.
+        if event.is_some() && self.events.len() + 1 >= EVENTS_MAX {
+            self.waker.wake();
+        }
+        event
     }
 
     /// The worker's counters.
@@ -218,9 +229,9 @@ impl Worker {
         &self.counters
     }
 
-    /// Whether the thread has ended.
+    /// Whether the thread has ended, or is about to and will do no more work.
     pub fn is_dead(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+        self.ended.load(Ordering::Acquire)
     }
 
     /// Tells the worker to end after its current batch, and waits for it.
@@ -270,6 +281,20 @@ struct Queues {
     notify: Notify,
 }
 
+/// Dropped when the thread ends, however it does: told to, by an error, or by a panic. The flag is set before the control thread is woken,
+/// because the thread itself is not over yet when that one looks.
+struct TellEnd {
+    ended: Arc<AtomicBool>,
+    notify: Notify,
+}
+
+impl Drop for TellEnd {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Release);
+        (self.notify)();
+    }
+}
+
 /// The thread: makes the ports where they will be used, then drives them until told to stop.
 fn run(config: WorkerConfig, queues: Queues, started: &channel::Sender<Started>) -> io::Result<()> {
     let number = config.number;
@@ -279,20 +304,16 @@ fn run(config: WorkerConfig, queues: Queues, started: &channel::Sender<Started>)
         let _ = started.send(Err(WorkerError::Pin { number, core: core.id }));
         return Ok(());
     }
-    let notify = Arc::clone(&queues.notify);
-    let done = match config.ports {
+    match config.ports {
         PortKind::Uring => match uring_ports(config, queues) {
             Ok(mut running) => running.announce_and_run(started),
-            Err(error) => return fail(number, error, started),
+            Err(error) => fail(number, error, started),
         },
         PortKind::Mmsg => match mmsg_ports(config, queues) {
             Ok(mut running) => running.announce_and_run(started),
-            Err(error) => return fail(number, error, started),
+            Err(error) => fail(number, error, started),
         },
-    };
-    // Whether it was told to end or could not go on, the control thread should look.
-    notify();
-    done
+    }
 }
 
 fn fail(number: u8, error: io::Error, started: &channel::Sender<Started>) -> io::Result<()> {
@@ -392,7 +413,8 @@ impl<R: Reactor, WR: RxPort, WT: TxPort, LR: RxPort, LT: TxPort> Running<R, WR, 
             self.engine.command(command, now);
             moved = true;
         }
-        if self.wan_tx.room() >= WAN_ROOM_MIN && self.lan_tx.room() >= LAN_ROOM_MIN {
+        let had_room = self.has_room();
+        if had_room {
             let handed = self.handoff.receive();
             if handed > 0 {
                 self.engine.counters().add(Metric::HandoffsReceived, handed as u64);
@@ -430,11 +452,18 @@ impl<R: Reactor, WR: RxPort, WT: TxPort, LR: RxPort, LT: TxPort> Running<R, WR, 
         self.engine.send_waiting(now, &mut Eager(&mut self.wan_tx));
         self.lan_tx.flush()?;
         self.wan_tx.flush()?;
+        // Whatever was left unread for want of room has announced itself already and will not do so again.
+        moved |= !had_room && self.has_room();
         let counters = self.engine.counters();
         counters.drop_n(DropReason::WanSendFailed, self.wan_tx.take_failed());
         counters.drop_n(DropReason::LanWriteFailed, self.lan_tx.take_failed());
         self.report();
         Ok(moved)
+    }
+
+    /// Whether there is room for what a burst may become, towards either side.
+    fn has_room(&self) -> bool {
+        self.wan_tx.room() >= WAN_ROOM_MIN && self.lan_tx.room() >= LAN_ROOM_MIN
     }
 
     /// Gives the runs of the current WAN burst that belong to other workers to them.
@@ -482,5 +511,27 @@ impl<T: TxPort> TxSink for Eager<'_, T> {
 
     fn commit(&mut self, len: usize, meta: TxMeta) {
         self.0.commit(len, meta);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_wakes_the_control_thread_after_the_flag_is_set() {
+        let ended = Arc::new(AtomicBool::new(false));
+        let (seen, told) = channel::bounded(2);
+        let notify: Notify = Arc::new({
+            let ended = Arc::clone(&ended);
+            move || seen.send(ended.load(Ordering::Acquire)).unwrap()
+        });
+        let end = TellEnd { ended, notify };
+        let thread = std::thread::spawn(move || {
+            let _end = end;
+            panic!("a worker that cannot go on");
+        });
+        assert!(thread.join().is_err());
+        assert_eq!(told.try_iter().collect::<Vec<bool>>(), [true]);
     }
 }

@@ -17,9 +17,12 @@ struct Need {
     why: &'static str,
 }
 
-const NEEDS: [Need; 5] = [
+const NEEDS: [Need; 8] = [
     Need { program: "cc", package: "build-essential", why: "builds the C part of the crypto library" },
     Need { program: "ip", package: "iproute2", why: "enters the network namespaces of the rig" },
+    Need { program: "tc", package: "iproute2", why: "makes the narrow link of the tests of order" },
+    Need { program: "mount", package: "mount", why: "mounts a bpf file system for the tests of pins" },
+    Need { program: "setpriv", package: "util-linux", why: "takes capabilities away in the tests of a start" },
     Need { program: "ping", package: "iputils-ping", why: "sends the echoes of the demo and the tests" },
     Need { program: "iperf3", package: "iperf3", why: "makes the TCP transfers of the demo and the tests" },
     Need { program: "tcpdump", package: "tcpdump", why: "captures what is on the wire, as a witness that is not ours" },

@@ -1,15 +1,17 @@
 //! What is left when a packet plane dies, and how the next one takes over.
 
 use std::collections::HashSet;
+use std::fs;
 use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use aya::programs::links::{FdLink, PinnedLink};
 use weir_bench::external::ping;
 use weir_bench::gateway::TUN;
 use weir_bench::pair::PairConfig;
-use weir_bench::rig::{Family, Host, Rig};
+use weir_bench::rig::{Family, Rig};
 use weir_dataplane::config::Attach;
 
 use crate::capture::{Capture, only_ours};
@@ -116,11 +118,8 @@ fn the_peer_of_a_killed_plane_needs_no_restart() {
 }
 
 /// The id that the kernel gave a pinned link.
-fn link_id(host: &Host, pin: &Path) -> u64 {
-    let text = output(host, "bpftool", &["-j", "link", "show", "pinned", &pin.to_string_lossy()]);
-    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let id = value.pointer("/id").or_else(|| value.pointer("/0/id"));
-    id.and_then(serde_json::Value::as_u64).unwrap_or_else(|| panic!("{text}"))
+fn link_id(pin: &Path) -> u32 {
+    FdLink::from(PinnedLink::from_pin(pin).unwrap()).info().unwrap().id()
 }
 
 fn pins_outlive_a_kill_and_are_taken_over(attach: Attach, link: &str) {
@@ -136,18 +135,18 @@ fn pins_outlive_a_kill_and_are_taken_over(attach: Attach, link: &str) {
         for map in ["COUNTERS", "LIVE", "CONFIG"] {
             assert!(pinned.iter().any(|name| name == map), "map {map} is not pinned: {pinned:?}");
         }
-        let id = link_id(rig.g1(), &directory.join(link));
+        let id = link_id(&directory.join(link));
 
         pair.g1.kill9().unwrap();
         assert_eq!(pins(&directory), pinned, "a killed plane's pins stay");
-        assert_eq!(link_id(rig.g1(), &directory.join(link)), id);
+        assert_eq!(link_id(&directory.join(link)), id);
 
         pair.g1.restart().unwrap();
         pair.connect().unwrap();
         reach();
         assert!(count(&mut pair.g1, "wan_deliver") >= 10);
         assert_eq!(pins(&directory), pinned);
-        assert_eq!(link_id(rig.g1(), &directory.join(link)), id, "the link is the same: there was no gap");
+        assert_eq!(link_id(&directory.join(link)), id, "the link is the same: there was no gap");
 
         assert!(pair.g1.stop().unwrap().success());
         assert_eq!(pins(&directory), [] as [&str; 0], "a clean stop takes its pins away");
@@ -163,4 +162,30 @@ fn pins_at_tc_ingress_outlive_a_kill_and_are_taken_over() {
 #[test]
 fn pins_in_the_driver_outlive_a_kill_and_are_taken_over() {
     pins_outlive_a_kill_and_are_taken_over(Attach::Native, "wan-wan");
+}
+
+#[test]
+fn a_killed_planes_program_in_another_place_does_not_stay() {
+    let _alone = alone();
+    let rig = rig();
+    let bpffs = BpfFs::mount(rig.name());
+    let directory = bpffs.0.join("weir");
+    with_pair(
+        &rig,
+        PairConfig { attach: Attach::Generic, pin: Some(directory.clone()), ..PairConfig::default() },
+        |pair| {
+            pair.g1.kill9().unwrap();
+            assert!(pins(&directory).contains(&"wan-wan".to_owned()));
+            let file = pair.g1.config_file();
+            let text = fs::read_to_string(&file).unwrap();
+            assert!(text.contains("\"generic\""), "{text}");
+            fs::write(&file, text.replace("\"generic\"", "\"tc\"")).unwrap();
+            pair.g1.restart().unwrap();
+            let now = pins(&directory);
+            assert!(now.contains(&"wan_tc-wan".to_owned()) && !now.contains(&"wan-wan".to_owned()), "{now:?}");
+            assert!(!attached(rig.g1()).contains("wan: XDP"));
+            pair.connect().unwrap();
+            answered(rig.h1(), rig.h2().lan.v4.into(), 10);
+        },
+    );
 }

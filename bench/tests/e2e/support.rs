@@ -10,12 +10,14 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use aya::programs::{SchedClassifier, TcAttachType};
 use weir_abi::drop::{DropReason, Fault};
 use weir_bench::external::ping;
 use weir_bench::gateway::Gateway;
 use weir_bench::pair::{Pair, PairConfig};
 use weir_bench::rig::{self, Host, Namespace, Rig, RigConfig};
 use weir_dataplane::api::message::{Counters, NamedCount};
+use weir_dataplane::io::netlink::Netlink;
 
 /// No test takes a third of this.
 const TEST_TIMEOUT: Duration = Duration::from_secs(180);
@@ -135,7 +137,32 @@ pub(crate) fn network_state(host: &Host) -> String {
     ] {
         text += &format!("# ip {args}\n{}", output(host, "ip", &args.split(' ').collect::<Vec<_>>()));
     }
-    text + "# bpftool net show\n" + &output(host, "bpftool", &["net", "show"])
+    text + "# programs\n" + &attached(host)
+}
+
+/// The eBPF programs on the devices of a namespace, one line each. The kernel is asked, not the plane.
+pub(crate) fn attached(host: &Host) -> String {
+    let links = output(host, "ip", &["-o", "link", "show"]);
+    let names: Vec<_> =
+        links.lines().filter_map(|line| line.split(": ").nth(1)?.split('@').next()).map(str::to_owned).collect();
+    assert!(names.iter().any(|name| name == "wan"), "{links}");
+    let mut text = String::new();
+    for name in names {
+        let (xdp, tcx) = host
+            .enter(|| {
+                let xdp = Netlink::open().unwrap().link(&name).unwrap().xdp;
+                (xdp, SchedClassifier::query_tcx(&name, TcAttachType::Ingress))
+            })
+            .unwrap();
+        if let Some(xdp) = xdp {
+            text += &format!("{name}: XDP {xdp:?}\n");
+        }
+        // An error here is a kernel before 6.6, where a classifier is a filter.
+        let at_tc = tcx.map(|(_, programs)| programs).unwrap_or_default();
+        text.extend(at_tc.iter().map(|program| format!("{name}: tcx {:?}\n", program.name_as_str())));
+        text += &output(host, "tc", &["filter", "show", "dev", &name, "ingress"]);
+    }
+    text
 }
 
 /// The thread that io_uring makes for what it cannot do without blocking: none may appear.

@@ -174,6 +174,8 @@ pub struct Programs {
     counters: PerCpuArray<MapData, Plain<Count>>,
     sockets: ReusePortSockArray<MapData>,
     pin: Option<PathBuf>,
+    /// Pins of the links that this run made or took over.
+    links: Vec<PathBuf>,
     ebpf: Ebpf,
 }
 
@@ -205,6 +207,7 @@ impl Programs {
             counters: take!(name::COUNTERS),
             sockets: take!(name::SOCKETS),
             pin: pin.map(Path::to_owned),
+            links: vec![],
             ebpf,
         })
     }
@@ -232,13 +235,14 @@ impl Programs {
     /// [`BpfError::Step`].
     pub fn set_local(&mut self, addresses: &[IpAddr]) -> Result<(), BpfError> {
         let wanted: Vec<Address> = addresses.iter().copied().map(address_key).collect();
-        for key in &wanted {
-            self.local.insert(key, 1, 0).map_err(step("writing the local-address map"))?;
-        }
+        // The stale ones first, or the map might not hold both.
         let stale: Vec<Address> =
             self.local.keys().filter_map(Result::ok).filter(|key| !wanted.contains(key)).collect();
         for key in stale {
             self.local.remove(&key).map_err(step("writing the local-address map"))?;
+        }
+        for key in &wanted {
+            self.local.insert(key, 1, 0).map_err(step("writing the local-address map"))?;
         }
         Ok(())
     }
@@ -325,11 +329,15 @@ impl Programs {
         if let Some(link) = pin.as_deref().and_then(|path| pinned::<XdpLink>(path).transpose()) {
             let id =
                 program.attach_to_link(link?).map_err(step(format!("replacing the pinned program on {interface}")))?;
-            return keep(program.take_link(id), pin);
+            let link = program.take_link(id);
+            return self.keep(link, pin);
         }
         let id = program.attach(interface, flags).map_err(|e| refused_by_device(interface, mode, e))?;
         match pin {
-            Some(_) => keep(program.take_link(id), pin),
+            Some(_) => {
+                let link = program.take_link(id);
+                self.keep(link, pin)
+            }
             None => Ok(()),
         }
     }
@@ -343,20 +351,70 @@ impl Programs {
         if let Some(link) = pin.as_deref().and_then(|path| pinned::<SchedClassifierLink>(path).transpose()) {
             let id =
                 program.attach_to_link(link?).map_err(step(format!("replacing the pinned program on {interface}")))?;
-            return keep(program.take_link(id), pin);
+            let link = program.take_link(id);
+            return self.keep(link, pin);
         }
         let id = program
             .attach(interface, TcAttachType::Ingress)
             .map_err(|e| refused_by_device(interface, AttachMode::Tc, e))?;
         match pin {
-            Some(_) => keep(program.take_link(id), pin),
+            Some(_) => {
+                let link = program.take_link(id);
+                self.keep(link, pin)
+            }
             None => Ok(()),
         }
     }
 
     /// Where the link of a program on a device is pinned, when pinning is on.
     fn link_pin(&self, program: &str, interface: &str) -> Option<PathBuf> {
-        self.pin.as_ref().map(|dir| dir.join(format!("{program}-{interface}")))
+        // A bpf file system refuses dots (`bpf_lookup` in `kernel/bpf/inode.c`), which VLAN devices have in their names; no device has a
+        // colon.
+        self.pin.as_ref().map(|dir| dir.join(format!("{program}-{}", interface.replace('.', ":"))))
+    }
+
+    /// Whether a killed predecessor's `wan` is still attached to this device at XDP, to be taken over.
+    pub fn has_pinned_xdp(&self, interface: &str) -> bool {
+        self.link_pin("wan", interface).is_some_and(|path| path.exists())
+    }
+
+    /// Ends what a killed predecessor had attached where this run attached nothing: on other devices, or in another way. Those programs
+    /// judge by maps that nobody keeps any more, and would drop all data.
+    ///
+    /// # Errors
+    /// [`BpfError::Step`].
+    pub fn remove_stale_links(&self) -> Result<(), BpfError> {
+        let Some(dir) = &self.pin else { return Ok(()) };
+        let told = || format!("removing stale pins in {}", dir.display());
+        for entry in std::fs::read_dir(dir).map_err(step(told()))? {
+            let path = entry.map_err(step(told()))?.path();
+            // No map's name has a hyphen, every link's pin has.
+            let is_link = path.file_name().is_some_and(|name| name.as_bytes().contains(&b'-'));
+            if is_link && !self.links.contains(&path) {
+                std::fs::remove_file(&path).map_err(step(told()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Pins a link anew: an old pin of the same name is only a name for the same link.
+    fn keep<L: TryInto<FdLink, Error = LinkError>>(
+        &mut self,
+        link: Result<L, ProgramError>,
+        pin: Option<PathBuf>,
+    ) -> Result<(), BpfError> {
+        let Some(path) = pin else { return Ok(()) };
+        let told = || format!("pinning a link at {} (is a bpf file system mounted there?)", path.display());
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir).map_err(step(told()))?;
+        }
+        if path.exists() {
+            std::fs::remove_file(&path).map_err(step(told()))?;
+        }
+        let link: FdLink = link.map_err(step(told()))?.try_into().map_err(step(told()))?;
+        link.pin(&path).map_err(step(told()))?;
+        self.links.push(path);
+        Ok(())
     }
 
     fn program<'a, P>(&'a mut self, name: &'static str) -> Result<&'a mut P, BpfError>
@@ -484,24 +542,6 @@ fn pinned<L: TryFrom<FdLink, Error = LinkError>>(path: &Path) -> Result<Option<L
         }
         Err(error) => Err(step(format!("opening the link pinned at {}", path.display()))(error)),
     }
-}
-
-/// Pins a link anew: an old pin of the same name is only a name for the same link.
-fn keep<L: TryInto<FdLink, Error = LinkError>>(
-    link: Result<L, ProgramError>,
-    pin: Option<PathBuf>,
-) -> Result<(), BpfError> {
-    let Some(path) = pin else { return Ok(()) };
-    let told = || format!("pinning a link at {} (is a bpf file system mounted there?)", path.display());
-    if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir).map_err(step(told()))?;
-    }
-    if path.exists() {
-        std::fs::remove_file(&path).map_err(step(told()))?;
-    }
-    let link: FdLink = link.map_err(step(told()))?.try_into().map_err(step(told()))?;
-    link.pin(&path).map_err(step(told()))?;
-    Ok(())
 }
 
 fn refused(program: &'static str, error: ProgramError) -> BpfError {

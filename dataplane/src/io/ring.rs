@@ -370,6 +370,10 @@ impl Reactor for Ring {
 
 impl Core {
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<Wake> {
+        // Whoever saw the poll's end, here or between two waits: without it a wake would find us deaf.
+        if !self.wake_armed {
+            self.arm_wake()?;
+        }
         if !self.waker.arm() {
             self.arrived = false;
             return Ok(Wake::Ready);
@@ -384,9 +388,6 @@ impl Core {
         looked?;
         let ready = woken || self.arrived;
         self.arrived = false;
-        if !self.wake_armed {
-            self.arm_wake()?;
-        }
         Ok(if ready { Wake::Ready } else { Wake::Timeout })
     }
 
@@ -464,7 +465,8 @@ impl Core {
     }
 }
 
-const TOKEN_MASK: u64 = (1 << 48) - 1;
+/// The bits of a token that come back with its completion.
+pub(super) const TOKEN_MASK: u64 = (1 << 48) - 1;
 
 fn user_data(port: u16, token: u64) -> u64 {
     u64::from(port) << 48 | (token & TOKEN_MASK)

@@ -18,7 +18,7 @@ use super::RxCounters;
 use super::buffers::BufferRing;
 use crate::engine::port::{BURST_LEN, RxBurst, RxMeta, RxPort, TxMeta, TxPort, TxSink};
 use crate::io::queue::FrameQueue;
-use crate::io::ring::{Completion, PortId, Ring};
+use crate::io::ring::{Completion, PortId, Ring, TOKEN_MASK};
 use crate::io::tun::{TunQueue, TunTxConfig};
 
 /// The buffers of a [`TunRx`].
@@ -181,7 +181,7 @@ impl TunTx {
     fn collect(&mut self) -> io::Result<()> {
         let mut gone = None;
         while let Some(completion) = self.ring.next(self.port) {
-            let place = completion.token.wrapping_sub(self.oldest) as usize;
+            let place = (completion.token.wrapping_sub(self.oldest) & TOKEN_MASK) as usize;
             if let Some(ended) = self.writing.get_mut(place) {
                 *ended = true;
             }
