@@ -1,7 +1,7 @@
 //! `weir`: the control plane and its command line.
 //!
-//! So far it says what it is and no more: the packet plane, `weir-dataplane`, comes first and is driven over its own socket. What the
-//! control plane is going to hold is told in `docs/architecture.md`; a module appears here when it does something.
+//! So far it says what it is and no more: the packet plane, `weir-dataplane`, comes first and is driven over its own socket. A
+//! module appears here when it does something.
 
 use clap::Parser;
 

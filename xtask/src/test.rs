@@ -178,9 +178,9 @@ fn advisories(workspace: &Workspace) -> Result<Outcome, String> {
     passed(&mut cargo(workspace, "deny --locked check --disable-fetch advisories"))
 }
 
-/// Every target in `fuzz/fuzz_targets`, a minute each.
+/// Every target in `fuzz/targets`, a minute each.
 fn fuzz(workspace: &Workspace) -> Result<Outcome, String> {
-    let targets = fs::read_dir(workspace.root.join("fuzz/fuzz_targets"));
+    let targets = fs::read_dir(workspace.root.join("fuzz/targets"));
     let mut targets: Vec<String> = targets
         .into_iter()
         .flatten()
