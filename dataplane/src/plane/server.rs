@@ -1,10 +1,11 @@
 //! The API socket: connections in, messages out, every queue bounded. It knows no request's meaning.
 
 use std::collections::VecDeque;
+use std::fs::{File, TryLockError};
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
@@ -34,7 +35,7 @@ pub(super) const REQUESTS_PER_TURN: usize = 64;
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// Another plane listens there.
-    #[error("another packet plane already listens at {0}: stop it, or set api.socket to another path")]
+    #[error("another packet plane already listens, or is about to listen, at {0}: stop it, or set api.socket to another path")]
     InUse(PathBuf),
     /// The path cannot be used.
     #[error("cannot listen at {path}: {error}; check that the directory exists and is writable, or set api.socket")]
@@ -92,6 +93,43 @@ pub(super) struct Server {
     next_client: u64,
     /// One byte longer than a message may be, to tell those that are longer.
     buffer: Vec<u8>,
+    _claim: Claim,
+}
+
+/// A locked file beside the socket: a plane that is still starting does not listen yet and must not be taken for a dead one. The lock goes
+/// with the process however that ends; the file goes when this is dropped.
+struct Claim {
+    _locked: File,
+    path: PathBuf,
+}
+
+impl Claim {
+    /// The claim on a socket's path; `None` when another process has it.
+    fn new(socket: &Path) -> io::Result<Option<Self>> {
+        let mut path = socket.as_os_str().to_owned();
+        path.push(".lock");
+        let path = PathBuf::from(path);
+        loop {
+            let file = File::options().create(true).append(true).mode(0o600).open(&path)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+            let locked = file.metadata()?;
+            // The one before may have removed the file after we opened it; then another can lock a new one.
+            if std::fs::metadata(&path).is_ok_and(|named| named.dev() == locked.dev() && named.ino() == locked.ino()) {
+                return Ok(Some(Self { _locked: file, path }));
+            }
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // A file that stays is locked by nobody and in nobody's way.
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
 fn seqpacket() -> Result<OwnedFd, Errno> {
@@ -106,6 +144,7 @@ impl Server {
             std::fs::create_dir_all(directory).map_err(failed)?;
         }
         let address = SocketAddrUnix::new(path).map_err(|errno| failed(errno.into()))?;
+        let claim = Claim::new(path).map_err(failed)?.ok_or_else(|| ServerError::InUse(path.to_owned()))?;
         let socket = seqpacket().map_err(|errno| failed(errno.into()))?;
         match bind(&socket, &address) {
             Err(Errno::ADDRINUSE) => {
@@ -123,7 +162,7 @@ impl Server {
             done => done.map_err(|errno| failed(errno.into()))?,
         }
         let buffer = vec![0; MESSAGE_LEN_MAX + 1];
-        let server = Self { socket, path: path.to_owned(), clients: vec![], next_client: 0, buffer };
+        let server = Self { socket, path: path.to_owned(), clients: vec![], next_client: 0, buffer, _claim: claim };
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
         Ok(server)
     }

@@ -377,6 +377,18 @@ fn nobody_connects_before_the_server_listens() {
 }
 
 #[test]
+fn a_server_that_does_not_listen_yet_keeps_its_path() {
+    let directory = Directory::new();
+    let first = Server::bind(&directory.socket()).unwrap();
+    assert!(matches!(Server::bind(&directory.socket()), Err(ServerError::InUse(_))));
+    first.listen().unwrap();
+    assert!(connect(seqpacket().unwrap(), &SocketAddrUnix::new(directory.socket()).unwrap()).is_ok());
+    drop(first);
+    assert_eq!(std::fs::read_dir(&directory.0).unwrap().count(), 0, "neither socket nor lock stays");
+    Server::bind(&directory.socket()).unwrap();
+}
+
+#[test]
 fn a_dead_socket_is_replaced_and_a_live_one_refused() {
     let directory = Directory::new();
     let address = SocketAddrUnix::new(directory.socket()).unwrap();
