@@ -68,6 +68,8 @@ pub struct GatewayState {
     pub drops: Vec<(String, u64)>,
     /// Packets that the kernel dropped because the TUN's queue was full: the flat-out run does that.
     pub tun_queue_drops: u64,
+    /// Datagrams, or trains, that the kernel dropped because a UDP socket's buffer was full.
+    pub udp_buffer_drops: u64,
 }
 
 /// Everything that was seen.
@@ -217,6 +219,7 @@ fn state(name: &str, pair: &mut Pair<'_>, side: usize) -> Result<GatewayState> {
         counters: moved(counters.engine, counters.bpf),
         drops: moved(counters.engine_drops, counters.bpf_drops),
         tun_queue_drops: gateway.tun_queue_drops()?,
+        udp_buffer_drops: gateway.udp_buffer_drops()?,
     })
 }
 
@@ -278,10 +281,13 @@ impl Demo {
         let names = self.names(|g| &g.counters);
         text = text + "\n" + &self.side_by_side("packets and bytes", names, |g, name| count(&g.counters, name));
         const TUN_FULL: &str = "kernel: TUN queue full";
-        let names = self.names(|g| &g.drops).into_iter().chain([TUN_FULL.to_owned()]);
+        /// The same for drops at the sockets.
+        const UDP_FULL: &str = "kernel: UDP buffer full";
+        let names = self.names(|g| &g.drops).into_iter().chain([TUN_FULL, UDP_FULL].map(str::to_owned));
         text + "\n"
             + &self.side_by_side("dropped", names, |g, name| match name {
                 TUN_FULL => Some(g.tun_queue_drops.to_string()),
+                UDP_FULL => Some(g.udp_buffer_drops.to_string()),
                 _ => count(&g.drops, name),
             })
     }

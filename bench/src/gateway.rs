@@ -258,6 +258,19 @@ impl<'a> Gateway<'a> {
         Ok(columns.and_then(|c| c.split_whitespace().nth(11)?.parse().ok()).unwrap_or(0))
     }
 
+    /// Datagrams, or trains of them, that found a UDP socket's buffer full, for either family. The namespace has no other UDP sockets.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn udp_buffer_drops(&self) -> Result<u64> {
+        let read = |file: &'static str| {
+            self.host
+                .enter(move || fs::read_to_string(format!("/proc/thread-self/net/{file}")))?
+                .map_err(Error::io(format!("cannot read /proc/net/{file}")))
+        };
+        Ok(udp_buffer_errors(&read("snmp")?, &read("snmp6")?))
+    }
+
     /// What the process wrote since it was started last.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_file()).unwrap_or_default()
@@ -380,11 +393,30 @@ fn find_dataplane() -> Result<PathBuf> {
     candidates.into_iter().find(|path| path.is_file()).ok_or(Error::NoDataplane)
 }
 
+/// `RcvbufErrors` of both families: in `snmp` a line of names and one of numbers, in `snmp6` a name and a number a line.
+fn udp_buffer_errors(snmp: &str, snmp6: &str) -> u64 {
+    let mut udp = snmp.lines().filter_map(|line| line.strip_prefix("Udp:")).map(str::split_whitespace);
+    let v4 = udp.next().zip(udp.next()).and_then(|(mut names, mut numbers)| {
+        let column = names.position(|name| name == "RcvbufErrors")?;
+        numbers.nth(column)?.parse::<u64>().ok()
+    });
+    let v6 = snmp6.lines().find_map(|line| line.strip_prefix("Udp6RcvbufErrors")?.trim().parse::<u64>().ok());
+    v4.unwrap_or(0) + v6.unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use weir_dataplane::config::Config;
 
     use super::*;
+
+    #[test]
+    fn buffer_errors_of_both_families_are_summed() {
+        let snmp = "Tcp: RtoAlgorithm\nTcp: 1\nUdp: InDatagrams NoPorts RcvbufErrors SndbufErrors\nUdp: 10 2 30 4\nUdpLite: RcvbufErrors\nUdpLite: 9\n";
+        let snmp6 = "Udp6InDatagrams                 7\nUdp6RcvbufErrors                12\n";
+        assert_eq!(udp_buffer_errors(snmp, snmp6), 42);
+        assert_eq!(udp_buffer_errors("", ""), 0);
+    }
 
     #[test]
     fn every_configuration_is_one_that_the_daemon_reads() {
