@@ -35,7 +35,9 @@ pub(super) const REQUESTS_PER_TURN: usize = 64;
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// Another plane listens there.
-    #[error("another packet plane already listens, or is about to listen, at {0}: stop it, or set api.socket to another path")]
+    #[error(
+        "another packet plane already listens, or is about to listen, at {0}: stop it, or set api.socket to another path"
+    )]
     InUse(PathBuf),
     /// The path cannot be used.
     #[error("cannot listen at {path}: {error}; check that the directory exists and is writable, or set api.socket")]
