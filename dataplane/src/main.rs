@@ -1,5 +1,6 @@
 //! The packet plane's daemon and its command line.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -56,11 +57,14 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_from_env("WEIR_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // Complaining on the same stream that it cannot be written would panic: whoever reads the log must not end the plane by leaving.
+    log.log_internal_errors(false).init();
     match run(arguments.command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("weir-dataplane: error: {error}");
+            // If nobody reads it, the exit code has to do.
+            let _ = writeln!(std::io::stderr(), "weir-dataplane: error: {error}");
             ExitCode::FAILURE
         }
     }
