@@ -71,15 +71,17 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    // Written with an error to pass on: a reader that leaves must not end in a panic.
+    let mut out = std::io::stdout();
     match command {
         Command::Run { config } => plane::run(&Config::load(&config)?)?,
         Command::Purge { config } => plane::purge(&Config::load(&config)?)?,
         Command::Check { config, json } => {
             let config = Config::load(&config)?;
             if json {
-                println!("{}", serde_json::to_string_pretty(&config)?);
+                writeln!(out, "{}", serde_json::to_string_pretty(&config)?)?;
             } else {
-                println!("the configuration is good");
+                writeln!(out, "the configuration is good")?;
             }
         }
         Command::Probe { config, interface, json } => {
@@ -91,9 +93,9 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
             };
             let table = io::probe::probe(&wishes);
             if json {
-                println!("{}", serde_json::to_string_pretty(&table)?);
+                writeln!(out, "{}", serde_json::to_string_pretty(&table)?)?;
             } else {
-                print!("{table}");
+                write!(out, "{table}")?;
             }
             if table.first_blocker().is_some() {
                 return Ok(ExitCode::FAILURE);

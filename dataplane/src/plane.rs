@@ -142,8 +142,12 @@ pub fn run(config: &Config) -> Result<(), PlaneError> {
 /// Takes away what a stopped plane leaves on purpose: its rules and routes, and pins.
 ///
 /// # Errors
-/// [`PlaneError`].
+/// [`PlaneError`]; a plane that runs is told from one that has stopped by its socket, and keeps what it has.
 pub fn purge(config: &Config) -> Result<(), PlaneError> {
+    let _nobody_starts = match config.api.socket.exists() {
+        true => Some(Server::bind(&config.api.socket)?),
+        false => None,
+    };
     HostRoutes::purge(&config.routing, &mut Netlink::open()?)?;
     match &config.bpf.pin {
         Some(directory) => bpf::remove_pins(directory).map_err(system("removing pins")),
@@ -317,9 +321,18 @@ impl Plane {
     /// Attaches the classifiers, as the configuration says or as fits the device.
     fn attach(&mut self, config: &Config, wan: &netlink::Link) -> Result<(), PlaneError> {
         // What a killed predecessor left there is ours to take over, not another's program to keep away from.
-        let xdp = wan.xdp.filter(|_| !self.programs.has_pinned_xdp(&wan.name));
+        let (predecessor, xdp) = match wan.xdp {
+            Some(state) if self.programs.has_pinned_xdp(&wan.name) => (Some(state), None),
+            other => (None, other),
+        };
         let wan = &netlink::Link { xdp, ..wan.clone() };
-        let attached = attach::attach(config.wan.attach, wan, |mode| self.programs.attach_wan(&wan.name, mode))?;
+        let attached = attach::attach(config.wan.attach, wan, |mode| {
+            // A link keeps its mode for life: one in another mode than is wanted now cannot be taken over.
+            if predecessor.is_some_and(|state| !attach::is_mode(state.mode, mode)) {
+                self.programs.end_pinned_xdp(&wan.name)?;
+            }
+            self.programs.attach_wan(&wan.name, mode)
+        })?;
         self.about.push((format!("wan on {}", wan.name), attached.to_string()));
         tracing::info!("wan on {}: {attached}", wan.name);
         if attached.mode.is_some() {

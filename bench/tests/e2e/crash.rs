@@ -164,8 +164,8 @@ fn pins_in_the_driver_outlive_a_kill_and_are_taken_over() {
     pins_outlive_a_kill_and_are_taken_over(Attach::Native, "wan-wan");
 }
 
-#[test]
-fn a_killed_planes_program_in_another_place_does_not_stay() {
+/// A plane is killed in generic mode and started again where `place` says; only there a program may be afterwards.
+fn a_killed_plane_is_followed_elsewhere(place: &str, pin: &str, seen: &str) {
     let _alone = alone();
     let rig = rig();
     let bpffs = BpfFs::mount(rig.name());
@@ -179,13 +179,27 @@ fn a_killed_planes_program_in_another_place_does_not_stay() {
             let file = pair.g1.config_file();
             let text = fs::read_to_string(&file).unwrap();
             assert!(text.contains("\"generic\""), "{text}");
-            fs::write(&file, text.replace("\"generic\"", "\"tc\"")).unwrap();
+            fs::write(&file, text.replace("\"generic\"", &format!("\"{place}\""))).unwrap();
             pair.g1.restart().unwrap();
             let now = pins(&directory);
-            assert!(now.contains(&"wan_tc-wan".to_owned()) && !now.contains(&"wan-wan".to_owned()), "{now:?}");
-            assert!(!attached(rig.g1()).contains("wan: XDP"));
+            assert_eq!(
+                now.iter().filter(|name| name.starts_with("wan") && name.contains('-')).collect::<Vec<_>>(),
+                [pin]
+            );
+            let on_wan = attached(rig.g1());
+            assert!(on_wan.contains(seen) && !on_wan.contains("wan: XDP XdpState { mode: Generic"), "{on_wan}");
             pair.connect().unwrap();
             answered(rig.h1(), rig.h2().lan.v4.into(), 10);
         },
     );
+}
+
+#[test]
+fn a_killed_planes_program_in_another_place_does_not_stay() {
+    a_killed_plane_is_followed_elsewhere("tc", "wan_tc-wan", "wan: tcx");
+}
+
+#[test]
+fn a_killed_planes_link_in_another_mode_is_not_taken_over() {
+    a_killed_plane_is_followed_elsewhere("native", "wan-wan", "mode: Native");
 }

@@ -378,6 +378,19 @@ impl Programs {
         self.link_pin("wan", interface).is_some_and(|path| path.exists())
     }
 
+    /// Ends a killed predecessor's `wan` on this device at XDP: the pin was all that held it.
+    ///
+    /// # Errors
+    /// [`BpfError::Step`].
+    pub fn end_pinned_xdp(&self, interface: &str) -> Result<(), BpfError> {
+        match self.link_pin("wan", interface) {
+            Some(path) if path.exists() => {
+                std::fs::remove_file(&path).map_err(step(format!("removing the pin {}", path.display())))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Ends what a killed predecessor had attached where this run attached nothing: on other devices, or in another way. Those programs
     /// judge by maps that nobody keeps any more, and would drop all data.
     ///

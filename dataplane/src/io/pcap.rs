@@ -464,10 +464,7 @@ mod tests {
         std::fs::write(&path, file).unwrap();
         let run = std::process::Command::new("tcpdump").args(["-nvv", "-r"]).arg(&path).output();
         std::fs::remove_file(&path).unwrap();
-        let Ok(run) = run else {
-            eprintln!("no tcpdump here: its opinion was not asked");
-            return;
-        };
+        let run = run.expect("tcpdump runs: `apt-get install tcpdump`");
         let text = String::from_utf8_lossy(&run.stdout).into_owned();
         assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
         let count = |what: &str| text.matches(what).count();

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::config::Attach;
 use crate::io::bpf::{AttachMode, BpfError};
-use crate::io::netlink::Link;
+use crate::io::netlink::{Link, XdpMode};
 
 /// Drivers whose devices lose the sender's offloads, or their own, when XDP runs natively on them: superpackets die, and the socket path
 /// with them.
@@ -59,6 +59,11 @@ pub(super) fn attach_xdp(
     first_that_fits(wanted, order, why, attach)
 }
 
+/// Whether a device's XDP program sits where `wanted` says.
+pub(super) fn is_mode(found: XdpMode, wanted: AttachMode) -> bool {
+    matches!((found, wanted), (XdpMode::Native, AttachMode::Native) | (XdpMode::Generic, AttachMode::Generic))
+}
+
 fn first_that_fits(
     wanted: Attach,
     order: &[AttachMode],
@@ -94,7 +99,7 @@ fn first_that_fits(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::netlink::{XdpMode, XdpState};
+    use crate::io::netlink::XdpState;
 
     fn link(driver: &str, xdp: bool) -> Link {
         let xdp = xdp.then_some(XdpState { mode: XdpMode::Native, program: Some(1) });
@@ -126,6 +131,20 @@ mod tests {
         assert_eq!(tried(Attach::Auto, &link("virtio_net", false), 1), (vec![Tc, Generic], Some(Generic)));
         assert_eq!(tried(Attach::Auto, &link("ixgbe", true), 0), (vec![Tc], Some(Tc)));
         assert_eq!(tried(Attach::Auto, &link("veth", false), 2), (vec![Tc, Generic], None));
+    }
+
+    #[test]
+    fn only_the_same_mode_is_the_same_place() {
+        for (found, wanted, same) in [
+            (XdpMode::Native, AttachMode::Native, true),
+            (XdpMode::Generic, AttachMode::Generic, true),
+            (XdpMode::Native, AttachMode::Generic, false),
+            (XdpMode::Generic, AttachMode::Native, false),
+            (XdpMode::Generic, AttachMode::Tc, false),
+            (XdpMode::Multiple, AttachMode::Native, false),
+        ] {
+            assert_eq!(is_mode(found, wanted), same, "{found:?} {wanted}");
+        }
     }
 
     #[test]
