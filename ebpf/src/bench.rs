@@ -9,6 +9,9 @@
 )]
 
 #[cfg(target_arch = "bpf")]
+mod license;
+
+#[cfg(target_arch = "bpf")]
 #[path = "bench/layout.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the user half uses the rest of it, and there it is public")]
 mod layout;
@@ -221,10 +224,6 @@ mod programs {
             time_ns: u64::from_be_bytes([b[10], b[11], b[12], b[13], b[14], b[15], b[16], b[17]]),
         })
     }
-
-    #[unsafe(link_section = "license")]
-    #[unsafe(no_mangle)]
-    static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
     #[panic_handler]
     fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

@@ -10,6 +10,8 @@
 )]
 
 #[cfg(target_arch = "bpf")]
+mod license;
+#[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod packet;

@@ -1,8 +1,7 @@
 //! The two AEADs that a lane may use, in place and without allocation.
 //!
-//! The backend is `aws-lc-rs`. Sealing 64, 1400 and 8900 bytes with AES-256-GCM took ring 74, 253 and 1059 ns and aws-lc-rs 76, 184 and
-//! 694 ns on the machine that the project is measured on (AMD Zen 4, one core); aws-lc-rs also erases a key's memory when the key is
-//! dropped.
+//! The backend is `aws-lc-rs`: of the two libraries that were measured (`weir-bench micro`, figures in `docs/benchmarks.md`) it seals large
+//! datagrams faster and small ones as fast, and it erases a key's memory when the key is dropped.
 //!
 //! A failed [`AeadKey::open`] leaves zeros where the ciphertext was: one datagram can be tried under one key only. Which key that is, and
 //! which nonce, is not decided here.
