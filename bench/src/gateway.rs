@@ -12,6 +12,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -23,7 +24,7 @@ use weir_dataplane::api::{Client, Prefix};
 use weir_dataplane::config::{Attach, WanIo};
 
 use crate::rig::{Host, Namespace};
-use crate::sys::signal;
+use crate::sys::{fd, signal};
 use crate::{Error, Result};
 
 /// The UDP port of every gateway.
@@ -113,6 +114,7 @@ pub struct Gateway<'a> {
     directory: PathBuf,
     child: Option<Child>,
     client: Option<Client>,
+    control_sockets: Vec<OwnedFd>,
 }
 
 impl<'a> Gateway<'a> {
@@ -125,7 +127,7 @@ impl<'a> Gateway<'a> {
         let name = format!("{}-{}", host.name(), NEXT.fetch_add(1, Ordering::Relaxed));
         let directory = std::env::temp_dir().join(name);
         fs::create_dir_all(&directory).map_err(Error::io(format!("cannot make {}", directory.display())))?;
-        let mut gateway = Self { host, config, directory, child: None, client: None };
+        let mut gateway = Self { host, config, directory, child: None, client: None, control_sockets: vec![] };
         gateway.write_config()?;
         gateway.restart()?;
         Ok(gateway)
@@ -150,6 +152,11 @@ impl<'a> Gateway<'a> {
         let mut command = dataplane(self.host)?;
         command.arg("run").arg("--config").arg(self.config_file());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        if !self.control_sockets.is_empty() {
+            let numbers: Vec<_> = self.control_sockets.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
+            command.arg("--control-sockets").arg(numbers.join(","));
+            fd::pass_on(&mut command, &self.control_sockets);
+        }
         if !self.config.outlive {
             signal::end_with_parent(&mut command);
         }
@@ -200,6 +207,15 @@ impl<'a> Gateway<'a> {
     /// [`Error::Api`].
     pub fn connect(&self) -> Result<Client> {
         Client::connect(&self.socket(), "weir-bench").map_err(Error::from)
+    }
+
+    /// Takes the plane's control sockets over, as a control plane does, and keeps them: the next start hands them back.
+    ///
+    /// # Errors
+    /// [`Error::Api`], [`Error::GatewayGone`].
+    pub fn take_control_sockets(&mut self) -> Result<&[OwnedFd]> {
+        self.control_sockets = self.client()?.take_control_sockets()?;
+        Ok(&self.control_sockets)
     }
 
     /// All counters.

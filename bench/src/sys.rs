@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod ethtool;
+pub mod fd;
 pub mod netns;
 pub mod signal;
 pub mod udp;

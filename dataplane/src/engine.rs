@@ -87,13 +87,8 @@ pub enum Command {
     Remove(SessionSlot),
     /// Swaps the snapshot.
     Routes(Arc<Snapshot>),
-    /// Awaits an echo of the peer, and sends the request if it is this worker's to send: the reply comes by whichever lane the peer likes.
-    Echo {
-        /// Which peer.
-        slot: SessionSlot,
-        /// Whether to send the request.
-        send: bool,
-    },
+    /// Sends an echo request to the peer.
+    Echo(SessionSlot),
 }
 
 /// What an engine tells the control thread.
@@ -235,15 +230,11 @@ impl Engine {
                 let old = std::mem::replace(&mut self.snapshot, snapshot);
                 self.events.push(Event::Retired(old));
             }
-            Command::Echo { slot, send } => {
+            Command::Echo(slot) => {
                 if let Some(session) = session_mut(&mut self.sessions, slot) {
-                    if !send {
-                        session.await_echo();
-                        return;
-                    }
                     let request = Control::EchoRequest(session::echo_token(now));
                     match self.waiting.push(slot).and_then(|()| session.queue_control(request)) {
-                        Ok(()) => session.await_echo(),
+                        Ok(()) => session.echoes.expect(),
                         Err(reason) => self.counters.drop(reason),
                     }
                 }

@@ -24,6 +24,9 @@ enum Command {
         /// The configuration file.
         #[arg(long, default_value = "/etc/weir/dataplane.toml")]
         config: PathBuf,
+        /// Numbers of inherited descriptors: the control sockets that outlived the packet plane before, kept by the control plane.
+        #[arg(long, value_delimiter = ',', value_name = "FD,FD")]
+        control_sockets: Vec<std::os::fd::RawFd>,
     },
     /// Show what this machine can do, and what is missing with its remedy. Changes nothing.
     Probe {
@@ -74,7 +77,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
     // Written with an error to pass on: a reader that leaves must not end in a panic.
     let mut out = std::io::stdout();
     match command {
-        Command::Run { config } => plane::run(&Config::load(&config)?)?,
+        Command::Run { config, control_sockets } => plane::run(&Config::load(&config)?, &control_sockets)?,
         Command::Purge { config } => plane::purge(&Config::load(&config)?)?,
         Command::Check { config, json } => {
             let config = Config::load(&config)?;

@@ -17,7 +17,7 @@ pub mod state;
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,7 +36,7 @@ use crate::engine::aead::Algorithm;
 use crate::engine::counters::Snapshot;
 use crate::io::bpf::{self, BpfError, Programs};
 use crate::io::netlink::{Change, Changes, HostRoutes, Netlink};
-use crate::io::socket::{SocketConfig, SocketError, Sockets, Underlay};
+use crate::io::socket::{Inherited, SocketConfig, SocketError, Sockets, Underlay};
 use crate::io::tun::{TunConfig, TunError, TunQueue};
 use crate::io::{netlink, privileges, probe, ring};
 use crate::worker::{Clock, Handoff, Notify, PortKind, Worker, WorkerConfig, WorkerError};
@@ -115,13 +115,15 @@ impl Random for SystemRandom {
     }
 }
 
-/// Runs the packet plane until SIGTERM or SIGINT.
+/// Runs the packet plane until SIGTERM or SIGINT. `control_sockets` are descriptors that the process was started with: those that a
+/// control plane took over from the packet plane before.
 ///
 /// Must be called before any thread is started: capabilities are dropped first.
 ///
 /// # Errors
 /// [`PlaneError`]; nothing is left behind then.
-pub fn run(config: &Config) -> Result<(), PlaneError> {
+pub fn run(config: &Config, control_sockets: &[RawFd]) -> Result<(), PlaneError> {
+    let inherited = Inherited::take(control_sockets)?;
     privileges::drop_to_needed()?;
     let wishes = probe::Wishes {
         wan: &config.wan.interface,
@@ -132,7 +134,7 @@ pub fn run(config: &Config) -> Result<(), PlaneError> {
         return Err(PlaneError::Blocked(blocker));
     }
     let signals = Signals::install()?;
-    let mut plane = Plane::start(config)?;
+    let mut plane = Plane::start(config, inherited)?;
     tracing::info!("ready at {}", config.api.socket.display());
     let served = plane.serve(&signals);
     plane.stop();
@@ -212,7 +214,7 @@ impl Events {
 }
 
 impl Plane {
-    fn start(config: &Config) -> Result<Self, PlaneError> {
+    fn start(config: &Config, inherited: Inherited) -> Result<Self, PlaneError> {
         let clock = Clock::start();
         let server = Server::bind(&config.api.socket)?;
         let cores = cores(&config.workers.cores)?;
@@ -230,7 +232,11 @@ impl Plane {
         let socket_config =
             SocketConfig { port: config.wan.port, mark: config.routing.mark, ..SocketConfig::default() };
         let in_use = |error: &SocketError| matches!(error, SocketError::PortInUse { .. });
-        let underlay = patiently(in_use, || Underlay::open(socket_config, cores.len()))?;
+        let underlay = if inherited.is_empty() {
+            patiently(in_use, || Underlay::open(socket_config, cores.len()))?
+        } else {
+            Underlay::adopt(socket_config, cores.len(), inherited)?
+        };
         fill_sockets(&mut programs, &underlay)?;
 
         let mut queues = vec![];

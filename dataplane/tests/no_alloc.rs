@@ -152,7 +152,7 @@ fn ten_thousand_bursts_through_two_engines_allocate_nothing() {
             let now = Time::ZERO.plus(Duration::from_millis(10 * round as u64));
             lay(&mut burst, round);
             if round.is_multiple_of(100) {
-                one.command(Command::Echo { slot: SLOT, send: true }, now);
+                one.command(Command::Echo(SLOT), now);
             }
             (wan.count, lan.count, answers.count) = (0, 0, 0);
             one.encapsulate(now, &mut burst, &mut wan, &mut answers);

@@ -170,7 +170,7 @@ fuzz_target!(|data: &[u8]| {
                 continue;
             }
             if flags & 8 != 0 {
-                engine.command(Command::Echo { slot: PEER, send: true }, now);
+                engine.command(Command::Echo(PEER), now);
             }
             let room = if flags & 16 != 0 { 0 } else { usize::MAX };
             let (mut lan, mut wan) = (Sink::new(room, true), Sink::new(room, false));

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use aya::programs::links::{FdLink, PinnedLink};
 use weir_bench::external::ping;
-use weir_bench::gateway::TUN;
+use weir_bench::gateway::{PORT, TUN};
 use weir_bench::pair::PairConfig;
 use weir_bench::rig::{Family, Rig};
 use weir_dataplane::config::Attach;
@@ -162,6 +162,39 @@ fn pins_at_tc_ingress_outlive_a_kill_and_are_taken_over() {
 #[test]
 fn pins_in_the_driver_outlive_a_kill_and_are_taken_over() {
     pins_outlive_a_kill_and_are_taken_over(Attach::Native, "wan-wan");
+}
+
+#[test]
+fn control_sockets_that_were_kept_let_the_next_plane_in() {
+    let _alone = alone();
+    let rig = rig();
+    with_pair(&rig, PairConfig::default(), |pair| {
+        let sockets: Vec<UdpSocket> =
+            pair.g1.take_control_sockets().unwrap().iter().map(|fd| fd.try_clone().unwrap().into()).collect();
+        assert_eq!(sockets.len(), 2, "one for each family");
+        // A QUIC-like datagram, from a source of its own each time.
+        let arrives = || {
+            let hello = [0xc0; 64];
+            let to = (rig.g1().wan.unwrap().v4, PORT);
+            rig.g2().enter(|| UdpSocket::bind("0.0.0.0:0").unwrap().send_to(&hello, to).unwrap()).unwrap();
+            let mut buffer = [0; 128];
+            let deadline = std::time::Instant::now() + Duration::from_secs(2);
+            while std::time::Instant::now() < deadline {
+                match sockets[0].recv_from(&mut buffer) {
+                    Ok((len, _)) => return buffer[..len] == hello,
+                    Err(_) => std::thread::sleep(Duration::from_millis(5)),
+                }
+            }
+            false
+        };
+        assert!(arrives(), "steer brings what is not data to the control socket");
+        pair.g1.kill9().unwrap();
+        // The port is still held, and not by a stranger.
+        pair.g1.restart().unwrap();
+        pair.connect().unwrap();
+        answered(rig.h1(), rig.h2().lan.v4.into(), 10);
+        assert!(arrives(), "the kept socket is the next plane's control socket");
+    });
 }
 
 /// A plane is killed in generic mode and started again where `place` says; only there a program may be afterwards.

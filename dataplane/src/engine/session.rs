@@ -1,6 +1,8 @@
 //! What a worker knows of one peer: where it is, what it may send, and the lane that this worker seals.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use weir_abi::drop::DropReason;
@@ -41,8 +43,8 @@ pub struct Session {
     pub rekey_told: bool,
     /// Whether the control plane was told that the peer has closed the session.
     pub(super) close_told: bool,
-    /// Echoes of ours that were not answered yet: a reply beyond them would be the peer's own idea.
-    echoes_awaited: u32,
+    /// Echoes of ours that were not answered yet.
+    pub echoes: Echoes,
     /// How many ICMP errors the peer gets.
     pub(super) errors: ErrorLimiter,
     /// The engine's timer for the end of the keys.
@@ -94,7 +96,7 @@ impl Session {
             seal,
             rekey_told: false,
             close_told: false,
-            echoes_awaited: 0,
+            echoes: Echoes::default(),
             errors: ErrorLimiter::new(ERROR_RATE),
             expiry: None,
             control: ControlQueue::EMPTY,
@@ -113,23 +115,16 @@ impl Session {
         Ok(())
     }
 
-    /// Expects one more reply to an echo of ours.
-    pub(super) fn await_echo(&mut self) {
-        self.echoes_awaited = self.echoes_awaited.saturating_add(1);
-    }
-
     /// The round trip that a reply tells, when one is awaited and it can be true.
     pub(super) fn take_echo(&mut self, token: [u8; ECHO_LEN], now: Time) -> Option<Duration> {
-        let awaited = self.echoes_awaited.checked_sub(1)?;
         let elapsed = round_trip(token, now)?;
-        self.echoes_awaited = awaited;
-        Some(elapsed)
+        self.echoes.answer().then_some(elapsed)
     }
 
     /// Takes over what is under way from the same session under its former keys.
     pub(super) fn take_over(&mut self, former: &Self) {
         self.control = former.control;
-        self.echoes_awaited = former.echoes_awaited;
+        self.echoes = former.echoes.clone();
         self.errors = former.errors.clone();
     }
 
@@ -159,6 +154,25 @@ pub fn round_trip(token: [u8; ECHO_LEN], now: Time) -> Option<Duration> {
     let sent = Time::from_nanos(u64::from_be_bytes(token));
     let elapsed = now.since(sent);
     (sent <= now && elapsed <= ROUND_TRIP_MAX).then_some(elapsed)
+}
+
+/// How many echoes of a session await their reply; a reply beyond them would be the peer's own idea.
+///
+/// Shared by all workers: a reply comes by whichever lane the peer likes, and often before another worker could be told to expect it.
+#[derive(Clone, Debug, Default)]
+pub struct Echoes(Arc<AtomicU32>);
+
+impl Echoes {
+    /// One more was sent.
+    pub(super) fn expect(&self) {
+        // Beyond four thousand million unanswered echoes the count may be wrong.
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One was answered; `false` when none was awaited.
+    fn answer(&self) -> bool {
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |awaited| awaited.checked_sub(1)).is_ok()
+    }
 }
 
 /// The opening end of a lane with what belongs to it.

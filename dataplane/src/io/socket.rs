@@ -69,6 +69,14 @@ pub enum SocketError {
         /// The UDP port.
         port: u16,
     },
+    /// A descriptor that was named as a control socket is none.
+    #[error(
+        "descriptor {descriptor} is no UDP socket: pass the control sockets that a packet plane handed out, or none"
+    )]
+    NotInherited {
+        /// Its number.
+        descriptor: RawFd,
+    },
     /// Another step failed.
     #[error("{step} on the {family} socket of port {port}: {source}")]
     Other {
@@ -163,6 +171,47 @@ impl Sockets {
     }
 }
 
+/// Control sockets that outlived the packet plane before: whoever took them over kept them, and with them the port.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    v4: Option<OwnedFd>,
+    v6: Option<OwnedFd>,
+}
+
+impl Inherited {
+    /// Duplicates descriptors that this process was started with, at most one per family.
+    ///
+    /// # Errors
+    /// [`SocketError::NotInherited`].
+    pub fn take(descriptors: &[RawFd]) -> Result<Self, SocketError> {
+        let mut inherited = Self::default();
+        for &descriptor in descriptors {
+            let not_inherited = || SocketError::NotInherited { descriptor };
+            // SAFETY: the call takes no memory of ours; a number that is no descriptor is an error.
+            let duplicate = unsafe { libc::fcntl(descriptor, libc::F_DUPFD_CLOEXEC, 3) };
+            if duplicate < 0 {
+                return Err(not_inherited());
+            }
+            // SAFETY: the descriptor is new and nobody else owns it.
+            let duplicate = unsafe { OwnedFd::from_raw_fd(duplicate) };
+            let place = match option(duplicate.as_raw_fd(), libc::SOL_SOCKET, libc::SO_DOMAIN) {
+                Ok(libc::AF_INET) => &mut inherited.v4,
+                Ok(libc::AF_INET6) => &mut inherited.v6,
+                _ => return Err(not_inherited()),
+            };
+            if place.replace(duplicate).is_some() {
+                return Err(not_inherited());
+            }
+        }
+        Ok(inherited)
+    }
+
+    /// Whether there are any.
+    pub fn is_empty(&self) -> bool {
+        self.v4.is_none() && self.v6.is_none()
+    }
+}
+
 /// All sockets of the port.
 #[derive(Debug)]
 pub struct Underlay {
@@ -196,12 +245,8 @@ impl Underlay {
     ///
     /// # Errors
     /// As [`Self::open`], and when a socket is missing or not bound to the port.
-    pub fn adopt(
-        config: SocketConfig,
-        workers: usize,
-        v4: Option<OwnedFd>,
-        v6: Option<OwnedFd>,
-    ) -> Result<Self, SocketError> {
+    pub fn adopt(config: SocketConfig, workers: usize, inherited: Inherited) -> Result<Self, SocketError> {
+        let Inherited { v4, v6 } = inherited;
         let adopted = |family: Family, fd: Option<OwnedFd>, wanted: bool| {
             let fd = match (fd, wanted) {
                 (Some(fd), true) => fd,
@@ -419,17 +464,32 @@ mod tests {
     }
 
     #[test]
+    fn inherited_descriptors_are_sockets_of_different_families() {
+        let (v4, v6) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("[::1]:0").unwrap());
+        let taken = |descriptors: &[RawFd]| Inherited::take(descriptors).map(|i| (i.v4.is_some(), i.v6.is_some()));
+        let refused = |descriptors: &[RawFd]| matches!(taken(descriptors), Err(SocketError::NotInherited { .. }));
+        assert!(Inherited::take(&[]).unwrap().is_empty());
+        assert_eq!(taken(&[v6.as_raw_fd(), v4.as_raw_fd()]).unwrap(), (true, true));
+        assert_eq!(taken(&[v6.as_raw_fd()]).unwrap(), (false, true));
+        assert!(refused(&[v4.as_raw_fd(), v4.as_raw_fd()]));
+        assert!(refused(&[-1]) && refused(&[RawFd::MAX]));
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(refused(&[file.as_raw_fd()]));
+    }
+
+    #[test]
     fn a_control_set_that_stayed_is_joined() {
         in_namespace(|| {
             let first = Underlay::open(config(), 1).unwrap();
             let dup = |socket: &Option<Socket>| socket.as_ref().map(|socket| socket.duplicate().unwrap());
             let (v4, v6) = (dup(&first.control.v4), dup(&first.control.v6));
             drop(first);
-            let second = Underlay::adopt(config(), 2, v4, v6).unwrap();
+            let second = Underlay::adopt(config(), 2, Inherited { v4, v6 }).unwrap();
             assert_eq!((second.port, second.workers.len()), (4646, 2));
-            let swapped = Underlay::adopt(config(), 1, dup(&second.control.v6), dup(&second.control.v4));
+            let swapped =
+                Underlay::adopt(config(), 1, Inherited { v4: dup(&second.control.v6), v6: dup(&second.control.v4) });
             assert!(matches!(swapped, Err(SocketError::NotOurs { family: Family::V4, .. })));
-            let missing = Underlay::adopt(config(), 1, dup(&second.control.v4), None);
+            let missing = Underlay::adopt(config(), 1, Inherited { v4: dup(&second.control.v4), v6: None });
             assert!(matches!(missing, Err(SocketError::NotOurs { family: Family::V6, .. })));
         });
     }

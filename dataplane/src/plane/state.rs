@@ -34,7 +34,7 @@ use crate::engine::keys::{Context, Direction, LaneSecret, Side};
 use crate::engine::lane::{Limits, OpenLane, RETAIN_MIN, RETAIN_ROUND_TRIPS, SealLane};
 use crate::engine::lpm::Lpm;
 use crate::engine::prefix_set::PrefixSet;
-use crate::engine::session::{OpenEnd, Session};
+use crate::engine::session::{Echoes, OpenEnd, Session};
 use crate::engine::snapshot::{NextHop, SessionSlot, Snapshot};
 use crate::engine::time::Time;
 use crate::engine::wheel::{TimerId, Wheel};
@@ -110,6 +110,7 @@ struct Entry {
     /// Lanes under keys before, which are still opened. They go with the session: its place may be another's the next moment.
     closing: Vec<(ReceiverIndex, TimerId)>,
     round_trip: Duration,
+    echoes: Echoes,
     routes: usize,
 }
 
@@ -254,7 +255,8 @@ impl<R: Random> State<R> {
         if !self.reservations.contains_key(&install.reservation) {
             return Err(Refusal::NoReservation);
         }
-        let slot = self.entry(install.session)?.slot;
+        let entry = self.entry(install.session)?;
+        let (slot, echoes) = (entry.slot, entry.echoes.clone());
         // From here on nothing can fail, so the reservation is used up and the keys exist once.
         let Some(reservation) = self.reservations.remove(&install.reservation) else {
             return Err(Refusal::NoReservation);
@@ -273,7 +275,7 @@ impl<R: Random> State<R> {
                 LaneSecret::derive(&install.secret, &context, Direction::sealed_by(install.initiator), worker);
             let receiver = ReceiverIndex(install.peer.indices[usize::from(worker)]);
             let seal = SealLane::new(&seal_secret, worker, receiver, now, limits);
-            let session = Session::new(
+            let mut session = Session::new(
                 install.session,
                 install.endpoint,
                 checked.sources.clone(),
@@ -281,6 +283,7 @@ impl<R: Random> State<R> {
                 install.inner_mtu,
                 seal,
             );
+            session.echoes = echoes.clone();
             let opened = (0u8..).zip(&reservation.indices).filter(|(_, index)| index.worker() == worker);
             let lanes = opened
                 .map(|(number, &index)| {
@@ -354,9 +357,7 @@ impl<R: Random> State<R> {
     fn echo(&mut self, session: SessionId) -> Result<(), Refusal> {
         let entry = self.sessions.get(&session).filter(|entry| entry.installed.is_some());
         let slot = entry.ok_or(Refusal::NoSession(session.0))?.slot;
-        for worker in 0..self.fixed.workers {
-            self.effects.push_back(Effect::Worker(worker, Command::Echo { slot, send: worker == 0 }));
-        }
+        self.effects.push_back(Effect::Worker(0, Command::Echo(slot)));
         Ok(())
     }
 
@@ -445,6 +446,7 @@ impl<R: Random> State<R> {
                     installed: None,
                     closing: vec![],
                     round_trip: Duration::ZERO,
+                    echoes: Echoes::default(),
                     routes: 0,
                 }))
             }

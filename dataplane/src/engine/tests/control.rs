@@ -26,7 +26,7 @@ fn waiting(gateway: &mut Gateway, now: Time) -> Sink {
 #[test]
 fn an_echo_comes_back_with_the_round_trip() {
     let (mut one, mut two) = pair(&Link::default());
-    one.engine.command(Command::Echo { slot: slot(2), send: true }, START);
+    one.engine.command(Command::Echo(slot(2)), START);
     let request = waiting(&mut one, START);
     assert_eq!(request.bytes().iter().map(Vec::len).collect::<Vec<_>>(), [32 + 10], "alone, when there is no data");
     let (lan, reply) = two.decapsulate(after(7), Burst::trains(request));
@@ -46,7 +46,7 @@ fn an_echo_comes_back_with_the_round_trip() {
 #[test]
 fn control_blocks_travel_with_data() {
     let (mut one, mut two) = pair(&Link::default());
-    one.engine.command(Command::Echo { slot: slot(2), send: true }, START);
+    one.engine.command(Command::Echo(slot(2)), START);
     let packet = v4(1, 2, 100, 0);
     let (wan, _) = one.encapsulate(START, Burst::of([packet.clone()]));
     assert_eq!(wan.bytes().iter().map(Vec::len).collect::<Vec<_>>(), [32 + 10 + 100]);
@@ -75,7 +75,7 @@ fn as_many_echoes_are_answered_at_once_as_the_queue_holds() {
 #[test]
 fn control_blocks_that_the_send_queue_refused_go_out_when_it_has_room() {
     let (mut one, mut two) = pair(&Link::default());
-    one.engine.command(Command::Echo { slot: slot(2), send: true }, START);
+    one.engine.command(Command::Echo(slot(2)), START);
     let (mut full, mut lan) = (Sink::with_room(0), Sink::new());
     one.engine.send_waiting(START, &mut full);
     one.engine.encapsulate(START, &mut Burst::of([v4(1, 2, 40, 0)]), &mut full, &mut lan);
@@ -96,7 +96,7 @@ fn a_reply_to_no_request_is_no_event() {
     assert_eq!((lan.frames, wan.frames, two.events()), (vec![], vec![], vec![]));
     assert_eq!(two.moved(), [("opened_datagrams", 1), ("wan_bursts", 1), ("control_malformed", 140)]);
     // After one request, one reply is one; a token that cannot be true is none and uses nothing up.
-    two.engine.command(Command::Echo { slot: slot(1), send: true }, START);
+    two.engine.command(Command::Echo(slot(1)), START);
     waiting(&mut two, START);
     let false_token = encoded(Control::EchoReply(session::echo_token(after(9))));
     let datagram = peer.sealed(&[false_token, reply.repeat(3)].concat(), START);
@@ -119,6 +119,23 @@ fn a_closed_session_is_told_once() {
 }
 
 #[test]
+fn a_reply_may_come_by_a_worker_that_did_not_ask() {
+    let (mut one, mut two) = pair(&Link::default());
+    // Another worker of gateway 1: the same session, the same lane opened, and nobody told it of the echo.
+    let mut other = Gateway::new(1, &[2]);
+    other.install(2, &Link::default());
+    let asked = one.engine.sessions[2].as_ref().map(|session| session.echoes.clone());
+    other.engine.sessions[2].as_mut().unwrap().echoes = asked.unwrap();
+    one.engine.command(Command::Echo(slot(2)), START);
+    let reply = two.decapsulate(START, Burst::trains(waiting(&mut one, START))).1;
+    let frames: Vec<_> = reply.frames.iter().map(|(bytes, _)| bytes.clone()).collect();
+    other.decapsulate(START.plus(Duration::from_millis(3)), Burst::of(frames.clone()));
+    assert_eq!(other.events(), ["Echo { session: SessionId(258), round_trip: 3ms }"]);
+    one.decapsulate(START.plus(Duration::from_millis(4)), Burst::of(frames));
+    assert_eq!(one.events(), [""; 0], "one request has one reply");
+}
+
+#[test]
 fn a_removed_session_is_closed_at_the_peer_by_one_worker() {
     let (mut one, mut two) = pair(&Link::default());
     let mut wan = Sink::new();
@@ -136,7 +153,7 @@ fn a_removed_session_is_closed_at_the_peer_by_one_worker() {
 fn an_echo_to_a_session_that_is_not_there_is_nothing() {
     let mut one = Gateway::new(1, &[]);
     for slot in [slot(2), SessionSlot(u32::MAX)] {
-        one.engine.command(Command::Echo { slot, send: true }, START);
+        one.engine.command(Command::Echo(slot), START);
     }
     assert_eq!(waiting(&mut one, START).frames, []);
     assert_eq!((one.moved(), one.events()), (vec![], vec![]));
@@ -148,7 +165,7 @@ fn control_blocks_for_more_sessions_than_can_wait_are_dropped_and_counted() {
     let mut one = Gateway::new(1, &peers);
     for &m in &peers {
         one.install(m, &Link::default());
-        one.engine.command(Command::Echo { slot: slot(m), send: true }, START);
+        one.engine.command(Command::Echo(slot(m)), START);
     }
     assert_eq!(one.moved(), [("control_block_queue_full", 1)]);
     assert_eq!(waiting(&mut one, START).frames.len(), BURST_LEN);
@@ -163,8 +180,8 @@ fn a_session_waits_once_however_many_blocks_it_has() {
     let mut one = Gateway::new(1, &peers);
     for &m in &peers {
         one.install(m, &Link::default());
-        one.engine.command(Command::Echo { slot: slot(m), send: true }, START);
-        one.engine.command(Command::Echo { slot: slot(m), send: true }, START);
+        one.engine.command(Command::Echo(slot(m)), START);
+        one.engine.command(Command::Echo(slot(m)), START);
     }
     let sizes: Vec<_> = waiting(&mut one, START).bytes().iter().map(Vec::len).collect();
     assert_eq!((sizes, one.dropped()), (vec![32 + 2 * 10; BURST_LEN], 0));

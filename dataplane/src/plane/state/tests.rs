@@ -63,7 +63,7 @@ fn brief(effects: &[Effect]) -> Vec<String> {
             Command::CloseLane(index) => format!("{worker}: close {:x}", index.0),
             Command::Remove(slot) => format!("{worker}: remove {}", slot.0),
             Command::Routes(snapshot) => format!("{worker}: routes {}", snapshot.epoch),
-            Command::Echo { slot, send } => format!("{worker}: echo {} {send}", slot.0),
+            Command::Echo(slot) => format!("{worker}: echo {}", slot.0),
         },
     };
     effects.iter().map(line).collect()
