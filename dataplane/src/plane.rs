@@ -233,11 +233,18 @@ impl Plane {
             SocketConfig { port: config.wan.port, mark: config.routing.mark, ..SocketConfig::default() };
         let in_use = |error: &SocketError| matches!(error, SocketError::PortInUse { .. });
         let underlay = if inherited.is_empty() {
-            patiently(in_use, || Underlay::open(socket_config, cores.len()))?
+            let underlay = patiently(in_use, || Underlay::open(socket_config, cores.len()))?;
+            fill_sockets(&mut programs, &underlay)?;
+            attach_steer(&mut programs, &underlay)?;
+            underlay
         } else {
-            Underlay::adopt(socket_config, cores.len(), inherited)?
+            // The predecessor's `steer` is still at the group that the kept sockets held, and its map holds them. Ours takes its place
+            // first, without a socket to choose; then the kernel lets go of that map, in its own time.
+            let underlay = Underlay::adopt(socket_config, cores.len(), inherited)?;
+            attach_steer(&mut programs, &underlay)?;
+            fill_sockets(&mut programs, &underlay)?;
+            underlay
         };
-        fill_sockets(&mut programs, &underlay)?;
 
         let mut queues = vec![];
         let tun_config = TunConfig { name: config.tun.name.clone(), multi_queue: cores.len() > 1 };
@@ -610,16 +617,21 @@ fn map_config(config: &Config) -> map::Config {
     }
 }
 
-/// Puts all sockets into the map and then `steer` before them.
+/// Puts all sockets into the map of `steer`. A socket can be in one such map only, and one that outlived its plane may still be in the last.
 fn fill_sockets(programs: &mut Programs, underlay: &Underlay) -> Result<(), BpfError> {
     let workers = (0u8..).zip(&underlay.workers).map(|(number, sockets)| (SocketRole::Worker(number), sockets));
     for (role, sockets) in workers.chain([(SocketRole::Control, &underlay.control)]) {
         for (ipv6, socket) in [(false, &sockets.v4), (true, &sockets.v6)] {
             if let Some(socket) = socket {
-                programs.set_socket(ipv6, role, socket.as_fd())?;
+                patiently(BpfError::is_busy, || programs.set_socket(ipv6, role, socket.as_fd()))?;
             }
         }
     }
+    Ok(())
+}
+
+/// Puts `steer` before the groups of both families.
+fn attach_steer(programs: &mut Programs, underlay: &Underlay) -> Result<(), BpfError> {
     underlay.control.each().try_for_each(|socket| programs.attach_steer(socket.as_fd()))
 }
 

@@ -130,6 +130,21 @@ pub enum BpfError {
     },
 }
 
+impl BpfError {
+    /// Whether something is still in use that its former user is letting go.
+    pub fn is_busy(&self) -> bool {
+        let Self::Step { source, .. } = self else { return false };
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(source.as_ref());
+        while let Some(error) = cause {
+            if error.downcast_ref::<io::Error>().is_some_and(|e| e.raw_os_error() == Some(libc::EBUSY)) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+}
+
 fn step<E: std::error::Error + Send + Sync + 'static>(step: impl Into<String>) -> impl FnOnce(E) -> BpfError {
     let step = step.into();
     move |source| BpfError::Step { step, source: Box::new(source) }
