@@ -442,7 +442,12 @@ impl Plane {
             }
         }
         if addresses {
-            set_local(&mut self.programs, &mut self.netlink, &mut self.map_config)?;
+            if let Err(error) = set_local(&mut self.programs, &mut self.netlink, &mut self.map_config) {
+                // Forwarding goes on without; until the next change every address counts as ours.
+                tracing::error!("the addresses of this host are not known: {error}");
+                self.map_config.flags &= !flag::LOCAL_KNOWN;
+                self.programs.configure(self.map_config)?;
+            }
             self.follow_lan();
         }
         if routes {
