@@ -89,7 +89,12 @@ fn session(slot: SessionSlot) -> Box<Session> {
 
 fn engine() -> Engine {
     let mut engine = Engine::new(0, 0, Counters::new());
-    let hops = [(1, NextHop::Session(PEER)), (2, NextHop::Local), (3, NextHop::Session(OTHER)), (4, NextHop::Down)];
+    let hops = [
+        (1, NextHop::Session(PEER)),
+        (2, NextHop::Local),
+        (3, NextHop::Session(OTHER)),
+        (4, NextHop::Session(SessionSlot(77))),
+    ];
     let routes = hops.iter().flat_map(|&(n, hop)| prefixes(n).map(|prefix| (prefix, hop)));
     let snapshot = Snapshot {
         epoch: 1,
