@@ -426,6 +426,7 @@ impl<R: Reactor, WR: RxPort, WT: TxPort, LR: RxPort, LT: TxPort> Running<R, WR, 
                 );
                 // A run is handed over once: it was cut by the very field that the engine looks at.
                 self.engine.clear_foreign_runs();
+                self.handoff.give_back();
                 moved = true;
             }
             if self.wan_rx.receive()? > 0 {

@@ -94,12 +94,18 @@ impl Handoff {
         queued
     }
 
-    /// Gives the burst before back and takes what has arrived. Returns how many runs that is.
-    pub(super) fn receive(&mut self) -> usize {
+    /// Gives the burst's buffers back to the pool, for all workers: as soon as it is opened, since a worker may not come to receive again
+    /// for as long as its other side has no room.
+    pub(super) fn give_back(&mut self) {
         for run in self.burst.drain(..) {
             // The pool has room for every buffer that there is.
             let _ = self.mesh.pool.push(run);
         }
+    }
+
+    /// Takes what has arrived. Returns how many runs that is.
+    pub(super) fn receive(&mut self) -> usize {
+        self.give_back();
         while self.burst.len() < BURST_LEN
             && let Some(run) = self.mesh.inboxes[self.number].pop()
         {
@@ -153,6 +159,17 @@ mod tests {
             }
             assert_eq!(received, buffers);
         }
+    }
+
+    #[test]
+    fn what_was_opened_can_be_lent_again_before_the_owner_receives() {
+        let mut ends = Handoff::mesh(2);
+        while ends[0].give(1, &[1], 0) {}
+        assert_eq!(ends[1].receive(), 2 * BUFFERS_PER_WORKER);
+        assert!(!ends[0].give(1, &[2], 0), "every buffer is the owner's");
+        ends[1].give_back();
+        assert_eq!(ends[1].len(), 0);
+        assert!(ends[0].give(1, &[2], 0));
     }
 
     #[test]
