@@ -11,7 +11,7 @@
 //! WAN and LAN, receive and send are four independent choices; a port may offer any of the two halves.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Most frames in one burst. 64 fills a UDP_SEGMENT train and keeps a burst of headers within the first-level cache.
 pub const BURST_LEN: usize = 64;
@@ -22,15 +22,49 @@ pub const TRAIN_LEN_MAX: usize = 65_000;
 /// Most datagrams in one train (`UDP_MAX_SEGMENTS` in `include/linux/udp.h` is 128 now, 64 before Linux 6.9).
 pub const TRAIN_SEGMENTS_MAX: usize = 64;
 
+/// Longest superpacket that the local side takes or gives, in bytes: what an IP length field can say.
+pub const SUPERPACKET_LEN_MAX: usize = 65_535;
+
+/// How a superpacket is to be cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Segmentation {
+    /// Into TCP segments (RFC 9293) that continue each other's sequence numbers. With `cwr`, only the first one carries that flag
+    /// (RFC 3168 §6.1.2).
+    Tcp {
+        /// Whether the superpacket's CWR flag is one event and not every segment's.
+        cwr: bool,
+    },
+    /// Into UDP datagrams (RFC 768).
+    Udp,
+}
+
+/// Work that whoever handed over a local packet leaves to whoever sends it on, as `struct virtio_net_hdr` names it
+/// (`include/uapi/linux/virtio_net.h`). The default is none at all: the packet is as it would be on a wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offload {
+    /// Set when the frame is a superpacket: how it is cut, and bytes of payload behind the headers of each piece, the last one perhaps
+    /// fewer. Never zero bytes.
+    pub cut: Option<(Segmentation, u16)>,
+    /// Set when the transport checksum holds only the pseudo-header's sum and must be completed: where the summed bytes begin, and where
+    /// from there the checksum stands, in bytes. Always set with `cut`.
+    pub checksum: Option<(u16, u16)>,
+}
+
 /// What a port knows of a received frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RxMeta {
     /// Who sent it; `None` on the local side.
     pub source: Option<SocketAddr>,
+    /// Which of our addresses it was sent to, where the port can tell.
+    pub local: Option<IpAddr>,
+    /// The outer traffic class: DSCP in the upper six bits, ECN in the lower two (RFC 2474, RFC 3168). Zero where the port cannot tell.
+    pub class: u8,
     /// When not zero, the frame is a train: datagrams of this many bytes each, the last one perhaps shorter (`UDP_GRO`).
     pub segment: u16,
     /// The kernel cut the frame to fit the buffer; its bytes must not be used.
     pub truncated: bool,
+    /// What is left to do, on the local side.
+    pub offload: Offload,
 }
 
 /// What a port must know of a frame to send it.
@@ -38,8 +72,14 @@ pub struct RxMeta {
 pub struct TxMeta {
     /// Where to; `None` on the local side.
     pub destination: Option<SocketAddr>,
+    /// Which of our addresses to send from; `None` leaves it to the routing table.
+    pub source: Option<IpAddr>,
+    /// The outer traffic class: DSCP in the upper six bits, ECN in the lower two.
+    pub class: u8,
     /// When not zero, cut the frame into datagrams of this many bytes (`UDP_SEGMENT`).
     pub segment: u16,
+    /// What is left to do, on the local side. A port that says that it takes no offloads is given none.
+    pub offload: Offload,
 }
 
 /// The frames of one burst, lent by a port.
@@ -66,6 +106,11 @@ pub trait TxSink {
 
     /// Queues the first `len` bytes of the slot lent last. Order of commits is order on the wire.
     fn commit(&mut self, len: usize, meta: TxMeta);
+
+    /// Whether frames with an [`Offload`] may be committed.
+    fn takes_offloads(&self) -> bool {
+        false
+    }
 }
 
 /// The receiving half of a port.

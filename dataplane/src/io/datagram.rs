@@ -273,7 +273,7 @@ mod tests {
     fn push(queue: &mut DatagramQueue, host: u8, len: usize, segment: u16) {
         let destination = Some(SocketAddr::from(([192, 0, 2, host], 9)));
         queue.slot(len).unwrap().fill(host);
-        queue.commit(len, TxMeta { destination, segment });
+        queue.commit(len, TxMeta { destination, segment, ..TxMeta::default() });
     }
 
     fn lens(queue: &mut DatagramQueue) -> Vec<usize> {
@@ -362,7 +362,7 @@ mod tests {
         let mut queue = queue();
         for destination in [None, Some("[2001:db8::1]:9".parse().unwrap())] {
             queue.slot(1).unwrap();
-            queue.commit(1, TxMeta { destination, segment: 0 });
+            queue.commit(1, TxMeta { destination, ..TxMeta::default() });
         }
         assert_eq!((queue.len(), queue.take_failed()), (0, 2));
     }

@@ -306,7 +306,7 @@ mod tests {
             for i in 0..10 {
                 slot[8 * i..8 * i + 8].copy_from_slice(&u64::from(10 * train + i as u32).to_be_bytes());
             }
-            tx.commit(80, TxMeta { destination: None, segment: 8 });
+            tx.commit(80, TxMeta { segment: 8, ..TxMeta::default() });
             tx.flush().unwrap();
             collect(&mut rx, &mut got);
         }
@@ -384,7 +384,7 @@ mod tests {
         let (MemoryPort { mut tx, .. }, MemoryPort { rx, .. }) = pair(MemoryConfig::default(), None, None);
         let mut rx = FaultRx::new(rx, FaultPlan { seed: SEED, reordering: 10_000, ..FaultPlan::default() });
         tx.slot(16).unwrap()[..16].copy_from_slice(&[1; 16]);
-        tx.commit(16, TxMeta { destination: None, segment: 8 });
+        tx.commit(16, TxMeta { segment: 8, ..TxMeta::default() });
         tx.flush().unwrap();
         let received: usize = (0..20).map(|_| rx.receive().unwrap()).sum();
         assert_eq!((received, rx.counters().reordered), (2, 2));

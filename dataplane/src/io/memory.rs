@@ -133,8 +133,13 @@ impl TxPort for MemoryTx {
         while let Some((bytes, meta)) = self.queued.front() {
             let segment = usize::from(meta.segment);
             let is_train = segment > 0 && segment < bytes.len();
-            let frame =
-                |bytes: &[u8], segment| (bytes.to_vec(), RxMeta { source: self.address, segment, truncated: false });
+            let frame = |bytes: &[u8], segment| {
+                let offload = meta.offload;
+                (
+                    bytes.to_vec(),
+                    RxMeta { source: self.address, segment, class: meta.class, offload, ..RxMeta::default() },
+                )
+            };
             let cut = is_train && self.config.trains == Trains::Cut;
             let frames = if cut { bytes.len().div_ceil(segment) } else { 1 };
             // A train longer than the wire still passes an empty one.
@@ -166,7 +171,7 @@ mod tests {
 
     fn push(tx: &mut MemoryTx, bytes: &[u8], segment: u16) {
         tx.slot(bytes.len()).unwrap()[..bytes.len()].copy_from_slice(bytes);
-        tx.commit(bytes.len(), TxMeta { destination: None, segment });
+        tx.commit(bytes.len(), TxMeta { segment, ..TxMeta::default() });
     }
 
     fn receive(rx: &mut MemoryRx) -> Vec<(Vec<u8>, u16)> {

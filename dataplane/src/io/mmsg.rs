@@ -95,6 +95,7 @@ impl UdpRx {
                     .filter(|&segment| usize::from(segment) < len)
                     .unwrap_or(0),
                 truncated: header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0,
+                ..RxMeta::default()
             };
             self.metas.push((len, meta));
         }

@@ -343,7 +343,7 @@ impl Replay {
                 Side::Underlay(own) => {
                     if let Some((from, to, payload)) = udp_payload(&packet).filter(|(_, to, _)| *to == own) {
                         debug_assert_eq!(to, own);
-                        frames.push((payload.to_vec(), RxMeta { source: Some(from), segment: 0, truncated }));
+                        frames.push((payload.to_vec(), RxMeta { source: Some(from), truncated, ..RxMeta::default() }));
                     }
                 }
             }
@@ -413,7 +413,7 @@ mod tests {
         for (bytes, segment) in frames {
             for tx in [&mut peer_tx as &mut dyn TxPort, &mut tx] {
                 tx.slot(bytes.len()).unwrap()[..bytes.len()].copy_from_slice(bytes);
-                tx.commit(bytes.len(), TxMeta { destination: Some(peer), segment: *segment });
+                tx.commit(bytes.len(), TxMeta { destination: Some(peer), segment: *segment, ..TxMeta::default() });
                 assert_eq!(tx.flush().unwrap(), 0);
             }
             assert_eq!((rx.receive().unwrap(), peer_rx.receive().unwrap()), (1, 1));

@@ -31,7 +31,7 @@ fn ring() -> Ring {
 }
 
 fn to(address: &str, segment: u16) -> TxMeta {
-    TxMeta { destination: Some(address.parse().unwrap()), segment }
+    TxMeta { destination: Some(address.parse().unwrap()), segment, ..TxMeta::default() }
 }
 
 fn send(tx: &mut impl TxPort, bytes: &[u8], meta: TxMeta) {

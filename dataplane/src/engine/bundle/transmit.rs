@@ -134,7 +134,7 @@ pub fn transmit<P: Packets + ?Sized>(
             sent.stopped = Some(reason);
             break;
         }
-        sink.commit(train.len(), TxMeta { destination, segment: train.segment() });
+        sink.commit(train.len(), TxMeta { destination, segment: train.segment(), ..TxMeta::default() });
         sent.packets = trains.packets_done();
         sent.trains += 1;
         sent.datagrams += train.datagrams();

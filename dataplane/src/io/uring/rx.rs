@@ -139,6 +139,7 @@ impl UdpRx {
                         .unwrap_or(0),
                     // Without its control data a train could be taken for one long datagram.
                     truncated: message.is_payload_truncated() || message.is_control_data_truncated(),
+                    ..RxMeta::default()
                 };
                 self.buffers.lend(buffer, PAYLOAD_OFFSET, len, meta);
             }
