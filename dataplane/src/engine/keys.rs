@@ -80,7 +80,8 @@ impl Context {
     }
 }
 
-/// What a lane's keys come from. Erased when dropped; never printed.
+/// What a lane's keys come from. Each copy is erased when dropped; never printed.
+#[derive(Clone)]
 pub struct LaneSecret {
     secret: Zeroizing<[u8; 32]>,
     algorithm: Algorithm,

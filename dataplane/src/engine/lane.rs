@@ -19,7 +19,9 @@
 //! forged datagram costs, one AEAD open, except for at most eight derivations per generation that the lane is in (measured: 1.3 µs for a
 //! key and 0.5 µs for a step of the ratchet, 25 µs for all).
 //!
-//! An [`OpenLane`] is about 2.6 KiB, of which the window is 2; each prepared key is some 0.6 KiB more.
+//! Lanes wake up when they are used: a [`SealLane`] expands its key with its first datagram, an [`OpenLane`] makes its window (2 KiB) when
+//! the first one proves authentic. Asleep, each costs some 200 bytes, so sessions may have a lane for every worker although most workers
+//! never see their peer; each expanded key is some 0.6 KiB more.
 //!
 //! Neither lane knows sockets, peers or what a datagram carries. The time is an argument.
 

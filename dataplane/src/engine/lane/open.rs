@@ -27,17 +27,21 @@ pub struct OpenLane {
     installed: Time,
     retain: Duration,
     generation: u8,
-    key: DatagramKey,
-    /// Of the generation after the current one.
+    /// Of the current generation; none before the first datagram that asks for it.
+    key: Option<DatagramKey>,
+    /// Of the current generation as long as `key` is none, of the one after it from then on.
     next: LaneSecret,
     old: Option<Old>,
-    /// Keys of the generations after the current one, as far as they were asked for.
-    ahead: [Option<DatagramKey>; AHEAD_MAX],
-    window: ReplayWindow,
+    /// Keys of the generations after the current one, as far as they were asked for. Most lanes never see one.
+    ahead: Option<Box<[Option<DatagramKey>; AHEAD_MAX]>>,
+    /// None before the first datagram that was authentic: a lane that a peer's worker never uses costs no window.
+    window: Option<Box<ReplayWindow>>,
 }
 
 impl OpenLane {
     /// A lane at generation 0 that has seen no counter. `receiver` is the index that this side gave out for it.
+    ///
+    /// Key and window come with the first datagrams; only an authentic one makes the window's 2 KiB.
     pub fn new(secret: &LaneSecret, number: u8, receiver: ReceiverIndex, now: Time, limits: Limits) -> Self {
         Self {
             number,
@@ -46,11 +50,11 @@ impl OpenLane {
             installed: now,
             retain: RETAIN_MIN,
             generation: 0,
-            key: secret.key(),
-            next: secret.ratchet(),
+            key: None,
+            next: secret.clone(),
             old: None,
-            ahead: [const { None }; AHEAD_MAX],
-            window: ReplayWindow::new(),
+            ahead: None,
+            window: None,
         }
     }
 
@@ -77,16 +81,22 @@ impl OpenLane {
             return Err(DropReason::CounterLimit);
         }
         let ahead = self.judge_generation(header.generation, now)?;
-        self.window.check(header.counter)?;
+        if let Some(window) = &self.window {
+            window.check(header.counter)?;
+        }
         let sealed = datagram.get_mut(HEADER_LEN..).ok_or(DropReason::OuterTruncated)?;
         let key = match (ahead, &self.old) {
-            (Generation::Ahead(by), _) => self.key_ahead(by),
             (Generation::Old, Some(old)) => &old.key,
-            (Generation::Old, None) | (Generation::Current, _) => &self.key,
+            (Generation::Ahead(by), _) => self.key_ahead(by),
+            (Generation::Old, None) | (Generation::Current, _) => self.current_key(),
         };
         // The header that was judged is the one that is authenticated, whatever the buffer holds by now.
         let plaintext = key.open(header.counter, &header.encode(), sealed).map_err(|_| DropReason::AuthFailed)?;
-        self.window.accept(header.counter);
+        if self.window.is_none() {
+            // All that the lane will ever allocate, so that nothing is once it is warm.
+            self.ahead.get_or_insert_default();
+        }
+        self.window.get_or_insert_default().accept(header.counter);
         if let Generation::Ahead(by) = ahead {
             self.advance(by, now);
         }
@@ -104,10 +114,23 @@ impl OpenLane {
         }
     }
 
+    /// The key of the current generation, expanded now if nobody has asked for it yet.
+    #[inline]
+    fn current_key(&mut self) -> &DatagramKey {
+        let next = &mut self.next;
+        self.key.get_or_insert_with(|| {
+            let key = next.key();
+            *next = next.ratchet();
+            key
+        })
+    }
+
     /// The key `by` generations after the current one, `1..=AHEAD_MAX`.
     fn key_ahead(&mut self, by: usize) -> &DatagramKey {
+        // From here on `next` is of the generation after the current one.
+        self.current_key();
         let next = &self.next;
-        self.ahead[by - 1].get_or_insert_with(|| match by {
+        self.ahead.get_or_insert_default()[by - 1].get_or_insert_with(|| match by {
             1 => next.key(),
             _ => (2..by).fold(next.ratchet(), |secret, _| secret.ratchet()).key(),
         })
@@ -115,19 +138,24 @@ impl OpenLane {
 
     /// Makes the key `by` generations ahead the current one, after its tag has fitted.
     fn advance(&mut self, by: usize, now: Time) {
-        let Some(key) = self.ahead[by - 1].take() else {
+        let Some(ahead) = &mut self.ahead else {
             debug_assert!(false, "a key that has opened is there");
             return;
         };
-        let before = std::mem::replace(&mut self.key, key);
-        self.old = Some(Old { generation: self.generation, key: before, until: now.plus(self.retain) });
+        let Some(key) = ahead[by - 1].take() else {
+            debug_assert!(false, "a key that has opened is there");
+            return;
+        };
+        // What was further ahead is nearer now; what was skipped goes.
+        ahead[..by].fill_with(|| None);
+        ahead.rotate_left(by);
+        if let Some(before) = self.key.replace(key) {
+            self.old = Some(Old { generation: self.generation, key: before, until: now.plus(self.retain) });
+        }
         for _ in 0..by {
             self.next = self.next.ratchet();
         }
         self.generation += by as u8;
-        // What was further ahead is nearer now; what was skipped goes.
-        self.ahead[..by].fill_with(|| None);
-        self.ahead.rotate_left(by);
     }
 
     /// Erases the old key if its time is over.
@@ -193,6 +221,20 @@ mod tests {
             assert_eq!(open(&mut receiver, datagram, Time::ZERO), Ok(()));
         }
         assert_eq!(seal.counter(), 3);
+    }
+
+    #[test]
+    fn only_an_authentic_datagram_wakes_a_lane() {
+        let (mut seal, mut receiver) = lanes(Limits::default());
+        assert!(receiver.key.is_none() && receiver.window.is_none());
+        let good = sealed(&mut seal, Time::ZERO).unwrap();
+        let mut forged = good;
+        forged[LEN - 1] ^= 1;
+        assert_eq!(open(&mut receiver, forged, Time::ZERO), Err(DropReason::AuthFailed));
+        assert!(receiver.window.is_none(), "a forger makes us allocate no window");
+        assert_eq!(open(&mut receiver, good, Time::ZERO), Ok(()));
+        assert_eq!(open(&mut receiver, good, Time::ZERO), Err(DropReason::Replayed));
+        assert!(size_of::<OpenLane>() <= 256, "{} bytes asleep", size_of::<OpenLane>());
     }
 
     #[test]
@@ -312,7 +354,7 @@ mod tests {
             assert_eq!(open(&mut receiver, forged, Time::ZERO), Err(expected));
         }
         assert_eq!(receiver.generation(), 0, "a forged generation moves nothing");
-        assert_eq!(receiver.ahead.iter().flatten().count(), AHEAD_MAX);
+        assert_eq!(receiver.ahead.iter().flat_map(|ahead| ahead.iter()).flatten().count(), AHEAD_MAX);
         for generation in [0, 1, 2, 5, 6, 11] {
             assert_eq!(open(&mut receiver, datagrams[generation], Time::ZERO), Ok(()), "generation {generation}");
             assert_eq!(receiver.generation(), generation as u8);

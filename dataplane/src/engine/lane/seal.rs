@@ -20,12 +20,16 @@ pub struct SealLane {
     generation: u8,
     generation_since: Time,
     generation_bytes: u64,
-    key: DatagramKey,
+    /// Of the current generation; none before the first datagram.
+    key: Option<DatagramKey>,
+    /// Of the generation after the one that `key` is for.
     next: LaneSecret,
 }
 
 impl SealLane {
     /// A lane at generation 0, counter 0. `receiver` is the index that the peer gave out for it, `number` its place in the session.
+    ///
+    /// Its key is expanded with the first datagram, so that a lane that a worker never uses costs next to nothing.
     pub fn new(secret: &LaneSecret, number: u8, receiver: ReceiverIndex, now: Time, limits: Limits) -> Self {
         Self {
             number,
@@ -37,8 +41,8 @@ impl SealLane {
             generation: 0,
             generation_since: now,
             generation_bytes: 0,
-            key: secret.key(),
-            next: secret.ratchet(),
+            key: None,
+            next: secret.clone(),
         }
     }
 
@@ -64,13 +68,21 @@ impl SealLane {
         {
             self.ratchet(now)?;
         }
+        let key = match &self.key {
+            Some(key) => key,
+            None => {
+                let key = self.next.key();
+                self.next = self.next.ratchet();
+                self.key.insert(key)
+            }
+        };
         let counter = self.counter;
         // Counted before sealing: a counter is gone even if sealing should fail.
         self.counter += 1;
         self.generation_bytes = self.generation_bytes.saturating_add(charge);
         self.used_since.get_or_insert(now);
         *header = DataHeader { generation: self.generation, receiver: self.receiver, counter }.encode();
-        match self.key.seal(counter, header, plaintext, tag) {
+        match key.seal(counter, header, plaintext, tag) {
             Ok(()) => Ok(counter),
             Err(_) => {
                 debug_assert!(false, "a datagram is far shorter than what the AEAD takes");
@@ -83,7 +95,11 @@ impl SealLane {
         if self.generation >= self.limits.generation_last {
             return Err(DropReason::KeyExhausted);
         }
-        self.key = self.next.key();
+        if self.key.is_none() {
+            // Nothing was sealed under generation 0: it is passed over.
+            self.next = self.next.ratchet();
+        }
+        self.key = Some(self.next.key());
         self.next = self.next.ratchet();
         self.generation += 1;
         self.generation_since = now;
@@ -145,6 +161,14 @@ mod tests {
         // Idle time is one step, however long.
         sealed(&mut seal, at(GENERATION_AGE * 30)).unwrap();
         assert_eq!((seal.generation(), seal.counter()), (2, 4));
+    }
+
+    #[test]
+    fn a_lane_that_was_never_used_goes_through_its_generations_all_the_same() {
+        let (mut seal, mut open) = lanes(Limits::default());
+        let datagram = sealed(&mut seal, at(GENERATION_AGE)).unwrap();
+        assert_eq!(seal.generation(), 1, "the first datagram is sealed under a key that is not older than it may be");
+        assert_eq!(super::super::testing::open(&mut open, datagram, at(GENERATION_AGE)), Ok(()));
     }
 
     #[test]
