@@ -16,3 +16,6 @@
 pub mod checksum;
 pub mod coalesce;
 pub mod segment;
+
+#[cfg(test)]
+mod tests;
