@@ -25,6 +25,7 @@ pub mod inner;
 pub mod keys;
 pub mod lane;
 pub mod lpm;
+pub mod offload;
 mod outbox;
 pub mod port;
 pub mod prefix_set;

@@ -102,6 +102,7 @@ drop_reasons! {
     53 InnerMulticast "inner_multicast" Local "A multicast or broadcast packet; the overlay carries none.";
     54 InnerLinkScope "inner_link_scope" Local "A link-local or unspecified address: the kernel's own chatter on the TUN.";
     55 LocalMalformed "local_malformed" Local "A packet from the local side whose version, lengths or header chain are wrong.";
+    56 LocalOffload "local_offload" Local "A packet from the local side that does not fit what the kernel asks to be done with it: cut, or summed.";
 
     // 64..=79: a router's duties.
     64 NoRoute "no_route" Local "No overlay prefix covers the destination.";
