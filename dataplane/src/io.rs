@@ -8,6 +8,7 @@ pub mod memory;
 mod message;
 pub mod mmsg;
 pub mod netlink;
+mod packets;
 pub mod pcap;
 #[cfg(test)]
 mod port_tests;
@@ -21,5 +22,6 @@ pub mod socket;
 mod testing;
 pub mod tun;
 pub mod uring;
+mod vnet;
 
 pub use datagram::UdpTxConfig;

@@ -247,7 +247,7 @@ impl Plane {
         };
 
         let mut queues = vec![];
-        let tun_config = TunConfig { name: config.tun.name.clone(), multi_queue: cores.len() > 1 };
+        let tun_config = TunConfig { name: config.tun.name.clone(), multi_queue: cores.len() > 1, offload: false };
         let in_use = |error: &TunError| matches!(error, TunError::Busy { .. });
         for _ in &cores {
             queues.push(patiently(in_use, || TunQueue::open(&tun_config))?);
