@@ -21,6 +21,8 @@ pub mod socket;
 #[cfg(test)]
 mod testing;
 pub mod tun;
+#[cfg(test)]
+mod tun_tests;
 pub mod uring;
 mod vnet;
 

@@ -87,10 +87,8 @@ fn ports<B: Bytes + ?Sized>(packet: &B, protocol: u8, at: usize) -> [u16; 2] {
     if protocol != TCP && protocol != UDP {
         return [0, 0];
     }
-    match packet.u32(at) {
-        Some(both) => [(both >> 16) as u16, both as u16],
-        None => [0, 0],
-    }
+    let both = packet.u32(at).unwrap_or(0);
+    [(both >> 16) as u16, both as u16]
 }
 
 #[inline(always)]
