@@ -1,8 +1,8 @@
 //! Which worker a packet of the local side belongs to.
 //!
 //! ```text
-//!   IP packet ─▶ source ⊕ port, destination ⊕ port ─▶ each mixed ─▶ summed ─▶ hash ─▶ low 16 bits mod workers
-//!                (ports unless a fragment)            (a sum has no order: both directions agree)
+//!   IP packet ─▶ (source, port) (destination, port) ─▶ each mixed ─▶ summed ─▶ mixed ─▶ hash ─▶ low 16 bits mod workers
+//!                 ports unless a fragment                            a sum has no order: both directions agree
 //! ```
 //!
 //! One function for the three places that choose: the TUN's steering program, AF_XDP ingress and the engine. A flow that two of them saw
@@ -87,6 +87,7 @@ fn ports<B: Bytes + ?Sized>(packet: &B, protocol: u8, at: usize) -> [u16; 2] {
     if protocol != TCP && protocol != UDP {
         return [0, 0];
     }
+    // Not by a match: the compiler would shift bytes that a failed read left unset, and the verifier does not accept that.
     let both = packet.u32(at).unwrap_or(0);
     [(both >> 16) as u16, both as u16]
 }
