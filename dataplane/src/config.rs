@@ -8,7 +8,7 @@
 //! [api]      socket
 //! [wan]      interface (required) · port · attach · io · source_rate_pps · source_burst · class_rate_pps · deny
 //! [lan]      interfaces · attach
-//! [tun]      name · addresses · mtu
+//! [tun]      name · addresses · mtu · offload
 //! [workers]  cores
 //! [routing]  table · mark · rule_priority · metric · prefixes
 //! [bpf]      pin · object
@@ -128,6 +128,8 @@ pub struct Tun {
     pub addresses: Vec<InterfaceAddress>,
     /// Its MTU in bytes, [`MTU_MIN`]..=[`MTU_MAX`].
     pub mtu: u16,
+    /// Whether the kernel may leave cutting and checksums to us.
+    pub offload: TunOffload,
 }
 
 /// The worker threads.
@@ -160,6 +162,16 @@ pub enum Attach {
     Tc,
     /// Not at all.
     None,
+}
+
+/// Whether superpackets and incomplete checksums pass the TUN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TunOffload {
+    /// As far as the kernel grants it.
+    Auto,
+    /// Never: every packet is as it would be on a wire.
+    Off,
 }
 
 /// Which port moves datagrams of the underlay.
@@ -298,7 +310,7 @@ mod tests {
         assert_eq!(config.api.socket, Path::new("/run/weir/plane.sock"));
         assert_eq!(config.wan.interface, "eth0");
         assert_eq!((config.wan.port, config.wan.attach, config.wan.io), (4646, Attach::Auto, WanIo::Auto));
-        assert_eq!((config.tun.name.as_str(), config.tun.mtu), ("weir0", 1420));
+        assert_eq!((config.tun.name.as_str(), config.tun.mtu, config.tun.offload), ("weir0", 1420, TunOffload::Auto));
         assert_eq!(config.workers.cores, Cores::Auto);
         assert_eq!((config.routing.table, config.routing.mark, config.routing.rule_priority), (7770, 0x7765, 7770));
         assert_eq!((config.bpf.pin, config.transit), (None, false));
@@ -363,6 +375,7 @@ mod tests {
         for (text, choices) in [
             ("attach = \"xdp\\n\"", "\"native\", \"generic\", \"tc\" or \"none\""),
             ("io = \"epoll\"", "\"auto\", \"uring\" or \"mmsg\""),
+            ("[tun]\noffload = \"on\"", "\"auto\" or \"off\""),
             ("[lan]\nattach = \"\"", "\"native\", \"generic\", \"tc\" or \"none\""),
         ] {
             let error = with(text).unwrap_err();
@@ -373,6 +386,8 @@ mod tests {
         }
         assert_eq!(with("io = \"mmsg\"").unwrap().wan.io, WanIo::Mmsg);
         assert_eq!(with("io = \"uring\"").unwrap().wan.io, WanIo::Uring);
+        assert_eq!(with("[tun]\noffload = \"off\"").unwrap().tun.offload, TunOffload::Off);
+        assert_eq!(with("[tun]\noffload = \"auto\"").unwrap().tun.offload, TunOffload::Auto);
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod memory;
 mod message;
 pub mod mmsg;
 pub mod netlink;
+mod packets;
 pub mod pcap;
 #[cfg(test)]
 mod port_tests;
@@ -20,6 +21,9 @@ pub mod socket;
 #[cfg(test)]
 mod testing;
 pub mod tun;
+#[cfg(test)]
+mod tun_tests;
 pub mod uring;
+mod vnet;
 
 pub use datagram::UdpTxConfig;

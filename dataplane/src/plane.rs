@@ -31,7 +31,7 @@ use self::lan::Lan;
 use self::server::{ClientId, Incoming, Server, ServerError};
 use self::state::{Effect, Fixed, Random, State};
 use crate::api::message::{Counters, DumpItem, Incarnation, NamedCount, Refusal, Reply, Request};
-use crate::config::{Config, Cores, WanIo};
+use crate::config::{Config, Cores, TunOffload, WanIo};
 use crate::engine::aead::Algorithm;
 use crate::engine::counters::Snapshot;
 use crate::io::bpf::{self, BpfError, Programs};
@@ -44,6 +44,8 @@ use crate::worker::{Clock, Handoff, Notify, PortKind, Worker, WorkerConfig, Work
 /// Packets that the kernel queues towards a worker: 2 ms at 1 Mpps. Its default of 500 loses packets whenever a TCP sender's burst meets a
 /// worker that was asleep.
 const TUN_QUEUE_LEN: u32 = 2048;
+/// Whether the engine cuts and merges superpackets. Until it does, the TUN is asked for none.
+const ENGINE_TAKES_SUPERPACKETS: bool = false;
 /// Most addresses of this host that `wan` is told; with more, datagrams to any address count as ours.
 const LOCAL_ADDRESSES_MAX: usize = 1024;
 
@@ -247,11 +249,16 @@ impl Plane {
         };
 
         let mut queues = vec![];
-        let tun_config = TunConfig { name: config.tun.name.clone(), multi_queue: cores.len() > 1 };
+        let tun_config = TunConfig {
+            name: config.tun.name.clone(),
+            multi_queue: cores.len() > 1,
+            offload: ENGINE_TAKES_SUPERPACKETS && config.tun.offload == TunOffload::Auto,
+        };
         let in_use = |error: &TunError| matches!(error, TunError::Busy { .. });
         for _ in &cores {
             queues.push(patiently(in_use, || TunQueue::open(&tun_config))?);
         }
+        let tun_about = steer_tun(&queues, &mut programs);
         let tun = netlink.link(&config.tun.name)?.index;
         netlink.set_link_mtu(tun, u32::from(config.tun.mtu))?;
         netlink.set_link_queue_len(tun, TUN_QUEUE_LEN)?;
@@ -269,6 +276,7 @@ impl Plane {
             ("ports".to_owned(), format!("{ports} ({ports_reason})")),
         ];
         let granted = underlay.control.each().next().map_or((0, 0), |socket| (socket.rx_buffer(), socket.tx_buffer()));
+        about.push(("tun".to_owned(), tun_about));
         about.push(("socket buffers".to_owned(), format!("{} B receive, {} B send", granted.0, granted.1)));
         let mut workers = vec![];
         let parts = (0u8..).zip(&cores).zip(underlay.workers).zip(queues).zip(Handoff::mesh(count));
@@ -579,6 +587,23 @@ fn cores(wanted: &Cores) -> Result<Vec<core_affinity::CoreId>, PlaneError> {
         Cores::List(list) => list.iter().map(|&id| core_affinity::CoreId { id: usize::from(id) }).collect(),
     };
     if cores.is_empty() { Err(PlaneError::NoCore) } else { Ok(cores) }
+}
+
+/// Steers flows to the TUN's queues where there is a choice, and says what the TUN can do.
+fn steer_tun(queues: &[TunQueue], programs: &mut Programs) -> String {
+    let Some(first) = queues.first() else { return "no queue".to_owned() };
+    let offloads = first.offloads();
+    if queues.len() == 1 {
+        return format!("1 queue, {offloads}");
+    }
+    let steered = programs.queue_program().map_err(|error| error.to_string());
+    match steered.and_then(|program| first.steer(program).map_err(|error| error.to_string())) {
+        Ok(()) => format!("{} queues, {offloads}, flows keep their worker", queues.len()),
+        Err(error) => {
+            tracing::warn!("the TUN does not take our choice of queues, so flows may change workers: {error}");
+            format!("{} queues, {offloads}, flows may change workers ({error})", queues.len())
+        }
+    }
 }
 
 /// Tries again for [`PREDECESSOR_WAIT`] while something is in use.

@@ -346,7 +346,7 @@ fn uring_ports(
 /// Slots that hold what the default holds, or a packet of the TUN's own MTU where that is more.
 fn tun_slots(mtu: usize) -> TunTxConfig {
     let slots = TunTxConfig::default();
-    TunTxConfig { slot_len: slots.slot_len.max(mtu), ..slots }
+    TunTxConfig { packet_len: slots.packet_len.max(mtu), ..slots }
 }
 
 fn mmsg_ports(
@@ -498,7 +498,8 @@ impl<R: Reactor, WR: RxPort, WT: TxPort, LR: RxPort, LT: TxPort> Running<R, WR, 
     }
 }
 
-/// A sink that hands its queue to the kernel before it says that it is full: one train can become more packets than the queue has slots.
+/// A sink that hands its queue to the kernel before it says that it is full: one train can become more packets than the queue has
+/// room for.
 struct Eager<'a, T>(&'a mut T);
 
 impl<T: TxPort> TxSink for Eager<'_, T> {
@@ -512,6 +513,10 @@ impl<T: TxPort> TxSink for Eager<'_, T> {
 
     fn commit(&mut self, len: usize, meta: TxMeta) {
         self.0.commit(len, meta);
+    }
+
+    fn takes_offloads(&self) -> bool {
+        self.0.takes_offloads()
     }
 }
 

@@ -19,10 +19,10 @@ mod packet;
 #[cfg(target_arch = "bpf")]
 mod programs {
     use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, sk_action, xdp_action};
-    use aya_ebpf::macros::{classifier, sk_reuseport, xdp};
-    use aya_ebpf::programs::{SkReuseportContext, TcContext, XdpContext};
-    use weir_abi::classify;
+    use aya_ebpf::macros::{classifier, sk_reuseport, socket_filter, xdp};
+    use aya_ebpf::programs::{SkBuffContext, SkReuseportContext, TcContext, XdpContext};
     use weir_abi::map::{Counter, Verdict};
+    use weir_abi::{classify, flow};
 
     use crate::maps::{Maps, count};
     use crate::maps::{redirect_to_worker, select};
@@ -72,6 +72,13 @@ mod programs {
             Counter::Passed(_) => sk_action::SK_PASS,
             Counter::Dropped(_) => sk_action::SK_DROP,
         }
+    }
+
+    /// Chooses the queue of the TUN that a local packet is read from. The driver divides what this says by the number of queues
+    /// ([`flow::worker_of`]).
+    #[socket_filter]
+    fn queue(ctx: SkBuffContext) -> i64 {
+        i64::from(flow::hash_of(&packet::Copied(&ctx)) as u16)
     }
 
     #[panic_handler]

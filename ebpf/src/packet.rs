@@ -3,8 +3,8 @@
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{bpf_skb_load_bytes, bpf_xdp_get_buff_len};
-use aya_ebpf::programs::{SkReuseportContext, TcContext, XdpContext};
-use weir_abi::cursor::Span;
+use aya_ebpf::programs::{SkBuffContext, SkReuseportContext, TcContext, XdpContext};
+use weir_abi::cursor::{Bytes, Span};
 
 /// Bytes that the classifier may want to see: Ethernet, two tags, IPv6 with its longest usual chain, UDP and the overlay header.
 const HEADERS_LEN: u32 = 192;
@@ -55,4 +55,32 @@ pub(crate) fn head_in_fragments(ctx: &SkReuseportContext, linear: &Span) -> Opti
     // SAFETY: the context is the kernel's, and the helper writes `STEER_LEN` bytes to `head`, which has as many, or fails.
     let result = unsafe { bpf_skb_load_bytes(ctx.as_ptr(), 0, head.as_mut_ptr().cast(), STEER_LEN as u32) };
     (result == 0).then_some(head)
+}
+
+/// A packet that a socket filter may only copy from: the verifier gives such programs no packet pointers.
+pub(crate) struct Copied<'a>(pub(crate) &'a SkBuffContext);
+
+impl Bytes for Copied<'_> {
+    #[inline(always)]
+    fn u8(&self, offset: usize) -> Option<u8> {
+        self.array(offset).map(|[byte]| byte)
+    }
+
+    #[inline(always)]
+    fn u16(&self, offset: usize) -> Option<u16> {
+        self.array(offset).map(u16::from_be_bytes)
+    }
+
+    #[inline(always)]
+    fn u32(&self, offset: usize) -> Option<u32> {
+        self.array(offset).map(u32::from_be_bytes)
+    }
+
+    #[inline(always)]
+    fn array<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        // SAFETY: the context is the kernel's, and the helper writes `N` bytes to `bytes`, which has as many, or fails.
+        let result = unsafe { bpf_skb_load_bytes(self.0.as_ptr(), offset as u32, bytes.as_mut_ptr().cast(), N as u32) };
+        (result == 0).then_some(bytes)
+    }
 }

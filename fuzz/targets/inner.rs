@@ -27,7 +27,7 @@ fuzz_target!(|data: &[u8]| {
     let parsed = Inner::parse(&packet);
     if let Ok(inner) = parsed {
         assert!(inner.l4_offset.is_none_or(|offset| usize::from(offset) <= packet.len()));
-        inner.flow_hash();
+        assert_eq!(inner.flow_hash(), weir_abi::flow::hash_of(&packet[..]));
         let _ = inner.scope();
         let _ = inner.forged_error(&packet, |_| mode & 2 == 0);
     }

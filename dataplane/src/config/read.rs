@@ -11,7 +11,8 @@ use weir_abi::map::WORKERS_MAX;
 use super::section::{Located, Section};
 use super::{
     Api, Attach, BURST_MAX, Bpf, CORE_MAX, Config, Cores, DENY_MAX, INTERFACE_NAME_LEN_MAX, LAN_INTERFACES_MAX, Lan,
-    MTU_MAX, MTU_MIN, PREFIXES_MAX, RATE_MAX, SOCKET_PATH_LEN_MAX, TUN_ADDRESSES_MAX, Tun, Wan, WanIo, Workers,
+    MTU_MAX, MTU_MIN, PREFIXES_MAX, RATE_MAX, SOCKET_PATH_LEN_MAX, TUN_ADDRESSES_MAX, Tun, TunOffload, Wan, WanIo,
+    Workers,
 };
 use crate::api::Prefix;
 use crate::io::netlink::{InterfaceAddress, Routing};
@@ -30,7 +31,7 @@ pub(super) fn config(document: &DeTable<'_>) -> Result<Config, Located> {
         &["interface", "port", "attach", "io", "source_rate_pps", "source_burst", "class_rate_pps", "deny"],
     )?;
     let lan = top.section("lan", &["interfaces", "attach"])?;
-    let tun = top.section("tun", &["name", "addresses", "mtu"])?;
+    let tun = top.section("tun", &["name", "addresses", "mtu", "offload"])?;
     let workers = top.section("workers", &["cores"])?;
     let routing = top.section("routing", &["table", "mark", "rule_priority", "metric", "prefixes"])?;
     let bpf = top.section("bpf", &["pin", "object"])?;
@@ -46,6 +47,13 @@ pub(super) fn config(document: &DeTable<'_>) -> Result<Config, Located> {
             name: tun.text("name", tun_name)?.unwrap_or_else(|| "weir0".into()),
             addresses: tun.texts("addresses", TUN_ADDRESSES_MAX, tun_address)?.unwrap_or_default(),
             mtu: tun.number("mtu", MTU_MIN.into()..=MTU_MAX.into())?.unwrap_or(1420),
+            offload: tun
+                .text("offload", |word| match word {
+                    "auto" => Ok(TunOffload::Auto),
+                    "off" => Ok(TunOffload::Off),
+                    _ => Err(format!("{word:?} is no choice of offloads: write \"auto\" or \"off\"")),
+                })?
+                .unwrap_or(TunOffload::Auto),
         },
         workers: Workers { cores: cores(&workers)? },
         routing: routing_section(&routing)?,

@@ -22,6 +22,7 @@ mod duty;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use weir_abi::drop::DropReason;
+use weir_abi::flow;
 
 pub use self::chain::EXTENSIONS_MAX;
 use self::chain::{HOP_BY_HOP, check_fragment, follow};
@@ -157,16 +158,13 @@ impl Inner {
         })
     }
 
-    /// A hash that steers: the same for both directions of a flow, and for all fragments of a packet.
-    ///
-    /// It covers both addresses and, unless the packet is a fragment, both ports. It is not keyed: whoever chooses the addresses can
-    /// choose the worker, as with any receive-side scaling.
+    /// The hash that steers, as [`flow::hash_of`] says it of the packet's bytes: the same for both directions of a flow, and for all
+    /// fragments of a packet. Ports behind IPv6 extension headers do not count there, so they do not here.
     #[inline]
     pub fn flow_hash(&self) -> u32 {
-        let [source_port, destination_port] = self.ports.unwrap_or([0, 0]);
-        // A sum does not know the order of its terms. Each end is mixed by itself first, so that neighbours do not cancel out.
-        let both = mix_end(self.source, source_port).wrapping_add(mix_end(self.destination, destination_port));
-        (mix(both) >> 32) as u32
+        let direct = self.source.is_ipv4() || self.l4_offset == Some(IPV6_LEN as u16);
+        let [source_port, destination_port] = self.ports.filter(|_| direct).unwrap_or([0, 0]);
+        flow::hash(end(self.source, source_port), end(self.destination, destination_port))
     }
 
     /// The type field, when the packet is ICMP of its own version and begins here.
@@ -201,25 +199,12 @@ fn ports(packet: &[u8], protocol: u8, l4_offset: usize) -> Option<[u16; 2]> {
     Some([u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1])])
 }
 
-/// One end of a flow as a well-spread number.
 #[inline]
-fn mix_end(address: IpAddr, port: u16) -> u64 {
-    let address = match address {
-        IpAddr::V4(v4) => u64::from(v4.to_bits()),
-        IpAddr::V6(v6) => {
-            let bits = v6.to_bits();
-            // The upper half is spread before it meets the lower one, or networks and interface numbers would cancel out.
-            mix((bits >> 64) as u64) ^ bits as u64
-        }
-    };
-    mix(address ^ (u64::from(port) << 48))
-}
-
-/// A bijection that spreads every bit over the upper half (a multiply by an odd constant between two folds).
-#[inline]
-const fn mix(x: u64) -> u64 {
-    let x = (x ^ (x >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (x ^ (x >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+fn end(address: IpAddr, port: u16) -> flow::End {
+    match address {
+        IpAddr::V4(v4) => flow::End { upper: 0, lower: u64::from(v4.to_bits()), port },
+        IpAddr::V6(v6) => flow::End { upper: (v6.to_bits() >> 64) as u64, lower: v6.to_bits() as u64, port },
+    }
 }
 
 /// Packets for the tests of this and other parts.
@@ -458,17 +443,17 @@ mod tests {
 
     #[test]
     fn hashes_of_neighbouring_flows_spread_over_workers() {
-        for workers in [2u64, 3, 8, 16] {
-            let mut load = vec![0u32; workers as usize];
+        for workers in [2u8, 3, 8, 16] {
+            let mut load = vec![0u32; usize::from(workers)];
             for host in 0..64u8 {
                 for port in 0..64 {
                     let packet =
                         ipv4(&format!("10.1.0.{host}"), &format!("10.2.0.{host}"), 17, 0, &udp(4000 + port, 53, b""));
                     let hash = Inner::parse(&packet).unwrap().flow_hash();
-                    load[((u64::from(hash) * workers) >> 32) as usize] += 1;
+                    load[usize::from(flow::worker_of(hash, workers))] += 1;
                 }
             }
-            let fair = 4096 / workers as u32;
+            let fair = 4096 / u32::from(workers);
             assert!(load.iter().all(|&n| n > fair / 2 && n < fair * 2), "{load:?}");
         }
     }
@@ -496,7 +481,7 @@ mod tests {
             }
             if let Ok(inner) = Inner::parse(&bytes) {
                 prop_assert!(inner.l4_offset.is_none_or(|offset| usize::from(offset) <= len));
-                inner.flow_hash();
+                prop_assert_eq!(inner.flow_hash(), flow::hash_of(&bytes[..]));
                 let _ = inner.scope();
                 let _ = inner.forged_error(&bytes, |_| true);
             }

@@ -9,7 +9,7 @@ use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, ReusePortSockArra
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::SchedClassifierLink;
 use aya::programs::xdp::XdpLink;
-use aya::programs::{ProgramError, SchedClassifier, SkReuseport, TcAttachType, Xdp, XdpMode};
+use aya::programs::{ProgramError, SchedClassifier, SkReuseport, SocketFilter, TcAttachType, Xdp, XdpMode};
 use aya::sys::SyscallError;
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use weir_abi::drop::DropReason;
@@ -306,6 +306,18 @@ impl Programs {
             program.load().map_err(|e| refused("steer", e))?;
         }
         program.attach(socket).map_err(step("attaching `steer` to the UDP sockets"))
+    }
+
+    /// The program that chooses the TUN's queues, loaded ([`TunQueue::steer`](super::tun::TunQueue::steer) attaches it).
+    ///
+    /// # Errors
+    /// [`BpfError`].
+    pub fn queue_program(&mut self) -> Result<BorrowedFd<'_>, BpfError> {
+        let program: &mut SocketFilter = self.program("queue")?;
+        if program.fd().is_err() {
+            program.load().map_err(|e| refused("queue", e))?;
+        }
+        program.fd().map(AsFd::as_fd).map_err(step("using the program `queue`"))
     }
 
     /// Attaches the classifier of the underlay.

@@ -14,7 +14,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::message::{ADDRESS_LEN, SEGMENT_CONTROL_LEN, encode_address, encode_segment, is_v6};
-use super::queue::FrameQueue;
+use super::queue::{FrameQueue, Limits};
 use crate::engine::port::{TRAIN_SEGMENTS_MAX, TxMeta};
 
 /// Most messages handed to the kernel at once.
@@ -100,8 +100,9 @@ impl DatagramQueue {
             address: [0; ADDRESS_LEN],
             control: [0; SEGMENT_CONTROL_LEN],
         };
+        let bytes = config.slots.checked_mul(config.slot_len).ok_or(io::ErrorKind::InvalidInput)?;
         Ok(Self {
-            frames: FrameQueue::new(config.slots, config.slot_len)?,
+            frames: FrameQueue::new(Limits { frames: config.slots, frame_len: config.slot_len, bytes })?,
             slot_free: false,
             families,
             heads: (0..PLAN_LEN_MAX).map(|_| head()).collect(),

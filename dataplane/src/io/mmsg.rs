@@ -4,17 +4,19 @@
 //! `sendmmsg` stops at the first message that does not go.
 #![allow(unsafe_code, reason = "batches of messages are passed by pointer")]
 
-use std::io::{self, Read, Write};
+mod tun;
+
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
+pub use self::tun::{TunRx, TunTx};
 use super::datagram::{DatagramQueue, Families, PLAN_LEN_MAX, Settled, UdpTxConfig};
 use super::epoll::Epoll;
 use super::message::{ADDRESS_LEN, RX_CONTROL_LEN, decode_address, decode_segment};
-use super::queue::{FrameQueue, Region};
+use super::queue::Region;
 use super::socket::Sockets;
-use super::tun::{TunQueue, TunTxConfig};
 use crate::engine::port::{BURST_LEN, RxBurst, RxMeta, RxPort, TxMeta, TxPort, TxSink};
 
 /// The receiving half of the underlay port, over `recvmmsg`.
@@ -258,112 +260,6 @@ impl TxPort for UdpTx {
 impl UdpTx {
     fn unblock(&mut self) -> io::Result<()> {
         self.blocked.take().map_or(Ok(()), |fd| self.epoll.want_room(fd, false))
-    }
-}
-
-/// The receiving half of the TUN port, by `read`.
-pub struct TunRx {
-    queue: Arc<TunQueue>,
-    memory: Box<[u8]>,
-    buffer_len: usize,
-    lens: Vec<usize>,
-}
-
-impl TunRx {
-    /// A port that reads from a queue of an interface with this MTU in bytes; longer packets arrive truncated.
-    ///
-    /// # Errors
-    /// When the queue cannot be watched.
-    pub fn new(epoll: &Epoll, queue: Arc<TunQueue>, mtu: usize) -> io::Result<Self> {
-        epoll.watch(queue.as_raw_fd())?;
-        // One byte more: a packet that fills it is cut.
-        let buffer_len = mtu + 1;
-        let memory = vec![0; buffer_len * BURST_LEN].into();
-        Ok(Self { queue, memory, buffer_len, lens: Vec::with_capacity(BURST_LEN) })
-    }
-}
-
-impl RxBurst for TunRx {
-    fn len(&self) -> usize {
-        self.lens.len()
-    }
-
-    fn frame(&mut self, i: usize) -> (&mut [u8], RxMeta) {
-        let len = self.lens[i];
-        let meta = RxMeta { truncated: len == self.buffer_len, ..RxMeta::default() };
-        (&mut self.memory[i * self.buffer_len..][..len], meta)
-    }
-}
-
-impl RxPort for TunRx {
-    fn receive(&mut self) -> io::Result<usize> {
-        self.lens.clear();
-        while self.lens.len() < BURST_LEN {
-            let buffer = &mut self.memory[self.lens.len() * self.buffer_len..][..self.buffer_len];
-            match self.queue.file().read(buffer) {
-                Ok(0) => break,
-                Ok(len) => self.lens.push(len),
-                Err(error) => {
-                    passing(error)?;
-                    break;
-                }
-            }
-        }
-        Ok(self.lens.len())
-    }
-}
-
-/// The sending half of the TUN port, by `write`.
-pub struct TunTx {
-    queue: Arc<TunQueue>,
-    frames: FrameQueue,
-    failed: u64,
-}
-
-impl TunTx {
-    /// A sending port on a queue.
-    ///
-    /// # Errors
-    /// When there is no memory for the slots.
-    pub fn new(queue: Arc<TunQueue>, config: TunTxConfig) -> io::Result<Self> {
-        Ok(Self { queue, frames: FrameQueue::new(config.slots, config.slot_len)?, failed: 0 })
-    }
-}
-
-impl TxSink for TunTx {
-    fn slot(&mut self, len: usize) -> Option<&mut [u8]> {
-        self.frames.slot(len)
-    }
-
-    fn commit(&mut self, len: usize, meta: TxMeta) {
-        self.frames.commit(len, meta);
-    }
-}
-
-impl TxPort for TunTx {
-    fn flush(&mut self) -> io::Result<usize> {
-        while self.frames.len() > 0 {
-            let frame = self.frames.frame(0);
-            // SAFETY: the frame is committed and not popped, so its slot is initialised and nobody writes to it.
-            let bytes = unsafe { std::slice::from_raw_parts(frame.bytes, frame.len) };
-            let written = self.queue.file().write(bytes);
-            self.frames.pop();
-            if let Err(error) = written {
-                self.failed += 1;
-                if error.raw_os_error() == Some(libc::EBADFD) {
-                    return Err(error);
-                }
-            }
-        }
-        Ok(0)
-    }
-
-    fn room(&self) -> usize {
-        self.frames.room()
-    }
-
-    fn take_failed(&mut self) -> u64 {
-        std::mem::take(&mut self.failed)
     }
 }
 

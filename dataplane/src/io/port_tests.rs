@@ -366,7 +366,7 @@ fn tun_round_trip(reactor: &mut impl Reactor, tx: &mut impl TxPort, rx: &mut imp
 }
 
 fn tun(multi_queue: bool) -> Arc<TunQueue> {
-    let queue = TunQueue::open(&TunConfig { name: "weir0".into(), multi_queue }).unwrap();
+    let queue = TunQueue::open(&TunConfig { name: "weir0".into(), multi_queue, offload: false }).unwrap();
     bring_up("weir0", Some(1400), Some(Ipv4Addr::new(10, 0, 0, 1)));
     Arc::new(queue)
 }
@@ -400,7 +400,7 @@ fn tun_slots_run_out_at_the_limit_and_refused_packets_are_counted() {
     in_namespace(|| {
         let queue = tun(false);
         let ring = ring();
-        let config = TunTxConfig { slots: 3, slot_len: 2048 };
+        let config = TunTxConfig { slots: 3, packet_len: 2048, longest: 3 };
         let mut uring = uring::TunTx::new(&ring, queue.clone(), config).unwrap();
         let mut plain = mmsg::TunTx::new(queue, config).unwrap();
         fn check(tx: &mut impl TxPort) {

@@ -11,16 +11,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 /// # Panics
 /// When `test` does, or not run as root.
 pub(super) fn in_namespace(test: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::spawn(move || {
-        // SAFETY: the call takes no memory and changes the namespace of this thread only.
-        let made = unsafe { libc::unshare(libc::CLONE_NEWNET) };
-        assert_eq!(made, 0, "this test makes a network namespace: run it as root ({})", io::Error::last_os_error());
-        bring_up("lo", None, None);
-        test();
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
+    elsewhere(test);
 }
 
 /// Sets an interface's MTU and address (a /24), where given, and brings it up.
@@ -69,6 +60,27 @@ pub(super) fn without_checksums(socket: &impl AsRawFd) {
         libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, (&raw const one).cast(), 4)
     };
     assert_eq!(done, 0, "{}", io::Error::last_os_error());
+}
+
+/// Makes `socket` cut what is sent by it into datagrams of `segment` bytes (`UDP_SEGMENT`).
+pub(super) fn cut_into(socket: &impl AsRawFd, segment: libc::c_int) {
+    // SAFETY: the option's value is the one int whose size is given.
+    let done = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, (&raw const segment).cast(), 4)
+    };
+    assert_eq!(done, 0, "{}", io::Error::last_os_error());
+}
+
+/// Runs `make` on a thread of its own in a fresh network namespace with `lo` up, which lives as long as what it made has sockets in it.
+pub(super) fn elsewhere<T: Send + 'static>(make: impl FnOnce() -> T + Send + 'static) -> T {
+    let thread = std::thread::spawn(move || {
+        // SAFETY: the call takes no memory and changes the namespace of this thread only.
+        let made = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+        assert_eq!(made, 0, "this test makes a network namespace: run it as root ({})", io::Error::last_os_error());
+        bring_up("lo", None, None);
+        make()
+    });
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Names of this process's threads.

@@ -1,14 +1,19 @@
 //! Opening a TUN interface's queues.
 //!
 //! The interface belongs to the process: it is not persistent and disappears with the last queue. Addresses, routes and the MTU are not
-//! this module's business, nor is what is read and written.
+//! this module's business, nor is what is read and written. `gso_max_size` stays what the kernel made it: superpackets that are shorter
+//! than they could be cost more than cutting them again.
 #![allow(unsafe_code, reason = "a TUN is configured by ioctl")]
 
 use std::ffi::CStr;
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
+
+use super::vnet;
+use crate::engine::port::BURST_LEN;
 
 /// Longest name of an interface in bytes (`IFNAMSIZ` less its zero).
 pub const NAME_LEN_MAX: usize = libc::IFNAMSIZ - 1;
@@ -75,6 +80,27 @@ pub struct TunConfig {
     pub name: String,
     /// Whether the interface has several queues, one per worker. Every queue is opened with the same choice.
     pub multi_queue: bool,
+    /// Whether superpackets and incomplete checksums are asked for ([`TunQueue::offloads`] says what was granted).
+    pub offload: bool,
+}
+
+/// What of the stack's work the kernel leaves to us, and takes from us, on an interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offloads {
+    /// TCP superpackets, with ECN, and incomplete checksums of any packet.
+    pub tcp: bool,
+    /// UDP superpackets too (Linux 6.2).
+    pub udp: bool,
+}
+
+impl fmt::Display for Offloads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self { tcp: false, .. } => "no offloads",
+            Self { tcp: true, udp: false } => "tso4 tso6",
+            Self { tcp: true, udp: true } => "tso4 tso6 uso4 uso6",
+        })
+    }
 }
 
 /// Slots of a sending TUN port.
@@ -82,14 +108,17 @@ pub struct TunConfig {
 pub struct TunTxConfig {
     /// Packets that can wait.
     pub slots: usize,
-    /// Bytes of the longest packet.
-    pub slot_len: usize,
+    /// Bytes of the longest packet, where no superpackets are taken.
+    pub packet_len: usize,
+    /// Packets of the longest kind that can wait. Shorter ones share the bytes.
+    pub longest: usize,
 }
 
 impl Default for TunTxConfig {
     fn default() -> Self {
-        // A full train opened into small packets is several bursts; slots of 9,216 B hold a jumbo packet. 4.5 MiB.
-        Self { slots: 512, slot_len: 9216 }
+        // A full train opened into small packets is several bursts; 9,216 B hold a jumbo packet. 1.2 MiB, with superpackets 8.4 MiB, of
+        // which only what waits at once is touched.
+        Self { slots: 512, packet_len: 9216, longest: 2 * BURST_LEN }
     }
 }
 
@@ -98,6 +127,9 @@ impl Default for TunTxConfig {
 pub struct TunQueue {
     file: File,
     name: String,
+    /// Whether packets have a header in front.
+    header: bool,
+    offloads: Offloads,
 }
 
 impl TunQueue {
@@ -116,6 +148,9 @@ impl TunQueue {
         if config.multi_queue {
             flags |= libc::IFF_MULTI_QUEUE;
         }
+        if config.offload {
+            flags |= libc::IFF_VNET_HDR;
+        }
         request.ifr_ifru.ifru_flags = flags as libc::c_short;
         // SAFETY: TUNSETIFF reads and writes one `ifreq`, which `request` is.
         let done = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
@@ -130,7 +165,34 @@ impl TunQueue {
         }
         // SAFETY: the kernel wrote a name that ends in a zero within the array.
         let given = unsafe { CStr::from_ptr(request.ifr_name.as_ptr()) };
-        Ok(Self { file, name: given.to_string_lossy().into_owned() })
+        let offloads = if config.offload { set_offloads(&file) } else { Offloads::default() };
+        Ok(Self { file, name: given.to_string_lossy().into_owned(), header: config.offload, offloads })
+    }
+
+    /// What the kernel granted; nothing when nothing was asked for. It holds for the interface, not for this queue alone.
+    pub fn offloads(&self) -> Offloads {
+        self.offloads
+    }
+
+    /// Bytes that stand before each packet, in both directions.
+    pub(super) fn header_len(&self) -> usize {
+        if self.header { vnet::HEADER_LEN } else { 0 }
+    }
+
+    /// Makes `program`, a socket filter, choose the queue of each packet that is read from the interface: what it returns, modulo the
+    /// number of queues, counted in the order of opening. It holds for the interface, and as long as that is there.
+    ///
+    /// Without one the driver learns a flow's queue from where its replies are written, so that flows move.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn steer(&self, program: BorrowedFd<'_>) -> io::Result<()> {
+        let program: libc::c_int = program.as_raw_fd();
+        // SAFETY: TUNSETSTEERINGEBPF reads one int, a descriptor, which `program` is.
+        match unsafe { libc::ioctl(self.file.as_raw_fd(), libc::TUNSETSTEERINGEBPF, &raw const program) } {
+            ..0 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
     }
 
     /// The interface's name, with the number that `%d` became.
@@ -180,6 +242,20 @@ pub fn features() -> io::Result<TunFeatures> {
     })
 }
 
+/// Asks for as much as the kernel grants.
+fn set_offloads(file: &File) -> Offloads {
+    const TCP: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+    const UDP: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+    // SAFETY: TUNSETOFFLOAD takes its argument by value.
+    let granted = |mask: libc::c_uint| unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, mask) } == 0;
+    match () {
+        () if granted(TCP | UDP) => Offloads { tcp: true, udp: true },
+        // A bit that the kernel does not know makes it refuse all.
+        () if granted(TCP) => Offloads { tcp: true, udp: false },
+        () => Offloads::default(),
+    }
+}
+
 fn open_clone_device() -> io::Result<File> {
     OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(CLONE_DEVICE)
 }
@@ -205,7 +281,7 @@ mod tests {
     use crate::io::testing::in_namespace;
 
     fn open(name: &str, multi_queue: bool) -> Result<TunQueue, TunError> {
-        TunQueue::open(&TunConfig { name: name.into(), multi_queue })
+        TunQueue::open(&TunConfig { name: name.into(), multi_queue, offload: false })
     }
 
     #[test]
@@ -234,6 +310,30 @@ mod tests {
         in_namespace(|| {
             let queues: Vec<_> = (0..4).map(|_| open("weir0", true).unwrap()).collect();
             assert!(queues.iter().all(|queue| queue.name() == "weir0"));
+        });
+    }
+
+    #[test]
+    fn offloads_are_granted_to_whoever_asks() {
+        in_namespace(|| {
+            let plain = open("weir0", false).unwrap();
+            assert_eq!((plain.offloads(), plain.header_len()), (Offloads::default(), 0));
+            assert_eq!(plain.offloads().to_string(), "no offloads");
+            for _ in 0..2 {
+                let queue =
+                    TunQueue::open(&TunConfig { name: "weir1".into(), multi_queue: true, offload: true }).unwrap();
+                assert_eq!((queue.offloads(), queue.header_len()), (Offloads { tcp: true, udp: true }, 10));
+                assert_eq!(queue.offloads().to_string(), "tso4 tso6 uso4 uso6");
+            }
+        });
+    }
+
+    #[test]
+    fn what_is_no_program_steers_nothing() {
+        in_namespace(|| {
+            use std::os::fd::AsFd;
+            let queue = open("weir0", true).unwrap();
+            assert!(queue.steer(queue.file.as_fd()).is_err());
         });
     }
 

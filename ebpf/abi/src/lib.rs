@@ -7,6 +7,7 @@
 //! - [`frame`]: from an Ethernet frame to the UDP datagram inside it;
 //! - [`classify`]: what `wan` does with that datagram, as one readable function;
 //! - [`drop`]: the registry of drop reasons, shared by programs, engine, metrics and docs;
+//! - [`flow`]: which worker a packet of the local side belongs to;
 //! - [`map`]: keys, values and names of the eBPF maps;
 //! - [`gcra`]: the rate limiter of `wan`;
 //! - [`cursor`]: bounded reads, from a slice or from a raw span (the only unsafe code here).
@@ -15,6 +16,7 @@
 pub mod classify;
 pub mod cursor;
 pub mod drop;
+pub mod flow;
 pub mod frame;
 pub mod gcra;
 pub mod map;

@@ -1,8 +1,14 @@
 //! TUN packets: one multishot read into provided buffers, and writes that complete where they are submitted.
 //!
-//! A packet is an IP packet, nothing before it (`IFF_NO_PI`, no `virtio_net_hdr` yet: it would be the first bytes of a slot and of a
-//! buffer, and [`TunRxConfig::mtu`] would grow to 65,535). A buffer has one byte more than the MTU, so that a packet which fills it is known
-//! to be cut.
+//! ```text
+//!   one buffer, one slot:  ┌────────────────┬──────────────────────────────────────────┐
+//!                          │ virtio_net_hdr │ IP packet or superpacket                 │
+//!                          │ 10, or nothing │ up to the MTU, or 65,535 with the header │
+//!                          └────────────────┴──────────────────────────────────────────┘
+//! ```
+//!
+//! A buffer has one byte more than the longest frame, so that a packet which fills it is known to be cut. The engine sees the packet only;
+//! what the header says is in its [`RxMeta`].
 #![allow(unsafe_code, reason = "operations point to buffers and slots that the kernel reads and writes")]
 
 use std::collections::VecDeque;
@@ -16,24 +22,26 @@ use io_uring::types::{Fd, Fixed};
 
 use super::RxCounters;
 use super::buffers::BufferRing;
-use crate::engine::port::{BURST_LEN, RxBurst, RxMeta, RxPort, TxMeta, TxPort, TxSink};
-use crate::io::queue::FrameQueue;
+use crate::engine::port::{BURST_LEN, RxBurst, RxMeta, RxPort, SUPERPACKET_LEN_MAX, TxMeta, TxPort, TxSink};
+use crate::io::packets::PacketQueue;
 use crate::io::ring::{Completion, PortId, Ring, TOKEN_MASK};
 use crate::io::tun::{TunQueue, TunTxConfig};
+use crate::io::vnet;
 
 /// The buffers of a [`TunRx`].
 #[derive(Clone, Copy, Debug)]
 pub struct TunRxConfig {
     /// Buffers, a power of two. While a burst is worked on the kernel fills the others.
     pub buffers: u16,
-    /// The interface's MTU in bytes; longer packets arrive truncated.
+    /// The interface's MTU in bytes; longer packets arrive truncated, unless superpackets were asked for.
     pub mtu: usize,
 }
 
 impl Default for TunRxConfig {
     fn default() -> Self {
-        // Four bursts: small packets come fast, and a TUN drops what its queue of 500 cannot hold.
-        Self { buffers: 4 * BURST_LEN as u16, mtu: 9000 }
+        // Two bursts: one being worked on, one being filled. What is not read yet waits in the interface's own queue. With superpackets
+        // 8 MiB, of which only what traffic touches is real: one page of each buffer with small packets.
+        Self { buffers: 2 * BURST_LEN as u16, mtu: 9000 }
     }
 }
 
@@ -53,7 +61,9 @@ impl TunRx {
     /// # Errors
     /// When the kernel refuses the buffers or the file, or `config.buffers` is no power of two.
     pub fn new(ring: &Ring, queue: Arc<TunQueue>, config: TunRxConfig) -> io::Result<Self> {
-        let buffers = BufferRing::new(ring, config.buffers, config.mtu + 1)?;
+        let header_len = queue.header_len();
+        let packet_len = if header_len == 0 { config.mtu } else { SUPERPACKET_LEN_MAX };
+        let buffers = BufferRing::new(ring, config.buffers, header_len + packet_len + 1)?;
         let mut port = Self {
             ring: ring.clone(),
             port: ring.attach(usize::from(config.buffers) + 4),
@@ -92,8 +102,18 @@ impl TunRx {
         }
         match (completion.buffer(), usize::try_from(completion.result)) {
             (Some(buffer), Ok(len @ 1..)) => {
+                let header_len = self.queue.header_len();
                 let truncated = len >= self.buffers.buffer_len();
-                self.buffers.lend(buffer, 0, len, RxMeta { truncated, ..RxMeta::default() });
+                match vnet::offload_of(self.buffers.filled(buffer, len), header_len) {
+                    Ok(offload) => {
+                        let meta = RxMeta { truncated, offload, ..RxMeta::default() };
+                        self.buffers.lend(buffer, header_len, len - header_len, meta);
+                    }
+                    Err(vnet::Refused) => {
+                        self.counters.refused += 1;
+                        self.buffers.reject(buffer);
+                    }
+                }
             }
             (buffer, _) => {
                 if let Some(buffer) = buffer {
@@ -147,13 +167,12 @@ pub struct TunTx {
     ring: Ring,
     port: PortId,
     /// Leaked should a write not end.
-    frames: ManuallyDrop<FrameQueue>,
+    frames: ManuallyDrop<PacketQueue>,
     file: Fixed,
     /// For each frame handed over, the oldest first, whether its write has ended.
     writing: VecDeque<bool>,
     /// The token of the oldest write.
     oldest: u64,
-    failed: u64,
     _queue: Arc<TunQueue>,
 }
 
@@ -163,7 +182,7 @@ impl TunTx {
     /// # Errors
     /// When there is no memory for the slots, or the ring takes no more files.
     pub fn new(ring: &Ring, queue: Arc<TunQueue>, config: TunTxConfig) -> io::Result<Self> {
-        let frames = FrameQueue::new(config.slots, config.slot_len)?;
+        let frames = PacketQueue::new(&queue, config)?;
         let file = ring.register_file(queue.as_raw_fd())?;
         Ok(Self {
             ring: ring.clone(),
@@ -172,7 +191,6 @@ impl TunTx {
             file,
             writing: VecDeque::with_capacity(config.slots),
             oldest: 0,
-            failed: 0,
             _queue: queue,
         })
     }
@@ -186,7 +204,7 @@ impl TunTx {
                 *ended = true;
             }
             if completion.result < 0 {
-                self.failed += 1;
+                self.frames.fail();
                 if completion.result == -libc::EBADFD {
                     gone = Some(io::Error::from_raw_os_error(libc::EBADFD));
                 }
@@ -208,6 +226,10 @@ impl TxSink for TunTx {
 
     fn commit(&mut self, len: usize, meta: TxMeta) {
         self.frames.commit(len, meta);
+    }
+
+    fn takes_offloads(&self) -> bool {
+        self.frames.takes_offloads()
     }
 }
 
@@ -236,7 +258,7 @@ impl TxPort for TunTx {
     }
 
     fn take_failed(&mut self) -> u64 {
-        std::mem::take(&mut self.failed)
+        self.frames.take_failed()
     }
 }
 
