@@ -26,6 +26,7 @@ pub mod keys;
 pub mod lane;
 pub mod lpm;
 mod outbox;
+pub mod path_mtu;
 pub mod port;
 pub mod prefix_set;
 pub mod replay;
