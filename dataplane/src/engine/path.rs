@@ -130,6 +130,12 @@ impl Path {
         self.timer.take()
     }
 
+    /// What all workers know of it.
+    #[cfg(test)]
+    pub(super) fn share(&self) -> Arc<SharedPath> {
+        Arc::clone(&self.shared)
+    }
+
     /// Whether both are views of one path.
     pub(super) fn is_of_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.shared, &other.shared)
