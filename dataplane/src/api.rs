@@ -25,7 +25,7 @@ pub use message::{Event, Reply, Request};
 pub use prefix::Prefix;
 
 /// Version of the message set. Raised whenever a message changes its meaning or layout.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Longest message in bytes, header included.
 pub const MESSAGE_LEN_MAX: usize = 60 * 1024;
 /// Most routes in one [`message::Request::StageRoutes`].

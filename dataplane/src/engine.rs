@@ -27,6 +27,8 @@ pub mod lane;
 pub mod lpm;
 pub mod offload;
 mod outbox;
+pub mod path;
+pub mod path_mtu;
 pub mod port;
 pub mod prefix_set;
 pub mod replay;
@@ -50,9 +52,9 @@ use self::bundle::{Packets, Plan};
 use self::counters::{Counters, Metric};
 use self::foreign::{FOREIGN_RUNS_MAX, Foreign, ForeignRun};
 use self::icmp::{ERROR_RATE, ErrorKind, ErrorLimiter};
-use self::inner::Inner;
+use self::inner::{Inner, mss};
 use self::outbox::Outbox;
-use self::port::{BURST_LEN, RxBurst, TRAIN_LEN_MAX, TxMeta, TxSink};
+use self::port::{BURST_LEN, RxBurst, RxMeta, TRAIN_LEN_MAX, TxMeta, TxSink};
 use self::session::{OpenEnd, Session};
 use self::snapshot::{NextHop, SessionSlot, Snapshot};
 use self::time::Time;
@@ -108,6 +110,15 @@ pub enum Event {
     Expired(SessionId),
     /// The peer said that it has closed the session.
     Closed(SessionId),
+    /// The longest datagram of a path, or the inner MTU that follows from it, has changed.
+    PathMtu {
+        /// Which session.
+        session: SessionId,
+        /// Bytes of UDP payload.
+        datagram_len: u16,
+        /// Bytes of an inner packet.
+        inner_mtu: u16,
+    },
     /// A snapshot that this worker no longer reads, to be freed elsewhere.
     Retired(Arc<Snapshot>),
     /// So many events were lost before this one.
@@ -121,6 +132,8 @@ enum Deadline {
     EraseOld(ReceiverIndex),
     /// The sealing keys of a session end.
     Expire(SessionSlot),
+    /// The session's path may have to be probed.
+    Probe(SessionSlot),
 }
 
 /// Events on their way out, bounded.
@@ -209,7 +222,7 @@ impl Engine {
             waiting: Waiting { slots: [SessionSlot(u32::MAX); BURST_LEN], count: 0 },
             foreign: Foreign(Vec::with_capacity(FOREIGN_RUNS_MAX)),
             events: Events { queue: VecDeque::with_capacity(EVENTS_MAX), lost: 0 },
-            wheel: Wheel::new(SESSIONS_MAX + SLOTS_PER_WORKER as usize),
+            wheel: Wheel::new(2 * SESSIONS_MAX + SLOTS_PER_WORKER as usize),
         }
     }
 
@@ -249,7 +262,7 @@ impl Engine {
             return;
         }
         match self.take_session(slot) {
-            Some(former) if former.id == session.id => session.take_over(&former),
+            Some(former) if former.id == session.id => session.take_over(*former),
             // A lane knows its session by the slot; what is left of another's must not speak for this one.
             _ => self.close_lanes_of(slot),
         }
@@ -265,8 +278,9 @@ impl Engine {
     }
 
     fn take_session(&mut self, slot: SessionSlot) -> Option<Box<Session>> {
-        let session = self.sessions.get_mut(slot.0 as usize).and_then(Option::take)?;
-        if let Some(timer) = session.expiry {
+        let mut session = self.sessions.get_mut(slot.0 as usize).and_then(Option::take)?;
+        let probing = session.path.as_mut().and_then(|path| path.release());
+        for timer in [session.expiry, probing].into_iter().flatten() {
             self.wheel.cancel(timer);
         }
         Some(session)
@@ -289,7 +303,7 @@ impl Engine {
     }
 
     fn schedule(&mut self, at: Time, what: Deadline) -> Option<TimerId> {
-        // The wheel has room for a deadline of every session and of every lane there can be.
+        // The wheel has room for two deadlines of every session and one of every lane there can be.
         let scheduled = self.wheel.schedule(at, what);
         debug_assert!(scheduled.is_ok(), "the wheel is large enough");
         scheduled.ok()
@@ -392,7 +406,8 @@ impl Engine {
         self.batch.clear();
         for i in 0..rx.len().min(BURST_LEN) {
             let (packet, meta) = rx.frame(i);
-            let judged = if meta.truncated { Err(DropReason::LanReadTruncated) } else { self.route(now, packet, lan) };
+            let judged =
+                if meta.truncated { Err(DropReason::LanReadTruncated) } else { self.route(now, packet, meta, lan) };
             match judged {
                 Ok(slot) => self.batch.push(i, slot, packet.len()),
                 Err(reason) => self.counters.drop(reason),
@@ -408,7 +423,13 @@ impl Engine {
     }
 
     /// Which peer a packet from the local side goes to.
-    fn route(&mut self, now: Time, packet: &[u8], lan: &mut impl TxSink) -> Result<SessionSlot, DropReason> {
+    fn route(
+        &mut self,
+        now: Time,
+        packet: &mut [u8],
+        meta: RxMeta,
+        lan: &mut impl TxSink,
+    ) -> Result<SessionSlot, DropReason> {
         let inner = Inner::parse(packet).map_err(|reason| match reason {
             DropReason::InnerMalformed | DropReason::InnerHeaderChain => DropReason::LocalMalformed,
             other => other,
@@ -419,7 +440,10 @@ impl Engine {
         }
         let (kind, reason) = match self.snapshot.next_hop(inner.destination) {
             Some(NextHop::Session(slot)) => match session(&self.sessions, slot) {
-                Some(session) if !too_big(&inner, packet.len(), session) => return Ok(slot),
+                Some(session) if !too_big(&inner, packet.len(), session) => {
+                    mss::clamp(packet, &inner, session.inner_mtu, meta.offload.checksum.is_some());
+                    return Ok(slot);
+                }
                 Some(session) => (ErrorKind::PacketTooBig { mtu: session.inner_mtu }, DropReason::PacketTooBig),
                 None => (ErrorKind::HostUnreachable, DropReason::NoSession),
             },
@@ -465,6 +489,7 @@ impl Engine {
             if session(&self.sessions, slot).is_some_and(Session::has_control) {
                 self.send(now, slot, &Members::EMPTY, &mut Nothing, wan);
             }
+            self.drive_path(slot, now, wan);
         }
     }
 
@@ -481,6 +506,7 @@ impl Engine {
             self.counters.drop_n(DropReason::NoSession, members.count as u64);
             return 0;
         };
+        session.follow_path();
         let control = session.take_control();
         let plan = Plan::new(control.bytes().len(), &members.lens[..members.count], session.payload_len);
         let (endpoint, lane) = (Some(session.endpoint), &mut session.seal);
@@ -503,6 +529,9 @@ impl Engine {
         self.counters.add(Metric::SealedBytes, sent.bytes as u64);
         if !session.rekey_told && session.seal.rekey_due(now) {
             session.rekey_told = self.events.push(Event::RekeyDue(session.id));
+        }
+        if sent.trains > 0 && members.count > 0 {
+            self.note_sent(slot, sent.bytes, now);
         }
         sent.packets
     }
@@ -527,6 +556,7 @@ impl Engine {
                         self.events.push(Event::Expired(session.id));
                     }
                 }
+                Deadline::Probe(slot) => self.path_is_due(slot, now),
             }
         }
     }

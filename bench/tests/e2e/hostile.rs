@@ -23,6 +23,7 @@ use weir_dataplane::api::message::{DumpItem, Incarnation, Install, Offer, Reques
 use weir_dataplane::api::{Client, Prefix};
 use weir_dataplane::config::{Attach, WanIo};
 use weir_dataplane::engine::aead::Algorithm;
+use weir_dataplane::engine::bundle::DATAGRAM_LEN_MIN;
 use weir_dataplane::engine::keys::{Context, Direction, LaneSecret, Side};
 use weir_dataplane::engine::lane::{COUNTERS, Limits, SealLane};
 use weir_dataplane::engine::time::Time;
@@ -75,9 +76,14 @@ impl<'a> Scene<'a> {
         self.sent += 1;
         self.client.send(&[self.sent; 100]).unwrap();
         let mut buffer = [0; 2048];
-        let (len, from) = self.interceptor.recv_from(&mut buffer).unwrap();
-        assert_eq!(from.port(), PORT);
-        buffer[..len].to_vec()
+        loop {
+            let (len, from) = self.interceptor.recv_from(&mut buffer).unwrap();
+            assert_eq!(from.port(), PORT);
+            // What is longer than our packet asks how long datagrams may be.
+            if len < usize::from(DATAGRAM_LEN_MIN) {
+                return buffer[..len].to_vec();
+            }
+        }
     }
 
     fn attack(&self, datagram: &[u8]) {

@@ -9,6 +9,7 @@ mod capture;
 mod crash;
 mod demo;
 mod hostile;
+mod path;
 mod start;
 mod support;
 mod traffic;

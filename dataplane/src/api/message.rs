@@ -76,9 +76,9 @@ pub struct Install {
     pub endpoint: SocketAddr,
     /// Inner sources that the peer may use.
     pub sources: Vec<Prefix>,
-    /// Longest UDP payload that the path carries.
+    /// Longest UDP payload that may be tried on the path; what it carries is found out.
     pub datagram_len_max: u16,
-    /// Largest inner packet that is carried without telling its sender to send smaller ones.
+    /// Largest inner packet that may be carried without telling its sender to send smaller ones; less where the path carries less.
     pub inner_mtu: u16,
 }
 
@@ -237,6 +237,15 @@ pub enum Event {
     Closed(SessionId),
     /// Events were lost because this connection did not read them.
     Lost(u64),
+    /// The longest datagram of a session's path, or the inner MTU that follows from it, has changed.
+    PathMtu {
+        /// Which session.
+        session: SessionId,
+        /// Bytes of UDP payload that the path carries.
+        datagram_len: u16,
+        /// Largest inner packet that is carried without telling its sender to send smaller ones.
+        inner_mtu: u16,
+    },
 }
 
 /// A named counter and its value.
@@ -289,4 +298,8 @@ pub struct SessionDump {
     pub age_ns: u64,
     /// Last measured round trip in nanoseconds; zero when none was measured.
     pub rtt_ns: u64,
+    /// Bytes of UDP payload of the longest datagram that is sent now.
+    pub datagram_len: u16,
+    /// Largest inner packet that is carried now without telling its sender to send smaller ones.
+    pub inner_mtu: u16,
 }

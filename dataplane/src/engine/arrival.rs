@@ -7,7 +7,7 @@ use weir_abi::drop::DropReason;
 use super::block::{Control, Visitor};
 use super::counters::{Counters, Metric};
 use super::icmp::{self, ErrorKind};
-use super::inner::{self, Inner};
+use super::inner::{self, Inner, mss};
 use super::outbox::Outbox;
 use super::port::{TxMeta, TxSink};
 use super::session::Session;
@@ -38,8 +38,15 @@ impl<L: TxSink> Arrival<'_, L> {
             return Err(DropReason::InnerSpoofedSource);
         }
         inner.forged_error(packet, |address| session.sources.contains(address))?;
+        if let Some(path) = &session.path {
+            path.heard();
+        }
+        let mtu = session.inner_mtu;
         match self.snapshot.next_hop(inner.destination) {
-            Some(NextHop::Local) => self.deliver(packet),
+            Some(NextHop::Local) => {
+                mss::clamp(packet, &inner, mtu, false);
+                self.deliver(packet)
+            }
             Some(NextHop::Session(slot)) if slot == self.from => Err(DropReason::Hairpin),
             Some(NextHop::Session(slot)) => self.pass_on(slot, &inner, packet),
             None => Err(self.answer(ErrorKind::NoRoute, DropReason::NoRoute, packet)),
@@ -70,6 +77,7 @@ impl<L: TxSink> Arrival<'_, L> {
         if too_big {
             return Err(self.answer(ErrorKind::PacketTooBig { mtu }, DropReason::PacketTooBig, packet));
         }
+        mss::clamp(packet, inner, mtu, false);
         self.outbox.push(to, packet)
     }
 
@@ -97,8 +105,9 @@ impl<L: TxSink> Visitor for Arrival<'_, L> {
     fn control(&mut self, control: Control) {
         let Some(session) = session_mut(self.sessions, self.from) else { return };
         match control {
-            Control::EchoRequest(token) => {
-                let reply = Control::EchoReply(token);
+            Control::EchoRequest(token) | Control::ProbeRequest(token) => {
+                let is_echo = matches!(control, Control::EchoRequest(_));
+                let reply = if is_echo { Control::EchoReply(token) } else { Control::ProbeReply(token) };
                 if let Err(reason) = self.waiting.push(self.from).and_then(|()| session.queue_control(reply)) {
                     self.counters.drop(reason);
                 }
@@ -114,6 +123,14 @@ impl<L: TxSink> Visitor for Arrival<'_, L> {
                 session.close_told = self.events.push(Event::Closed(session.id));
             }
             Control::Close => {}
+            Control::ProbeReply(token) => match &session.path {
+                Some(path) if path.answered(u64::from_be_bytes(token)) => {
+                    // If too many wait already, the prober finds the answer when its timer is due.
+                    let _ = self.waiting.push(self.from);
+                }
+                Some(_) => {}
+                None => self.counters.drop(DropReason::ControlMalformed),
+            },
         }
     }
 

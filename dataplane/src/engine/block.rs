@@ -25,7 +25,7 @@ use weir_abi::cursor::Bytes;
 use weir_abi::drop::DropReason;
 use weir_abi::wire::block::{
     CLOSE, CONTINUATION, CONTINUATION_HEADER_LEN, CONTROL, CONTROL_HEADER_LEN, ECHO_LEN, ECHO_REPLY, ECHO_REQUEST,
-    IPV4, IPV6, PADDING,
+    IPV4, IPV6, PADDING, PROBE_REPLY, PROBE_REQUEST,
 };
 
 // From specifications.
@@ -126,6 +126,10 @@ pub enum Control {
     EchoReply([u8; ECHO_LEN]),
     /// The sender has closed the session.
     Close,
+    /// Asks for the token back, in a datagram whose length is what is asked about.
+    ProbeRequest([u8; ECHO_LEN]),
+    /// Brings a probe's token back: the datagram arrived.
+    ProbeReply([u8; ECHO_LEN]),
 }
 
 impl Control {
@@ -142,6 +146,8 @@ impl Control {
             ECHO_REQUEST => token().map(Self::EchoRequest),
             ECHO_REPLY => token().map(Self::EchoReply),
             CLOSE if body.is_empty() => Ok(Self::Close),
+            PROBE_REQUEST => token().map(Self::ProbeRequest),
+            PROBE_REPLY => token().map(Self::ProbeReply),
             _ => Err(DropReason::ControlMalformed),
         }
     }
@@ -152,6 +158,8 @@ impl Control {
             Self::EchoRequest(token) => (ECHO_REQUEST, Some(token)),
             Self::EchoReply(token) => (ECHO_REPLY, Some(token)),
             Self::Close => (CLOSE, None),
+            Self::ProbeRequest(token) => (PROBE_REQUEST, Some(token)),
+            Self::ProbeReply(token) => (PROBE_REPLY, Some(token)),
         };
         let body = token.map_or(0, |token| token.len());
         out[0] = CONTROL << 4 | kind;

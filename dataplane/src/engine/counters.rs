@@ -62,6 +62,7 @@ metrics! {
     HandoffsSent "sent_handoffs" "Runs of datagrams handed to the worker that owns their lane.";
     HandoffsReceived "received_handoffs" "Runs of datagrams taken over from other workers.";
     IcmpErrorsSent "sent_icmp_errors" "ICMP errors of our own: time exceeded, unreachable, packet too big.";
+    ProbesSent "sent_probes" "Datagrams of nothing but padding that ask how long the path's datagrams may be.";
 }
 
 const METRICS: usize = Metric::ALL.len();

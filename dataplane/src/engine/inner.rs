@@ -18,6 +18,7 @@
 
 mod chain;
 mod duty;
+pub mod mss;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -13,6 +13,7 @@ use super::block::{Control, Reassembly};
 use super::bundle::{CONTROL_LEN_MAX, PayloadLen};
 use super::icmp::{ERROR_RATE, ErrorLimiter};
 use super::lane::{OpenLane, SealLane};
+use super::path::Path;
 use super::prefix_set::PrefixSet;
 use super::snapshot::SessionSlot;
 use super::time::Time;
@@ -49,6 +50,8 @@ pub struct Session {
     pub(super) errors: ErrorLimiter,
     /// The engine's timer for the end of the keys.
     pub(super) expiry: Option<TimerId>,
+    /// What is found out of the path, if it is: see [`Self::follow`].
+    pub(super) path: Option<Path>,
     /// Control blocks that wait to be sent, encoded.
     control: ControlQueue,
 }
@@ -99,6 +102,7 @@ impl Session {
             echoes: Echoes::default(),
             errors: ErrorLimiter::new(ERROR_RATE),
             expiry: None,
+            path: None,
             control: ControlQueue::EMPTY,
         }
     }
@@ -122,10 +126,14 @@ impl Session {
     }
 
     /// Takes over what is under way from the same session under its former keys.
-    pub(super) fn take_over(&mut self, former: &Self) {
+    pub(super) fn take_over(&mut self, mut former: Self) {
+        let is_of_same = |new: &Path, old: &Path| new.is_of_same(old);
+        if self.path.as_ref().zip(former.path.as_ref()).is_some_and(|(new, old)| is_of_same(new, old)) {
+            self.path = former.path.take();
+        }
         self.control = former.control;
-        self.echoes = former.echoes.clone();
-        self.errors = former.errors.clone();
+        self.echoes = former.echoes;
+        self.errors = former.errors;
     }
 
     /// Whether control blocks wait.

@@ -7,6 +7,7 @@ mod foreign;
 mod forwarding;
 mod hostile;
 mod lifecycle;
+mod path;
 mod random;
 mod rig;
 mod router;

@@ -33,6 +33,8 @@ use crate::engine::bundle::{DATAGRAM_LEN_MIN, PayloadLen};
 use crate::engine::keys::{Context, Direction, LaneSecret, Side};
 use crate::engine::lane::{Limits, OpenLane, RETAIN_MIN, RETAIN_ROUND_TRIPS, SealLane};
 use crate::engine::lpm::Lpm;
+pub use crate::engine::path::INNER_MTU_MIN;
+use crate::engine::path::SharedPath;
 use crate::engine::prefix_set::PrefixSet;
 use crate::engine::session::{Echoes, OpenEnd, Session};
 use crate::engine::snapshot::{NextHop, SessionSlot, Snapshot};
@@ -44,8 +46,6 @@ use crate::engine::{self, Command};
 pub const RESERVATION_LIFETIME: Duration = Duration::from_secs(60);
 /// Most reservations at a time.
 pub const RESERVATIONS_MAX: usize = 4096;
-/// Smallest inner MTU: what IPv6 asks of every link (RFC 8200 §5).
-pub const INNER_MTU_MIN: u16 = 1280;
 
 /// What the outside must do. Carried out in order, before the replies are sent.
 #[derive(Debug)]
@@ -100,6 +100,7 @@ struct Installed {
     indices: Vec<ReceiverIndex>,
     peer_indices: Vec<u32>,
     since: Time,
+    path: Arc<SharedPath>,
 }
 
 /// A session's place: taken while it is installed or a route names it.
@@ -257,6 +258,11 @@ impl<R: Random> State<R> {
         }
         let entry = self.entry(install.session)?;
         let (slot, echoes) = (entry.slot, entry.echoes.clone());
+        let (endpoint, datagram_len_max, inner_mtu) = (install.endpoint, install.datagram_len_max, install.inner_mtu);
+        // New keys change nothing about the path.
+        let known = entry.installed.as_ref().map(|installed| &installed.path);
+        let known = known.filter(|path| path.is_for(endpoint, datagram_len_max, inner_mtu)).cloned();
+        let path = known.unwrap_or_else(|| Arc::new(SharedPath::new(endpoint, datagram_len_max, inner_mtu)));
         // From here on nothing can fail, so the reservation is used up and the keys exist once.
         let Some(reservation) = self.reservations.remove(&install.reservation) else {
             return Err(Refusal::NoReservation);
@@ -284,6 +290,7 @@ impl<R: Random> State<R> {
                 seal,
             );
             session.echoes = echoes.clone();
+            session.follow(Arc::clone(&path));
             let opened = (0u8..).zip(&reservation.indices).filter(|(_, index)| index.worker() == worker);
             let lanes = opened
                 .map(|(number, &index)| {
@@ -310,6 +317,7 @@ impl<R: Random> State<R> {
             indices: reservation.indices,
             peer_indices: install.peer.indices,
             since: now,
+            path,
         };
         if let Some(entry) = self.sessions.get_mut(&install.session)
             && let Some(before) = entry.installed.replace(installed)
@@ -469,6 +477,7 @@ impl<R: Random> State<R> {
         let mut replies: Vec<Reply> = vec![];
         for (&session, entry) in &self.sessions {
             if let Some(installed) = &entry.installed {
+                let (datagram_len, inner_mtu) = installed.path.in_force();
                 replies.push(Reply::Dump(DumpItem::Session(SessionDump {
                     session,
                     endpoint: installed.endpoint,
@@ -477,6 +486,8 @@ impl<R: Random> State<R> {
                     peer_indices: installed.peer_indices.clone(),
                     age_ns: now.since(installed.since).as_nanos() as u64,
                     rtt_ns: entry.round_trip.as_nanos() as u64,
+                    datagram_len,
+                    inner_mtu,
                 })));
             }
         }
@@ -500,6 +511,9 @@ impl<R: Random> State<R> {
             engine::Event::Expired(session) => Some(Event::Expired(session)),
             engine::Event::Closed(session) => Some(Event::Closed(session)),
             engine::Event::Lost(count) => Some(Event::Lost(count)),
+            engine::Event::PathMtu { session, datagram_len, inner_mtu } => {
+                Some(Event::PathMtu { session, datagram_len, inner_mtu })
+            }
             // Freed here, where nobody waits for a packet.
             engine::Event::Retired(_) => None,
         }

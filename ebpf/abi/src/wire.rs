@@ -245,8 +245,22 @@ pub mod block {
     pub const ECHO_REPLY: u8 = 2;
     /// Control kind: the sender has closed the session; no body.
     pub const CLOSE: u8 = 3;
-    /// Bytes of an echo's body.
+    /// Bytes of an echo's body, and of a probe's.
     pub const ECHO_LEN: usize = 8;
+    /// Control kind: body is an 8-byte token. Padding follows, so that the datagram has the length that is asked about (RFC 8899).
+    ///
+    /// ```text
+    ///  0                   1
+    ///  0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5
+    /// +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-  …  -+-+-+-+-  …  -+
+    /// |0 0 0 1|0 1 0 0|       8       |  token  |0 0 0 0 …     |   request: alone in its datagram
+    /// +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-  …  -+-+-+-+-  …  -+
+    /// |0 0 0 1|0 1 0 1|       8       |  token  |                  reply: like an echo's, without padding
+    /// +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-  …  -+
+    /// ```
+    pub const PROBE_REQUEST: u8 = 4;
+    /// Control kind: the 8-byte token of a probe request that arrived whole.
+    pub const PROBE_REPLY: u8 = 5;
 }
 
 #[cfg(test)]

@@ -501,6 +501,8 @@ fn a_dump_tells_everything_but_secrets() {
         peer_indices: vec![0x40, 0x41],
         age_ns: 1_000_000_000,
         rtt_ns: 5000,
+        datagram_len: 1200,
+        inner_mtu: 1420,
     };
     let routes = DumpItem::Routes(vec![to_session("fd02::/32", 7)]);
     assert_eq!(dump, [Reply::Dump(DumpItem::Session(expected)), Reply::Dump(routes), Reply::Done]);
@@ -517,6 +519,10 @@ fn events_reach_subscribers_but_for_freed_snapshots() {
         (engine::Event::Expired(session), Some(Event::Expired(session))),
         (engine::Event::Closed(session), Some(Event::Closed(session))),
         (engine::Event::Lost(3), Some(Event::Lost(3))),
+        (
+            engine::Event::PathMtu { session, datagram_len: 1472, inner_mtu: 1420 },
+            Some(Event::PathMtu { session, datagram_len: 1472, inner_mtu: 1420 }),
+        ),
         (engine::Event::Retired(Arc::new(Snapshot::empty())), None),
     ] {
         assert_eq!(state.handle_event(event), notice);

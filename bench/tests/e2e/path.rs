@@ -1,0 +1,74 @@
+//! The path MTU: found, lost and found again.
+
+use std::time::Duration;
+
+use weir_bench::external::tcp_transfer;
+use weir_bench::pair::{Pair, PairConfig};
+use weir_bench::rig::{Family, Rig, RigConfig};
+use weir_dataplane::api::message::{DumpItem, SessionDump};
+
+use crate::support::*;
+
+/// What gateway `side` says of the session.
+fn session(pair: &mut Pair<'_>, side: usize) -> SessionDump {
+    let items = pair.side(side).client().unwrap().dump().unwrap();
+    let session = |item| if let DumpItem::Session(session) = item { Some(session) } else { None };
+    items.into_iter().find_map(session).unwrap()
+}
+
+/// Waits until gateway `side` sends datagrams of `len` bytes. Something must cross meanwhile: nobody probes an idle path.
+#[track_caller]
+fn finds(rig: &Rig, pair: &mut Pair<'_>, side: usize, len: u16) {
+    let (h1, h2) = (rig.h1(), rig.h2());
+    let mut found = 0;
+    let is_found = eventually(Duration::from_secs(30), || {
+        tcp_transfer(h1, h2, h2.lan.address(Family::V4), Duration::from_secs(1)).unwrap();
+        found = session(pair, side).datagram_len;
+        found == len
+    });
+    assert!(is_found, "gateway {side} sends {found} bytes, not {len}");
+}
+
+#[test]
+fn a_path_is_searched_up_to_jumbo_frames_and_down_the_tiny() {
+    let _alone = alone();
+    for (mtu, len) in [(9000, 8972), (1500, 1472), (1280, 1252)] {
+        let rig = Rig::new(RigConfig { wan_mtu: mtu, ..RigConfig::default() }).unwrap();
+        // What is installed is the ceiling of the largest; what there is, the gateways find out.
+        with_pair(&rig, PairConfig { wan_mtu: 9000, ..PairConfig::default() }, |pair| {
+            for side in 0..2 {
+                finds(&rig, pair, side, len);
+                let inner_mtu = session(pair, side).inner_mtu;
+                assert_eq!(inner_mtu, (len - 32).clamp(1280, weir_bench::pair::INNER_MTU));
+            }
+        });
+    }
+}
+
+/// The other end of the WAN takes shorter frames from one moment to the next, and no ICMP says so: a veth drops what is too long.
+#[test]
+fn a_path_that_becomes_narrower_in_silence_goes_on_carrying_a_tcp_stream() {
+    let _alone = alone();
+    let rig = rig();
+    one_datagram_a_frame(&rig);
+    with_pair(&rig, PairConfig::default(), |pair| {
+        for side in 0..2 {
+            finds(&rig, pair, side, 1472);
+        }
+        let (h1, h2) = (rig.h1(), rig.h2());
+        std::thread::scope(|scope| {
+            let stream =
+                scope.spawn(|| tcp_transfer(h1, h2, h2.lan.address(Family::V4), Duration::from_secs(20)).unwrap());
+            std::thread::sleep(Duration::from_secs(3));
+            output(rig.g2(), "ip", &["link", "set", "wan", "mtu", "1400"]);
+            let falls = eventually(Duration::from_secs(15), || session(pair, 0).datagram_len <= 1372);
+            assert!(falls, "{:?}", session(pair, 0));
+            let transfer = stream.join().unwrap();
+            assert!(transfer.gbps > 0.01, "{transfer:?}");
+        });
+        finds(&rig, pair, 0, 1372);
+        let after = tcp_transfer(h1, h2, h2.lan.address(Family::V6), Duration::from_secs(2)).unwrap();
+        assert!(after.gbps > 0.05, "{after:?}");
+        assert_eq!(session(pair, 0).inner_mtu, 1340);
+    });
+}
