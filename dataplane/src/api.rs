@@ -25,7 +25,7 @@ pub use message::{Event, Reply, Request};
 pub use prefix::Prefix;
 
 /// Version of the message set. Raised whenever a message changes its meaning or layout.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Longest message in bytes, header included.
 pub const MESSAGE_LEN_MAX: usize = 60 * 1024;
 /// Most routes in one [`message::Request::StageRoutes`].
@@ -36,3 +36,7 @@ pub const ROUTES_MAX: usize = 1 << 20;
 pub const SESSIONS_MAX: usize = 16 * 1024;
 /// Most source prefixes of one peer.
 pub const SOURCES_MAX: usize = 256;
+/// Lowest rate limit of a peer in bytes per second: keep-alives and a key exchange's worth of anything get through.
+pub const RATE_MIN: u64 = 1000;
+/// Smallest burst of a rate limit in bytes: an eighth of it, which the lowest class may use more than, holds a packet of any Ethernet.
+pub const RATE_BURST_MIN: u32 = 64 * 1024;

@@ -16,3 +16,6 @@
 pub mod checksum;
 pub mod coalesce;
 pub mod segment;
+
+pub use coalesce::{Coalescer, Delivered, Lent, Place};
+pub use segment::Segments;
