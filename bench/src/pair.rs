@@ -153,6 +153,7 @@ impl<'a> Pair<'a> {
                 sources: behind(hosts[other], other),
                 datagram_len_max: self.datagram_len_max(),
                 inner_mtu: INNER_MTU,
+                rate: None,
             };
             let local = lans(hosts[side]).into_iter().map(|prefix| Route { prefix, target: Target::Local });
             let far = behind(hosts[other], other);

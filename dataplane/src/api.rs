@@ -36,3 +36,7 @@ pub const ROUTES_MAX: usize = 1 << 20;
 pub const SESSIONS_MAX: usize = 16 * 1024;
 /// Most source prefixes of one peer.
 pub const SOURCES_MAX: usize = 256;
+/// Lowest rate limit of a peer in bytes per second: keep-alives and a key exchange's worth of anything get through.
+pub const RATE_MIN: u64 = 1000;
+/// Smallest burst of a rate limit in bytes: an eighth of it, which the lowest class may use more than, holds a packet of any Ethernet.
+pub const RATE_BURST_MIN: u32 = 64 * 1024;

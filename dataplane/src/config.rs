@@ -6,7 +6,7 @@
 //! ```text
 //! transit = false          forward between peers
 //! [api]      socket
-//! [wan]      interface (required) · port · attach · io · source_rate_pps · source_burst · class_rate_pps · deny
+//! [wan]      interface (required) · port · attach · io · dscp · source_rate_pps · source_burst · class_rate_pps · deny
 //! [lan]      interfaces · attach
 //! [tun]      name · addresses · mtu · offload
 //! [workers]  cores
@@ -26,6 +26,7 @@ use toml::de::DeTable;
 use weir_abi::wire::{HEADER_LEN, TAG_LEN};
 
 use crate::api::Prefix;
+use crate::engine::class::Dscp;
 use crate::io::netlink::{InterfaceAddress, Routing};
 
 use section::Located;
@@ -100,6 +101,8 @@ pub struct Wan {
     pub attach: Attach,
     /// Which port moves datagrams.
     pub io: WanIo,
+    /// What datagrams show of the DSCP of the packets in them.
+    pub dscp: Dscp,
     /// Datagrams per second that one source may send besides live data; zero means no limit.
     pub source_rate_pps: u64,
     /// Datagrams that one source may send back to back, at least one.

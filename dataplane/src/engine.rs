@@ -5,8 +5,8 @@
 //!
 //! ```text
 //!              LAN                                                           WAN
-//!   RxBurst ──▶ parse ─▶ route ─▶ MTU ─▶ group by session ─▶ plan ─▶ lay ─▶ seal ──▶ TxSink        Engine::encapsulate
-//!   TxSink ◀── route ◀─ source ◀─ parse ◀─ blocks ◀─ replay ◀─ open ◀─ generation ◀─ RxBurst       Engine::decapsulate
+//!   RxBurst ──▶ parse ─▶ cut ─▶ route ─▶ MTU ─▶ group by stream ─▶ plan ─▶ lay ─▶ seal ─▶ TxSink      Engine::encapsulate
+//!   TxSink ◀── join ◀─ route ◀─ source ◀─ parse ◀─ blocks ◀─ replay ◀─ open ◀─ generation ◀─ RxBurst       Engine::decapsulate
 //!                 └─▶ peers, answers ─▶ outbox ─▶ plan ─▶ lay ─▶ seal ──────────────▶ TxSink        (same batch)
 //! ```
 //!
@@ -18,12 +18,16 @@ mod arrival;
 mod batch;
 pub mod block;
 pub mod bundle;
+pub mod class;
 pub mod counters;
+mod delivery;
+mod departure;
 pub mod foreign;
 pub mod icmp;
 pub mod inner;
 pub mod keys;
 pub mod lane;
+pub mod limit;
 pub mod lpm;
 pub mod offload;
 mod outbox;
@@ -43,20 +47,22 @@ use std::time::Duration;
 
 use weir_abi::drop::DropReason;
 use weir_abi::map::SLOTS_PER_WORKER;
-use weir_abi::wire::{DataHeader, HeaderError, ReceiverIndex};
+use weir_abi::wire::{DataHeader, HEADER_LEN, HeaderError, ReceiverIndex};
 
 use self::arrival::Arrival;
-use self::batch::{Batch, InBurst, InOutbox, Members, Nothing};
+use self::batch::Batch;
 use self::block::Control;
-use self::bundle::{Packets, Plan};
+use self::class::Ecn;
 use self::counters::{Counters, Metric};
+use self::delivery::Delivery;
+use self::departure::Departure;
 use self::foreign::{FOREIGN_RUNS_MAX, Foreign, ForeignRun};
-use self::icmp::{ERROR_RATE, ErrorKind, ErrorLimiter};
-use self::inner::{Inner, mss};
+use self::icmp::{ERROR_RATE, ErrorLimiter};
+use self::inner::Inner;
 use self::outbox::Outbox;
-use self::port::{BURST_LEN, RxBurst, RxMeta, TRAIN_LEN_MAX, TxMeta, TxSink};
+use self::port::{BURST_LEN, RxBurst, RxMeta, TRAIN_LEN_MAX, TxSink};
 use self::session::{OpenEnd, Session};
-use self::snapshot::{NextHop, SessionSlot, Snapshot};
+use self::snapshot::{SessionSlot, Snapshot};
 use self::time::Time;
 use self::wheel::{TimerId, Wheel};
 use crate::api::SESSIONS_MAX;
@@ -181,6 +187,7 @@ pub struct Engine {
     limiter: ErrorLimiter,
     outbox: Outbox,
     batch: Batch,
+    delivery: Delivery,
     /// Sessions whose control blocks wait for a datagram.
     waiting: Waiting,
     foreign: Foreign,
@@ -219,6 +226,7 @@ impl Engine {
             limiter: ErrorLimiter::new(ERROR_RATE),
             outbox: Outbox::new(),
             batch: Batch::new(),
+            delivery: Delivery::new(),
             waiting: Waiting { slots: [SessionSlot(u32::MAX); BURST_LEN], count: 0 },
             foreign: Foreign(Vec::with_capacity(FOREIGN_RUNS_MAX)),
             events: Events { queue: VecDeque::with_capacity(EVENTS_MAX), lost: 0 },
@@ -312,30 +320,39 @@ impl Engine {
     /// Opens a burst of datagrams: inner packets go to `lan`, packets for other peers and answers to `wan`.
     pub fn decapsulate(&mut self, now: Time, rx: &mut impl RxBurst, lan: &mut impl TxSink, wan: &mut impl TxSink) {
         self.counters.add(Metric::WanBursts, u64::from(!rx.is_empty()));
+        let joins = lan.takes_offloads();
         for i in 0..rx.len() {
             let (frame, meta) = rx.frame(i);
+            let len = frame.len();
             if meta.truncated {
                 self.counters.drop(DropReason::OuterOversized);
                 continue;
             }
-            if frame.is_empty() {
+            if len == 0 {
                 self.counters.drop(DropReason::OuterTruncated);
                 continue;
             }
-            let segment = if meta.segment == 0 { frame.len() } else { usize::from(meta.segment) };
-            for (k, datagram) in frame.chunks_mut(segment).enumerate() {
-                match self.open(now, datagram, lan) {
+            let segment = if meta.segment == 0 { len } else { usize::from(meta.segment) };
+            for start in (0..len).step_by(segment) {
+                let (frame, _) = rx.frame(i);
+                let datagram = &mut frame[start..len.min(start + segment)];
+                let datagram_len = datagram.len();
+                match self.open(now, datagram, (i, start), &meta, lan, joins) {
                     Ok(()) => {}
-                    Err(Refused::Foreign(worker)) => {
-                        self.foreign.push(i, k * segment, datagram.len(), worker, &self.counters)
-                    }
+                    Err(Refused::Foreign(worker)) => self.foreign.push(i, start, datagram_len, worker, &self.counters),
                     Err(Refused::Dropped(reason)) => self.counters.drop(reason),
                 }
                 // One train can bring more for other peers than the outbox holds, so the batch's end is not the only place to empty it.
                 if self.outbox.is_half_full() {
                     self.send_own(now, wan);
                 }
+                if joins && self.delivery.is_due() {
+                    self.delivery.flush(rx, lan, &self.counters);
+                }
             }
+        }
+        if joins {
+            self.delivery.flush(rx, lan, &self.counters);
         }
         self.send_own(now, wan);
     }
@@ -350,8 +367,16 @@ impl Engine {
         self.foreign.0.clear();
     }
 
-    /// Opens one datagram.
-    fn open(&mut self, now: Time, datagram: &mut [u8], lan: &mut impl TxSink) -> Result<(), Refused> {
+    /// Opens one datagram, which begins at byte `at.1` of frame `at.0`.
+    fn open(
+        &mut self,
+        now: Time,
+        datagram: &mut [u8],
+        at: (usize, usize),
+        meta: &RxMeta,
+        lan: &mut impl TxSink,
+        joins: bool,
+    ) -> Result<(), Refused> {
         if datagram.len() > TRAIN_LEN_MAX {
             return Err(DropReason::OuterOversized.into());
         }
@@ -366,12 +391,21 @@ impl Engine {
             other if other < self.workers => return Err(Refused::Foreign(other)),
             _ => return Err(DropReason::UnknownIndex.into()),
         }
-        let at = usize::from(header.receiver.slot());
-        let end = self.open.get_mut(at).and_then(Option::as_mut);
+        let lane = usize::from(header.receiver.slot());
+        let end = self.open.get_mut(lane).and_then(Option::as_mut);
         let end = end.ok_or(DropReason::UnknownIndex)?;
         let generation = end.lane.generation();
         let plaintext = end.lane.open(&header, datagram, now)?;
         self.counters.add(Metric::DatagramsOpened, 1);
+        // Only now is it certain that the peer has sent it.
+        if let Some(session) = session_mut(&mut self.sessions, end.session)
+            && meta.local.is_some()
+            && session.source != meta.local
+            && meta.source == Some(session.endpoint)
+        {
+            session.source = meta.local;
+        }
+        let ecn = Ecn::of(meta.class);
         let mut arrival = Arrival {
             now,
             from: end.session,
@@ -382,9 +416,12 @@ impl Engine {
             waiting: &mut self.waiting,
             events: &mut self.events,
             round_trip: None,
+            ecn,
+            at: (at.0, at.1 + HEADER_LEN),
             lan,
+            delivery: joins.then_some(&mut self.delivery),
         };
-        end.partial.feed(header.counter, plaintext, &mut arrival);
+        end.partial.feed(header.counter, ecn == Ecn::Ce, plaintext, &mut arrival);
         if let Some(round_trip) = arrival.round_trip {
             end.lane.set_round_trip(round_trip);
         }
@@ -392,10 +429,10 @@ impl Engine {
             && let Some(due) = end.lane.next_deadline()
         {
             // The key that an earlier timer was for is gone already.
-            if let Some(timer) = self.erasures[at].take() {
+            if let Some(timer) = self.erasures[lane].take() {
                 self.wheel.cancel(timer);
             }
-            self.erasures[at] = self.schedule(due, Deadline::EraseOld(header.receiver));
+            self.erasures[lane] = self.schedule(due, Deadline::EraseOld(header.receiver));
         }
         Ok(())
     }
@@ -403,137 +440,33 @@ impl Engine {
     /// Seals a burst of inner packets towards the peers that they are routed to; errors to their senders go to `lan`.
     pub fn encapsulate(&mut self, now: Time, rx: &mut impl RxBurst, wan: &mut impl TxSink, lan: &mut impl TxSink) {
         self.counters.add(Metric::LanBursts, u64::from(!rx.is_empty()));
-        self.batch.clear();
-        for i in 0..rx.len().min(BURST_LEN) {
-            let (packet, meta) = rx.frame(i);
-            let judged =
-                if meta.truncated { Err(DropReason::LanReadTruncated) } else { self.route(now, packet, meta, lan) };
-            match judged {
-                Ok(slot) => self.batch.push(i, slot, packet.len()),
-                Err(reason) => self.counters.drop(reason),
-            }
-        }
-        for chain in 0..self.batch.count {
-            let members = self.batch.members(chain);
-            let sent = self.send(now, self.batch.chains[chain].slot, &members, &mut InBurst(rx, &members), wan);
-            self.counters.add(Metric::LanToWanPackets, sent as u64);
-            self.counters.add(Metric::LanToWanBytes, members.bytes(sent));
-        }
+        let (mut departure, batch, _) = self.departure(now);
+        departure.burst(batch, rx, wan, lan);
         self.send_own(now, wan);
-    }
-
-    /// Which peer a packet from the local side goes to.
-    fn route(
-        &mut self,
-        now: Time,
-        packet: &mut [u8],
-        meta: RxMeta,
-        lan: &mut impl TxSink,
-    ) -> Result<SessionSlot, DropReason> {
-        let inner = Inner::parse(packet).map_err(|reason| match reason {
-            DropReason::InnerMalformed | DropReason::InnerHeaderChain => DropReason::LocalMalformed,
-            other => other,
-        })?;
-        inner.scope()?;
-        if self.snapshot.next_hop(inner.source) != Some(NextHop::Local) {
-            return Err(DropReason::LocalSource);
-        }
-        let (kind, reason) = match self.snapshot.next_hop(inner.destination) {
-            Some(NextHop::Session(slot)) => match session(&self.sessions, slot) {
-                Some(session) if !too_big(&inner, packet.len(), session) => {
-                    mss::clamp(packet, &inner, session.inner_mtu, meta.offload.checksum.is_some());
-                    return Ok(slot);
-                }
-                Some(session) => (ErrorKind::PacketTooBig { mtu: session.inner_mtu }, DropReason::PacketTooBig),
-                None => (ErrorKind::HostUnreachable, DropReason::NoSession),
-            },
-            Some(NextHop::Local) | None => (ErrorKind::NoRoute, DropReason::NoRoute),
-        };
-        if self.limiter.admit(now)
-            && let Some(out) = lan.slot(icmp::ERROR_LEN_MAX)
-            && let Some(len) = icmp::error(kind, self.snapshot.gateway_v4, self.snapshot.gateway_v6, packet, out)
-        {
-            lan.commit(len, TxMeta::default());
-            self.counters.add(Metric::IcmpErrorsSent, 1);
-        }
-        Err(reason)
     }
 
     /// Sends what came up inside the engine: packets between peers, ICMP errors, echoes.
     fn send_own(&mut self, now: Time, wan: &mut impl TxSink) {
-        let outbox = std::mem::take(&mut self.outbox);
-        for from in (0..outbox.len()).step_by(BURST_LEN) {
-            self.batch.clear();
-            for i in from..outbox.len().min(from + BURST_LEN) {
-                self.batch.push(i - from, outbox.to(i), outbox.packet(i).len());
-            }
-            for chain in 0..self.batch.count {
-                let members = self.batch.members(chain);
-                let mut packets = InOutbox(&outbox, &members, from);
-                let sent = self.send(now, self.batch.chains[chain].slot, &members, &mut packets, wan);
-                for &number in &members.numbers[..sent] {
-                    let i = from + usize::from(number);
-                    if outbox.is_transit(i) {
-                        self.counters.add(Metric::TransitPackets, 1);
-                        self.counters.add(Metric::TransitBytes, outbox.packet(i).len() as u64);
-                    } else {
-                        self.counters.add(Metric::IcmpErrorsSent, 1);
-                    }
-                }
-            }
-        }
-        self.outbox = outbox;
-        self.outbox.clear();
-        for i in 0..std::mem::take(&mut self.waiting.count) {
-            let slot = self.waiting.slots[i];
-            if session(&self.sessions, slot).is_some_and(Session::has_control) {
-                self.send(now, slot, &Members::EMPTY, &mut Nothing, wan);
-            }
-            self.drive_path(slot, now, wan);
+        if self.outbox.len() > 0 || self.waiting.count > 0 {
+            let (mut departure, batch, outbox) = self.departure(now);
+            departure.own(batch, outbox, wan);
         }
     }
 
-    /// Plans, lays and seals the members for one peer, its waiting control blocks first. Returns how many packets went out.
-    fn send(
-        &mut self,
-        now: Time,
-        slot: SessionSlot,
-        members: &Members,
-        packets: &mut impl Packets,
-        wan: &mut impl TxSink,
-    ) -> usize {
-        let Some(session) = session_mut(&mut self.sessions, slot) else {
-            self.counters.drop_n(DropReason::NoSession, members.count as u64);
-            return 0;
+    /// Everything that packets meet on their way outwards, with what holds them meanwhile.
+    fn departure(&mut self, now: Time) -> (Departure<'_>, &mut Batch, &mut Outbox) {
+        let departure = Departure {
+            now,
+            sessions: &mut self.sessions,
+            snapshot: &self.snapshot,
+            counters: &self.counters,
+            limiter: &mut self.limiter,
+            waiting: &mut self.waiting,
+            events: &mut self.events,
+            wheel: &mut self.wheel,
+            worker: self.worker,
         };
-        session.follow_path();
-        let control = session.take_control();
-        let plan = Plan::new(control.bytes().len(), &members.lens[..members.count], session.payload_len);
-        let (endpoint, lane) = (Some(session.endpoint), &mut session.seal);
-        let sent = bundle::transmit(&plan, control.bytes(), packets, lane, wan, endpoint, now);
-        if let Some(reason) = sent.stopped {
-            self.counters.drop_n(reason, (members.count - sent.packets) as u64);
-            match reason {
-                DropReason::WanQueueFull if sent.trains == 0 && control.len() > 0 => {
-                    session.put_back_control(control);
-                    // If too many wait already, the blocks go with the session's next packets.
-                    let _ = self.waiting.push(slot);
-                }
-                // With keys that are at their end, they would wait for ever.
-                _ if sent.trains == 0 => self.counters.drop_n(reason, control.len()),
-                _ => {}
-            }
-        }
-        self.counters.add(Metric::TrainsSent, sent.trains as u64);
-        self.counters.add(Metric::DatagramsSealed, sent.datagrams as u64);
-        self.counters.add(Metric::SealedBytes, sent.bytes as u64);
-        if !session.rekey_told && session.seal.rekey_due(now) {
-            session.rekey_told = self.events.push(Event::RekeyDue(session.id));
-        }
-        if sent.trains > 0 && members.count > 0 {
-            self.note_sent(slot, sent.bytes, now);
-        }
-        sent.packets
+        (departure, &mut self.batch, &mut self.outbox)
     }
 
     /// Does what is due at `now`.
@@ -556,7 +489,7 @@ impl Engine {
                         self.events.push(Event::Expired(session.id));
                     }
                 }
-                Deadline::Probe(slot) => self.path_is_due(slot, now),
+                Deadline::Probe(slot) => self.departure(now).0.path_is_due(slot),
             }
         }
     }
@@ -572,15 +505,13 @@ impl Engine {
             && let Some(session) = session_mut(&mut self.sessions, slot)
             && session.queue_control(Control::Close).is_ok()
         {
-            self.send(now, slot, &Members::EMPTY, &mut Nothing, wan);
+            self.departure(now).0.control(slot, wan);
         }
     }
 
     /// Sends control blocks that wait, in datagrams of their own. Batches take them along; this is for when there is none.
     pub fn send_waiting(&mut self, now: Time, wan: &mut impl TxSink) {
-        if self.waiting.count > 0 {
-            self.send_own(now, wan);
-        }
+        self.send_own(now, wan);
     }
 
     /// The engine's counters.

@@ -306,6 +306,7 @@ impl Plane {
             port: underlay.port,
             gateway: config.tun.addresses.iter().map(|address| address.address()).collect(),
             transit: config.transit,
+            dscp: config.wan.dscp,
             has_aes: Algorithm::for_this_cpu() == Algorithm::Aes256Gcm,
         };
         about.push(("incarnation".to_owned(), format!("{:016x}", fixed.incarnation.0)));

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use weir_abi::drop::DropReason;
-use weir_dataplane::engine::block::{Block, Control, Reassembly, Visitor, block_at, packet_len};
+use weir_dataplane::engine::block::{Block, Control, Origin, Reassembly, Visitor, block_at, packet_len};
 
 /// Checks what it is given.
 #[derive(Default)]
@@ -13,7 +13,8 @@ struct Checks {
 }
 
 impl Visitor for Checks {
-    fn packet(&mut self, packet: &mut [u8]) {
+    fn packet(&mut self, packet: &mut [u8], origin: Origin) {
+        assert!(matches!(origin, Origin::Plaintext(_) | Origin::Rejoined { marked: false }));
         assert_eq!(packet_len(packet), Some(packet.len()));
         self.bytes += packet.len();
     }
@@ -43,7 +44,7 @@ fuzz_target!(|data: &[u8]| {
         let (plaintext, after) = bytes.split_at(len);
         let mut plaintext = plaintext.to_vec();
         let drops = checks.drops;
-        reassembly.feed(counter, &mut plaintext, &mut checks);
+        reassembly.feed(counter, false, &mut plaintext, &mut checks);
         // A block of two bytes is the shortest that can be dropped; a partial may be lost twice.
         assert!(checks.drops - drops <= len / 2 + 3);
         fed += len;

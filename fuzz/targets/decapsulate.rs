@@ -12,6 +12,7 @@ use weir_dataplane::api::message::{Incarnation, Secret, SessionId};
 use weir_dataplane::engine::aead::Algorithm;
 use weir_dataplane::engine::block::Reassembly;
 use weir_dataplane::engine::bundle::PayloadLen;
+use weir_dataplane::engine::class::Dscp;
 use weir_dataplane::engine::counters::Counters;
 use weir_dataplane::engine::icmp::checksum;
 use weir_dataplane::engine::inner::Inner;
@@ -102,6 +103,7 @@ fn engine() -> Engine {
         gateway_v4: "10.2.0.1".parse().ok(),
         gateway_v6: "fd00:2::1".parse().ok(),
         transit: true,
+        dscp: Dscp::Copy,
     };
     engine.command(Command::Routes(Arc::new(snapshot)), Time::ZERO);
     engine.command(Command::Install { slot: OTHER, session: session(OTHER), lanes: vec![] }, Time::ZERO);

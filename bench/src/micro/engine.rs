@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use weir_dataplane::api::message::{Incarnation, Install, Reply, Request, Route, Secret, SessionId, Target};
 use weir_dataplane::engine::Engine;
 use weir_dataplane::engine::aead::Algorithm;
+use weir_dataplane::engine::class::Dscp;
 use weir_dataplane::engine::counters::Counters;
 use weir_dataplane::engine::port::{BURST_LEN, RxBurst, RxMeta, TxMeta, TxSink};
 use weir_dataplane::engine::time::Time;
@@ -75,6 +76,7 @@ fn plane(number: u8) -> State<Numbers> {
         port: 4646,
         gateway: vec![],
         transit: false,
+        dscp: Dscp::Clear,
         has_aes: Algorithm::for_this_cpu() == Algorithm::Aes256Gcm,
     };
     State::new(fixed, Numbers(u64::from(number)))
@@ -104,6 +106,7 @@ fn pair() -> Option<[Engine; 2]> {
             sources: vec![network(peer)?],
             datagram_len_max: 1472,
             inner_mtu: 1420,
+            rate: None,
         };
         let routes = vec![
             Route { prefix: network(own)?, target: Target::Local },

@@ -348,6 +348,7 @@ impl Forger {
             sources: vec![own],
             datagram_len_max,
             inner_mtu: INNER_MTU,
+            rate: None,
         };
         client.order(&Request::Install(Box::new(install))).unwrap();
         let mut routes: Vec<_> =

@@ -303,6 +303,7 @@ mod tests {
                 sources: vec!["10.0.0.0/8".parse().unwrap(); sources],
                 datagram_len_max: 1472,
                 inner_mtu: 1420,
+                rate: None,
             }))
         };
         client.send(&install(1)).unwrap();

@@ -115,6 +115,7 @@ mod tests {
             sources: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/48".parse().unwrap()],
             datagram_len_max: 1452,
             inner_mtu: 1420,
+            rate: None,
         }))
     }
 

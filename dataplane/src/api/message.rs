@@ -80,6 +80,17 @@ pub struct Install {
     pub datagram_len_max: u16,
     /// Largest inner packet that may be carried without telling its sender to send smaller ones; less where the path carries less.
     pub inner_mtu: u16,
+    /// How much the peer may be sent; `None` for as much as there is.
+    pub rate: Option<RateLimit>,
+}
+
+/// How much a peer may be sent, all workers together. Inner packets count with their own headers, those of datagrams do not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateLimit {
+    /// Bytes per second in the long run, at least [`RATE_MIN`](super::RATE_MIN).
+    pub bytes_per_s: u64,
+    /// Bytes that may go at once, at least [`RATE_BURST_MIN`](super::RATE_BURST_MIN). Half of it is kept for what is above best effort.
+    pub burst: u32,
 }
 
 /// Where packets for a prefix go.

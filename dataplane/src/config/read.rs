@@ -15,6 +15,7 @@ use super::{
     Workers,
 };
 use crate::api::Prefix;
+use crate::engine::class::Dscp;
 use crate::io::netlink::{InterfaceAddress, Routing};
 
 /// Priority of the rule that looks into the kernel's table `main`; ours has to come before it (`net/ipv4/fib_rules.c`).
@@ -28,7 +29,7 @@ pub(super) fn config(document: &DeTable<'_>) -> Result<Config, Located> {
     let api = top.section("api", &["socket"])?;
     let wan = top.section(
         "wan",
-        &["interface", "port", "attach", "io", "source_rate_pps", "source_burst", "class_rate_pps", "deny"],
+        &["interface", "port", "attach", "io", "dscp", "source_rate_pps", "source_burst", "class_rate_pps", "deny"],
     )?;
     let lan = top.section("lan", &["interfaces", "attach"])?;
     let tun = top.section("tun", &["name", "addresses", "mtu", "offload"])?;
@@ -92,6 +93,13 @@ fn wan_section(wan: &Section<'_>) -> Result<Wan, Located> {
                 _ => Err(format!("{word:?} is no port: write \"auto\", \"uring\" or \"mmsg\"")),
             })?
             .unwrap_or(WanIo::Auto),
+        dscp: wan
+            .text("dscp", |word| match word {
+                "copy" => Ok(Dscp::Copy),
+                "clear" => Ok(Dscp::Clear),
+                _ => Err(format!("{word:?} is no DSCP policy: write \"copy\" or \"clear\"")),
+            })?
+            .unwrap_or_default(),
         // A handshake takes some ten datagrams and a DHT look-up a few dozen: a site behind one address stays far below, a flood does not.
         source_rate_pps: wan.number("source_rate_pps", 0..=RATE_MAX)?.unwrap_or(1_000),
         source_burst: wan.number("source_burst", 1..=BURST_MAX)?.unwrap_or(256),

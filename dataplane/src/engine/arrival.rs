@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use weir_abi::drop::DropReason;
 
-use super::block::{Control, Visitor};
+use super::block::{Control, Origin, Visitor};
+use super::class::Ecn;
 use super::counters::{Counters, Metric};
+use super::delivery::Delivery;
 use super::icmp::{self, ErrorKind};
 use super::inner::{self, Inner, mss};
 use super::outbox::Outbox;
@@ -26,13 +28,19 @@ pub(super) struct Arrival<'a, L> {
     pub(super) waiting: &'a mut Waiting,
     pub(super) events: &'a mut Events,
     pub(super) round_trip: Option<Duration>,
+    /// The congestion mark of the datagram.
+    pub(super) ecn: Ecn,
+    /// Where the plaintext begins: the frame in the burst, and the byte in the frame.
+    pub(super) at: (usize, usize),
     pub(super) lan: &'a mut L,
+    /// Set when the local side takes superpackets.
+    pub(super) delivery: Option<&'a mut Delivery>,
 }
 
 impl<L: TxSink> Arrival<'_, L> {
-    fn judge(&mut self, packet: &mut [u8]) -> Result<(), DropReason> {
+    fn judge(&mut self, packet: &mut [u8], origin: Origin) -> Result<(), DropReason> {
         let session = session(self.sessions, self.from).ok_or(DropReason::NoSession)?;
-        let inner = Inner::parse(packet)?;
+        let mut inner = Inner::parse(packet)?;
         inner.scope()?;
         if !session.sources.contains(inner.source) {
             return Err(DropReason::InnerSpoofedSource);
@@ -42,10 +50,11 @@ impl<L: TxSink> Arrival<'_, L> {
             path.heard();
         }
         let mtu = session.inner_mtu;
+        self.pass_marks_on(&mut inner, packet, origin)?;
         match self.snapshot.next_hop(inner.destination) {
             Some(NextHop::Local) => {
                 mss::clamp(packet, &inner, mtu, false);
-                self.deliver(packet)
+                self.deliver(&inner, packet, origin)
             }
             Some(NextHop::Session(slot)) if slot == self.from => Err(DropReason::Hairpin),
             Some(NextHop::Session(slot)) => self.pass_on(slot, &inner, packet),
@@ -53,8 +62,34 @@ impl<L: TxSink> Arrival<'_, L> {
         }
     }
 
-    fn deliver(&mut self, packet: &[u8]) -> Result<(), DropReason> {
-        let slot = self.lan.slot(packet.len()).ok_or(DropReason::LanQueueFull)?;
+    /// Gives the packet the congestion marks that its datagrams have collected.
+    fn pass_marks_on(&self, inner: &mut Inner, packet: &mut [u8], origin: Origin) -> Result<(), DropReason> {
+        let outer = match origin {
+            Origin::Rejoined { marked: true } => Ecn::Ce,
+            Origin::Rejoined { marked: false } | Origin::Plaintext(_) => self.ecn,
+        };
+        let before = Ecn::of(inner.traffic_class);
+        let after = before.decapsulated(outer)?;
+        if after != before {
+            after.mark(packet);
+            inner.traffic_class = inner.traffic_class & !(Ecn::Ce as u8) | after as u8;
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, inner: &Inner, packet: &[u8], origin: Origin) -> Result<(), DropReason> {
+        if let Some(delivery) = &mut self.delivery {
+            let place = match origin {
+                Origin::Plaintext(start) => Some((self.at.0, self.at.1 + start)),
+                Origin::Rejoined { .. } => None,
+            };
+            return delivery.push(inner, packet, place);
+        }
+        let Some(slot) = self.lan.slot(packet.len()) else {
+            // Where an empty packet finds room, it is this one's length that does not.
+            let has_room = self.lan.slot(0).is_some();
+            return Err(if has_room { DropReason::LanOversized } else { DropReason::LanQueueFull });
+        };
         slot[..packet.len()].copy_from_slice(packet);
         self.lan.commit(packet.len(), TxMeta::default());
         self.counters.add(Metric::WanToLanPackets, 1);
@@ -96,8 +131,8 @@ impl<L: TxSink> Arrival<'_, L> {
 }
 
 impl<L: TxSink> Visitor for Arrival<'_, L> {
-    fn packet(&mut self, packet: &mut [u8]) {
-        if let Err(reason) = self.judge(packet) {
+    fn packet(&mut self, packet: &mut [u8], origin: Origin) {
+        if let Err(reason) = self.judge(packet, origin) {
             self.counters.drop(reason);
         }
     }

@@ -19,7 +19,7 @@ mod reassembly;
 
 use std::ops::Range;
 
-pub use reassembly::{CONTINUATION_HOLD, PARTIAL_LEN_MAX, Reassembly, Visitor};
+pub use reassembly::{CONTINUATION_HOLD, Origin, PARTIAL_LEN_MAX, Reassembly, Visitor};
 
 use weir_abi::cursor::Bytes;
 use weir_abi::drop::DropReason;

@@ -33,12 +33,12 @@ use weir_abi::wire::DATA_LEN_MIN;
 use weir_abi::wire::block::{CONTINUATION_HEADER_LEN, CONTINUATION_LEN_MAX};
 
 use super::block::BEGINNING_LEN_MIN;
-use super::port::{BURST_LEN, TRAIN_LEN_MAX, TRAIN_SEGMENTS_MAX};
+use super::port::{TRAIN_LEN_MAX, TRAIN_SEGMENTS_MAX};
 
 // Our own choices.
 
-/// Most packets in one plan: a burst.
-pub const BATCH_LEN_MAX: usize = BURST_LEN;
+/// Most packets in one plan: two full trains of datagrams that each hold one. A superpacket of 64 KiB has 46 segments of Ethernet's size.
+pub const BATCH_LEN_MAX: usize = 2 * TRAIN_SEGMENTS_MAX;
 /// Shortest UDP payload of a path that carries a session: what every IPv4 host must take (576, RFC 1122 §3.3.2), less IPv4 and UDP headers.
 pub const DATAGRAM_LEN_MIN: u16 = 548;
 /// Most bytes of control blocks in one plan: they are not cut, so they fit into every path's datagram.
@@ -108,6 +108,10 @@ impl<'a> Plan<'a> {
     pub fn new(control_len: usize, lens: &'a [u32], payload: PayloadLen) -> Self {
         debug_assert!(lens.len() <= BATCH_LEN_MAX && control_len <= CONTROL_LEN_MAX);
         let whole = Self { lens, control_len, payload: payload.bytes(), cut: Cut::Oversized };
+        let bytes = lens.iter().fold(control_len, |sum, len| sum + *len as usize);
+        if bytes <= whole.payload {
+            return whole;
+        }
         let cut = Self { cut: Cut::Any, ..whole };
         let count = |plan: Self| {
             plan.trains().fold((0, 0), |(sends, datagrams), train| (sends + 1, datagrams + train.datagrams))
@@ -118,7 +122,6 @@ impl<'a> Plan<'a> {
             sends < whole_sends || (sends == whole_sends && saved * CUT_SAVES_ONE_IN > whole_datagrams)
         };
         // What cutting could come to if it were free; for TCP's uniform segments this alone settles it.
-        let bytes = lens.iter().fold(control_len, |sum, len| sum + *len as usize);
         let datagrams = bytes.div_ceil(whole.payload);
         let sends = (bytes + datagrams * DATA_LEN_MIN).div_ceil(TRAIN_LEN_MAX);
         if whole_datagrams > 1 && is_better((sends, datagrams)) && is_better(count(cut)) { cut } else { whole }

@@ -168,6 +168,13 @@ impl Inner {
         flow::hash(end(self.source, source_port), end(self.destination, destination_port))
     }
 
+    /// A hash of addresses and ports wherever they stand, which tells flows apart where nobody else has to come to the same result.
+    #[inline]
+    pub(super) fn tuple_hash(&self) -> u32 {
+        let [source_port, destination_port] = self.ports.unwrap_or([0, 0]);
+        flow::hash(end(self.source, source_port), end(self.destination, destination_port))
+    }
+
     /// The type field, when the packet is ICMP of its own version and begins here.
     pub(super) fn icmp_type(&self, packet: &[u8]) -> Result<Option<u8>, DropReason> {
         let of_its_version = match self.source {

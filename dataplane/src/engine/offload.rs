@@ -17,5 +17,8 @@ pub mod checksum;
 pub mod coalesce;
 pub mod segment;
 
+pub use coalesce::{Coalescer, Delivered, Lent, Place};
+pub use segment::Segments;
+
 #[cfg(test)]
 mod tests;

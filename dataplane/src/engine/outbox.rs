@@ -5,6 +5,7 @@
 
 use weir_abi::drop::DropReason;
 
+use super::class;
 use super::port::BURST_LEN;
 use super::snapshot::SessionSlot;
 
@@ -29,11 +30,12 @@ struct Entry {
     to: SessionSlot,
     at: usize,
     len: usize,
+    class: u8,
     is_transit: bool,
 }
 
 impl Entry {
-    const EMPTY: Self = Self { to: SessionSlot(0), at: 0, len: 0, is_transit: false };
+    const EMPTY: Self = Self { to: SessionSlot(0), at: 0, len: 0, class: 0, is_transit: false };
 }
 
 impl Outbox {
@@ -73,7 +75,7 @@ impl Outbox {
         let space = self.bytes.get_mut(self.used..self.used + len_max).ok_or(DropReason::TransitQueueFull)?;
         let entry = self.packets.get_mut(self.count).ok_or(DropReason::TransitQueueFull)?;
         if let Some(len) = write(space) {
-            *entry = Entry { to, at: self.used, len, is_transit };
+            *entry = Entry { to, at: self.used, len, class: class::of_packet(&space[..len]), is_transit };
             self.count += 1;
             self.used += len;
         }
@@ -91,6 +93,11 @@ impl Outbox {
 
     pub(super) fn to(&self, i: usize) -> SessionSlot {
         self.packets[i].to
+    }
+
+    /// The packet's traffic class.
+    pub(super) fn class(&self, i: usize) -> u8 {
+        self.packets[i].class
     }
 
     /// Whether the packet is another peer's, not an error of ours.

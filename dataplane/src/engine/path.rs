@@ -23,13 +23,14 @@ use weir_abi::wire::{DATA_LEN_MIN, HEADER_LEN};
 use super::block::Control;
 use super::bundle::{DATAGRAM_LEN_MIN, PayloadLen};
 use super::counters::Metric;
+use super::departure::Departure;
 use super::path_mtu::{BASE_LEN, PathMtu, Traffic};
 use super::port::{TRAIN_LEN_MAX, TxMeta, TxSink};
 use super::session::Session;
 use super::snapshot::SessionSlot;
 use super::time::Time;
 use super::wheel::TimerId;
-use super::{Deadline, Engine, Event, session_mut};
+use super::{Deadline, Event, session_mut};
 
 /// Smallest inner MTU: what IPv6 asks of every link (RFC 8200 §5). On narrower paths the lane cuts.
 pub const INNER_MTU_MIN: u16 = 1280;
@@ -200,10 +201,11 @@ impl Session {
     }
 }
 
-impl Engine {
+impl Departure<'_> {
     /// Packets of the session in this slot went out in `bytes` of datagrams.
-    pub(super) fn note_sent(&mut self, slot: SessionSlot, bytes: usize, now: Time) {
-        let Some(path) = session_mut(&mut self.sessions, slot).and_then(|session| session.path.as_mut()) else {
+    pub(super) fn note_sent(&mut self, slot: SessionSlot, bytes: usize) {
+        let now = self.now;
+        let Some(path) = session_mut(self.sessions, slot).and_then(|session| session.path.as_mut()) else {
             return;
         };
         if path.sent(bytes, self.worker, now) {
@@ -212,8 +214,9 @@ impl Engine {
     }
 
     /// The path's timer is due: what there is to send goes with what waits.
-    pub(super) fn path_is_due(&mut self, slot: SessionSlot, now: Time) {
-        let Some(path) = session_mut(&mut self.sessions, slot).and_then(|session| session.path.as_mut()) else {
+    pub(super) fn path_is_due(&mut self, slot: SessionSlot) {
+        let now = self.now;
+        let Some(path) = session_mut(self.sessions, slot).and_then(|session| session.path.as_mut()) else {
             return;
         };
         path.timer = None;
@@ -224,8 +227,9 @@ impl Engine {
     }
 
     /// Does what the machine of the session's path wants done, if this worker looks after it.
-    pub(super) fn drive_path(&mut self, slot: SessionSlot, now: Time, wan: &mut impl TxSink) {
-        let Some(session) = session_mut(&mut self.sessions, slot) else { return };
+    pub(super) fn drive_path(&mut self, slot: SessionSlot, wan: &mut impl TxSink) {
+        let now = self.now;
+        let Some(session) = session_mut(self.sessions, slot) else { return };
         let Some(path) = session.path.as_mut().filter(|path| path.is_prober) else { return };
         let probe = path.poll(now);
         let deadline = path.machine.next_deadline();
@@ -267,6 +271,6 @@ fn send_probe(
     let block = slot.get_mut(HEADER_LEN..).and_then(<[u8]>::first_chunk_mut).ok_or(DropReason::WanQueueFull)?;
     Control::ProbeRequest(token.to_be_bytes()).encode(block);
     session.seal.seal(slot, now)?;
-    wan.commit(len, TxMeta { destination: Some(session.endpoint), ..TxMeta::default() });
+    wan.commit(len, TxMeta { destination: Some(session.endpoint), source: session.source, ..TxMeta::default() });
     Ok(())
 }

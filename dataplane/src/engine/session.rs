@@ -1,6 +1,6 @@
 //! What a worker knows of one peer: where it is, what it may send, and the lane that this worker seals.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use super::block::{Control, Reassembly};
 use super::bundle::{CONTROL_LEN_MAX, PayloadLen};
 use super::icmp::{ERROR_RATE, ErrorLimiter};
 use super::lane::{OpenLane, SealLane};
+use super::limit::Limiter;
 use super::path::Path;
 use super::prefix_set::PrefixSet;
 use super::snapshot::SessionSlot;
@@ -32,6 +33,10 @@ pub struct Session {
     pub id: SessionId,
     /// Where its datagrams go. Only the control thread moves it: data never moves a peer.
     pub endpoint: SocketAddr,
+    /// Which of our addresses the peer's datagrams hit, and ours leave from; `None` until an authentic one has come from the endpoint.
+    pub source: Option<IpAddr>,
+    /// How much the peer may be sent, by all workers; `None` for as much as there is.
+    pub limiter: Option<Arc<Limiter>>,
     /// Inner sources that the peer may use.
     pub sources: PrefixSet,
     /// Bytes of plaintext that fit one datagram on the path.
@@ -93,6 +98,8 @@ impl Session {
         Self {
             id,
             endpoint,
+            source: None,
+            limiter: None,
             sources,
             payload_len,
             inner_mtu,
@@ -134,6 +141,14 @@ impl Session {
         self.control = former.control;
         self.echoes = former.echoes;
         self.errors = former.errors;
+        if self.endpoint == former.endpoint {
+            self.source = former.source;
+        }
+        // A full bucket with every fresh key exchange would be more than the rate allows. All workers take the same one over.
+        let rate = |limiter: &Option<Arc<Limiter>>| limiter.as_ref().map(|limiter| limiter.rate());
+        if rate(&self.limiter) == rate(&former.limiter) {
+            self.limiter = former.limiter;
+        }
     }
 
     /// Whether control blocks wait.
@@ -141,9 +156,9 @@ impl Session {
         self.control.blocks > 0
     }
 
-    /// Takes the control blocks that wait.
-    pub(super) fn take_control(&mut self) -> ControlQueue {
-        std::mem::replace(&mut self.control, ControlQueue::EMPTY)
+    /// Takes the control blocks that wait, if any do.
+    pub(super) fn take_control(&mut self) -> Option<ControlQueue> {
+        self.has_control().then(|| std::mem::replace(&mut self.control, ControlQueue::EMPTY))
     }
 
     /// Puts control blocks back that could not be sent.

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::class::Dscp;
 use super::lpm::Lpm;
 
 /// A session's place in every worker's table. Given by the control thread, given again after removal.
@@ -30,12 +31,14 @@ pub struct Snapshot {
     pub gateway_v6: Option<Ipv6Addr>,
     /// Whether packets from one peer to another are forwarded.
     pub transit: bool,
+    /// What datagrams show of the DSCP of the packets in them.
+    pub dscp: Dscp,
 }
 
 impl Snapshot {
     /// A snapshot that routes nothing.
     pub fn empty() -> Self {
-        Self { epoch: 0, routes: Lpm::empty(), gateway_v4: None, gateway_v6: None, transit: false }
+        Self { epoch: 0, routes: Lpm::empty(), gateway_v4: None, gateway_v6: None, transit: false, dscp: Dscp::Clear }
     }
 
     /// Where packets to this address go.

@@ -23,15 +23,17 @@ use weir_abi::wire::ReceiverIndex;
 
 use super::indices::Indices;
 use crate::api::message::{
-    DumpItem, Event, Incarnation, Install, Offer, Refusal, Reply, Request, ReservationId, Route, Salt, SessionDump,
-    SessionId, Target,
+    DumpItem, Event, Incarnation, Install, Offer, RateLimit, Refusal, Reply, Request, ReservationId, Route, Salt,
+    SessionDump, SessionId, Target,
 };
-use crate::api::{Prefix, ROUTES_MAX, ROUTES_PER_MESSAGE, SESSIONS_MAX, SOURCES_MAX};
+use crate::api::{Prefix, RATE_BURST_MIN, RATE_MIN, ROUTES_MAX, ROUTES_PER_MESSAGE, SESSIONS_MAX, SOURCES_MAX};
 use crate::engine::aead::Algorithm;
 use crate::engine::block::Reassembly;
 use crate::engine::bundle::{DATAGRAM_LEN_MIN, PayloadLen};
+use crate::engine::class::Dscp;
 use crate::engine::keys::{Context, Direction, LaneSecret, Side};
 use crate::engine::lane::{Limits, OpenLane, RETAIN_MIN, RETAIN_ROUND_TRIPS, SealLane};
+use crate::engine::limit::Limiter;
 use crate::engine::lpm::Lpm;
 pub use crate::engine::path::INNER_MTU_MIN;
 use crate::engine::path::SharedPath;
@@ -82,6 +84,8 @@ pub struct Fixed {
     pub gateway: Vec<IpAddr>,
     /// Whether packets between peers are forwarded.
     pub transit: bool,
+    /// What datagrams show of the DSCP of the packets in them.
+    pub dscp: Dscp,
     /// Whether this CPU has AES instructions.
     pub has_aes: bool,
 }
@@ -276,6 +280,7 @@ impl<R: Random> State<R> {
         let theirs = Side { incarnation: install.peer.incarnation, salt: install.peer.salt };
         let context = Context::new(install.session, ours, theirs, install.initiator, algorithm);
         let limits = Limits::default();
+        let limiter = install.rate.map(|rate| Arc::new(Limiter::new(rate)));
         for worker in 0..self.fixed.workers {
             let seal_secret =
                 LaneSecret::derive(&install.secret, &context, Direction::sealed_by(install.initiator), worker);
@@ -291,6 +296,7 @@ impl<R: Random> State<R> {
             );
             session.echoes = echoes.clone();
             session.follow(Arc::clone(&path));
+            session.limiter = limiter.clone();
             let opened = (0u8..).zip(&reservation.indices).filter(|(_, index)| index.worker() == worker);
             let lanes = opened
                 .map(|(number, &index)| {
@@ -422,6 +428,7 @@ impl<R: Random> State<R> {
             gateway_v4: self.fixed.gateway.iter().find_map(|a| if let IpAddr::V4(v4) = a { Some(*v4) } else { None }),
             gateway_v6: self.fixed.gateway.iter().find_map(|a| if let IpAddr::V6(v6) = a { Some(*v6) } else { None }),
             transit: self.fixed.transit,
+            dscp: self.fixed.dscp,
         });
         for worker in 0..self.fixed.workers {
             self.effects.push_back(Effect::Worker(worker, Command::Routes(Arc::clone(&snapshot))));
@@ -589,6 +596,14 @@ fn check(install: &Install, workers: u8) -> Result<Checked, Refusal> {
     let Some(payload_len) = PayloadLen::new(install.datagram_len_max) else {
         return invalid(format!("datagrams of {} bytes are below {DATAGRAM_LEN_MIN}", install.datagram_len_max));
     };
+    if let Some(rate) = install.rate
+        && (rate.bytes_per_s < RATE_MIN || rate.burst < RATE_BURST_MIN)
+    {
+        let RateLimit { bytes_per_s, burst } = rate;
+        return invalid(format!(
+            "a rate of {bytes_per_s} bytes per second with a burst of {burst}: at least {RATE_MIN} and {RATE_BURST_MIN} are needed"
+        ));
+    }
     if install.sources.is_empty() {
         return invalid("a peer without source prefixes could send nothing".to_owned());
     }

@@ -103,6 +103,7 @@ drop_reasons! {
     54 InnerLinkScope "inner_link_scope" Local "A link-local or unspecified address: the kernel's own chatter on the TUN.";
     55 LocalMalformed "local_malformed" Local "A packet from the local side whose version, lengths or header chain are wrong.";
     56 LocalOffload "local_offload" Local "A packet from the local side that does not fit what the kernel asks to be done with it: cut, or summed.";
+    57 CongestionUnmarkable "congestion_unmarkable" Network "The path was congested, and the sender of the inner packet understands no mark but loss (RFC 6040).";
 
     // 64..=79: a router's duties.
     64 NoRoute "no_route" Local "No overlay prefix covers the destination.";
@@ -112,6 +113,7 @@ drop_reasons! {
     68 Hairpin "hairpin" Peer "The destination lies behind the very peer that sent the packet.";
     69 TransitRefused "transit_refused" Peer "A packet between two peers, and this gateway is not configured to forward those.";
     70 LocalSource "local_source" Local "A packet from the local side whose source no peer would accept from us.";
+    71 PeerRate "peer_rate" Local "More for a peer than its rate limit allows.";
 
     // 80..=95: sealing.
     80 KeyExhausted "key_exhausted" Machine "The lane has used up its counters or its ratchet; only a fresh key exchange helps.";
@@ -125,6 +127,7 @@ drop_reasons! {
     100 LanWriteFailed "lan_write_failed" Machine "The kernel refused a packet on the TUN.";
     101 LanReadTruncated "lan_read_truncated" Machine "A packet from the local side that is longer than the receive buffer.";
     102 ControlBlockQueueFull "control_block_queue_full" Machine "Too many echo replies and other control blocks wait to be sent.";
+    103 LanOversized "lan_oversized" Machine "A packet from a peer that is longer than any slot towards the local side.";
 }
 
 impl DropReason {

@@ -28,10 +28,22 @@ pub const CONTINUATION_HOLD: u64 = 8;
 /// Size of a lane's first buffer for partials; it holds any packet of an Ethernet-sized MTU.
 const BUFFER_LEN_SMALL: usize = 2 * 1024;
 
+/// Where a packet was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// It begins at this byte of the plaintext, which goes on to hold it.
+    Plaintext(usize),
+    /// It was put together, and lies where the next cut packet will lie.
+    Rejoined {
+        /// Whether any of the datagrams that brought it bore a congestion mark.
+        marked: bool,
+    },
+}
+
 /// Who gets what a plaintext holds.
 pub trait Visitor {
     /// A whole packet, as long as its own header says. It may be changed in place.
-    fn packet(&mut self, packet: &mut [u8]);
+    fn packet(&mut self, packet: &mut [u8], origin: Origin);
     /// A control block.
     fn control(&mut self, control: Control);
     /// Something was dropped: a packet's beginning or rest, a block, or everything after one that cannot be read.
@@ -45,6 +57,7 @@ struct Partial {
     counter: u64,
     have: usize,
     packet_len: usize,
+    marked: bool,
 }
 
 /// What the datagram at hand has brought for the packet that was to go on at its front.
@@ -88,9 +101,10 @@ impl Reassembly {
     }
 
     /// Takes the plaintext of the datagram with this counter, which the replay window has accepted, and hands out what it holds, in order.
+    /// `marked` tells whether the datagram bore a congestion mark, for the packets that more than one brings.
     ///
     /// A block that cannot be read ends the datagram; what came before it counts.
-    pub fn feed(&mut self, counter: u64, plaintext: &mut [u8], visitor: &mut impl Visitor) {
+    pub fn feed(&mut self, counter: u64, marked: bool, plaintext: &mut [u8], visitor: &mut impl Visitor) {
         if self.partial.is_some_and(|partial| counter > partial.counter.saturating_add(CONTINUATION_HOLD)) {
             self.lose(visitor);
         }
@@ -111,7 +125,7 @@ impl Reassembly {
             at = next;
             match block {
                 Block::Continuation(piece) if at_front => {
-                    rest = self.go_on(rest, &plaintext[piece], visitor);
+                    rest = self.go_on(rest, marked, &plaintext[piece], visitor);
                     continue;
                 }
                 Block::Continuation(_) => {
@@ -128,8 +142,14 @@ impl Reassembly {
             }
             at_front = false;
             match block {
-                Block::Packet(packet) => visitor.packet(&mut plaintext[packet]),
-                Block::Beginning { piece, packet_len } => self.begin(counter, &plaintext[piece], packet_len, visitor),
+                Block::Packet(packet) => {
+                    let origin = Origin::Plaintext(packet.start);
+                    visitor.packet(&mut plaintext[packet], origin);
+                }
+                Block::Beginning { piece, packet_len } => {
+                    let partial = Partial { counter, have: piece.len(), packet_len, marked };
+                    self.begin(partial, &plaintext[piece], visitor);
+                }
                 Block::Control { kind, body } => match Control::parse(kind, &plaintext[body]) {
                     Ok(control) => visitor.control(control),
                     Err(reason) => visitor.dropped(reason),
@@ -155,23 +175,23 @@ impl Reassembly {
         }
     }
 
-    fn begin(&mut self, counter: u64, piece: &[u8], packet_len: usize, visitor: &mut impl Visitor) {
-        if packet_len > PARTIAL_LEN_MAX {
+    fn begin(&mut self, begun: Partial, piece: &[u8], visitor: &mut impl Visitor) {
+        if begun.packet_len > PARTIAL_LEN_MAX {
             visitor.dropped(DropReason::ContinuationOversize);
             return;
         }
-        if self.partial.is_some_and(|partial| partial.counter > counter) {
+        if self.partial.is_some_and(|partial| partial.counter > begun.counter) {
             visitor.dropped(DropReason::ContinuationLost);
             return;
         }
         self.lose(visitor);
-        self.reserve(packet_len);
+        self.reserve(begun.packet_len);
         self.buffer[..piece.len()].copy_from_slice(piece);
-        self.partial = Some(Partial { counter, have: piece.len(), packet_len });
+        self.partial = Some(begun);
     }
 
     /// Adds a continuation's bytes to the partial, if there is one that they belong to.
-    fn go_on(&mut self, rest: Rest, piece: &[u8], visitor: &mut impl Visitor) -> Rest {
+    fn go_on(&mut self, rest: Rest, marked: bool, piece: &[u8], visitor: &mut impl Visitor) -> Rest {
         match (rest, &mut self.partial) {
             (Rest::Due | Rest::More, Some(partial)) => {
                 let have = partial.have + piece.len();
@@ -182,11 +202,13 @@ impl Reassembly {
                 }
                 self.buffer[partial.have..have].copy_from_slice(piece);
                 partial.have = have;
+                partial.marked |= marked;
                 if have < partial.packet_len {
                     return Rest::More;
                 }
+                let origin = Origin::Rejoined { marked: partial.marked };
                 self.partial = None;
-                visitor.packet(&mut self.buffer[..have]);
+                visitor.packet(&mut self.buffer[..have], origin);
                 Rest::Complete
             }
             (Rest::Complete, _) => {
@@ -222,7 +244,7 @@ mod tests {
     struct Log(Vec<Seen>);
 
     impl Visitor for Log {
-        fn packet(&mut self, packet: &mut [u8]) {
+        fn packet(&mut self, packet: &mut [u8], _: Origin) {
             self.0.push(Seen::Packet(packet.to_vec()));
         }
 
@@ -237,7 +259,7 @@ mod tests {
 
     fn feed(reassembly: &mut Reassembly, counter: u64, plaintext: &[u8]) -> Vec<Seen> {
         let mut log = Log::default();
-        reassembly.feed(counter, &mut plaintext.to_vec(), &mut log);
+        reassembly.feed(counter, false, &mut plaintext.to_vec(), &mut log);
         log.0
     }
 

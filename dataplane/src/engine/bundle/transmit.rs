@@ -1,76 +1,97 @@
 //! Carrying a plan out: plaintexts are laid into the slots of a port, sealed there and queued.
 
-use std::net::SocketAddr;
-
 use weir_abi::drop::DropReason;
 use weir_abi::wire::block::{CONTINUATION, CONTINUATION_HEADER_LEN, CONTINUATION_LEN_MAX};
 use weir_abi::wire::{HEADER_LEN, TAG_LEN};
 
-use super::{Piece, Plan, Train};
+use super::{Piece, Place, Plan, Train};
 use crate::engine::lane::SealLane;
 use crate::engine::port::{TxMeta, TxSink};
 use crate::engine::time::Time;
 
-/// The packets of a batch, lent one at a time, so that they may lie in a port's buffers.
+/// The packets of a batch, wherever they lie and whether or not they are there as one.
 pub trait Packets {
-    /// The bytes of packet `i`, as many as the plan was told.
-    fn packet(&mut self, i: usize) -> &[u8];
+    /// Writes bytes of packet `i`, from byte `from` of it, until `out` is full. Within one packet, `from` only grows.
+    ///
+    /// # Errors
+    /// When the packet has no such bytes: it is not the one that the plan was made for.
+    fn lay(&mut self, i: usize, from: usize, out: &mut [u8]) -> Result<(), LayError>;
 }
 
 impl<T: AsRef<[u8]>> Packets for [T] {
-    fn packet(&mut self, i: usize) -> &[u8] {
-        self[i].as_ref()
+    fn lay(&mut self, i: usize, from: usize, out: &mut [u8]) -> Result<(), LayError> {
+        let packet = self[i].as_ref();
+        out.copy_from_slice(packet.get(from..from + out.len()).ok_or(LayError)?);
+        Ok(())
     }
 }
 
 impl Train<'_> {
-    /// Lays the plaintexts into `slot`, which has [`Self::len`] bytes, each with room for its header before it and its tag behind.
+    /// Lays the plaintexts into `slot`, which has [`Self::len`] bytes, each with room for its header before it and its tag behind, and
+    /// hands each datagram to `seal` while it is still in the nearest cache.
     ///
     /// # Errors
-    /// When a packet or the control blocks do not have the length that the plan was told, or the slot is too short: a fault of the
-    /// caller's. The slot must not be sent then.
-    pub fn lay<P: Packets + ?Sized>(&self, control: &[u8], packets: &mut P, slot: &mut [u8]) -> Result<(), LayError> {
+    /// [`DropReason::LocalMalformed`] when a packet, the control blocks or the slot do not have the length that the plan was told: a fault
+    /// of the caller's. What `seal` says. The slot must not be sent then, and the rest of the plan neither.
+    pub fn fill<P: Packets + ?Sized>(
+        &self,
+        control: &[u8],
+        packets: &mut P,
+        slot: &mut [u8],
+        mut seal: impl FnMut(&mut [u8]) -> Result<(), DropReason>,
+    ) -> Result<(), DropReason> {
         let mut place = self.from;
-        let mut at = 0;
-        let mut laid = Ok(());
+        let mut rest = slot.get_mut(..self.len).ok_or(LayError)?;
         for _ in 0..self.datagrams {
-            at += HEADER_LEN;
-            self.plan.datagram(&mut place, |piece| {
-                let written = match piece {
-                    Piece::Control => write(slot, at, (control.len() == self.plan.control_len).then_some(control)),
-                    Piece::Padding(len) => slot.get_mut(at..at + len).map(|room| {
-                        room.fill(0);
-                        len
-                    }),
-                    Piece::Packet { packet, from, len } => {
-                        let header = continuation_header(from, len);
-                        let whole = self.plan.lens[packet] as usize;
-                        let bytes = packets.packet(packet);
-                        let piece = bytes.get(from..from + len).filter(|_| bytes.len() == whole);
-                        write(slot, at, Some(&header[..if from == 0 { 0 } else { CONTINUATION_HEADER_LEN }]))
-                            .and_then(|header| Some(header + write(slot, at + header, piece)?))
-                    }
-                };
-                match written {
-                    Some(len) => at += len,
-                    None => laid = Err(LayError),
-                }
-            });
-            at += TAG_LEN;
-        }
-        debug_assert!(laid.is_err() || at == self.len);
-        laid
-    }
-
-    /// Seals the datagrams that [`Self::lay`] has laid into `slot`.
-    ///
-    /// # Errors
-    /// As [`SealLane::seal`]; the slot must not be sent then, and the rest of the plan neither.
-    pub fn seal(&self, lane: &mut SealLane, slot: &mut [u8], now: Time) -> Result<(), DropReason> {
-        for datagram in slot.get_mut(..self.len).ok_or(DropReason::WanQueueFull)?.chunks_mut(self.size) {
-            lane.seal(datagram, now)?;
+            let (datagram, behind) = rest.split_at_mut(self.size.min(rest.len()));
+            self.lay(&mut place, control, packets, datagram)?;
+            seal(datagram)?;
+            rest = behind;
         }
         Ok(())
+    }
+
+    /// Lays the plaintext of the datagram that begins at `place`, and moves `place` behind it.
+    fn lay<P: Packets + ?Sized>(
+        &self,
+        place: &mut Place,
+        control: &[u8],
+        packets: &mut P,
+        datagram: &mut [u8],
+    ) -> Result<(), LayError> {
+        let mut at = HEADER_LEN;
+        let mut laid = Ok(());
+        self.plan.datagram(place, |piece| {
+            let (header, len) = match piece {
+                Piece::Control => (0, self.plan.control_len),
+                Piece::Padding(len) | Piece::Packet { from: 0, len, .. } => (0, len),
+                Piece::Packet { len, .. } => (CONTINUATION_HEADER_LEN, len),
+            };
+            let Some((before, out)) = datagram.get_mut(at..at + header + len).map(|room| room.split_at_mut(header))
+            else {
+                laid = Err(LayError);
+                return;
+            };
+            at += header + len;
+            let written = match piece {
+                Piece::Control if control.len() == len => {
+                    out.copy_from_slice(control);
+                    Ok(())
+                }
+                Piece::Control => Err(LayError),
+                Piece::Padding(_) => {
+                    out.fill(0);
+                    Ok(())
+                }
+                Piece::Packet { packet, from, .. } => {
+                    before.copy_from_slice(&continuation_header(from, len)[..header]);
+                    packets.lay(packet, from, out)
+                }
+            };
+            laid = laid.and(written);
+        });
+        debug_assert!(laid.is_err() || at + TAG_LEN == datagram.len());
+        laid
     }
 }
 
@@ -78,17 +99,16 @@ impl Train<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayError;
 
+impl From<LayError> for DropReason {
+    fn from(LayError: LayError) -> Self {
+        Self::LocalMalformed
+    }
+}
+
 /// The two bytes before a continuation's piece.
 fn continuation_header(from: usize, len: usize) -> [u8; CONTINUATION_HEADER_LEN] {
     debug_assert!(from == 0 || len <= CONTINUATION_LEN_MAX);
     (u16::from(CONTINUATION) << 12 | (len & CONTINUATION_LEN_MAX) as u16).to_be_bytes()
-}
-
-/// Copies `bytes` to `at` and returns how many they are; `None` when there are none to copy or no room.
-fn write(slot: &mut [u8], at: usize, bytes: Option<&[u8]>) -> Option<usize> {
-    let bytes = bytes?;
-    slot.get_mut(at..at + bytes.len())?.copy_from_slice(bytes);
-    Some(bytes.len())
 }
 
 /// What became of a batch.
@@ -108,14 +128,14 @@ pub struct Sent {
 
 /// Carries a plan out: lays, seals and queues train after train, and stops for good at the first that cannot be queued.
 ///
-/// The control blocks went out when [`Sent::trains`] is not zero.
+/// `meta` says everything of the datagrams but how they are cut. The control blocks went out when [`Sent::trains`] is not zero.
 pub fn transmit<P: Packets + ?Sized>(
     plan: &Plan<'_>,
     control: &[u8],
     packets: &mut P,
     lane: &mut SealLane,
     sink: &mut impl TxSink,
-    destination: Option<SocketAddr>,
+    meta: TxMeta,
     now: Time,
 ) -> Sent {
     let mut sent = Sent::default();
@@ -125,16 +145,12 @@ pub fn transmit<P: Packets + ?Sized>(
             sent.stopped = Some(DropReason::WanQueueFull);
             break;
         };
-        if train.lay(control, packets, slot).is_err() {
-            debug_assert!(false, "the plan was made for other lengths");
-            sent.stopped = Some(DropReason::LocalMalformed);
-            break;
-        }
-        if let Err(reason) = train.seal(lane, slot, now) {
+        if let Err(reason) = train.fill(control, packets, slot, |datagram| lane.seal(datagram, now).map(|_| ())) {
+            debug_assert_ne!(reason, LayError.into(), "the plan was made for other lengths");
             sent.stopped = Some(reason);
             break;
         }
-        sink.commit(train.len(), TxMeta { destination, segment: train.segment(), ..TxMeta::default() });
+        sink.commit(train.len(), TxMeta { segment: train.segment(), ..meta });
         sent.packets = trains.packets_done();
         sent.trains += 1;
         sent.datagrams += train.datagrams();
@@ -150,7 +166,7 @@ mod tests {
     use super::*;
     use crate::api::message::{Incarnation, Secret, SessionId};
     use crate::engine::aead::Algorithm;
-    use crate::engine::block::{Block, Control, Reassembly, Visitor, block_at};
+    use crate::engine::block::{Block, Control, Origin, Reassembly, Visitor, block_at};
     use crate::engine::keys::{Context, Direction, LaneSecret, Side};
     use crate::engine::lane::{Limits, OpenLane};
     use crate::engine::port::TRAIN_LEN_MAX;
@@ -230,7 +246,7 @@ mod tests {
     }
 
     impl Visitor for Log {
-        fn packet(&mut self, packet: &mut [u8]) {
+        fn packet(&mut self, packet: &mut [u8], _: Origin) {
             self.packets.push(packet.to_vec());
         }
 
@@ -258,7 +274,7 @@ mod tests {
             let mut datagram = datagram.to_vec();
             let header = DataHeader::parse(&datagram).unwrap();
             match self.lane.open(&header, &mut datagram, Time::ZERO) {
-                Ok(plaintext) => self.reassembly.feed(header.counter, plaintext, &mut self.log),
+                Ok(plaintext) => self.reassembly.feed(header.counter, false, plaintext, &mut self.log),
                 Err(reason) => self.log.drops.push(reason),
             }
         }
@@ -268,7 +284,7 @@ mod tests {
         let lens: Vec<u32> = packets.iter().map(|packet| packet.len() as u32).collect();
         let plan = Plan::new(control.len(), &lens, payload);
         let mut packets = packets.to_vec();
-        transmit(&plan, control, &mut packets[..], lane, sink, None, Time::ZERO)
+        transmit(&plan, control, &mut packets[..], lane, sink, TxMeta::default(), Time::ZERO)
     }
 
     #[test]
@@ -294,15 +310,21 @@ mod tests {
         let plan = Plan::new(0, &lens, payload(ETHERNET));
         let train = plan.trains().next().unwrap();
         let mut slot = vec![0; train.len()];
-        let lay = |packets: &mut [Vec<u8>], slot: &mut [u8]| train.lay(&[], packets, slot);
-        assert_eq!(lay(&mut packets(0, &lens), &mut slot), Ok(()));
-        assert_eq!(lay(&mut packets(0, &[100, 1399]), &mut slot), Err(LayError));
-        assert_eq!(lay(&mut packets(0, &[101, 1400]), &mut slot), Err(LayError));
-        let short = slot.len() - TAG_LEN - 1;
-        assert_eq!(lay(&mut packets(0, &lens), &mut slot[..short]), Err(LayError));
-        assert_eq!(train.lay(&[0; 10], &mut packets(0, &lens)[..], &mut slot), Ok(()), "no control was planned");
+        let fill = |packets: &mut [Vec<u8>], slot: &mut [u8]| train.fill(&[], packets, slot, |_| Ok(()));
+        let error = Err(DropReason::LocalMalformed);
+        assert_eq!(fill(&mut packets(0, &lens), &mut slot), Ok(()));
+        assert_eq!(fill(&mut packets(0, &[100, 1399]), &mut slot), error);
+        assert_eq!(fill(&mut packets(0, &[99, 1400]), &mut slot), error);
+        let short = slot.len() - 1;
+        assert_eq!(fill(&mut packets(0, &lens), &mut slot[..short]), error);
+        let with = |train: &Train<'_>, control: &[u8], slot: &mut [u8]| {
+            train.fill(control, &mut packets(0, &lens)[..], slot, |_| Ok(()))
+        };
+        assert_eq!(with(&train, &[0; 10], &mut slot), Ok(()), "no control was planned");
         let plan = Plan::new(10, &lens, payload(ETHERNET));
-        assert_eq!(plan.trains().next().unwrap().lay(&[0; 9], &mut packets(0, &lens)[..], &mut slot), Err(LayError));
+        let train = plan.trains().next().unwrap();
+        assert_eq!(with(&train, &[0; 9], &mut vec![0; train.len()]), error);
+        assert_eq!(with(&train, &[0; 10], &mut vec![0; train.len()]), Ok(()));
     }
 
     #[test]

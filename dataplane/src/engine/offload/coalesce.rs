@@ -172,7 +172,7 @@ impl Coalescer {
             self.start(place, None);
             return true;
         }
-        let hash = inner.flow_hash();
+        let hash = inner.tuple_hash();
         let set = hash as usize % SETS;
         let candidate = Candidate::new(inner, packet);
         let way = self.ways[set].iter().position(|way| way.superpacket != NONE && way.hash == hash);

@@ -193,6 +193,7 @@ impl Gateway {
             gateway_v4: Some(gateway_v4.parse().unwrap()),
             gateway_v6: Some(gateway_v6.parse().unwrap()),
             transit,
+            dscp: class::Dscp::Clear,
         }
     }
 
@@ -281,7 +282,9 @@ impl Attacker {
     }
 }
 
-pub(super) use crate::engine::port::RxMeta;
+pub(super) use crate::engine::inner::Inner;
+pub(super) use crate::engine::port::{RxMeta, TxMeta};
+pub(super) use crate::engine::snapshot::NextHop;
 pub(super) use weir_abi::wire::{HEADER_LEN, TAG_LEN};
 
 /// UDP over IPv4 from host 5 of one network to host 9 of another, `len` bytes in all, not to be confused with one of another `id`.

@@ -188,6 +188,7 @@ fn a_received_secret_is_erased() {
             sources: vec![],
             datagram_len_max: 1472,
             inner_mtu: 1420,
+            rate: None,
         })),
     );
     let requests = turn(&mut server);

@@ -9,6 +9,7 @@ use weir_abi::wire::{HEADER_LEN, TAG_LEN};
 use super::*;
 use crate::api::codec::encode;
 use crate::api::message::Secret;
+use crate::engine::class::Dscp;
 use crate::engine::wheel::TICK_NS;
 
 const SECRET: [u8; 32] = [0xa5; 32];
@@ -40,6 +41,7 @@ fn plane(number: u64, workers: u8) -> State<Seeded> {
         port: 4646,
         gateway: vec![format!("fd00:{number}::1").parse().unwrap()],
         transit: false,
+        dscp: Dscp::Clear,
         has_aes: true,
     };
     let mut state = State::new(fixed, Seeded(number));
@@ -110,6 +112,7 @@ fn install(state: &State<Seeded>, session: u64, reservation: ReservationId) -> I
         sources: vec![prefix("fd00:99::/32")],
         datagram_len_max: 1452,
         inner_mtu: 1420,
+        rate: None,
     }
 }
 

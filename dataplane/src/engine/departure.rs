@@ -1,0 +1,261 @@
+//! The way of packets outwards: which peer they go to, whether they may, and into which datagrams.
+//!
+//! ```text
+//!   parse ─▶ scope ─▶ source is ours ─▶ next hop ─▶ MTU ─▶ stream │ batch │ rate ─▶ plan ─▶ lay ─▶ seal ─▶ commit
+//!            └──────── an error to the sender, rate limited ──────┘
+//! ```
+
+use weir_abi::drop::DropReason;
+
+use super::batch::{Batch, InBurst, InOutbox, Members, Nothing, Stream};
+use super::bundle::{self, Packets, Plan};
+use super::class::Priority;
+use super::counters::{Counters, Metric};
+use super::icmp::{self, ErrorKind, ErrorLimiter};
+use super::inner::{Inner, mss};
+use super::offload::Segments;
+use super::outbox::Outbox;
+use super::port::{BURST_LEN, Offload, RxBurst, RxMeta, TxMeta, TxSink};
+use super::session::Session;
+use super::snapshot::{NextHop, SessionSlot, Snapshot};
+use super::time::Time;
+use super::wheel::Wheel;
+use super::{Deadline, Event, Events, Waiting, session, session_mut, too_big};
+
+/// What packets meet on their way outwards.
+pub(super) struct Departure<'a> {
+    pub(super) now: Time,
+    pub(super) sessions: &'a mut [Option<Box<Session>>],
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) counters: &'a Counters,
+    pub(super) limiter: &'a mut ErrorLimiter,
+    pub(super) waiting: &'a mut Waiting,
+    pub(super) events: &'a mut Events,
+    pub(super) wheel: &'a mut Wheel<Deadline>,
+    pub(super) worker: u8,
+}
+
+impl Departure<'_> {
+    /// Takes a burst of the local side into the batch and sends it, in as many rounds as its superpackets need.
+    pub(super) fn burst(
+        &mut self,
+        batch: &mut Batch,
+        rx: &mut impl RxBurst,
+        wan: &mut impl TxSink,
+        lan: &mut impl TxSink,
+    ) {
+        batch.clear();
+        for frame in 0..rx.len().min(BURST_LEN) {
+            let (packet, meta) = rx.frame(frame);
+            let len = packet.len();
+            match self.judge(packet, &meta, lan) {
+                // Frames alone never fill a batch, but segments of frames before may have.
+                Ok((stream, None)) => {
+                    self.make_room(batch, rx, wan);
+                    batch.push(frame, stream, len);
+                }
+                Ok((stream, Some(segments))) => {
+                    batch.cut(frame, segments);
+                    for k in 0..segments.count() {
+                        self.make_room(batch, rx, wan);
+                        batch.push_segment(frame, k, stream, segments.len(k));
+                    }
+                }
+                Err(Refused { reason, packets }) => self.counters.drop_n(reason, packets as u64),
+            }
+        }
+        self.send_batch(batch, rx, wan);
+    }
+
+    fn make_room(&mut self, batch: &mut Batch, rx: &mut impl RxBurst, wan: &mut impl TxSink) {
+        if batch.is_full() {
+            self.send_batch(batch, rx, wan);
+        }
+    }
+
+    fn send_batch(&mut self, batch: &mut Batch, rx: &mut impl RxBurst, wan: &mut impl TxSink) {
+        for c in 0..batch.sort() {
+            let (stream, mut members) = batch.members(c);
+            self.keep_to_rate(stream, &mut members);
+            let sent = self.send(stream, members.lens(), &mut InBurst(rx, &members), wan);
+            self.counters.add(Metric::LanToWanPackets, sent as u64);
+            self.counters.add(Metric::LanToWanBytes, members.bytes(sent));
+        }
+        batch.clear();
+    }
+
+    /// Which stream a frame from the local side belongs to, and how it is cut if it has to be.
+    fn judge(
+        &mut self,
+        packet: &mut [u8],
+        meta: &RxMeta,
+        lan: &mut impl TxSink,
+    ) -> Result<(Stream, Option<Segments>), Refused> {
+        if meta.truncated {
+            return Err(DropReason::LanReadTruncated.into());
+        }
+        let inner = Inner::parse(packet).map_err(|reason| match reason {
+            DropReason::InnerMalformed | DropReason::InnerHeaderChain => DropReason::LocalMalformed,
+            other => other,
+        })?;
+        let segments = match meta.offload {
+            Offload { cut: None, checksum: None } => None,
+            offload => Some(Segments::new(packet, &inner, offload)?),
+        };
+        // The first segment is as long as any.
+        let (packets, len) = segments.map_or((1, packet.len()), |segments| (segments.count(), segments.len(0)));
+        match self.route(packet, &inner, len, meta.offload.checksum.is_some(), lan) {
+            Ok(stream) => Ok((stream, segments)),
+            Err(reason) => Err(Refused { reason, packets }),
+        }
+    }
+
+    /// Where a packet goes whose pieces have `len` bytes; `partial` says that its transport checksum is still to be completed.
+    fn route(
+        &mut self,
+        packet: &mut [u8],
+        inner: &Inner,
+        len: usize,
+        partial: bool,
+        lan: &mut impl TxSink,
+    ) -> Result<Stream, DropReason> {
+        inner.scope()?;
+        if self.snapshot.next_hop(inner.source) != Some(NextHop::Local) {
+            return Err(DropReason::LocalSource);
+        }
+        let (kind, reason) = match self.snapshot.next_hop(inner.destination) {
+            Some(NextHop::Session(slot)) => match session(self.sessions, slot) {
+                Some(session) if !too_big(inner, len, session) => {
+                    mss::clamp(packet, inner, session.inner_mtu, partial);
+                    return Ok(self.stream(slot, session, inner.traffic_class));
+                }
+                Some(session) => (ErrorKind::PacketTooBig { mtu: session.inner_mtu }, DropReason::PacketTooBig),
+                None => (ErrorKind::HostUnreachable, DropReason::NoSession),
+            },
+            Some(NextHop::Local) | None => (ErrorKind::NoRoute, DropReason::NoRoute),
+        };
+        if self.limiter.admit(self.now)
+            && let Some(out) = lan.slot(icmp::ERROR_LEN_MAX)
+            && let Some(len) = icmp::error(kind, self.snapshot.gateway_v4, self.snapshot.gateway_v6, packet, out)
+        {
+            lan.commit(len, TxMeta::default());
+            self.counters.add(Metric::IcmpErrorsSent, 1);
+        }
+        Err(reason)
+    }
+
+    /// The stream towards a session of packets with this traffic class.
+    fn stream(&self, slot: SessionSlot, session: &Session, class: u8) -> Stream {
+        let outer = self.snapshot.dscp.outer(class);
+        // Without a limit, packets that look alike outside may share a train whatever they are inside.
+        let judged = if session.limiter.is_some() { class } else { outer };
+        Stream { slot, class: outer, priority: Priority::of(judged) }
+    }
+
+    /// Sends what came up inside the engine: packets between peers, ICMP errors, and the control blocks that no packets took along.
+    pub(super) fn own(&mut self, batch: &mut Batch, outbox: &mut Outbox, wan: &mut impl TxSink) {
+        for from in (0..outbox.len()).step_by(BURST_LEN) {
+            batch.clear();
+            for i in from..outbox.len().min(from + BURST_LEN) {
+                match session(self.sessions, outbox.to(i)) {
+                    Some(session) => {
+                        let stream = self.stream(outbox.to(i), session, outbox.class(i));
+                        batch.push(i - from, stream, outbox.packet(i).len());
+                    }
+                    None => self.counters.drop(DropReason::NoSession),
+                }
+            }
+            for c in 0..batch.sort() {
+                let (stream, mut members) = batch.members(c);
+                self.keep_to_rate(stream, &mut members);
+                let sent = self.send(stream, members.lens(), &mut InOutbox(outbox, &members, from), wan);
+                for piece in &members.pieces()[..sent] {
+                    let i = from + usize::from(piece.frame);
+                    if outbox.is_transit(i) {
+                        self.counters.add(Metric::TransitPackets, 1);
+                        self.counters.add(Metric::TransitBytes, outbox.packet(i).len() as u64);
+                    } else {
+                        self.counters.add(Metric::IcmpErrorsSent, 1);
+                    }
+                }
+            }
+        }
+        outbox.clear();
+        for i in 0..std::mem::take(&mut self.waiting.count) {
+            let slot = self.waiting.slots[i];
+            if session(self.sessions, slot).is_some_and(Session::has_control) {
+                self.control(slot, wan);
+            }
+            self.drive_path(slot, wan);
+        }
+    }
+
+    /// Sends a session's control blocks in a datagram of their own.
+    pub(super) fn control(&mut self, slot: SessionSlot, wan: &mut impl TxSink) {
+        let stream = Stream { slot, class: 0, priority: Priority::Control };
+        self.send(stream, &[], &mut Nothing, wan);
+    }
+
+    /// Drops what is more than the peer may be sent.
+    fn keep_to_rate(&self, stream: Stream, members: &mut Members<'_>) {
+        if let Some(limiter) = session(self.sessions, stream.slot).and_then(|session| session.limiter.as_deref()) {
+            let refused = members.retain(|len| limiter.admit(len, stream.priority, self.now));
+            self.counters.drop_n(DropReason::PeerRate, refused as u64);
+        }
+    }
+
+    /// Plans, lays and seals packets of these lengths for one peer, its waiting control blocks first. Returns how many went out.
+    fn send(&mut self, stream: Stream, lens: &[u32], packets: &mut impl Packets, wan: &mut impl TxSink) -> usize {
+        let Some(session) = session_mut(self.sessions, stream.slot) else {
+            self.counters.drop_n(DropReason::NoSession, lens.len() as u64);
+            return 0;
+        };
+        session.follow_path();
+        let control = session.take_control();
+        let control_bytes = control.as_ref().map_or(&[][..], |control| control.bytes());
+        let plan = Plan::new(control_bytes.len(), lens, session.payload_len);
+        let meta = TxMeta {
+            destination: Some(session.endpoint),
+            source: session.source,
+            class: stream.class,
+            ..TxMeta::default()
+        };
+        let sent = bundle::transmit(&plan, control_bytes, packets, &mut session.seal, wan, meta, self.now);
+        if let Some(reason) = sent.stopped {
+            self.counters.drop_n(reason, (lens.len() - sent.packets) as u64);
+            match (reason, control) {
+                (_, None) => {}
+                (DropReason::WanQueueFull, Some(control)) if sent.trains == 0 => {
+                    session.put_back_control(control);
+                    // If too many wait already, the blocks go with the session's next packets.
+                    let _ = self.waiting.push(stream.slot);
+                }
+                // With keys that are at their end, they would wait for ever.
+                (_, Some(control)) if sent.trains == 0 => self.counters.drop_n(reason, control.len()),
+                (_, Some(_)) => {}
+            }
+        }
+        self.counters.add(Metric::TrainsSent, sent.trains as u64);
+        self.counters.add(Metric::DatagramsSealed, sent.datagrams as u64);
+        self.counters.add(Metric::SealedBytes, sent.bytes as u64);
+        if !session.rekey_told && session.seal.rekey_due(self.now) {
+            session.rekey_told = self.events.push(Event::RekeyDue(session.id));
+        }
+        if sent.packets > 0 {
+            self.note_sent(stream.slot, sent.bytes);
+        }
+        sent.packets
+    }
+}
+
+/// Why a frame from the local side goes nowhere, and how many packets that is.
+struct Refused {
+    reason: DropReason,
+    packets: usize,
+}
+
+impl From<DropReason> for Refused {
+    fn from(reason: DropReason) -> Self {
+        Self { reason, packets: 1 }
+    }
+}
