@@ -472,7 +472,7 @@ impl<R: Reactor, WR: RxPort, WT: TxPort, LR: RxPort, LT: TxPort> Running<R, WR, 
         for run in self.engine.foreign_runs() {
             let (frame, meta) = self.wan_rx.frame(run.frame);
             let datagrams = &frame[run.range()];
-            if self.handoff.give(run.worker, datagrams, meta.segment) {
+            if self.handoff.give(run.worker, datagrams, meta) {
                 self.engine.counters().add(Metric::HandoffsSent, 1);
                 continue;
             }
