@@ -10,6 +10,7 @@
 //! stop, so that nothing leaves in clear while the plane is away; [`purge`] removes them.
 
 mod attach;
+mod cores;
 mod indices;
 mod lan;
 mod server;
@@ -19,6 +20,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -44,6 +46,9 @@ use crate::worker::{Clock, Handoff, Notify, PortKind, Worker, WorkerConfig, Work
 /// Packets that the kernel queues towards a worker: 2 ms at 1 Mpps. Its default of 500 loses packets whenever a TCP sender's burst meets a
 /// worker that was asleep.
 const TUN_QUEUE_LEN: u32 = 2048;
+/// The name, among the engine's drops, of datagrams that the kernel dropped at the sockets of the port: a worker, or the control plane,
+/// did not read as fast as they came.
+const SOCKET_BUFFER_FULL: &str = "socket_buffer_full";
 /// Most addresses of this host that `wan` is told; with more, datagrams to any address count as ours.
 const LOCAL_ADDRESSES_MAX: usize = 1024;
 
@@ -184,6 +189,8 @@ struct Plane {
     changes: Changes,
     state: State<SystemRandom>,
     control: Sockets,
+    /// The workers', to count what the kernel drops at them.
+    sockets: Vec<Arc<Sockets>>,
     events: Arc<Events>,
     map_config: map::Config,
     about: Vec<(String, String)>,
@@ -217,7 +224,7 @@ impl Plane {
     fn start(config: &Config, inherited: Inherited) -> Result<Self, PlaneError> {
         let clock = Clock::start();
         let server = Server::bind(&config.api.socket)?;
-        let cores = cores(&config.workers.cores)?;
+        let (cores, cores_why) = cores(config)?;
         let count = cores.len() as u8;
         let mut netlink = Netlink::open()?;
         let changes = Changes::subscribe(config.routing.table)?;
@@ -229,8 +236,13 @@ impl Plane {
         };
         let mut programs = Programs::load(&object, count, config.bpf.pin.as_deref())?;
         let mut map_config = map_config(config);
-        let socket_config =
-            SocketConfig { port: config.wan.port, mark: config.routing.mark, ..SocketConfig::default() };
+        let socket_config = SocketConfig {
+            port: config.wan.port,
+            lane_ports: config.wan.lane_ports,
+            busy_poll: config.wan.busy_poll_us,
+            mark: config.routing.mark,
+            ..SocketConfig::default()
+        };
         let in_use = |error: &SocketError| matches!(error, SocketError::PortInUse { .. });
         let underlay = if inherited.is_empty() {
             let underlay = patiently(in_use, || Underlay::open(socket_config, cores.len()))?;
@@ -240,7 +252,8 @@ impl Plane {
         } else {
             // The predecessor's `steer` is still at the group that the kept sockets held, and its map holds them. Ours takes its place
             // first, without a socket to choose; then the kernel lets go of that map, in its own time.
-            let underlay = Underlay::adopt(socket_config, cores.len(), inherited)?;
+            let underlay = patiently(in_use, || Underlay::adopt(socket_config, cores.len(), &inherited))?;
+            drop(inherited);
             attach_steer(&mut programs, &underlay)?;
             fill_sockets(&mut programs, &underlay)?;
             underlay
@@ -268,12 +281,24 @@ impl Plane {
             ("program".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
             ("ports".to_owned(), format!("{ports} ({ports_reason})")),
         ];
-        let granted = underlay.control.each().next().map_or((0, 0), |socket| (socket.rx_buffer(), socket.tx_buffer()));
-        about.push(("socket buffers".to_owned(), format!("{} B receive, {} B send", granted.0, granted.1)));
+        if let Some(socket) = underlay.control.each().next() {
+            let buffers = format!("{} B receive, {} B send", socket.rx_buffer(), socket.tx_buffer());
+            about.push(("socket buffers".to_owned(), buffers));
+            about.push(("busy polling".to_owned(), format!("{} µs", socket.busy_poll())));
+        }
+        about.push(("cores".to_owned(), cores_why));
+        let mut sockets_of_workers = vec![];
         let mut workers = vec![];
         let parts = (0u8..).zip(&cores).zip(underlay.workers).zip(queues).zip(Handoff::mesh(count));
         for ((((number, core), sockets), tun), handoff) in parts {
-            about.push((format!("worker {number}"), format!("core {}", core.id)));
+            let mut place = format!("core {}", core.id);
+            if sockets.lane_v4.is_some() || sockets.lane_v6.is_some() {
+                let lane = number % (config.wan.lane_ports + 1);
+                place.push_str(&format!(", lane port {}", underlay.port + u16::from(lane)));
+            }
+            about.push((format!("worker {number}"), place));
+            let sockets = Arc::new(sockets);
+            sockets_of_workers.push(Arc::clone(&sockets));
             let notify: Notify = Arc::new({
                 let events = Arc::clone(&events);
                 move || events.notify()
@@ -283,6 +308,7 @@ impl Plane {
                 number,
                 core: Some(*core),
                 ports,
+                latency: config.workers.latency,
                 sockets,
                 tun,
                 mtu,
@@ -317,6 +343,7 @@ impl Plane {
             changes,
             state: State::new(fixed, SystemRandom),
             control: underlay.control,
+            sockets: sockets_of_workers,
             events,
             map_config,
             about,
@@ -532,9 +559,16 @@ impl Plane {
         let engine = Snapshot::sum(self.workers.iter().map(Worker::counters));
         let bpf = self.programs.counters()?;
         let named = |name: &str, count: u64| NamedCount { name: name.to_owned(), count };
+        let mut engine_drops = engine.engine_drops();
+        let sockets = self.sockets.iter().map(Arc::as_ref).chain([&self.control]).flat_map(Sockets::each);
+        // A kernel that cannot tell has nothing to show.
+        match sockets.map(|socket| u64::from(socket.drops().unwrap_or(0))).sum() {
+            0 => {}
+            count => engine_drops.push(named(SOCKET_BUFFER_FULL, count)),
+        }
         Ok(Counters {
             engine: engine.engine(),
-            engine_drops: engine.engine_drops(),
+            engine_drops,
             bpf: bpf.verdicts.iter().map(|(verdict, count)| named(verdict.name(), count.packets)).collect(),
             bpf_drops: bpf.drops.iter().map(|(reason, count)| named(reason.name(), count.packets)).collect(),
         })
@@ -570,15 +604,23 @@ impl Plane {
     }
 }
 
-/// The cores that workers run on.
-fn cores(wanted: &Cores) -> Result<Vec<core_affinity::CoreId>, PlaneError> {
-    let cores: Vec<_> = match wanted {
+/// The cores that workers run on, and why these.
+fn cores(config: &Config) -> Result<(Vec<core_affinity::CoreId>, String), PlaneError> {
+    let choice = match &config.workers.cores {
         Cores::Auto => {
-            core_affinity::get_core_ids().unwrap_or_default().into_iter().take(usize::from(WORKERS_MAX)).collect()
+            let allowed =
+                core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect::<Vec<_>>();
+            let machine = cores::read(Path::new("/sys"), &allowed, &config.wan.interface);
+            cores::choose(&machine, usize::from(WORKERS_MAX))
         }
-        Cores::List(list) => list.iter().map(|&id| core_affinity::CoreId { id: usize::from(id) }).collect(),
+        Cores::List(list) => {
+            cores::Choice { cpus: list.iter().copied().map(usize::from).collect(), why: "as configured".to_owned() }
+        }
     };
-    if cores.is_empty() { Err(PlaneError::NoCore) } else { Ok(cores) }
+    if choice.cpus.is_empty() {
+        return Err(PlaneError::NoCore);
+    }
+    Ok((choice.cpus.into_iter().map(|id| core_affinity::CoreId { id }).collect(), choice.why))
 }
 
 /// Tries again for [`PREDECESSOR_WAIT`] while something is in use.
@@ -613,7 +655,8 @@ fn map_config(config: &Config) -> map::Config {
     let class = Rate::per_second(wan.class_rate_pps, (wan.class_rate_pps / 10).max(1));
     map::Config {
         port_first: wan.port,
-        port_last: wan.port,
+        // Reading the configuration made sure that there are so many.
+        port_last: wan.port.saturating_add(wan.lane_ports.into()),
         flags: 0,
         miss_sample: MISS_SAMPLE,
         reserved: 0,

@@ -341,11 +341,13 @@ impl Underlay {
     ///
     /// # Errors
     /// As [`Self::open`], and when a socket is missing or not bound to the port.
-    pub fn adopt(config: SocketConfig, workers: usize, inherited: Inherited) -> Result<Self, SocketError> {
-        let Inherited { v4, v6 } = inherited;
-        let adopted = |family: Family, fd: Option<OwnedFd>, wanted: bool| {
+    pub fn adopt(config: SocketConfig, workers: usize, inherited: &Inherited) -> Result<Self, SocketError> {
+        let adopted = |family: Family, fd: &Option<OwnedFd>, wanted: bool| {
             let fd = match (fd, wanted) {
-                (Some(fd), true) => fd,
+                (Some(fd), true) => fd.try_clone().map_err(|source| {
+                    let (step, port) = ("duplicating", config.port);
+                    SocketError::Other { step, family, port, source }
+                })?,
                 (None, false) => return Ok(None),
                 _ => return Err(SocketError::NotOurs { family, port: config.port }),
             };
@@ -360,7 +362,8 @@ impl Underlay {
             }
             configure(fd, family, config, config.port).map(Some)
         };
-        let (v4, v6) = (adopted(Family::V4, v4, config.v4)?, adopted(Family::V6, v6, config.v6)?);
+        let v4 = adopted(Family::V4, &inherited.v4, config.v4)?;
+        let v6 = adopted(Family::V6, &inherited.v6, config.v6)?;
         let control = Sockets { v4, v6, ..Sockets::default() };
         Ok(Self { port: config.port, workers: make_workers(config, config.port, workers)?, control })
     }
@@ -628,12 +631,12 @@ mod tests {
             let dup = |socket: &Option<Socket>| socket.as_ref().map(|socket| socket.duplicate().unwrap());
             let (v4, v6) = (dup(&first.control.v4), dup(&first.control.v6));
             drop(first);
-            let second = Underlay::adopt(config(), 2, Inherited { v4, v6 }).unwrap();
+            let second = Underlay::adopt(config(), 2, &Inherited { v4, v6 }).unwrap();
             assert_eq!((second.port, second.workers.len()), (4646, 2));
             let swapped =
-                Underlay::adopt(config(), 1, Inherited { v4: dup(&second.control.v6), v6: dup(&second.control.v4) });
+                Underlay::adopt(config(), 1, &Inherited { v4: dup(&second.control.v6), v6: dup(&second.control.v4) });
             assert!(matches!(swapped, Err(SocketError::NotOurs { family: Family::V4, .. })));
-            let missing = Underlay::adopt(config(), 1, Inherited { v4: dup(&second.control.v4), v6: None });
+            let missing = Underlay::adopt(config(), 1, &Inherited { v4: dup(&second.control.v4), v6: None });
             assert!(matches!(missing, Err(SocketError::NotOurs { family: Family::V6, .. })));
         });
     }
