@@ -33,7 +33,7 @@ use self::lan::Lan;
 use self::server::{ClientId, Incoming, Server, ServerError};
 use self::state::{Effect, Fixed, Random, State};
 use crate::api::message::{Counters, DumpItem, Incarnation, NamedCount, Refusal, Reply, Request};
-use crate::config::{Config, Cores, WanIo};
+use crate::config::{Config, Cores, Latency, WanIo};
 use crate::engine::aead::Algorithm;
 use crate::engine::counters::Snapshot;
 use crate::io::bpf::{self, BpfError, Programs};
@@ -224,7 +224,7 @@ impl Plane {
     fn start(config: &Config, inherited: Inherited) -> Result<Self, PlaneError> {
         let clock = Clock::start();
         let server = Server::bind(&config.api.socket)?;
-        let (cores, cores_why) = cores(config)?;
+        let Placement { cores, why, shared } = placement(config)?;
         let count = cores.len() as u8;
         let mut netlink = Netlink::open()?;
         let changes = Changes::subscribe(config.routing.table)?;
@@ -286,7 +286,13 @@ impl Plane {
             about.push(("socket buffers".to_owned(), buffers));
             about.push(("busy polling".to_owned(), format!("{} µs", socket.busy_poll())));
         }
-        about.push(("cores".to_owned(), cores_why));
+        about.push(("cores".to_owned(), why));
+        let idle = match (config.workers.latency, shared) {
+            (Latency::Spin, _) => "workers spin, as configured",
+            (Latency::Balanced, true) => "workers sleep, for they take every core",
+            (Latency::Balanced, false) => "workers poll while that pays, then sleep",
+        };
+        about.push(("when idle".to_owned(), idle.to_owned()));
         let mut sockets_of_workers = vec![];
         let mut workers = vec![];
         let parts = (0u8..).zip(&cores).zip(underlay.workers).zip(queues).zip(Handoff::mesh(count));
@@ -309,6 +315,7 @@ impl Plane {
                 core: Some(*core),
                 ports,
                 latency: config.workers.latency,
+                shared_cores: shared,
                 sockets,
                 tun,
                 mtu,
@@ -604,23 +611,28 @@ impl Plane {
     }
 }
 
-/// The cores that workers run on, and why these.
-fn cores(config: &Config) -> Result<(Vec<core_affinity::CoreId>, String), PlaneError> {
-    let choice = match &config.workers.cores {
-        Cores::Auto => {
-            let allowed =
-                core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect::<Vec<_>>();
-            let machine = cores::read(Path::new("/sys"), &allowed, &config.wan.interface);
-            cores::choose(&machine, usize::from(WORKERS_MAX))
-        }
+/// Where workers run.
+struct Placement {
+    cores: Vec<core_affinity::CoreId>,
+    why: String,
+    /// No physical core is left to anybody else.
+    shared: bool,
+}
+
+fn placement(config: &Config) -> Result<Placement, PlaneError> {
+    let allowed: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
+    let machine = cores::read(Path::new("/sys"), &allowed, &config.wan.interface);
+    let cores::Choice { cpus, why } = match &config.workers.cores {
+        Cores::Auto => cores::choose(&machine, usize::from(WORKERS_MAX)),
         Cores::List(list) => {
             cores::Choice { cpus: list.iter().copied().map(usize::from).collect(), why: "as configured".to_owned() }
         }
     };
-    if choice.cpus.is_empty() {
+    if cpus.is_empty() {
         return Err(PlaneError::NoCore);
     }
-    Ok((choice.cpus.into_iter().map(|id| core_affinity::CoreId { id }).collect(), choice.why))
+    let shared = cores::takes_all(&machine, &cpus);
+    Ok(Placement { cores: cpus.into_iter().map(|id| core_affinity::CoreId { id }).collect(), why, shared })
 }
 
 /// Tries again for [`PREDECESSOR_WAIT`] while something is in use.

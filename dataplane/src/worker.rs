@@ -90,6 +90,8 @@ pub struct WorkerConfig {
     pub ports: PortKind,
     /// How it trades its core for time.
     pub latency: Latency,
+    /// Workers take every core that there is, so polling would take time from whatever else runs.
+    pub shared_cores: bool,
     /// Its sockets.
     pub sockets: Arc<Sockets>,
     /// Its queue of the TUN.
@@ -343,7 +345,7 @@ fn uring_ports(
         handoff: config.handoff,
         queues,
         clock: config.clock,
-        idle: Idle::new(config.latency),
+        idle: Idle::new(config.latency, config.shared_cores),
     })
 }
 
@@ -371,7 +373,7 @@ fn mmsg_ports(
         handoff: config.handoff,
         queues,
         clock: config.clock,
-        idle: Idle::new(config.latency),
+        idle: Idle::new(config.latency, config.shared_cores),
     })
 }
 

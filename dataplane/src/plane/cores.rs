@@ -81,6 +81,13 @@ pub(super) fn choose(machine: &Machine, max: usize) -> Choice {
     Choice { cpus: cpus.iter().map(|cpu| cpu.number).collect(), why: why.join("; ") }
 }
 
+/// Whether workers on these CPUs leave no physical core of the process's to anybody else.
+pub(super) fn takes_all(machine: &Machine, cpus: &[usize]) -> bool {
+    let used: BTreeSet<usize> =
+        machine.cpus.iter().filter(|cpu| cpus.contains(&cpu.number)).map(|cpu| cpu.core).collect();
+    machine.cpus.iter().all(|cpu| used.contains(&cpu.core))
+}
+
 /// Reads the machine from a sysfs tree. What it does not say is taken to be simple: each CPU a core of its own, one node.
 pub(super) fn read(sys: &Path, allowed: &[usize], wan: &str) -> Machine {
     let cpu = |&number: &usize| {
@@ -166,6 +173,14 @@ mod tests {
         let all: Vec<usize> = (1..=16).collect();
         chosen(&machine(17, 1, 1, None), 16, &all, "core 0 is left to interrupts");
         chosen(&machine(18, 1, 1, None), 16, &all, "core 0 is left to interrupts; at most 16 workers");
+    }
+
+    #[test]
+    fn a_core_is_left_over_when_no_thread_of_it_works() {
+        let two = machine(2, 1, 1, None);
+        assert!(takes_all(&two, &[0, 1]) && !takes_all(&two, &[1]));
+        let smt = machine(2, 2, 1, None);
+        assert!(takes_all(&smt, &[0, 3]) && !takes_all(&smt, &[1, 3]));
     }
 
     struct Tree(std::path::PathBuf);
