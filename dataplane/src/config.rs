@@ -6,10 +6,11 @@
 //! ```text
 //! transit = false          forward between peers
 //! [api]      socket
-//! [wan]      interface (required) · port · attach · io · dscp · source_rate_pps · source_burst · class_rate_pps · deny
+//! [wan]      interface (required) · port · lane_ports · attach · io · dscp · busy_poll_us · source_rate_pps · source_burst ·
+//!            class_rate_pps · deny
 //! [lan]      interfaces · attach
 //! [tun]      name · addresses · mtu · offload
-//! [workers]  cores
+//! [workers]  cores · latency
 //! [routing]  table · mark · rule_priority · metric · prefixes
 //! [bpf]      pin · object
 //! ```
@@ -51,6 +52,10 @@ pub const FILE_LEN_MAX: u64 = 1 << 20;
 pub const PREFIXES_MAX: usize = 1024;
 /// Most prefixes in the deny list: its look-up is measured up to here.
 pub const DENY_MAX: usize = 10_000;
+/// Most lane ports: with the common one, one for each worker that there may be.
+pub const LANE_PORTS_MAX: u8 = weir_abi::map::WORKERS_MAX - 1;
+/// Longest busy polling in microseconds: past a millisecond it is a spinning core by another name.
+pub const BUSY_POLL_MAX: u32 = 1_000;
 /// Most LAN interfaces.
 pub const LAN_INTERFACES_MAX: usize = 64;
 /// Most addresses of the TUN.
@@ -97,12 +102,16 @@ pub struct Wan {
     pub interface: String,
     /// UDP port, not zero.
     pub port: u16,
+    /// How many ports after `port` workers may have for themselves, at most [`LANE_PORTS_MAX`].
+    pub lane_ports: u8,
     /// How `wan` is attached.
     pub attach: Attach,
     /// Which port moves datagrams.
     pub io: WanIo,
     /// What datagrams show of the DSCP of the packets in them.
     pub dscp: Dscp,
+    /// Microseconds of `SO_BUSY_POLL` on the sockets, at most [`BUSY_POLL_MAX`]; zero leaves it to the system.
+    pub busy_poll_us: u32,
     /// Datagrams per second that one source may send besides live data; zero means no limit.
     pub source_rate_pps: u64,
     /// Datagrams that one source may send back to back, at least one.
@@ -140,6 +149,8 @@ pub struct Tun {
 pub struct Workers {
     /// Where they run.
     pub cores: Cores,
+    /// What they do when nothing waits.
+    pub latency: Latency,
 }
 
 /// eBPF.
@@ -189,11 +200,21 @@ pub enum WanIo {
     Mmsg,
 }
 
+/// What a worker does when nothing waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Latency {
+    /// Polls on for as long as that tends to find something before a wake would have cost more, then sleeps.
+    Balanced,
+    /// Never sleeps: its core is busy always.
+    Spin,
+}
+
 /// Which cores the workers are pinned to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Cores {
-    /// One worker on each core that this process may use, at most [`WORKERS_MAX`](weir_abi::map::WORKERS_MAX).
+    /// One worker on each physical core of those that fit, at most [`WORKERS_MAX`](weir_abi::map::WORKERS_MAX).
     Auto,
     /// One worker on each of these: different ones, 1..=[`WORKERS_MAX`](weir_abi::map::WORKERS_MAX) of them.
     List(Vec<u16>),
@@ -314,7 +335,8 @@ mod tests {
         assert_eq!(config.wan.interface, "eth0");
         assert_eq!((config.wan.port, config.wan.attach, config.wan.io), (4646, Attach::Auto, WanIo::Auto));
         assert_eq!((config.tun.name.as_str(), config.tun.mtu, config.tun.offload), ("weir0", 1420, TunOffload::Auto));
-        assert_eq!(config.workers.cores, Cores::Auto);
+        assert_eq!((config.wan.lane_ports, config.wan.busy_poll_us), (0, 0));
+        assert_eq!((config.workers.cores, config.workers.latency), (Cores::Auto, Latency::Balanced));
         assert_eq!((config.routing.table, config.routing.mark, config.routing.rule_priority), (7770, 0x7765, 7770));
         assert_eq!((config.bpf.pin, config.transit), (None, false));
     }
@@ -379,6 +401,7 @@ mod tests {
             ("attach = \"xdp\\n\"", "\"native\", \"generic\", \"tc\" or \"none\""),
             ("io = \"epoll\"", "\"auto\", \"uring\" or \"mmsg\""),
             ("[tun]\noffload = \"on\"", "\"auto\" or \"off\""),
+            ("[workers]\nlatency = \"low\"", "\"balanced\" or \"spin\""),
             ("[lan]\nattach = \"\"", "\"native\", \"generic\", \"tc\" or \"none\""),
         ] {
             let error = with(text).unwrap_err();
@@ -391,6 +414,17 @@ mod tests {
         assert_eq!(with("io = \"uring\"").unwrap().wan.io, WanIo::Uring);
         assert_eq!(with("[tun]\noffload = \"off\"").unwrap().tun.offload, TunOffload::Off);
         assert_eq!(with("[tun]\noffload = \"auto\"").unwrap().tun.offload, TunOffload::Auto);
+        assert_eq!(with("[workers]\nlatency = \"spin\"").unwrap().workers.latency, Latency::Spin);
+        assert_eq!(with("[workers]\nlatency = \"balanced\"").unwrap().workers.latency, Latency::Balanced);
+    }
+
+    #[test]
+    fn lane_ports_end_where_ports_do() {
+        assert_eq!(with("port = 65520\nlane_ports = 15").unwrap().wan.lane_ports, 15);
+        refused(
+            "port = 65521\nlane_ports = 15",
+            "weir.toml:4:14: `wan.lane_ports`: there are only 14 ports after 65521: choose fewer, or a lower wan.port",
+        );
     }
 
     #[test]
@@ -406,6 +440,8 @@ mod tests {
     fn numbers_are_taken_at_their_limits_and_refused_beyond() {
         let cases: &[(&str, u64, u64)] = &[
             ("port", 1, 65535),
+            ("lane_ports", 0, 15),
+            ("busy_poll_us", 0, 1000),
             ("source_rate_pps", 0, RATE_MAX),
             ("source_burst", 1, BURST_MAX),
             ("class_rate_pps", 0, RATE_MAX),

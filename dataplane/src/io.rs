@@ -8,6 +8,8 @@ pub mod memory;
 mod message;
 pub mod mmsg;
 pub mod netlink;
+#[cfg(test)]
+mod outer_tests;
 mod packets;
 pub mod pcap;
 #[cfg(test)]

@@ -10,6 +10,7 @@
 //! stop, so that nothing leaves in clear while the plane is away; [`purge`] removes them.
 
 mod attach;
+mod cores;
 mod indices;
 mod lan;
 mod server;
@@ -19,6 +20,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -31,7 +33,7 @@ use self::lan::Lan;
 use self::server::{ClientId, Incoming, Server, ServerError};
 use self::state::{Effect, Fixed, Random, State};
 use crate::api::message::{Counters, DumpItem, Incarnation, NamedCount, Refusal, Reply, Request};
-use crate::config::{Config, Cores, TunOffload, WanIo};
+use crate::config::{Config, Cores, Latency, TunOffload, WanIo};
 use crate::engine::aead::Algorithm;
 use crate::engine::counters::Snapshot;
 use crate::io::bpf::{self, BpfError, Programs};
@@ -44,8 +46,9 @@ use crate::worker::{Clock, Handoff, Notify, PortKind, Worker, WorkerConfig, Work
 /// Packets that the kernel queues towards a worker: 2 ms at 1 Mpps. Its default of 500 loses packets whenever a TCP sender's burst meets a
 /// worker that was asleep.
 const TUN_QUEUE_LEN: u32 = 2048;
-/// Whether the engine cuts and merges superpackets. Until it does, the TUN is asked for none.
-const ENGINE_TAKES_SUPERPACKETS: bool = false;
+/// The name, among the engine's drops, of datagrams that the kernel dropped at the sockets of the port: a worker, or the control plane,
+/// did not read as fast as they came.
+const SOCKET_BUFFER_FULL: &str = "socket_buffer_full";
 /// Most addresses of this host that `wan` is told; with more, datagrams to any address count as ours.
 const LOCAL_ADDRESSES_MAX: usize = 1024;
 
@@ -186,6 +189,8 @@ struct Plane {
     changes: Changes,
     state: State<SystemRandom>,
     control: Sockets,
+    /// The workers', to count what the kernel drops at them.
+    sockets: Vec<Arc<Sockets>>,
     events: Arc<Events>,
     map_config: map::Config,
     about: Vec<(String, String)>,
@@ -219,7 +224,7 @@ impl Plane {
     fn start(config: &Config, inherited: Inherited) -> Result<Self, PlaneError> {
         let clock = Clock::start();
         let server = Server::bind(&config.api.socket)?;
-        let cores = cores(&config.workers.cores)?;
+        let Placement { cores, why, shared } = placement(config)?;
         let count = cores.len() as u8;
         let mut netlink = Netlink::open()?;
         let changes = Changes::subscribe(config.routing.table)?;
@@ -231,8 +236,13 @@ impl Plane {
         };
         let mut programs = Programs::load(&object, count, config.bpf.pin.as_deref())?;
         let mut map_config = map_config(config);
-        let socket_config =
-            SocketConfig { port: config.wan.port, mark: config.routing.mark, ..SocketConfig::default() };
+        let socket_config = SocketConfig {
+            port: config.wan.port,
+            lane_ports: config.wan.lane_ports,
+            busy_poll: config.wan.busy_poll_us,
+            mark: config.routing.mark,
+            ..SocketConfig::default()
+        };
         let in_use = |error: &SocketError| matches!(error, SocketError::PortInUse { .. });
         let underlay = if inherited.is_empty() {
             let underlay = patiently(in_use, || Underlay::open(socket_config, cores.len()))?;
@@ -242,7 +252,8 @@ impl Plane {
         } else {
             // The predecessor's `steer` is still at the group that the kept sockets held, and its map holds them. Ours takes its place
             // first, without a socket to choose; then the kernel lets go of that map, in its own time.
-            let underlay = Underlay::adopt(socket_config, cores.len(), inherited)?;
+            let underlay = patiently(in_use, || Underlay::adopt(socket_config, cores.len(), &inherited))?;
+            drop(inherited);
             attach_steer(&mut programs, &underlay)?;
             fill_sockets(&mut programs, &underlay)?;
             underlay
@@ -252,7 +263,7 @@ impl Plane {
         let tun_config = TunConfig {
             name: config.tun.name.clone(),
             multi_queue: cores.len() > 1,
-            offload: ENGINE_TAKES_SUPERPACKETS && config.tun.offload == TunOffload::Auto,
+            offload: config.tun.offload == TunOffload::Auto,
         };
         let in_use = |error: &TunError| matches!(error, TunError::Busy { .. });
         for _ in &cores {
@@ -275,13 +286,31 @@ impl Plane {
             ("program".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
             ("ports".to_owned(), format!("{ports} ({ports_reason})")),
         ];
-        let granted = underlay.control.each().next().map_or((0, 0), |socket| (socket.rx_buffer(), socket.tx_buffer()));
         about.push(("tun".to_owned(), tun_about));
-        about.push(("socket buffers".to_owned(), format!("{} B receive, {} B send", granted.0, granted.1)));
+        if let Some(socket) = underlay.control.each().next() {
+            let buffers = format!("{} B receive, {} B send", socket.rx_buffer(), socket.tx_buffer());
+            about.push(("socket buffers".to_owned(), buffers));
+            about.push(("busy polling".to_owned(), format!("{} µs", socket.busy_poll())));
+        }
+        about.push(("cores".to_owned(), why));
+        let idle = match (config.workers.latency, shared) {
+            (Latency::Spin, _) => "workers spin, as configured",
+            (Latency::Balanced, true) => "workers sleep, for they take every core",
+            (Latency::Balanced, false) => "workers poll while that pays, then sleep",
+        };
+        about.push(("when idle".to_owned(), idle.to_owned()));
+        let mut sockets_of_workers = vec![];
         let mut workers = vec![];
         let parts = (0u8..).zip(&cores).zip(underlay.workers).zip(queues).zip(Handoff::mesh(count));
         for ((((number, core), sockets), tun), handoff) in parts {
-            about.push((format!("worker {number}"), format!("core {}", core.id)));
+            let mut place = format!("core {}", core.id);
+            if sockets.lane_v4.is_some() || sockets.lane_v6.is_some() {
+                let lane = number % (config.wan.lane_ports + 1);
+                place.push_str(&format!(", lane port {}", underlay.port + u16::from(lane)));
+            }
+            about.push((format!("worker {number}"), place));
+            let sockets = Arc::new(sockets);
+            sockets_of_workers.push(Arc::clone(&sockets));
             let notify: Notify = Arc::new({
                 let events = Arc::clone(&events);
                 move || events.notify()
@@ -291,6 +320,8 @@ impl Plane {
                 number,
                 core: Some(*core),
                 ports,
+                latency: config.workers.latency,
+                shared_cores: shared,
                 sockets,
                 tun,
                 mtu,
@@ -326,6 +357,7 @@ impl Plane {
             changes,
             state: State::new(fixed, SystemRandom),
             control: underlay.control,
+            sockets: sockets_of_workers,
             events,
             map_config,
             about,
@@ -541,9 +573,16 @@ impl Plane {
         let engine = Snapshot::sum(self.workers.iter().map(Worker::counters));
         let bpf = self.programs.counters()?;
         let named = |name: &str, count: u64| NamedCount { name: name.to_owned(), count };
+        let mut engine_drops = engine.engine_drops();
+        let sockets = self.sockets.iter().map(Arc::as_ref).chain([&self.control]).flat_map(Sockets::each);
+        // A kernel that cannot tell has nothing to show.
+        match sockets.map(|socket| u64::from(socket.drops().unwrap_or(0))).sum() {
+            0 => {}
+            count => engine_drops.push(named(SOCKET_BUFFER_FULL, count)),
+        }
         Ok(Counters {
             engine: engine.engine(),
-            engine_drops: engine.engine_drops(),
+            engine_drops,
             bpf: bpf.verdicts.iter().map(|(verdict, count)| named(verdict.name(), count.packets)).collect(),
             bpf_drops: bpf.drops.iter().map(|(reason, count)| named(reason.name(), count.packets)).collect(),
         })
@@ -579,15 +618,28 @@ impl Plane {
     }
 }
 
-/// The cores that workers run on.
-fn cores(wanted: &Cores) -> Result<Vec<core_affinity::CoreId>, PlaneError> {
-    let cores: Vec<_> = match wanted {
-        Cores::Auto => {
-            core_affinity::get_core_ids().unwrap_or_default().into_iter().take(usize::from(WORKERS_MAX)).collect()
+/// Where workers run.
+struct Placement {
+    cores: Vec<core_affinity::CoreId>,
+    why: String,
+    /// No physical core is left to anybody else.
+    shared: bool,
+}
+
+fn placement(config: &Config) -> Result<Placement, PlaneError> {
+    let allowed: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
+    let machine = cores::read(Path::new("/sys"), &allowed, &config.wan.interface);
+    let cores::Choice { cpus, why } = match &config.workers.cores {
+        Cores::Auto => cores::choose(&machine, usize::from(WORKERS_MAX)),
+        Cores::List(list) => {
+            cores::Choice { cpus: list.iter().copied().map(usize::from).collect(), why: "as configured".to_owned() }
         }
-        Cores::List(list) => list.iter().map(|&id| core_affinity::CoreId { id: usize::from(id) }).collect(),
     };
-    if cores.is_empty() { Err(PlaneError::NoCore) } else { Ok(cores) }
+    if cpus.is_empty() {
+        return Err(PlaneError::NoCore);
+    }
+    let shared = cores::takes_all(&machine, &cpus);
+    Ok(Placement { cores: cpus.into_iter().map(|id| core_affinity::CoreId { id }).collect(), why, shared })
 }
 
 /// Steers flows to the TUN's queues where there is a choice, and says what the TUN can do.
@@ -639,7 +691,8 @@ fn map_config(config: &Config) -> map::Config {
     let class = Rate::per_second(wan.class_rate_pps, (wan.class_rate_pps / 10).max(1));
     map::Config {
         port_first: wan.port,
-        port_last: wan.port,
+        // Reading the configuration made sure that there are so many.
+        port_last: wan.port.saturating_add(wan.lane_ports.into()),
         flags: 0,
         miss_sample: MISS_SAMPLE,
         reserved: 0,

@@ -10,6 +10,7 @@
 //! nothing of its own. The worker decides nothing about packets (the engine does) and nothing about the kernel (the ports do).
 
 mod handoff;
+mod idle;
 
 use std::io;
 use std::sync::Arc;
@@ -22,6 +23,8 @@ use crossbeam::queue::ArrayQueue;
 use weir_abi::drop::DropReason;
 
 pub use self::handoff::Handoff;
+use self::idle::{Idle, Next};
+use crate::config::Latency;
 use crate::engine::counters::{Counters, CountersReader, Metric};
 use crate::engine::port::{BURST_LEN, RxPort, TxMeta, TxPort, TxSink};
 use crate::engine::time::Time;
@@ -38,8 +41,6 @@ use crate::io::{mmsg, uring};
 pub const COMMANDS_MAX: usize = 1024;
 /// Most events that wait for the control thread. Beyond that they stay in the engine, which counts what it loses.
 pub const EVENTS_MAX: usize = 1024;
-/// Passes without traffic after which a worker sleeps. A few keep it awake between the bursts of a busy flow; more would burn the core.
-const IDLE_PASSES_MAX: u32 = 2;
 /// Free slots towards the LAN without which no WAN burst is read: a slot for each frame of a burst of single datagrams.
 const LAN_ROOM_MIN: usize = BURST_LEN;
 /// Free slots towards the WAN without which no LAN burst is read: every packet of a burst may go to a peer of its own, and answers besides.
@@ -87,8 +88,12 @@ pub struct WorkerConfig {
     pub core: Option<core_affinity::CoreId>,
     /// Its ports.
     pub ports: PortKind,
+    /// How it trades its core for time.
+    pub latency: Latency,
+    /// Workers take every core that there is, so polling would take time from whatever else runs.
+    pub shared_cores: bool,
     /// Its sockets.
-    pub sockets: Sockets,
+    pub sockets: Arc<Sockets>,
     /// Its queue of the TUN.
     pub tun: TunQueue,
     /// The TUN's MTU in bytes.
@@ -326,7 +331,7 @@ fn uring_ports(
     queues: Queues,
 ) -> io::Result<Running<Ring, uring::UdpRx, uring::UdpTx, uring::TunRx, uring::TunTx>> {
     let ring = Ring::new(RingConfig::default()).map_err(io::Error::other)?;
-    let sockets = Arc::new(config.sockets);
+    let sockets = config.sockets;
     let tun = Arc::new(config.tun);
     let mtu = usize::from(config.mtu);
     let rx = uring::TunRxConfig { mtu, ..uring::TunRxConfig::default() };
@@ -340,6 +345,7 @@ fn uring_ports(
         handoff: config.handoff,
         queues,
         clock: config.clock,
+        idle: Idle::new(config.latency, config.shared_cores),
     })
 }
 
@@ -354,7 +360,7 @@ fn mmsg_ports(
     queues: Queues,
 ) -> io::Result<Running<Epoll, mmsg::UdpRx, mmsg::UdpTx, mmsg::TunRx, mmsg::TunTx>> {
     let epoll = Epoll::new()?;
-    let sockets = Arc::new(config.sockets);
+    let sockets = config.sockets;
     let tun = Arc::new(config.tun);
     Ok(Running {
         // A train that the kernel merged may be longer than those that are sent: as long as a UDP payload can be.
@@ -367,6 +373,7 @@ fn mmsg_ports(
         handoff: config.handoff,
         queues,
         clock: config.clock,
+        idle: Idle::new(config.latency, config.shared_cores),
     })
 }
 
@@ -382,6 +389,7 @@ struct Running<R, WR, WT, LR, LT> {
     handoff: Handoff,
     queues: Queues,
     clock: Clock,
+    idle: Idle,
 }
 
 impl<R: Reactor, WR: RxPort, WT: TxPort, LR: RxPort, LT: TxPort> Running<R, WR, WT, LR, LT> {
@@ -389,22 +397,25 @@ impl<R: Reactor, WR: RxPort, WT: TxPort, LR: RxPort, LT: TxPort> Running<R, WR, 
         self.handoff.set_waker(self.reactor.waker());
         // Nobody waits only when the control thread has given up; then the stop flag is set as well.
         let _ = started.send(Ok((self.reactor.waker(), self.engine.counters().reader())));
-        let mut idle_passes = 0;
         while !self.queues.stop.load(Ordering::Acquire) {
-            let moved = self.pass()?;
-            idle_passes = if moved { 0 } else { idle_passes + 1 };
-            if idle_passes > IDLE_PASSES_MAX {
-                idle_passes = 0;
-                let timeout = self.engine.next_deadline().map(|deadline| deadline.since(self.clock.now()));
-                self.reactor.wait(timeout.map(|timeout| timeout.max(Duration::from_micros(1))))?;
+            // Asked for once a pass: a pass is shorter than anything that is timed.
+            let now = self.clock.now();
+            let moved = self.pass(now)?;
+            match self.idle.next(now, moved) {
+                Next::Pass if moved => {}
+                Next::Pass => std::hint::spin_loop(),
+                Next::Yield => std::thread::yield_now(),
+                Next::Sleep => {
+                    let timeout = self.engine.next_deadline().map(|deadline| deadline.since(now));
+                    self.reactor.wait(timeout.map(|timeout| timeout.max(Duration::from_micros(1))))?;
+                }
             }
         }
         Ok(())
     }
 
     /// One round over everything. Returns whether anything moved.
-    fn pass(&mut self) -> io::Result<bool> {
-        let now = self.clock.now();
+    fn pass(&mut self, now: Time) -> io::Result<bool> {
         let mut moved = false;
         while let Some(command) = self.queues.commands.pop() {
             if let Command::Remove(slot) = command {
@@ -472,7 +483,7 @@ impl<R: Reactor, WR: RxPort, WT: TxPort, LR: RxPort, LT: TxPort> Running<R, WR, 
         for run in self.engine.foreign_runs() {
             let (frame, meta) = self.wan_rx.frame(run.frame);
             let datagrams = &frame[run.range()];
-            if self.handoff.give(run.worker, datagrams, meta.segment) {
+            if self.handoff.give(run.worker, datagrams, meta) {
                 self.engine.counters().add(Metric::HandoffsSent, 1);
                 continue;
             }

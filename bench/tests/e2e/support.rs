@@ -109,7 +109,8 @@ pub(crate) fn count(gateway: &mut Gateway<'_>, name: &str) -> u64 {
 pub(crate) fn foreign_drops(counters: &Counters) -> BTreeMap<String, u64> {
     let mut drops = BTreeMap::new();
     for NamedCount { name, count } in counters.engine_drops.iter().chain(&counters.bpf_drops) {
-        let reason = DropReason::ALL.iter().find(|reason| reason.name() == name).unwrap();
+        // What has no reason's name was dropped by the kernel at our own sockets.
+        let Some(reason) = DropReason::ALL.iter().find(|reason| reason.name() == name) else { continue };
         if matches!(reason.fault(), Fault::Network | Fault::Peer) {
             *drops.entry(name.clone()).or_default() += count;
         }

@@ -273,7 +273,8 @@ pub struct NamedCount {
 pub struct Counters {
     /// What the engine did: packets and bytes in and out.
     pub engine: Vec<NamedCount>,
-    /// Drops of the engine by reason; only those that happened.
+    /// Drops of the engine by reason, and `socket_buffer_full`: datagrams that the kernel dropped at the sockets of the port before anybody
+    /// read them. Only those that happened.
     pub engine_drops: Vec<NamedCount>,
     /// Verdicts of the eBPF programs; only those that happened.
     pub bpf: Vec<NamedCount>,

@@ -10,9 +10,9 @@ use weir_abi::map::WORKERS_MAX;
 
 use super::section::{Located, Section};
 use super::{
-    Api, Attach, BURST_MAX, Bpf, CORE_MAX, Config, Cores, DENY_MAX, INTERFACE_NAME_LEN_MAX, LAN_INTERFACES_MAX, Lan,
-    MTU_MAX, MTU_MIN, PREFIXES_MAX, RATE_MAX, SOCKET_PATH_LEN_MAX, TUN_ADDRESSES_MAX, Tun, TunOffload, Wan, WanIo,
-    Workers,
+    Api, Attach, BURST_MAX, BUSY_POLL_MAX, Bpf, CORE_MAX, Config, Cores, DENY_MAX, INTERFACE_NAME_LEN_MAX,
+    LAN_INTERFACES_MAX, LANE_PORTS_MAX, Lan, Latency, MTU_MAX, MTU_MIN, PREFIXES_MAX, RATE_MAX, SOCKET_PATH_LEN_MAX,
+    TUN_ADDRESSES_MAX, Tun, TunOffload, Wan, WanIo, Workers,
 };
 use crate::api::Prefix;
 use crate::engine::class::Dscp;
@@ -29,11 +29,23 @@ pub(super) fn config(document: &DeTable<'_>) -> Result<Config, Located> {
     let api = top.section("api", &["socket"])?;
     let wan = top.section(
         "wan",
-        &["interface", "port", "attach", "io", "dscp", "source_rate_pps", "source_burst", "class_rate_pps", "deny"],
+        &[
+            "interface",
+            "port",
+            "lane_ports",
+            "attach",
+            "io",
+            "dscp",
+            "busy_poll_us",
+            "source_rate_pps",
+            "source_burst",
+            "class_rate_pps",
+            "deny",
+        ],
     )?;
     let lan = top.section("lan", &["interfaces", "attach"])?;
     let tun = top.section("tun", &["name", "addresses", "mtu", "offload"])?;
-    let workers = top.section("workers", &["cores"])?;
+    let workers = top.section("workers", &["cores", "latency"])?;
     let routing = top.section("routing", &["table", "mark", "rule_priority", "metric", "prefixes"])?;
     let bpf = top.section("bpf", &["pin", "object"])?;
 
@@ -56,7 +68,7 @@ pub(super) fn config(document: &DeTable<'_>) -> Result<Config, Located> {
                 })?
                 .unwrap_or(TunOffload::Auto),
         },
-        workers: Workers { cores: cores(&workers)? },
+        workers: Workers { cores: cores(&workers)?, latency: latency(&workers)? },
         routing: routing_section(&routing)?,
         bpf: Bpf { pin: bpf.text("pin", absolute_path)?, object: bpf.text("object", absolute_path)? },
         transit: top.flag("transit")?.unwrap_or(false),
@@ -81,9 +93,17 @@ fn wan_section(wan: &Section<'_>) -> Result<Wan, Located> {
         return Err(wan.missing("interface", "interface = \"eth0\" below [wan], with the name that `ip link` shows"));
     };
     let attach = wan.text("attach", attach)?.unwrap_or(Attach::Auto);
+    let port: u16 = wan.number("port", 1..=u16::MAX.into())?.unwrap_or(4646);
+    let lane_ports: u8 = wan.number("lane_ports", 0..=LANE_PORTS_MAX.into())?.unwrap_or(0);
+    let after = u16::MAX - port;
+    if u16::from(lane_ports) > after {
+        let why = format!("there are only {after} ports after {port}: choose fewer, or a lower wan.port");
+        return Err(wan.refuse("lane_ports", why));
+    }
     Ok(Wan {
         interface,
-        port: wan.number("port", 1..=u16::MAX.into())?.unwrap_or(4646),
+        port,
+        lane_ports,
         attach,
         io: wan
             .text("io", |word| match word {
@@ -100,6 +120,7 @@ fn wan_section(wan: &Section<'_>) -> Result<Wan, Located> {
                 _ => Err(format!("{word:?} is no DSCP policy: write \"copy\" or \"clear\"")),
             })?
             .unwrap_or_default(),
+        busy_poll_us: wan.number("busy_poll_us", 0..=BUSY_POLL_MAX.into())?.unwrap_or(0),
         // A handshake takes some ten datagrams and a DHT look-up a few dozen: a site behind one address stays far below, a flood does not.
         source_rate_pps: wan.number("source_rate_pps", 0..=RATE_MAX)?.unwrap_or(1_000),
         source_burst: wan.number("source_burst", 1..=BURST_MAX)?.unwrap_or(256),
@@ -107,6 +128,15 @@ fn wan_section(wan: &Section<'_>) -> Result<Wan, Located> {
         class_rate_pps: wan.number("class_rate_pps", 0..=RATE_MAX)?.unwrap_or(20_000),
         deny: wan.texts("deny", DENY_MAX, prefix)?.unwrap_or_default(),
     })
+}
+
+fn latency(workers: &Section<'_>) -> Result<Latency, Located> {
+    let choice = |word: &str| match word {
+        "balanced" => Ok(Latency::Balanced),
+        "spin" => Ok(Latency::Spin),
+        _ => Err(format!("{word:?} is no way to wait: write \"balanced\" or \"spin\"")),
+    };
+    Ok(workers.text("latency", choice)?.unwrap_or(Latency::Balanced))
 }
 
 fn cores(workers: &Section<'_>) -> Result<Cores, Located> {

@@ -57,6 +57,8 @@ pub struct RxMeta {
     pub source: Option<SocketAddr>,
     /// Which of our addresses it was sent to, where the port can tell.
     pub local: Option<IpAddr>,
+    /// It came to the worker's own lane port, not to the one that all workers share.
+    pub lane_port: bool,
     /// The outer traffic class: DSCP in the upper six bits, ECN in the lower two (RFC 2474, RFC 3168). Zero where the port cannot tell.
     pub class: u8,
     /// When not zero, the frame is a train: datagrams of this many bytes each, the last one perhaps shorter (`UDP_GRO`).
@@ -74,6 +76,8 @@ pub struct TxMeta {
     pub destination: Option<SocketAddr>,
     /// Which of our addresses to send from; `None` leaves it to the routing table.
     pub source: Option<IpAddr>,
+    /// Send from the worker's own lane port; a worker that has none sends from the port that all share.
+    pub lane_port: bool,
     /// The outer traffic class: DSCP in the upper six bits, ECN in the lower two.
     pub class: u8,
     /// When not zero, cut the frame into datagrams of this many bytes (`UDP_SEGMENT`).

@@ -13,8 +13,9 @@
 use std::io;
 use std::net::SocketAddr;
 
-use super::message::{ADDRESS_LEN, SEGMENT_CONTROL_LEN, encode_address, encode_segment, is_v6};
+use super::message::{ADDRESS_LEN, TX_CONTROL_LEN, encode_address, encode_control, is_v6};
 use super::queue::{FrameQueue, Limits};
+use super::socket::{Exit, Exits};
 use crate::engine::port::{TRAIN_SEGMENTS_MAX, TxMeta};
 
 /// Most messages handed to the kernel at once.
@@ -54,8 +55,11 @@ pub(super) enum Settled {
 struct Message {
     len: usize,
     destination: SocketAddr,
+    exit: Exit,
     /// The kernel was asked to cut it.
     train: bool,
+    /// The kernel was told which of our addresses to send from.
+    sourced: bool,
     /// It is one datagram of a train that we cut.
     cut: bool,
     ends_frame: bool,
@@ -65,50 +69,46 @@ struct Head {
     header: libc::msghdr,
     part: libc::iovec,
     address: [u8; ADDRESS_LEN],
-    control: [u8; SEGMENT_CONTROL_LEN],
+    control: [u8; TX_CONTROL_LEN],
 }
 
 /// A queue of frames towards the underlay.
 pub(super) struct DatagramQueue {
     frames: FrameQueue,
     slot_free: bool,
-    families: Families,
+    exits: Exits,
     heads: Box<[Head]>,
     plan: Vec<Message>,
     /// Bytes of the oldest frame that are sent already, when it goes out datagram by datagram.
     sent: usize,
     /// The kernel refused the oldest frame as a train; whether the path or the train is to blame shows when its first datagram goes alone.
     on_trial: bool,
+    /// The kernel refused the oldest frame with its source address, which may be gone from this host: the routing table chooses another.
+    sourceless: bool,
     single_paths: Vec<SocketAddr>,
     next_single: usize,
     failed: u64,
 }
 
-/// The address families that have a socket.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Families {
-    pub(super) v4: bool,
-    pub(super) v6: bool,
-}
-
 impl DatagramQueue {
-    pub(super) fn new(config: UdpTxConfig, families: Families) -> io::Result<Self> {
+    pub(super) fn new(config: UdpTxConfig, exits: Exits) -> io::Result<Self> {
         let head = || Head {
             // SAFETY: all-zero bytes are a valid `msghdr`: null pointers and lengths of zero.
             header: unsafe { std::mem::zeroed() },
             part: libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 },
             address: [0; ADDRESS_LEN],
-            control: [0; SEGMENT_CONTROL_LEN],
+            control: [0; TX_CONTROL_LEN],
         };
         let bytes = config.slots.checked_mul(config.slot_len).ok_or(io::ErrorKind::InvalidInput)?;
         Ok(Self {
             frames: FrameQueue::new(Limits { frames: config.slots, frame_len: config.slot_len, bytes })?,
             slot_free: false,
-            families,
+            exits,
             heads: (0..PLAN_LEN_MAX).map(|_| head()).collect(),
             plan: Vec::with_capacity(PLAN_LEN_MAX),
             sent: 0,
             on_trial: false,
+            sourceless: false,
             single_paths: Vec::with_capacity(SINGLE_PATHS_MAX),
             next_single: 0,
             failed: 0,
@@ -132,8 +132,7 @@ impl DatagramQueue {
     /// Queues the slot lent last; what has no destination, or one of a family without socket, fails at once.
     pub(super) fn commit(&mut self, len: usize, meta: TxMeta) {
         debug_assert!(self.slot_free, "commit follows a slot");
-        let family = |to| if is_v6(to) { self.families.v6 } else { self.families.v4 };
-        if meta.destination.is_some_and(family) {
+        if meta.destination.is_some_and(|to| self.exits.choose(is_v6(to), meta.lane_port).is_some()) {
             self.frames.commit(len, meta);
         } else {
             self.failed += 1;
@@ -161,7 +160,10 @@ impl DatagramQueue {
         let mut frame = 0;
         while frame < self.frames.len() && self.plan.len() < PLAN_LEN_MAX {
             let queued = self.frames.frame(frame);
+            // `commit` queues nothing without these.
             let Some(destination) = queued.meta.destination else { break };
+            let Some(exit) = self.exits.choose(is_v6(destination), queued.meta.lane_port) else { break };
+            let with_source = !(frame == 0 && self.sourceless);
             let segment = usize::from(queued.meta.segment);
             let is_train = segment > 0 && segment < queued.len;
             let singly = is_train
@@ -182,15 +184,12 @@ impl DatagramQueue {
                 head.header.msg_namelen = encode_address(destination, &mut head.address);
                 head.header.msg_name = head.address.as_mut_ptr().cast();
                 let train = is_train && !singly;
-                if train {
-                    head.control = encode_segment(queued.meta.segment);
-                    head.header.msg_control = head.control.as_mut_ptr().cast();
-                    head.header.msg_controllen = SEGMENT_CONTROL_LEN as _;
-                } else {
-                    head.header.msg_control = std::ptr::null_mut();
-                    head.header.msg_controllen = 0;
-                }
-                self.plan.push(Message { len, destination, train, cut: singly, ends_frame });
+                let control_len = encode_control(&queued.meta, train, with_source, &mut head.control);
+                head.header.msg_controllen = control_len as _;
+                head.header.msg_control =
+                    if control_len > 0 { head.control.as_mut_ptr().cast() } else { std::ptr::null_mut() };
+                let sourced = with_source && queued.meta.source.is_some();
+                self.plan.push(Message { len, destination, exit, train, sourced, cut: singly, ends_frame });
                 offset += len;
                 if ends_frame || self.plan.len() == PLAN_LEN_MAX {
                     break;
@@ -206,9 +205,9 @@ impl DatagramQueue {
         &raw const self.heads[i].header
     }
 
-    /// Whether message `i` of the plan goes by the IPv6 socket.
-    pub(super) fn goes_by_v6(&self, i: usize) -> bool {
-        is_v6(self.plan[i].destination)
+    /// Which socket message `i` of the plan goes by.
+    pub(super) fn exit(&self, i: usize) -> Exit {
+        self.plan[i].exit
     }
 
     /// Takes the kernel's answer to message `i`: zero or more, or a negated errno. Call it in order, and no more after one that was not
@@ -231,6 +230,11 @@ impl DatagramQueue {
             libc::EAGAIN => Settled::Blocked,
             // Cancelled because one before it failed, or a signal came first: nothing is wrong with it.
             libc::ECANCELED | libc::EINTR => Settled::Stopped,
+            // What the kernel says, among other things, of a source address that this host does not have, or has lost.
+            libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENODEV | libc::ENETUNREACH if message.sourced => {
+                self.sourceless = true;
+                Settled::Stopped
+            }
             libc::EIO | libc::EINVAL if message.train => {
                 self.on_trial = true;
                 Settled::Stopped
@@ -247,6 +251,7 @@ impl DatagramQueue {
         self.frames.pop();
         self.sent = 0;
         self.on_trial = false;
+        self.sourceless = false;
     }
 
     fn remember(&mut self, destination: SocketAddr) {
@@ -268,7 +273,7 @@ mod tests {
 
     fn queue() -> DatagramQueue {
         let config = UdpTxConfig { slots: 8, slot_len: 4096 };
-        DatagramQueue::new(config, Families { v4: true, v6: false }).unwrap()
+        DatagramQueue::new(config, Exits::of([Exit { v6: false, lane: false }])).unwrap()
     }
 
     fn push(queue: &mut DatagramQueue, host: u8, len: usize, segment: u16) {
@@ -345,6 +350,49 @@ mod tests {
         assert_eq!(lens(&mut queue), [1]);
         assert_eq!(queue.settle(0, 1), Settled::Sent);
         assert_eq!((queue.len(), queue.single_paths().len()), (0, 0));
+    }
+
+    #[test]
+    fn a_lost_source_address_is_left_to_the_routing_table_before_the_path_is_blamed() {
+        let mut queue = queue();
+        let destination = Some(SocketAddr::from(([192, 0, 2, 1], 9)));
+        let source = Some([198, 51, 100, 1].into());
+        for _ in 0..2 {
+            queue.slot(1000).unwrap();
+            queue.commit(1000, TxMeta { destination, source, segment: 400, ..TxMeta::default() });
+        }
+        let tried = |queue: &mut DatagramQueue| {
+            queue.plan();
+            queue.plan.iter().map(|message| (message.sourced, message.train)).collect::<Vec<_>>()
+        };
+        assert_eq!(tried(&mut queue), [(true, true); 2]);
+        assert_eq!(queue.settle(0, -libc::EINVAL), Settled::Stopped);
+        assert_eq!(tried(&mut queue), [(false, true), (true, true)], "only the frame in question");
+        assert_eq!(queue.settle(0, -libc::EINVAL), Settled::Stopped, "so it was not the source");
+        assert_eq!(tried(&mut queue)[..3], [(false, false); 3]);
+        (0..3).for_each(|i| assert_eq!(queue.settle(i, 400), Settled::Sent));
+        assert_eq!((queue.single_paths().len(), queue.take_failed()), (1, 0));
+        assert!(tried(&mut queue)[0].0, "the next frame tries its source again");
+        assert_eq!(queue.settle(0, -libc::EADDRNOTAVAIL), Settled::Stopped);
+        tried(&mut queue);
+        assert_eq!(queue.settle(0, -libc::EADDRNOTAVAIL), Settled::Stopped);
+        assert_eq!((queue.len(), queue.take_failed()), (0, 1), "without it there is nothing left to try");
+    }
+
+    #[test]
+    fn lane_frames_leave_by_the_lane_port_where_there_is_one() {
+        let config = UdpTxConfig { slots: 8, slot_len: 64 };
+        let v4 = |lane| Exit { v6: false, lane };
+        for exits in [vec![v4(false), v4(true)], vec![v4(false)]] {
+            let mut queue = DatagramQueue::new(config, Exits::of(exits.iter().copied())).unwrap();
+            for lane_port in [true, false] {
+                let destination = Some(SocketAddr::from(([192, 0, 2, 1], 9)));
+                queue.slot(1).unwrap();
+                queue.commit(1, TxMeta { destination, lane_port, ..TxMeta::default() });
+            }
+            assert_eq!(queue.plan(), 2);
+            assert_eq!([queue.exit(0), queue.exit(1)], [v4(exits.len() == 2), v4(false)]);
+        }
     }
 
     #[test]

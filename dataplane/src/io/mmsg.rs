@@ -12,9 +12,9 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 pub use self::tun::{TunRx, TunTx};
-use super::datagram::{DatagramQueue, Families, PLAN_LEN_MAX, Settled, UdpTxConfig};
+use super::datagram::{DatagramQueue, PLAN_LEN_MAX, Settled, UdpTxConfig};
 use super::epoll::Epoll;
-use super::message::{ADDRESS_LEN, RX_CONTROL_LEN, decode_address, decode_segment};
+use super::message::{ADDRESS_LEN, Control, RX_CONTROL_LEN, decode_address, decode_control};
 use super::queue::Region;
 use super::socket::Sockets;
 use crate::engine::port::{BURST_LEN, RxBurst, RxMeta, RxPort, TxMeta, TxPort, TxSink};
@@ -29,8 +29,8 @@ pub struct UdpRx {
     names: Box<[[u8; ADDRESS_LEN]]>,
     controls: Box<[[u64; RX_CONTROL_LEN / 8]]>,
     metas: Vec<(usize, RxMeta)>,
-    /// Which family to ask first: they take turns, so that neither starves.
-    v6_first: bool,
+    /// How many sockets to pass over before the first is asked: they take turns, so that none starves.
+    first: usize,
 }
 
 impl UdpRx {
@@ -55,12 +55,12 @@ impl UdpRx {
             names: vec![[0; ADDRESS_LEN]; BURST_LEN].into(),
             controls: vec![[0; RX_CONTROL_LEN / 8]; BURST_LEN].into(),
             metas: Vec::with_capacity(BURST_LEN),
-            v6_first: false,
+            first: 0,
         })
     }
 
     /// Fills the rest of the burst from one socket.
-    fn fill(&mut self, fd: RawFd) -> io::Result<()> {
+    fn fill(&mut self, fd: RawFd, lane_port: bool) -> io::Result<()> {
         let start = self.metas.len();
         for i in start..BURST_LEN {
             self.parts[i].iov_base = self.memory.at(i * self.payload_len, self.payload_len).cast();
@@ -91,11 +91,14 @@ impl UdpRx {
             for (to, word) in control.chunks_exact_mut(8).zip(&self.controls[i]) {
                 to.copy_from_slice(&word.to_ne_bytes());
             }
+            let Control { segment, class, local } = decode_control(&control[..control_len]);
             let meta = RxMeta {
                 source: decode_address(&self.names[i][..name_len]),
-                segment: decode_segment(&control[..control_len])
-                    .filter(|&segment| usize::from(segment) < len)
-                    .unwrap_or(0),
+                local,
+                lane_port,
+                class,
+                // A train of one datagram is a datagram.
+                segment: if usize::from(segment) < len { segment } else { 0 },
                 truncated: header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0,
                 ..RxMeta::default()
             };
@@ -121,14 +124,11 @@ impl RxPort for UdpRx {
     fn receive(&mut self) -> io::Result<usize> {
         self.metas.clear();
         let sockets = self.sockets.clone();
-        let mut each: [_; 2] = [&sockets.v4, &sockets.v6];
-        if self.v6_first {
-            each.reverse();
-        }
-        self.v6_first = !self.v6_first;
-        for socket in each.into_iter().flatten() {
+        let (first, count) = (self.first, sockets.each().count());
+        self.first = if first + 1 < count { first + 1 } else { 0 };
+        for (exit, socket) in sockets.each_exit().chain(sockets.each_exit()).skip(first).take(count) {
             if self.metas.len() < BURST_LEN {
-                self.fill(socket.as_raw_fd())?;
+                self.fill(socket.as_raw_fd(), exit.lane)?;
             }
         }
         Ok(self.metas.len())
@@ -154,11 +154,11 @@ impl UdpTx {
         for socket in sockets.each() {
             epoll.watch(socket.as_raw_fd())?;
         }
-        let families = Families { v4: sockets.v4.is_some(), v6: sockets.v6.is_some() };
+        let exits = sockets.exits();
         Ok(Self {
             epoll: epoll.clone(),
             sockets,
-            queue: DatagramQueue::new(config, families)?,
+            queue: DatagramQueue::new(config, exits)?,
             batch: Vec::with_capacity(PLAN_LEN_MAX),
             blocked: None,
         })
@@ -175,9 +175,8 @@ impl UdpTx {
     }
 
     fn fd(&self, i: usize) -> RawFd {
-        let socket = if self.queue.goes_by_v6(i) { &self.sockets.v6 } else { &self.sockets.v4 };
-        // The queue takes no frame of a family without socket; such a one would be refused by the kernel (EBADF) and counted.
-        socket.as_ref().map_or(-1, AsRawFd::as_raw_fd)
+        // The queue takes no frame without a socket to leave by; such a one would be refused by the kernel (EBADF) and counted.
+        self.sockets.by(self.queue.exit(i)).map_or(-1, AsRawFd::as_raw_fd)
     }
 
     /// Sends messages `from..planned` of the plan as far as they go by one socket and says how the last one tried ended.

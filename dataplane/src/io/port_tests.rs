@@ -231,7 +231,7 @@ fn truncation(reactor: &mut impl Reactor, rx: &mut impl RxPort, limit: usize) {
 fn datagrams_longer_than_a_buffer_are_marked_truncated() {
     in_namespace(|| {
         let mut ring = ring();
-        // With the 112 bytes before the payload a multiple of 64, so nothing is rounded up.
+        // With the 176 bytes before the payload a multiple of 64, so nothing is rounded up.
         let config = uring::UdpRxConfig { buffers: 4, payload_len: 1040 };
         let mut rx = uring::UdpRx::new(&ring, open(2000), config).unwrap();
         truncation(&mut ring, &mut rx, 1040);

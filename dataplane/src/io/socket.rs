@@ -3,7 +3,12 @@
 //! ```text
 //!   port 4646/udp   IPv4 group:  worker 0 · worker 1 · … · control
 //!                   IPv6 group:  worker 0 · worker 1 · … · control      (V6ONLY)
+//!   lane ports      4647: worker 1    4648: worker 2    …               (both families; as many as `lane_ports` says)
 //! ```
+//!
+//! One tunnel on one port is one flow to everything on its way: one queue of a network card, one cap of a cloud. So workers may have a
+//! port of their own besides, which no program steers, for there is nothing to choose. Workers beyond the last lane port begin again with
+//! the common one; those that share a lane port are told apart by the kernel's hash, and hand over what is not theirs.
 //!
 //! No member is ever connected: a connected one takes its peer away from the steering program. Every member has `UDP_GRO` from the start,
 //! because the kernel picks one by hash when it decides whether to merge. It does not know which member gets what: that is the steering
@@ -15,6 +20,13 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use super::message::{ADDRESS_LEN, UDP_GRO, UDP_SEGMENT, decode_address, encode_address};
+
+/// `SO_MEMINFO` of `include/uapi/asm-generic/socket.h`.
+const SO_MEMINFO: libc::c_int = 55;
+
+/// Words of the answer to it (`SK_MEMINFO_VARS` of `include/uapi/linux/sock_diag.h`), and the place of the drops among them.
+const MEMINFO_LEN: usize = 9;
+const MEMINFO_DROPS: usize = 8;
 
 /// An address family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +89,12 @@ pub enum SocketError {
         /// Its number.
         descriptor: RawFd,
     },
+    /// There are not as many ports after the common one.
+    #[error("there are too few ports after {port} for the lane ports: choose a lower wan.port or fewer wan.lane_ports")]
+    NoLanePort {
+        /// The common port.
+        port: u16,
+    },
     /// Another step failed.
     #[error("{step} on the {family} socket of port {port}: {source}")]
     Other {
@@ -100,6 +118,11 @@ pub struct SocketConfig {
     pub v4: bool,
     /// Whether to make IPv6 sockets.
     pub v6: bool,
+    /// Lane ports: so many after `port`. Worker `w` has the one at `port + w mod (lane_ports + 1)`, unless that is `port` itself.
+    pub lane_ports: u8,
+    /// Microseconds that a system call spins on the network card's queue before it says that nothing is there (`SO_BUSY_POLL`); zero for
+    /// the system's own setting.
+    pub busy_poll: u32,
     /// `SO_MARK` of every packet sent; zero for none.
     pub mark: u32,
     /// Bytes of receive buffer to ask for.
@@ -111,7 +134,8 @@ pub struct SocketConfig {
 impl Default for SocketConfig {
     fn default() -> Self {
         // 8 MiB is 5 ms at 13 Gbit/s; the kernel's own 208 KiB cost up to ten times the throughput in a probe.
-        Self { port: 4646, v4: true, v6: true, mark: 0, rx_buffer: 8 << 20, tx_buffer: 8 << 20 }
+        let (rx_buffer, tx_buffer) = (8 << 20, 8 << 20);
+        Self { port: 4646, v4: true, v6: true, lane_ports: 0, busy_poll: 0, mark: 0, rx_buffer, tx_buffer }
     }
 }
 
@@ -121,6 +145,7 @@ pub struct Socket {
     fd: OwnedFd,
     rx_buffer: usize,
     tx_buffer: usize,
+    busy_poll: u32,
 }
 
 impl Socket {
@@ -132,6 +157,27 @@ impl Socket {
     /// Bytes of send buffer granted, in the terms of [`SocketConfig::tx_buffer`].
     pub fn tx_buffer(&self) -> usize {
         self.tx_buffer
+    }
+
+    /// Microseconds of `SO_BUSY_POLL` granted.
+    pub fn busy_poll(&self) -> u32 {
+        self.busy_poll
+    }
+
+    /// Datagrams that the kernel dropped since the socket was made because its receive buffer was full, or their checksum wrong
+    /// (`SK_MEMINFO_DROPS` of `include/uapi/linux/sock_diag.h`). The count begins again after 2^32.
+    ///
+    /// # Errors
+    /// When the kernel has no `SO_MEMINFO` (before Linux 4.12).
+    pub fn drops(&self) -> io::Result<u32> {
+        let mut words = [0u32; MEMINFO_LEN];
+        let mut len = size_of_val(&words) as libc::socklen_t;
+        // SAFETY: the kernel writes at most `len` bytes, which the array has.
+        let done = unsafe {
+            let out = words.as_mut_ptr().cast();
+            libc::getsockopt(self.fd.as_raw_fd(), libc::SOL_SOCKET, SO_MEMINFO, out, &raw mut len)
+        };
+        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(words[MEMINFO_DROPS]) }
     }
 
     /// A second descriptor of the same socket, to hand over.
@@ -155,19 +201,72 @@ impl AsFd for Socket {
     }
 }
 
-/// The sockets of one worker, or of the control plane: at most one per family.
+/// One of a worker's ways out, and in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Exit {
+    pub(super) v6: bool,
+    pub(super) lane: bool,
+}
+
+/// Which ways there are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Exits([[bool; 2]; 2]);
+
+impl Exits {
+    pub(super) fn of(exits: impl IntoIterator<Item = Exit>) -> Self {
+        let mut there = [[false; 2]; 2];
+        for Exit { v6, lane } in exits {
+            there[usize::from(v6)][usize::from(lane)] = true;
+        }
+        Self(there)
+    }
+
+    /// The way out for a family, by the lane port if that is asked for and there.
+    pub(super) fn choose(self, v6: bool, lane: bool) -> Option<Exit> {
+        let [common, own] = self.0[usize::from(v6)];
+        let lane = lane && own;
+        (common || lane).then_some(Exit { v6, lane })
+    }
+}
+
+/// The sockets of one worker, or of the control plane: at most one per family, and as many again for a worker with a lane port.
 #[derive(Debug, Default)]
 pub struct Sockets {
-    /// The IPv4 socket.
+    /// The IPv4 socket of the common port.
     pub v4: Option<Socket>,
-    /// The IPv6 socket.
+    /// The IPv6 socket of the common port.
     pub v6: Option<Socket>,
+    /// The IPv4 socket of the lane port.
+    pub lane_v4: Option<Socket>,
+    /// The IPv6 socket of the lane port.
+    pub lane_v6: Option<Socket>,
 }
 
 impl Sockets {
-    /// Those that there are, IPv4 first.
+    /// Those that there are: the common port before the lane port, IPv4 before IPv6.
     pub fn each(&self) -> impl Iterator<Item = &Socket> {
-        self.v4.iter().chain(&self.v6)
+        self.each_exit().map(|(_, socket)| socket)
+    }
+
+    /// Those that there are, each with its place.
+    pub(super) fn each_exit(&self) -> impl Iterator<Item = (Exit, &Socket)> {
+        [(false, false), (true, false), (false, true), (true, true)].into_iter().filter_map(|(v6, lane)| {
+            let exit = Exit { v6, lane };
+            self.by(exit).map(|socket| (exit, socket))
+        })
+    }
+
+    pub(super) fn by(&self, exit: Exit) -> Option<&Socket> {
+        match exit {
+            Exit { v6: false, lane: false } => self.v4.as_ref(),
+            Exit { v6: true, lane: false } => self.v6.as_ref(),
+            Exit { v6: false, lane: true } => self.lane_v4.as_ref(),
+            Exit { v6: true, lane: true } => self.lane_v6.as_ref(),
+        }
+    }
+
+    pub(super) fn exits(&self) -> Exits {
+        Exits::of(self.each_exit().map(|(exit, _)| exit))
     }
 }
 
@@ -233,23 +332,22 @@ impl Underlay {
         for family in families(config) {
             // A reuseport group lets any program of the same user in, and it would get a share of the traffic. A socket that does not
             // share is refused as long as anybody has the port.
-            let probe = new_socket(family, port)?;
-            bind(probe.as_raw_fd(), family, port)?;
-            port = bound_port(probe.as_raw_fd(), family, port)?;
+            port = probe_port(family, port)?;
         }
-        let workers = (0..workers).map(|_| make_set(config, port)).collect::<Result<_, _>>()?;
-        Ok(Self { port, workers, control: make_set(config, port)? })
+        Ok(Self { port, workers: make_workers(config, port, workers)?, control: make_set(config, port)? })
     }
 
     /// Makes new worker sockets in the groups of a control set that outlived the packet plane before.
     ///
     /// # Errors
     /// As [`Self::open`], and when a socket is missing or not bound to the port.
-    pub fn adopt(config: SocketConfig, workers: usize, inherited: Inherited) -> Result<Self, SocketError> {
-        let Inherited { v4, v6 } = inherited;
-        let adopted = |family: Family, fd: Option<OwnedFd>, wanted: bool| {
+    pub fn adopt(config: SocketConfig, workers: usize, inherited: &Inherited) -> Result<Self, SocketError> {
+        let adopted = |family: Family, fd: &Option<OwnedFd>, wanted: bool| {
             let fd = match (fd, wanted) {
-                (Some(fd), true) => fd,
+                (Some(fd), true) => fd.try_clone().map_err(|source| {
+                    let (step, port) = ("duplicating", config.port);
+                    SocketError::Other { step, family, port, source }
+                })?,
                 (None, false) => return Ok(None),
                 _ => return Err(SocketError::NotOurs { family, port: config.port }),
             };
@@ -264,9 +362,10 @@ impl Underlay {
             }
             configure(fd, family, config, config.port).map(Some)
         };
-        let control = Sockets { v4: adopted(Family::V4, v4, config.v4)?, v6: adopted(Family::V6, v6, config.v6)? };
-        let workers = (0..workers).map(|_| make_set(config, config.port)).collect::<Result<_, _>>()?;
-        Ok(Self { port: config.port, workers, control })
+        let v4 = adopted(Family::V4, &inherited.v4, config.v4)?;
+        let v6 = adopted(Family::V6, &inherited.v6, config.v6)?;
+        let control = Sockets { v4, v6, ..Sockets::default() };
+        Ok(Self { port: config.port, workers: make_workers(config, config.port, workers)?, control })
     }
 }
 
@@ -292,6 +391,36 @@ fn families(config: SocketConfig) -> impl Iterator<Item = Family> {
     [(config.v4, Family::V4), (config.v6, Family::V6)]
         .into_iter()
         .filter_map(|(wanted, family)| wanted.then_some(family))
+}
+
+/// Binds a port without sharing and lets go of it again. Returns which one, for zero takes any.
+fn probe_port(family: Family, port: u16) -> Result<u16, SocketError> {
+    let probe = new_socket(family, port)?;
+    bind(probe.as_raw_fd(), family, port)?;
+    bound_port(probe.as_raw_fd(), family, port)
+}
+
+/// Makes the sockets of all workers, with their lane ports, each of which nobody else may have.
+fn make_workers(config: SocketConfig, port: u16, workers: usize) -> Result<Vec<Sockets>, SocketError> {
+    let lanes = usize::from(config.lane_ports) + 1;
+    for lane in 1..lanes.min(workers) {
+        for family in families(config) {
+            probe_port(family, lane_port(port, lane)?)?;
+        }
+    }
+    let make = |worker: usize| {
+        let common = make_set(config, port)?;
+        let own = match worker % lanes {
+            0 => Sockets::default(),
+            lane => make_set(config, lane_port(port, lane)?)?,
+        };
+        Ok(Sockets { lane_v4: own.v4, lane_v6: own.v6, ..common })
+    };
+    (0..workers).map(make).collect()
+}
+
+fn lane_port(port: u16, lane: usize) -> Result<u16, SocketError> {
+    u16::try_from(usize::from(port) + lane).map_err(|_| SocketError::NoLanePort { port })
 }
 
 fn make_set(config: SocketConfig, port: u16) -> Result<Sockets, SocketError> {
@@ -345,14 +474,26 @@ fn configure(fd: OwnedFd, family: Family, config: SocketConfig, port: u16) -> Re
     set("UDP_GRO", libc::SOL_UDP, UDP_GRO, 1)?;
     // PROBE: never fragment, never believe an ICMP. WANT would fragment silently, DO would obey a forged Packet Too Big.
     match family {
-        Family::V4 => set("IP_MTU_DISCOVER", libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?,
+        Family::V4 => {
+            set("IP_MTU_DISCOVER", libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?;
+            set("IP_RECVTOS", libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
+            set("IP_PKTINFO", libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
+        }
         Family::V6 => {
             set("IPV6_MTU_DISCOVER", libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)?;
+            set("IPV6_RECVTCLASS", libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
+            set("IPV6_RECVPKTINFO", libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
         }
     }
     if config.mark != 0 {
         set("SO_MARK", libc::SOL_SOCKET, libc::SO_MARK, config.mark as libc::c_int)?;
     }
+    if config.busy_poll != 0 {
+        let asked = libc::c_int::try_from(config.busy_poll).unwrap_or(libc::c_int::MAX);
+        set("SO_BUSY_POLL", libc::SOL_SOCKET, libc::SO_BUSY_POLL, asked)?;
+    }
+    // A kernel without busy polling has no such option, and does none.
+    let busy_poll = option(raw, libc::SOL_SOCKET, libc::SO_BUSY_POLL).unwrap_or(0).max(0) as u32;
     let buffer = |force, plain, asked: usize| {
         let asked = libc::c_int::try_from(asked).unwrap_or(libc::c_int::MAX);
         // Without CAP_NET_ADMIN the kernel caps the size at net.core.[rw]mem_max; what it granted is reported.
@@ -364,7 +505,7 @@ fn configure(fd: OwnedFd, family: Family, config: SocketConfig, port: u16) -> Re
     };
     let rx_buffer = buffer(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, config.rx_buffer)?;
     let tx_buffer = buffer(libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, config.tx_buffer)?;
-    Ok(Socket { fd, rx_buffer, tx_buffer })
+    Ok(Socket { fd, rx_buffer, tx_buffer, busy_poll })
 }
 
 fn bind(fd: RawFd, family: Family, port: u16) -> Result<(), SocketError> {
@@ -447,6 +588,12 @@ mod tests {
                 assert_eq!(option(v4, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER).unwrap(), libc::IP_PMTUDISC_PROBE);
                 assert_eq!(option(v6, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER).unwrap(), libc::IPV6_PMTUDISC_PROBE);
                 assert_eq!(option(v6, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY).unwrap(), 1);
+                for told in [libc::IP_RECVTOS, libc::IP_PKTINFO] {
+                    assert_eq!(option(v4, libc::IPPROTO_IP, told).unwrap(), 1);
+                }
+                for told in [libc::IPV6_RECVTCLASS, libc::IPV6_RECVPKTINFO] {
+                    assert_eq!(option(v6, libc::IPPROTO_IPV6, told).unwrap(), 1);
+                }
             }
         });
     }
@@ -484,12 +631,12 @@ mod tests {
             let dup = |socket: &Option<Socket>| socket.as_ref().map(|socket| socket.duplicate().unwrap());
             let (v4, v6) = (dup(&first.control.v4), dup(&first.control.v6));
             drop(first);
-            let second = Underlay::adopt(config(), 2, Inherited { v4, v6 }).unwrap();
+            let second = Underlay::adopt(config(), 2, &Inherited { v4, v6 }).unwrap();
             assert_eq!((second.port, second.workers.len()), (4646, 2));
             let swapped =
-                Underlay::adopt(config(), 1, Inherited { v4: dup(&second.control.v6), v6: dup(&second.control.v4) });
+                Underlay::adopt(config(), 1, &Inherited { v4: dup(&second.control.v6), v6: dup(&second.control.v4) });
             assert!(matches!(swapped, Err(SocketError::NotOurs { family: Family::V4, .. })));
-            let missing = Underlay::adopt(config(), 1, Inherited { v4: dup(&second.control.v4), v6: None });
+            let missing = Underlay::adopt(config(), 1, &Inherited { v4: dup(&second.control.v4), v6: None });
             assert!(matches!(missing, Err(SocketError::NotOurs { family: Family::V6, .. })));
         });
     }
@@ -502,6 +649,75 @@ mod tests {
             assert_ne!(underlay.port, 0);
             assert_eq!(bound(&underlay.workers[0].v4, Family::V4).unwrap(), underlay.port);
             assert_eq!(bound(&underlay.control.v6, Family::V6).unwrap(), underlay.port);
+        });
+    }
+
+    #[test]
+    fn lane_ports_belong_to_workers_round_and_round() {
+        in_namespace(|| {
+            let ports = |lane_ports, workers| -> Vec<Vec<u16>> {
+                let underlay = Underlay::open(SocketConfig { lane_ports, ..config() }, workers).unwrap();
+                assert_eq!(underlay.control.each().count(), 2);
+                let bound = |(exit, socket): (Exit, &Socket)| {
+                    let family = if exit.v6 { Family::V6 } else { Family::V4 };
+                    assert_eq!(option(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MARK).unwrap(), 0x77);
+                    bound_port(socket.as_raw_fd(), family, 0).unwrap()
+                };
+                underlay.workers.iter().map(|set| set.each_exit().map(bound).collect()).collect()
+            };
+            let (common, first) = (vec![4646; 2], vec![4646, 4646, 4647, 4647]);
+            assert_eq!(ports(0, 2), [common.clone(), common.clone()]);
+            assert_eq!(ports(1, 4), [common.clone(), first.clone(), common.clone(), first.clone()]);
+            assert_eq!(ports(15, 2), [common, first]);
+        });
+    }
+
+    #[test]
+    fn lane_ports_that_are_taken_or_do_not_exist_are_named() {
+        in_namespace(|| {
+            let config = SocketConfig { lane_ports: 2, ..config() };
+            let other = UdpSocket::bind("[::]:4648").unwrap();
+            assert!(matches!(Underlay::open(config, 3), Err(SocketError::PortInUse { port: 4648 })));
+            assert!(Underlay::open(config, 2).is_ok(), "two workers need one lane port");
+            drop(other);
+            let high = |port, workers| Underlay::open(SocketConfig { port, ..config }, workers).map(|_| ());
+            assert!(high(65_533, 3).is_ok() && high(65_534, 2).is_ok());
+            assert!(matches!(high(65_534, 3), Err(SocketError::NoLanePort { port: 65_534 })));
+        });
+    }
+
+    #[test]
+    fn a_full_receive_buffer_counts_what_it_drops() {
+        in_namespace(|| {
+            let underlay = Underlay::open(SocketConfig { rx_buffer: 4096, v6: false, ..config() }, 1).unwrap();
+            let Underlay { workers, control, .. } = underlay;
+            drop(control);
+            let socket = workers[0].v4.as_ref().unwrap();
+            assert_eq!(socket.drops().unwrap(), 0);
+            let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+            for _ in 0..100 {
+                sender.send_to(&[0; 1000], "127.0.0.1:4646").unwrap();
+            }
+            let mut received = 0;
+            let mut buffer = [0u8; 2000];
+            // SAFETY: the buffer has the length given and outlives the call.
+            while unsafe { libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), 2000, libc::MSG_DONTWAIT) } > 0 {
+                received += 1;
+            }
+            assert!((1..100).contains(&received));
+            assert_eq!(socket.drops().unwrap(), 100 - received);
+        });
+    }
+
+    #[test]
+    fn busy_polling_is_granted_as_asked() {
+        in_namespace(|| {
+            let granted = |busy_poll| {
+                let underlay = Underlay::open(SocketConfig { busy_poll, ..config() }, 1).unwrap();
+                underlay.workers[0].each().map(Socket::busy_poll).collect::<Vec<_>>()
+            };
+            assert_eq!(granted(50), [50, 50]);
+            assert_eq!(granted(0), [0, 0]);
         });
     }
 

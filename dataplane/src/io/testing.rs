@@ -54,11 +54,22 @@ pub(super) fn bring_up(name: &str, mtu: Option<i32>, address: Option<Ipv4Addr>) 
 
 /// Switches UDP checksums off for what `socket` sends over IPv4 (`SO_NO_CHECK`).
 pub(super) fn without_checksums(socket: &impl AsRawFd) {
+    switch_on(socket, libc::SOL_SOCKET, libc::SO_NO_CHECK);
+}
+
+/// Lets errors that come back by ICMP end operations on `socket`, as far as they can.
+pub(super) fn with_icmp_errors(socket: &impl AsRawFd, v6: bool) {
+    if v6 {
+        switch_on(socket, libc::IPPROTO_IPV6, libc::IPV6_RECVERR);
+    } else {
+        switch_on(socket, libc::IPPROTO_IP, libc::IP_RECVERR);
+    }
+}
+
+fn switch_on(socket: &impl AsRawFd, level: libc::c_int, option: libc::c_int) {
     let one: libc::c_int = 1;
     // SAFETY: the option's value is the one int whose size is given.
-    let done = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NO_CHECK, (&raw const one).cast(), 4)
-    };
+    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const one).cast(), 4) };
     assert_eq!(done, 0, "{}", io::Error::last_os_error());
 }
 

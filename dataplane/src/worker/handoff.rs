@@ -27,7 +27,7 @@ const BUFFER_LEN: usize = 65_536;
 struct Run {
     bytes: Box<[u8]>,
     len: usize,
-    segment: u16,
+    meta: RxMeta,
 }
 
 /// What all workers share.
@@ -52,7 +52,7 @@ impl Handoff {
         let pool = ArrayQueue::new(buffers.max(1));
         for _ in 0..buffers {
             // Zeroed memory costs nothing until it is used. The pool has room for exactly these.
-            let _ = pool.push(Run { bytes: vec![0; BUFFER_LEN].into_boxed_slice(), len: 0, segment: 0 });
+            let _ = pool.push(Run { bytes: vec![0; BUFFER_LEN].into_boxed_slice(), len: 0, meta: RxMeta::default() });
         }
         let mesh = Arc::new(Mesh {
             inboxes: (0..count).map(|_| ArrayQueue::new(buffers.max(1))).collect(),
@@ -77,14 +77,14 @@ impl Handoff {
     }
 
     /// Hands a run over; `false` when there is no buffer, or no such worker.
-    pub(super) fn give(&self, worker: u8, datagrams: &[u8], segment: u16) -> bool {
+    pub(super) fn give(&self, worker: u8, datagrams: &[u8], meta: RxMeta) -> bool {
         let to = usize::from(worker);
         if to == self.number || to >= self.mesh.inboxes.len() || datagrams.len() > BUFFER_LEN {
             return false;
         }
         let Some(mut run) = self.mesh.pool.pop() else { return false };
         run.bytes[..datagrams.len()].copy_from_slice(datagrams);
-        (run.len, run.segment) = (datagrams.len(), segment);
+        (run.len, run.meta) = (datagrams.len(), meta);
         // An inbox has room for every buffer that there is.
         let queued = self.mesh.inboxes[to].push(run).is_ok();
         debug_assert!(queued);
@@ -122,7 +122,7 @@ impl RxBurst for Handoff {
 
     fn frame(&mut self, i: usize) -> (&mut [u8], RxMeta) {
         let run = &mut self.burst[i];
-        (&mut run.bytes[..run.len], RxMeta { segment: run.segment, ..RxMeta::default() })
+        (&mut run.bytes[..run.len], run.meta)
     }
 }
 
@@ -130,17 +130,21 @@ impl RxBurst for Handoff {
 mod tests {
     use super::*;
 
+    fn meta(segment: u16) -> RxMeta {
+        RxMeta { segment, class: 3, ..RxMeta::default() }
+    }
+
     #[test]
     fn a_run_arrives_as_it_was_given() {
         let mut ends = Handoff::mesh(2);
-        assert!(ends[0].give(1, &[7; 300], 100));
-        assert!(ends[0].give(1, &[8; 50], 0));
+        assert!(ends[0].give(1, &[7; 300], meta(100)));
+        assert!(ends[0].give(1, &[8; 50], meta(0)));
         assert_eq!(ends[0].receive(), 0);
         assert_eq!(ends[1].receive(), 2);
         let (frame, meta) = ends[1].frame(0);
         assert_eq!((&*frame, meta.segment, meta.truncated), (&[7; 300][..], 100, false));
         let (frame, meta) = ends[1].frame(1);
-        assert_eq!((&*frame, meta.segment), (&[8; 50][..], 0));
+        assert_eq!((&*frame, meta.segment, meta.class), (&[8; 50][..], 0, 3));
         assert_eq!(ends[1].receive(), 0);
     }
 
@@ -150,9 +154,9 @@ mod tests {
         let buffers = 2 * BUFFERS_PER_WORKER;
         for _ in 0..3 {
             for i in 0..buffers {
-                assert!(ends[0].give(1, &[i as u8], 0), "run {i}");
+                assert!(ends[0].give(1, &[i as u8], meta(0)), "run {i}");
             }
-            assert!(!ends[0].give(1, &[0], 0), "one more than there are buffers");
+            assert!(!ends[0].give(1, &[0], meta(0)), "one more than there are buffers");
             let mut received = 0;
             while ends[1].receive() > 0 {
                 received += ends[1].len();
@@ -164,20 +168,20 @@ mod tests {
     #[test]
     fn what_was_opened_can_be_lent_again_before_the_owner_receives() {
         let mut ends = Handoff::mesh(2);
-        while ends[0].give(1, &[1], 0) {}
+        while ends[0].give(1, &[1], meta(0)) {}
         assert_eq!(ends[1].receive(), 2 * BUFFERS_PER_WORKER);
-        assert!(!ends[0].give(1, &[2], 0), "every buffer is the owner's");
+        assert!(!ends[0].give(1, &[2], meta(0)), "every buffer is the owner's");
         ends[1].give_back();
         assert_eq!(ends[1].len(), 0);
-        assert!(ends[0].give(1, &[2], 0));
+        assert!(ends[0].give(1, &[2], meta(0)));
     }
 
     #[test]
     fn nobody_hands_over_to_himself_or_to_nobody() {
         let ends = Handoff::mesh(2);
-        assert!(!ends[0].give(0, &[1], 0));
-        assert!(!ends[0].give(2, &[1], 0));
-        assert!(!ends[0].give(1, &[0; BUFFER_LEN + 1], 0));
-        assert!(!Handoff::mesh(1)[0].give(0, &[1], 0));
+        assert!(!ends[0].give(0, &[1], meta(0)));
+        assert!(!ends[0].give(2, &[1], meta(0)));
+        assert!(!ends[0].give(1, &[0; BUFFER_LEN + 1], meta(0)));
+        assert!(!Handoff::mesh(1)[0].give(0, &[1], meta(0)));
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!   one buffer:  ┌─────────────────────┬─────────┬────────────┬──────────────────────────────────
 //!                │ io_uring_recvmsg_out│ address │ control    │ payload: a datagram or a whole train
-//!                │ 16                  │ 32      │ 64         │ up to `payload_len`
+//!                │ 16                  │ 32      │ 128        │ up to `payload_len`
 //!                └─────────────────────┴─────────┴────────────┴──────────────────────────────────
 //! ```
 //!
@@ -22,7 +22,7 @@ use io_uring::types::{Fixed, RecvMsgOut};
 use super::RxCounters;
 use super::buffers::BufferRing;
 use crate::engine::port::{BURST_LEN, RxBurst, RxMeta, RxPort};
-use crate::io::message::{RX_CONTROL_LEN, decode_address, decode_segment};
+use crate::io::message::{Control, RX_CONTROL_LEN, decode_address, decode_control};
 use crate::io::ring::{Completion, PortId, Ring};
 use crate::io::socket::Sockets;
 
@@ -53,6 +53,7 @@ impl Default for UdpRxConfig {
 
 struct Source {
     file: Fixed,
+    lane_port: bool,
     armed: bool,
 }
 
@@ -86,13 +87,13 @@ impl UdpRx {
             port: ring.attach(usize::from(config.buffers) + 8),
             buffers,
             header: ManuallyDrop::new(Box::new(header)),
-            sources: Vec::with_capacity(2),
+            sources: Vec::with_capacity(4),
             counters: RxCounters::default(),
             _sockets: sockets.clone(),
         };
-        for socket in sockets.each() {
+        for (exit, socket) in sockets.each_exit() {
             let file = ring.register_file(socket.as_raw_fd())?;
-            port.sources.push(Source { file, armed: false });
+            port.sources.push(Source { file, lane_port: exit.lane, armed: false });
         }
         port.arm()?;
         Ok(port)
@@ -117,8 +118,9 @@ impl UdpRx {
     }
 
     fn take(&mut self, completion: Completion) -> io::Result<()> {
-        let source = usize::try_from(completion.token).ok().and_then(|token| self.sources.get_mut(token));
-        if let Some(source) = source.filter(|_| !completion.more()) {
+        let mut source = usize::try_from(completion.token).ok().and_then(|token| self.sources.get_mut(token));
+        let lane_port = source.as_ref().is_some_and(|source| source.lane_port);
+        if let Some(source) = source.as_mut().filter(|_| !completion.more()) {
             source.armed = false;
             self.counters.rearmed += 1;
         }
@@ -131,12 +133,14 @@ impl UdpRx {
         match RecvMsgOut::parse(filled, &self.header) {
             Ok(message) => {
                 let len = message.payload_data().len();
+                let Control { segment, class, local } = decode_control(message.control_data());
                 let meta = RxMeta {
                     source: decode_address(message.name_data()),
+                    local,
+                    lane_port,
+                    class,
                     // A train of one datagram is a datagram.
-                    segment: decode_segment(message.control_data())
-                        .filter(|&segment| usize::from(segment) < len)
-                        .unwrap_or(0),
+                    segment: if usize::from(segment) < len { segment } else { 0 },
                     // Without its control data a train could be taken for one long datagram.
                     truncated: message.is_payload_truncated() || message.is_control_data_truncated(),
                     ..RxMeta::default()

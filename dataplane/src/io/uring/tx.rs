@@ -20,9 +20,9 @@ use io_uring::opcode::{PollAdd, SendMsg};
 use io_uring::types::Fixed;
 
 use crate::engine::port::{TxMeta, TxPort, TxSink};
-use crate::io::datagram::{DatagramQueue, Families, PLAN_LEN_MAX, Settled, UdpTxConfig};
+use crate::io::datagram::{DatagramQueue, PLAN_LEN_MAX, Settled, UdpTxConfig};
 use crate::io::ring::{PortId, Ring};
-use crate::io::socket::Sockets;
+use crate::io::socket::{Exit, Sockets};
 
 /// The token of the poll for room; those of sends are their places in the chain.
 const POLL_TOKEN: u64 = PLAN_LEN_MAX as u64;
@@ -33,7 +33,7 @@ pub struct UdpTx {
     port: PortId,
     /// Leaked should a chain not end.
     queue: ManuallyDrop<DatagramQueue>,
-    files: Vec<(bool, Fixed)>,
+    files: Vec<(Exit, Fixed)>,
     answers: [i32; PLAN_LEN_MAX],
     /// Messages of the chain under way, and how many answers have come.
     chain: usize,
@@ -50,12 +50,11 @@ impl UdpTx {
     /// # Errors
     /// When there is no memory for the slots, or the ring takes no more files.
     pub fn new(ring: &Ring, sockets: Arc<Sockets>, config: UdpTxConfig) -> io::Result<Self> {
-        let families = Families { v4: sockets.v4.is_some(), v6: sockets.v6.is_some() };
         let mut port = Self {
             ring: ring.clone(),
             port: ring.attach(PLAN_LEN_MAX + 1),
-            queue: ManuallyDrop::new(DatagramQueue::new(config, families)?),
-            files: Vec::with_capacity(2),
+            queue: ManuallyDrop::new(DatagramQueue::new(config, sockets.exits())?),
+            files: Vec::with_capacity(4),
             answers: [0; PLAN_LEN_MAX],
             chain: 0,
             answered: 0,
@@ -63,10 +62,8 @@ impl UdpTx {
             blocks: 0,
             _sockets: sockets.clone(),
         };
-        for (is_v6, socket) in [(false, &sockets.v4), (true, &sockets.v6)] {
-            if let Some(socket) = socket {
-                port.files.push((is_v6, ring.register_file(socket.as_raw_fd())?));
-            }
+        for (exit, socket) in sockets.each_exit() {
+            port.files.push((exit, ring.register_file(socket.as_raw_fd())?));
         }
         Ok(port)
     }
@@ -87,9 +84,9 @@ impl UdpTx {
     }
 
     fn file(&self, i: usize) -> Fixed {
-        let is_v6 = self.queue.goes_by_v6(i);
-        // The queue takes no frame of a family without socket; such a one would be refused by the kernel (EBADF) and counted.
-        self.files.iter().find(|(family, _)| *family == is_v6).map_or(Fixed(u32::MAX >> 1), |&(_, file)| file)
+        let exit = self.queue.exit(i);
+        // The queue takes no frame without a socket to leave by; such a one would be refused by the kernel (EBADF) and counted.
+        self.files.iter().find(|(of, _)| *of == exit).map_or(Fixed(u32::MAX >> 1), |&(_, file)| file)
     }
 
     /// Takes what the kernel has answered; when the whole chain is answered, settles it.
