@@ -162,8 +162,8 @@ mod tests {
         let longer = [good.clone(), vec![0]].concat();
         assert_eq!(decode::<Request>(&longer).unwrap_err(), DecodeError::Trailing { count: 1, id: 5 });
         let mut newer = good;
-        newer[0] = 2;
-        assert_eq!(decode::<Request>(&newer).unwrap_err(), DecodeError::Version { theirs: 2, id: 5 });
+        newer[..2].copy_from_slice(&(VERSION + 1).to_le_bytes());
+        assert_eq!(decode::<Request>(&newer).unwrap_err(), DecodeError::Version { theirs: VERSION + 1, id: 5 });
     }
 
     #[test]

@@ -19,3 +19,6 @@ pub mod segment;
 
 pub use coalesce::{Coalescer, Delivered, Lent, Place};
 pub use segment::Segments;
+
+#[cfg(test)]
+mod tests;

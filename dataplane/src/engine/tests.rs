@@ -2,6 +2,7 @@
 //!
 //! Each fact states what reached the sinks and every counter that moved; what is not listed did not happen.
 
+mod classes;
 mod control;
 mod foreign;
 mod forwarding;
@@ -10,3 +11,4 @@ mod lifecycle;
 mod random;
 mod rig;
 mod router;
+mod superpackets;

@@ -195,3 +195,106 @@ mod wide {
 mod wide {
     pub(super) use super::{copy_and_sum_steps as copy_and_sum, sum_steps as sum};
 }
+
+#[cfg(test)]
+pub(super) mod testing {
+    /// The checksum as RFC 1071 §4.1 describes it: one 16-bit word after the other.
+    pub(crate) fn plain_checksum(bytes: &[u8]) -> u16 {
+        let mut total = 0u32;
+        for pair in bytes.chunks(2) {
+            total += u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |&low| u32::from(low));
+            total = (total & 0xffff) + (total >> 16);
+        }
+        !(total as u16)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::testing::plain_checksum;
+    use super::*;
+
+    /// Bytes without a pattern that a sum could miss.
+    fn bytes(len: usize) -> Vec<u8> {
+        (0..len as u32).map(|i| (i.wrapping_mul(0x9e37_79b9) >> 21) as u8).collect()
+    }
+
+    /// Every way to sum, whatever this machine would choose.
+    fn sums(bytes: &[u8]) -> Vec<u16> {
+        let mut copy = vec![0xaa; bytes.len() + 3];
+        let mut sums = vec![
+            Sum::of(bytes).checksum(),
+            short(bytes).checksum(),
+            sum_steps(bytes).checksum(),
+            wide::sum(bytes).checksum(),
+        ];
+        for (i, copy_and_sum) in [copy_and_sum, copy_and_sum_steps, wide::copy_and_sum].into_iter().enumerate() {
+            // Destinations are not aligned either, and what is around them stays.
+            sums.push(copy_and_sum(bytes, &mut copy[i..i + bytes.len()]).checksum());
+            assert_eq!(copy[i..i + bytes.len()], *bytes);
+            copy[i..i + bytes.len()].fill(0xaa);
+            assert!(copy.iter().all(|&byte| byte == 0xaa));
+        }
+        sums
+    }
+
+    #[test]
+    fn the_checksum_of_known_bytes_is_right() {
+        // The example of RFC 1071 §3: the words sum to 0xddf2.
+        assert_eq!(Sum::of(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]).fold(), 0xddf2);
+        assert_eq!(Sum::of(&[]).checksum(), 0xffff);
+        assert_eq!(Sum::word(0x1234).fold(), 0x1234);
+        for byte in [0, 1, 0xff] {
+            let bytes = vec![byte; 65_535];
+            assert_eq!(sums(&bytes), vec![plain_checksum(&bytes); 7]);
+        }
+    }
+
+    #[test]
+    fn every_length_at_every_alignment_is_summed_and_copied() {
+        let bytes = bytes(1200);
+        let around = |limit: usize| limit - 2..limit + 3;
+        let lens = (0..200).chain(around(WIDE_LEN_MIN)).chain(around(3 * STEP)).chain(around(1024));
+        for len in lens {
+            for start in 0..9 {
+                let bytes = &bytes[start..start + len];
+                assert_eq!(sums(bytes), vec![plain_checksum(bytes); 7], "{len} bytes from {start}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_sum_never_overflows() {
+        // All ones are zero, too.
+        let most = Sum(u64::MAX);
+        assert_eq!((most + most).fold(), 0xffff);
+        assert_eq!((most + Sum::word(1)).fold(), 1);
+        assert_eq!((Sum(u64::MAX - 1) + Sum(1)).fold(), 0xffff);
+    }
+
+    #[test]
+    #[should_panic(expected = "range end index")]
+    fn a_copy_that_does_not_fit_is_a_bug_of_the_caller() {
+        copy_and_sum(&[0; 300], &mut [0; 299]);
+    }
+
+    proptest! {
+        #[test]
+        fn parts_may_be_summed_apart(
+            bytes in prop::collection::vec(any::<u8>(), 0..3000),
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
+        ) {
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+            cuts.sort_unstable();
+            cuts.push(bytes.len());
+            let (mut total, mut at) = (Sum::default(), 0);
+            for cut in cuts {
+                total = Sum::of(&bytes[at..cut]).at(at) + total;
+                at = cut;
+            }
+            prop_assert_eq!(total.checksum(), plain_checksum(&bytes));
+        }
+    }
+}
