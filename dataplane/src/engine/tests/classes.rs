@@ -34,7 +34,7 @@ fn a_datagram_has_the_ecn_codepoint_of_every_packet_in_it_and_shows_no_dscp() {
     let packets: Vec<_> = (0..16u8)
         .map(|i| {
             let packet = if i % 2 == 0 { v4(1, 2, 100, i.into()) } else { v6(1, 2, 100, i.into()) };
-            with_class(packet, EF | i / 2 % 4)
+            with_class(packet, EF | (i / 2 % 4))
         })
         .collect();
     let (wan, _) = one.encapsulate(START, Burst::of(packets.clone()));
