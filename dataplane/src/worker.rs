@@ -41,9 +41,13 @@ use crate::io::{mmsg, uring};
 pub const COMMANDS_MAX: usize = 1024;
 /// Most events that wait for the control thread. Beyond that they stay in the engine, which counts what it loses.
 pub const EVENTS_MAX: usize = 1024;
-/// Free slots towards the LAN without which no WAN burst is read: a slot for each frame of a burst of single datagrams.
+/// Free slots towards the LAN without which no WAN burst is read: a slot for each frame of a burst of single datagrams. A train becomes
+/// one superpacket for each flow in it where the TUN takes those, and a slot for each packet where it does not; [`Eager`] empties the
+/// queue on the way.
 const LAN_ROOM_MIN: usize = BURST_LEN;
-/// Free slots towards the WAN without which no LAN burst is read: every packet of a burst may go to a peer of its own, and answers besides.
+/// Free slots towards the WAN without which no LAN burst is read. A burst needs few as a rule: packets for one peer share trains, and a
+/// superpacket of 64 KiB is one or two. At the worst it needs more than the queue has, when every frame goes to a peer of its own or all are
+/// superpackets (64 of them are some 75 trains); then [`Eager`] empties the queue on the way.
 const WAN_ROOM_MIN: usize = BURST_LEN / 2;
 
 /// The clock that all workers and the control thread share, so that their times can be compared.

@@ -2,6 +2,7 @@
 //!
 //! Each fact states what reached the sinks and every counter that moved; what is not listed did not happen.
 
+mod classes;
 mod control;
 mod foreign;
 mod forwarding;
@@ -11,3 +12,4 @@ mod path;
 mod random;
 mod rig;
 mod router;
+mod superpackets;

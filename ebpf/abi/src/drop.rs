@@ -127,7 +127,7 @@ drop_reasons! {
     100 LanWriteFailed "lan_write_failed" Machine "The kernel refused a packet on the TUN.";
     101 LanReadTruncated "lan_read_truncated" Machine "A packet from the local side that is longer than the receive buffer.";
     102 ControlBlockQueueFull "control_block_queue_full" Machine "Too many echo replies and other control blocks wait to be sent.";
-    103 LanOversized "lan_oversized" Machine "A packet from a peer that is longer than any slot towards the local side.";
+    108 LanOversized "lan_oversized" Machine "A packet from a peer that is longer than any slot towards the local side.";
 }
 
 impl DropReason {

@@ -5,14 +5,17 @@
 use std::sync::Arc;
 
 use crate::api::Prefix;
-use crate::api::message::{Incarnation, Secret, SessionId};
+use crate::api::message::{Incarnation, RateLimit, Secret, SessionId};
 use crate::engine::aead::Algorithm;
 use crate::engine::block::Reassembly;
 use crate::engine::bundle::PayloadLen;
+use crate::engine::class::Dscp;
 use crate::engine::inner::testing::{ipv4, ipv6, udp};
 use crate::engine::keys::{Context, Direction, LaneSecret, Side};
 use crate::engine::lane::{Limits, OpenLane, SealLane};
+use crate::engine::limit::Limiter;
 use crate::engine::lpm::Lpm;
+use crate::engine::offload::Segments;
 use crate::engine::prefix_set::PrefixSet;
 use crate::engine::*;
 
@@ -23,17 +26,39 @@ pub(super) const EXCHANGE: u8 = 1;
 /// Frames that were committed, and how many more may be.
 pub(super) struct Sink {
     pub(super) room: usize,
+    /// Bytes of the longest frame that it takes.
+    pub(super) slot_len: usize,
+    pub(super) offloads: bool,
     pub(super) frames: Vec<(Vec<u8>, TxMeta)>,
-    slot: Vec<u8>,
+    pub(super) slot: Vec<u8>,
 }
 
 impl Sink {
     pub(super) fn with_room(room: usize) -> Self {
-        Self { room, frames: Vec::new(), slot: vec![0; 70_000] }
+        Self { room, slot_len: 69_000, offloads: false, frames: Vec::new(), slot: vec![0; 70_000] }
     }
 
     pub(super) fn new() -> Self {
         Self::with_room(usize::MAX)
+    }
+
+    /// One that takes superpackets.
+    pub(super) fn joining() -> Self {
+        Self { offloads: true, ..Self::new() }
+    }
+
+    /// Each packet, superpackets cut apart as they ask for.
+    pub(super) fn packets(&self) -> Vec<Vec<u8>> {
+        let cut = |(bytes, meta): &(Vec<u8>, TxMeta)| {
+            let segments = Segments::new(bytes, &Inner::parse(bytes).unwrap(), meta.offload).unwrap();
+            let lay = |k| {
+                let mut packet = vec![0xaa; segments.len(k)];
+                segments.lay(bytes, k, 0, &mut packet);
+                packet
+            };
+            (0..segments.count()).map(lay).collect::<Vec<_>>()
+        };
+        self.frames.iter().flat_map(cut).collect()
     }
 
     /// The bytes of each frame.
@@ -53,7 +78,7 @@ impl Sink {
 
 impl TxSink for Sink {
     fn slot(&mut self, len: usize) -> Option<&mut [u8]> {
-        if self.room == 0 {
+        if self.room == 0 || len > self.slot_len {
             return None;
         }
         // A slot may be longer than asked for, and holds what was there before.
@@ -65,6 +90,10 @@ impl TxSink for Sink {
         self.room -= 1;
         self.frames.push((self.slot[..len].to_vec(), meta));
     }
+
+    fn takes_offloads(&self) -> bool {
+        self.offloads
+    }
 }
 
 /// Frames to be received.
@@ -75,10 +104,11 @@ impl Burst {
         Self(frames.into_iter().map(|bytes| (bytes, RxMeta::default())).collect())
     }
 
-    /// What another gateway's sink took, trains still whole.
+    /// What another gateway's sink took, trains still whole and of the same class.
     pub(super) fn trains(sink: Sink) -> Self {
-        let received =
-            |(bytes, meta): (Vec<u8>, TxMeta)| (bytes, RxMeta { segment: meta.segment, ..RxMeta::default() });
+        let received = |(bytes, meta): (Vec<u8>, TxMeta)| {
+            (bytes, RxMeta { segment: meta.segment, class: meta.class, ..RxMeta::default() })
+        };
         Self(sink.frames.into_iter().map(received).collect())
     }
 }
@@ -104,6 +134,7 @@ pub(super) struct Link<'a> {
     pub(super) now: Time,
     /// Networks whose packets the peer may send, besides its own.
     pub(super) behind: &'a [u8],
+    pub(super) rate: Option<RateLimit>,
 }
 
 impl Default for Link<'_> {
@@ -115,6 +146,7 @@ impl Default for Link<'_> {
             limits: Limits::default(),
             now: START,
             behind: &[],
+            rate: None,
         }
     }
 }
@@ -162,6 +194,8 @@ pub(super) fn prefixes(n: u8) -> [Prefix; 2] {
 pub(super) struct Gateway {
     pub(super) n: u8,
     pub(super) engine: Engine,
+    /// For the snapshots to come.
+    pub(super) dscp: Dscp,
     reader: counters::CountersReader,
     seen: counters::Snapshot,
 }
@@ -171,7 +205,8 @@ impl Gateway {
     pub(super) fn new(n: u8, peers: &[u8]) -> Self {
         let counters = Counters::new();
         let reader = counters.reader();
-        let mut gateway = Self { n, engine: Engine::new(n, 0, counters), reader, seen: counters::Snapshot::default() };
+        let engine = Engine::new(n, 0, counters);
+        let mut gateway = Self { n, engine, dscp: Dscp::Clear, reader, seen: counters::Snapshot::default() };
         let hops: Vec<_> = peers.iter().map(|&m| (m, NextHop::Session(slot(m)))).collect();
         gateway.route(&hops, false);
         assert!(matches!(gateway.engine.poll_event(), Some(Event::Retired(_))));
@@ -193,14 +228,14 @@ impl Gateway {
             gateway_v4: Some(gateway_v4.parse().unwrap()),
             gateway_v6: Some(gateway_v6.parse().unwrap()),
             transit,
-            dscp: class::Dscp::Clear,
+            dscp: self.dscp,
         }
     }
 
     /// Brings the session with gateway `m` up.
     pub(super) fn install(&mut self, m: u8, link: &Link<'_>) {
         let sources: Vec<_> = [m].iter().chain(link.behind).flat_map(|&n| prefixes(n)).collect();
-        let session = Session::new(
+        let mut session = Session::new(
             session_id(self.n, m),
             endpoint(m),
             PrefixSet::new(&sources).unwrap(),
@@ -208,6 +243,7 @@ impl Gateway {
             link.inner_mtu,
             link.seal_lane(self.n, m),
         );
+        session.limiter = link.rate.map(|rate| Arc::new(Limiter::new(rate)));
         let end = OpenEnd { session: slot(m), lane: link.open_lane(m, self.n), partial: Reassembly::new() };
         let install = Command::Install { slot: slot(m), session: Box::new(session), lanes: vec![Box::new(end)] };
         self.engine.command(install, link.now);
@@ -225,6 +261,14 @@ impl Gateway {
         let (mut wan, mut lan) = (Sink::new(), Sink::new());
         self.engine.decapsulate(now, &mut burst, &mut lan, &mut wan);
         (lan, wan)
+    }
+
+    /// As [`Self::decapsulate`], with a local side that takes superpackets.
+    pub(super) fn join(&mut self, now: Time, mut burst: Burst) -> Sink {
+        let (mut wan, mut lan) = (Sink::new(), Sink::joining());
+        self.engine.decapsulate(now, &mut burst, &mut lan, &mut wan);
+        assert_eq!(wan.frames, []);
+        lan
     }
 
     pub(super) fn events(&mut self) -> Vec<String> {
@@ -341,4 +385,16 @@ pub(super) fn icmp_error(n: u8, to: u8, packet: &[u8], offending: &[u8]) -> (u8,
     assert_eq!(quote, &offending[..quote.len()]);
     assert_eq!(packet.len(), (at + 8 + offending.len()).min(if at == 20 { 576 } else { 1280 }));
     (message[0], message[1], u32::from_be_bytes(message[4..8].try_into().unwrap()))
+}
+
+/// A packet with another traffic class.
+pub(super) fn with_class(mut packet: Vec<u8>, class: u8) -> Vec<u8> {
+    if packet[0] >> 4 == 4 {
+        packet[1] = class;
+        inner::testing::fix_checksum(&mut packet);
+    } else {
+        packet[0] = 0x60 | class >> 4;
+        packet[1] = packet[1] & 0x0f | class << 4;
+    }
+    packet
 }
