@@ -128,7 +128,12 @@ fn superpackets<R: RxPort, T: TxPort>(far: Far, mut here: (R, T), mut there: (R,
     });
     let start = Instant::now();
     while !(client.is_finished() && server.is_finished()) {
-        assert!(start.elapsed() < PATIENCE, "what was sent does not arrive");
+        assert!(
+            start.elapsed() < PATIENCE,
+            "what was sent does not arrive: client ended {}, server ended {}",
+            client.is_finished(),
+            server.is_finished()
+        );
         carry(&mut here.0, &mut there.1, &mut seen);
         carry(&mut there.0, &mut here.1, |_, _| {});
     }
