@@ -149,14 +149,15 @@ fn pair() -> Option<[Engine; 2]> {
 /// Lets the first engine find out that the memory between the two carries whole datagrams, so that the figures are of those.
 fn know_the_path([mut one, mut two]: [Engine; 2]) -> [Engine; 2] {
     let mut now = START;
+    let [mut wan, mut out, mut answers] = std::array::from_fn(|_| Wire::new(8));
     for _ in 0..10 {
         now = now.plus(Duration::from_millis(2));
-        let (mut wan, mut out, mut answers) = (Sink::new(true), Sink::new(false), Sink::new(true));
+        [&mut wan, &mut out, &mut answers].map(|wire| wire.frames.clear());
         one.encapsulate(now, &mut Frames(vec![(packet(64), RxMeta::default())]), &mut wan, &mut out);
         one.expire(now);
         one.send_waiting(now, &mut wan);
-        two.decapsulate(now, &mut Frames(wan.kept.take().unwrap_or_default()), &mut out, &mut answers);
-        one.decapsulate(now, &mut Frames(answers.kept.take().unwrap_or_default()), &mut out, &mut Sink::new(false));
+        two.decapsulate(now, &mut wan, &mut out, &mut answers);
+        one.decapsulate(now, &mut answers, &mut out, &mut wan);
     }
     [one, two]
 }

@@ -32,6 +32,12 @@ fn open(name: &str, multi_queue: bool, offload: bool, host: u8) -> TunQueue {
     let mut netlink = Netlink::open().unwrap();
     let index = netlink.link(name).unwrap().index;
     netlink.add_address(index, format!("fd00::{host}/64").parse().unwrap()).unwrap();
+    // The kernel makes sure that an IPv6 address is nobody else's before it may be used; a sender would choose another one until then.
+    let start = Instant::now();
+    while let Err(error) = UdpSocket::bind(format!("[fd00::{host}]:0")) {
+        assert!(start.elapsed() < PATIENCE, "{error}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
     queue
 }
 
@@ -46,14 +52,7 @@ fn far(v6: bool) -> (TunQueue, Far) {
     elsewhere(move || {
         let queue = open("weir0", false, true, 2);
         let address: IpAddr = if v6 { "fd00::2".parse().unwrap() } else { [10, 0, 0, 2].into() };
-        let start = Instant::now();
-        let socket = loop {
-            // The kernel makes sure that an IPv6 address is nobody else's before it may be used.
-            match UdpSocket::bind((address, 5000)) {
-                Err(_) if start.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(1)),
-                done => break done.unwrap(),
-            }
-        };
+        let socket = UdpSocket::bind((address, 5000)).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         (queue, Far { listener: TcpListener::bind((address, 5000)).unwrap(), socket })
     })
@@ -128,7 +127,12 @@ fn superpackets<R: RxPort, T: TxPort>(far: Far, mut here: (R, T), mut there: (R,
     });
     let start = Instant::now();
     while !(client.is_finished() && server.is_finished()) {
-        assert!(start.elapsed() < PATIENCE, "what was sent does not arrive");
+        assert!(
+            start.elapsed() < PATIENCE,
+            "what was sent does not arrive: client ended {}, server ended {}",
+            client.is_finished(),
+            server.is_finished()
+        );
         carry(&mut here.0, &mut there.1, &mut seen);
         carry(&mut there.0, &mut here.1, |_, _| {});
     }
