@@ -152,7 +152,9 @@ fn know_the_path([mut one, mut two]: [Engine; 2]) -> [Engine; 2] {
     let [mut wan, mut out, mut answers] = std::array::from_fn(|_| Wire::new(8));
     for _ in 0..10 {
         now = now.plus(Duration::from_millis(2));
-        [&mut wan, &mut out, &mut answers].map(|wire| wire.frames.clear());
+        for wire in [&mut wan, &mut out, &mut answers] {
+            wire.frames.clear();
+        }
         one.encapsulate(now, &mut Frames(vec![(packet(64), RxMeta::default())]), &mut wan, &mut out);
         one.expire(now);
         one.send_waiting(now, &mut wan);

@@ -159,7 +159,7 @@ impl<L: TxSink> Visitor for Arrival<'_, L> {
             }
             Control::Close => {}
             Control::ProbeReply(token) => match &session.path {
-                Some(path) if path.answered(u64::from_be_bytes(token)) => {
+                Some(path) if path.answered(u64::from_be_bytes(token), self.now) => {
                     // If too many wait already, the prober finds the answer when its timer is due.
                     let _ = self.waiting.push(self.from);
                 }

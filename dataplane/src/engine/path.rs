@@ -59,6 +59,8 @@ pub struct SharedPath {
     prober: AtomicU8,
     /// The newest answer's token; zero when it was taken.
     answer: AtomicU64,
+    /// When that answer came, in nanoseconds. Written before it, read after it.
+    answered_at: AtomicU64,
 }
 
 impl SharedPath {
@@ -74,6 +76,7 @@ impl SharedPath {
             happened: AtomicU8::new(0),
             prober: AtomicU8::new(NOBODY),
             answer: AtomicU64::new(0),
+            answered_at: AtomicU64::new(0),
         }
     }
 
@@ -118,8 +121,9 @@ impl Path {
     }
 
     /// An authenticated answer to a probe. Returns whether this worker is the one that waits for it.
-    pub(super) fn answered(&self, token: u64) -> bool {
-        self.shared.answer.store(token, Ordering::Relaxed);
+    pub(super) fn answered(&self, token: u64, now: Time) -> bool {
+        self.shared.answered_at.store(now.as_nanos(), Ordering::Relaxed);
+        self.shared.answer.store(token, Ordering::Release);
         self.is_prober
     }
 
@@ -142,11 +146,15 @@ impl Path {
         Arc::ptr_eq(&self.shared, &other.shared)
     }
 
-    /// Notes that packets went out in `bytes` of datagrams. Returns whether this worker has to look after the path from now on.
+    /// Notes that packets went out in `bytes` of datagrams. Returns whether this worker has something to do about the path: nobody else looks
+    /// after it, or an answer came by another worker.
     fn sent(&mut self, bytes: usize, worker: u8, now: Time) -> bool {
         let (len, _) = self.shared.in_force();
         let short = if len > BASE_LEN { BASE_LEN } else { DATAGRAM_LEN_MIN };
         self.shared.note(if bytes > usize::from(short) { SENT | SENT_LONG } else { SENT });
+        if self.is_prober {
+            return self.shared.answer.load(Ordering::Relaxed) != 0;
+        }
         let prober = &self.shared.prober;
         if prober.load(Ordering::Relaxed) != NOBODY
             || prober.compare_exchange(NOBODY, worker, Ordering::Relaxed, Ordering::Relaxed).is_err()
@@ -160,10 +168,11 @@ impl Path {
 
     /// Tells the machine what has happened, and makes what it then says known to all workers.
     fn poll(&mut self, now: Time) -> Option<super::path_mtu::Probe> {
-        let answer = self.shared.answer.swap(0, Ordering::Relaxed);
+        let answer = self.shared.answer.swap(0, Ordering::Acquire);
         if answer != 0 {
+            let at = Time::from_nanos(self.shared.answered_at.load(Ordering::Relaxed));
             // A late answer is no fault of the peer's.
-            self.machine.on_answer(answer, now);
+            self.machine.on_answer(answer, at.min(now));
         }
         let happened = self.shared.happened.swap(0, Ordering::Relaxed);
         let has = |what| happened & what != 0;
@@ -209,17 +218,24 @@ impl Departure<'_> {
             return;
         };
         if path.sent(bytes, self.worker, now) {
-            path.timer = self.wheel.schedule(path.machine.next_deadline().unwrap_or(now), Deadline::Probe(slot)).ok();
+            match path.timer {
+                // An answer: what it leads to need not wait until it would have been given up.
+                Some(_) => self.path_is_due(slot),
+                None => path.timer = self.wheel.schedule(now, Deadline::Probe(slot)).ok(),
+            }
         }
     }
 
-    /// The path's timer is due: what there is to send goes with what waits.
+    /// There is something to do about the path: it is done when what waits is sent, at the end of this batch or pass.
     pub(super) fn path_is_due(&mut self, slot: SessionSlot) {
         let now = self.now;
         let Some(path) = session_mut(self.sessions, slot).and_then(|session| session.path.as_mut()) else {
             return;
         };
-        path.timer = None;
+        // It may be the one that has just run out; then it names nothing any more.
+        if let Some(timer) = path.timer.take() {
+            self.wheel.cancel(timer);
+        }
         if self.waiting.push(slot).is_err() {
             // So many others wait that there is no place in this pass.
             path.timer = self.wheel.schedule(now, Deadline::Probe(slot)).ok();

@@ -45,6 +45,8 @@ pub const RAISE_INTERVAL_MAX: Duration = Duration::from_secs(600);
 pub const PROBE_TIMER_UNKNOWN: Duration = Duration::from_secs(1);
 /// Shortest wait for an answer once the round trip is known: what a busy peer or a full queue may add to a short path.
 pub const PROBE_TIMER_MIN: Duration = Duration::from_millis(200);
+/// Longest wait for one answer. It bounds how long a black hole lasts behind a full queue; the answer to an earlier probe counts as well.
+pub const PROBE_TIMER_MAX: Duration = Duration::from_secs(4);
 /// Round trips that an answer is awaited. Each further probe of a size waits twice as long as the one before.
 pub const PROBE_TIMER_ROUND_TRIPS: u32 = 2;
 /// Time to the first search for more. It doubles with every search in vain, up to [`RAISE_INTERVAL_MAX`]: three probes may be lost by
@@ -280,7 +282,7 @@ impl PathMtu {
         let wait = self
             .round_trip
             .map_or(PROBE_TIMER_UNKNOWN, |known| known.saturating_mul(PROBE_TIMER_ROUND_TRIPS).max(PROBE_TIMER_MIN));
-        self.deadline = now.plus(wait.saturating_mul(1 << self.tries));
+        self.deadline = now.plus(wait.saturating_mul(1 << self.tries).min(PROBE_TIMER_MAX));
         self.tokens[self.tries] = token;
         self.tries += 1;
         Probe { token, len: self.candidate }

@@ -85,7 +85,8 @@ fn lower(segment: &mut [u8], at: usize, most: u16, partial_checksum: bool) -> bo
     if !partial_checksum {
         let checksum = u16::from_be_bytes([segment[CHECKSUM], segment[CHECKSUM + 1]]);
         // At an odd offset the number lies across two words of the sum; its bytes count the other way round there (RFC 1071 §2(B)).
-        let (before, after) = if at % 2 == 0 { (value, most) } else { (value.swap_bytes(), most.swap_bytes()) };
+        let (before, after) =
+            if at.is_multiple_of(2) { (value, most) } else { (value.swap_bytes(), most.swap_bytes()) };
         [segment[CHECKSUM], segment[CHECKSUM + 1]] = updated(checksum, before, after).to_be_bytes();
     }
     true
