@@ -376,6 +376,11 @@ mod tests {
         }
         assert_eq!(with("io = \"mmsg\"").unwrap().wan.io, WanIo::Mmsg);
         assert_eq!(with("io = \"uring\"").unwrap().wan.io, WanIo::Uring);
+        assert_eq!(with("").unwrap().wan.dscp, Dscp::Clear);
+        assert_eq!(with("dscp = \"copy\"").unwrap().wan.dscp, Dscp::Copy);
+        assert_eq!(with("dscp = \"clear\"").unwrap().wan.dscp, Dscp::Clear);
+        let answer = "weir.toml:3:8: `wan.dscp`: \"keep\" is no DSCP policy: write \"copy\" or \"clear\"";
+        refused("dscp = \"keep\"", answer);
     }
 
     #[test]
