@@ -416,6 +416,11 @@ mod tests {
         assert_eq!(with("[tun]\noffload = \"auto\"").unwrap().tun.offload, TunOffload::Auto);
         assert_eq!(with("[workers]\nlatency = \"spin\"").unwrap().workers.latency, Latency::Spin);
         assert_eq!(with("[workers]\nlatency = \"balanced\"").unwrap().workers.latency, Latency::Balanced);
+        assert_eq!(with("").unwrap().wan.dscp, Dscp::Clear);
+        assert_eq!(with("dscp = \"copy\"").unwrap().wan.dscp, Dscp::Copy);
+        assert_eq!(with("dscp = \"clear\"").unwrap().wan.dscp, Dscp::Clear);
+        let answer = "weir.toml:3:8: `wan.dscp`: \"keep\" is no DSCP policy: write \"copy\" or \"clear\"";
+        refused("dscp = \"keep\"", answer);
     }
 
     #[test]

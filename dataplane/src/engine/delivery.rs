@@ -68,7 +68,8 @@ impl Delivery {
                 Place { frame: ARENA, start: start as u32, len }
             }
         };
-        if !self.late.is_empty() || !self.coalescer.push(inner, packet, place) {
+        // Once full, it stays so until the flush: what is late stays behind.
+        if !self.coalescer.push(inner, packet, place) {
             if self.late.len() == LATE_MAX {
                 return Err(DropReason::LanQueueFull);
             }

@@ -111,7 +111,7 @@ pub trait TxSink {
     /// Queues the first `len` bytes of the slot lent last. Order of commits is order on the wire.
     fn commit(&mut self, len: usize, meta: TxMeta);
 
-    /// Whether frames with an [`Offload`] may be committed.
+    /// Whether frames with an [`Offload`] may be committed. Then there are slots of [`SUPERPACKET_LEN_MAX`] bytes.
     fn takes_offloads(&self) -> bool {
         false
     }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::rig::*;
+use crate::engine::offload::Segments;
+use crate::engine::port::{Offload, Segmentation};
 use crate::engine::*;
 
 /// Bytes that look like something often enough to get beyond the first check.
@@ -83,6 +85,41 @@ proptest! {
         let sent = moved.get("lan_to_wan_packets").copied().unwrap_or(0);
         let dropped: u64 = DropReason::ALL.iter().filter_map(|reason| moved.get(reason.name())).sum();
         prop_assert_eq!(sent + dropped, count);
+    }
+
+    #[test]
+    fn no_offload_that_the_kernel_may_ask_for_makes_the_engine_panic_and_each_segment_is_sent_or_counted(
+        frames in prop::collection::vec(
+            (likely_plaintext(), 20usize..9000, any::<Option<(bool, u16)>>(), any::<Option<(u16, u16)>>()),
+            1..20,
+        ),
+    ) {
+        let (mut two, ..) = gateway(lane::Limits::default());
+        let mut burst = Burst(vec![]);
+        let mut expected = 0;
+        for (i, (bytes, len, cut, checksum)) in frames.into_iter().enumerate() {
+            let mut packet = if i % 3 == 0 { bytes } else { v4(2, 1, len, i) };
+            if i % 3 == 1 && len >= 40 {
+                // Something with a TCP header, right or not.
+                packet[9] = 6;
+                packet[32] = 0x50;
+                inner::testing::fix_checksum(&mut packet);
+            }
+            let cut = cut.map(|(is_tcp, segment)| {
+                (if is_tcp { Segmentation::Tcp { cwr: true } } else { Segmentation::Udp }, segment % 2000)
+            });
+            // Half of the places are where they should be.
+            let checksum = checksum.map(|(start, at)| if at % 2 == 0 { (20, at % 40) } else { (start, at) });
+            let offload = Offload { cut, checksum };
+            let segments = Inner::parse(&packet).and_then(|inner| Segments::new(&packet, &inner, offload));
+            expected += segments.map_or(1, |segments| segments.count()) as u64;
+            burst.0.push((packet, RxMeta { offload, ..RxMeta::default() }));
+        }
+        two.encapsulate(START, burst);
+        let moved: BTreeMap<_, _> = two.moved().into_iter().collect();
+        let sent = moved.get("lan_to_wan_packets").copied().unwrap_or(0);
+        let dropped: u64 = DropReason::ALL.iter().filter_map(|reason| moved.get(reason.name())).sum();
+        prop_assert_eq!(sent + dropped, expected);
     }
 
     #[test]

@@ -179,7 +179,7 @@ fn a_refused_install_changes_nothing_and_leaves_the_reservation_open() {
     let (reservation, _) = reserve(&mut state, 2, START);
     let good = install(&state, 7, reservation);
     let many = |count: u32| (0..count).map(|i| Prefix::host(std::net::Ipv4Addr::from_bits(i << 8).into())).collect();
-    let refusals: [Spoiled<'_>; 14] = [
+    let refusals: [Spoiled<'_>; 16] = [
         ("incarnation 0x2", &|i| i.incarnation.0 = 2),
         ("reservation", &|i| i.reservation.0 ^= 1),
         ("1 lanes", &|i| i.peer.indices.truncate(1)),
@@ -192,6 +192,8 @@ fn a_refused_install_changes_nothing_and_leaves_the_reservation_open() {
         ("no address", &|i| i.endpoint.set_ip("ff02::1".parse().unwrap())),
         ("1279", &|i| i.inner_mtu = INNER_MTU_MIN - 1),
         ("547", &|i| i.datagram_len_max = DATAGRAM_LEN_MIN - 1),
+        ("a rate of 999", &|i| i.rate = Some(RateLimit { bytes_per_s: RATE_MIN - 1, burst: RATE_BURST_MIN })),
+        ("burst of 65535", &|i| i.rate = Some(RateLimit { bytes_per_s: RATE_MIN, burst: RATE_BURST_MIN - 1 })),
         ("send nothing", &|i| i.sources = vec![]),
         ("256", &|i| i.sources = many(SOURCES_MAX as u32 + 1)),
     ];
@@ -205,6 +207,7 @@ fn a_refused_install_changes_nothing_and_leaves_the_reservation_open() {
     (good.inner_mtu, good.datagram_len_max) = (INNER_MTU_MIN, DATAGRAM_LEN_MIN);
     good.peer.indices = vec![1; usize::from(WORKERS_MAX)];
     good.sources = many(SOURCES_MAX as u32);
+    good.rate = Some(RateLimit { bytes_per_s: RATE_MIN, burst: RATE_BURST_MIN });
     done(&mut state, Request::Install(Box::new(good)), START);
 }
 
