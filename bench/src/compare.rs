@@ -33,7 +33,11 @@ use serde::Serialize;
 use self::metric::Measure;
 use self::report::{Entry, Report};
 use self::subject::Subject;
+use crate::stream::Sizes;
 use crate::{Error, Result, micro};
+
+/// Frame sizes of the generator runs, FCS included. IMIX with frames that fit the tunnel: a frame too long is refused, not lost.
+const SIZES: [Sizes; 4] = [Sizes::Fixed(64), Sizes::Fixed(512), Sizes::Fixed(1400), Sizes::TunnelImix];
 
 /// How to compare.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -45,6 +49,12 @@ pub struct Plan {
     pub rounds: u32,
     /// Length of each TCP transfer, flat-out run and echo run.
     pub duration: Duration,
+    /// Numbers of TCP streams.
+    pub streams: Vec<u32>,
+    /// Frame sizes of the generator.
+    pub sizes: Vec<Sizes>,
+    /// Numbers of flows of the generator.
+    pub flows: Vec<u32>,
     /// Length of each trial of a search, and of the runs that count bytes.
     pub trial: Duration,
     /// Most trials of a search.
@@ -63,6 +73,9 @@ impl Default for Plan {
             measures: Measure::ALL.into(),
             rounds: 5,
             duration: Duration::from_secs(2),
+            streams: vec![1, 8],
+            sizes: SIZES.to_vec(),
+            flows: vec![1, 1000],
             trial: Duration::from_millis(400),
             trials: 12,
             tolerance: 0.03,
@@ -79,6 +92,9 @@ impl Plan {
         Self {
             rounds: 1,
             duration: Duration::from_millis(200),
+            streams: vec![1],
+            sizes: vec![Sizes::Fixed(64)],
+            flows: vec![1],
             trial: Duration::from_millis(50),
             trials: 3,
             tolerance: 0.3,

@@ -25,12 +25,6 @@ use crate::sys::clock::monotonic_ns;
 use crate::sys::udp;
 use crate::{Error, Result};
 
-/// Frame sizes of the generator runs, FCS included. IMIX with frames that fit the tunnel: a frame too long is refused, not lost.
-pub(super) const SIZES: [Sizes; 4] = [Sizes::Fixed(64), Sizes::Fixed(512), Sizes::Fixed(1400), Sizes::TunnelImix];
-/// Numbers of flows.
-pub(super) const FLOWS: [u32; 2] = [1, 1000];
-/// Numbers of TCP streams.
-const STREAMS: [u32; 2] = [1, 8];
 /// Most that the paced generator sends: AF_XDP in copy mode on one core.
 const PACED_MAX_PPS: f64 = 1_000_000.0;
 /// A search begins above what arrives flat out: less than all of it is lost there, so the rate without loss is below.
@@ -123,7 +117,7 @@ impl Bench<'_> {
     fn tcp(&mut self) -> Result<()> {
         let (h1, h2) = (self.rig.h1(), self.rig.h2());
         for family in [Family::V4, Family::V6].into_iter().filter(|family| self.ready.subject.carries(*family)) {
-            for streams in STREAMS {
+            for &streams in &self.plan.streams {
                 let (busy, start_ns) = (system::busy_seconds()?, monotonic_ns());
                 let transfer = tcp_transfers(h1, h2, h2.lan.address(family), self.plan.duration, streams)?;
                 let elapsed = (monotonic_ns() - start_ns) as f64 / 1e9;
@@ -148,8 +142,8 @@ impl Bench<'_> {
 
     fn saturated(&mut self) -> Result<()> {
         let mut sink = self.sink()?;
-        for sizes in SIZES {
-            for flows in FLOWS {
+        for &sizes in &self.plan.sizes {
+            for &flows in &self.plan.flows {
                 let stream = self.stream(sizes, flows);
                 let sent = flood(self.rig.h1(), self.rig.h1().lan.name, &stream, Amount::Duration(self.plan.duration))?;
                 let report = Report::new(&sent, &sink.settle(QUIET.0, QUIET.1)?);
@@ -162,8 +156,8 @@ impl Bench<'_> {
 
     fn searches(&mut self) -> Result<()> {
         let sink = self.sink()?;
-        for sizes in SIZES {
-            for flows in FLOWS {
+        for &sizes in &self.plan.sizes {
+            for &flows in &self.plan.flows {
                 let stream = self.stream(sizes, flows);
                 let flat_out = self.round.values.get(&Metric::Saturated { sizes, flows });
                 let limit = flat_out.map_or(PACED_MAX_PPS, |mpps| (mpps * 1e6 * HEADROOM).clamp(1e4, PACED_MAX_PPS));
@@ -236,7 +230,7 @@ impl Bench<'_> {
     fn wire(&mut self) -> Result<()> {
         let mut sink = self.sink()?;
         let (h1, g1) = (self.rig.h1(), self.rig.g1());
-        for sizes in [Sizes::Fixed(64), Sizes::TunnelImix] {
+        for sizes in [Sizes::Fixed(64), Sizes::TunnelImix].into_iter().filter(|sizes| self.plan.sizes.contains(sizes)) {
             let (stream, rate) = (self.stream(sizes, 1), self.half_rate(sizes));
             for whole in [true, false] {
                 for feature in ["tx-udp-segmentation", "tx-tcp-segmentation", "tx-tcp6-segmentation"] {
