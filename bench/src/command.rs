@@ -9,9 +9,14 @@ use clap::Args;
 use weir_bench::compare::metric::Measure;
 use weir_bench::compare::subject::Subject;
 use weir_bench::compare::{self, Plan};
+use weir_bench::profile::{self, Load};
+use weir_bench::stream::Sizes;
 use weir_bench::{Error, Result};
 
 use crate::parse_seconds;
+
+/// Longest time that is sampled, seconds: a minute of all cores is some hundred MB of stacks.
+const SAMPLED_MAX: f64 = 60.0;
 
 /// Weir, the kernel and other programs on the same rig.
 #[derive(Args)]
@@ -93,6 +98,62 @@ impl CompareArgs {
         }
         let missed = report.targets.iter().any(|target| !target.met);
         Ok(if self.check && missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}
+
+/// Where the time goes.
+#[derive(Args)]
+pub(crate) struct ProfileArgs {
+    /// Who is profiled: a name of `compare`
+    #[arg(long, default_value = "weir-auto")]
+    subject: String,
+    /// TCP streams; without it the generator sends datagrams
+    #[arg(long, conflicts_with_all = ["size", "flows"])]
+    tcp: Option<u32>,
+    /// Frame size in bytes with FCS (64 to 1518), imix or tunnel-imix
+    #[arg(long, default_value = "64")]
+    size: Sizes,
+    /// Number of flows
+    #[arg(long, default_value_t = 1)]
+    flows: u32,
+    /// Seconds to sample for, at most a minute
+    #[arg(long, default_value_t = 5.0, value_parser = parse_seconds)]
+    seconds: f64,
+    /// Draw the flame graph into this file
+    #[arg(long, default_value = "profile.svg")]
+    svg: PathBuf,
+    /// Write the stacks to this file, one a line with its count
+    #[arg(long)]
+    folded: Option<PathBuf>,
+}
+
+impl ProfileArgs {
+    /// Profiles, prints the lists and writes the files.
+    pub(crate) fn run(&self) -> Result<()> {
+        let unclear = |detail| Error::Broken { what: "choosing the subject".into(), detail };
+        let subjects = Subject::choose(std::slice::from_ref(&self.subject)).map_err(unclear)?;
+        let [subject] = &subjects[..] else {
+            return Err(unclear(format!("{} is more than one", self.subject)));
+        };
+        let load = match self.tcp {
+            Some(streams) => Load::Tcp { streams },
+            None => Load::Udp { sizes: self.size, flows: self.flows },
+        };
+        write(&self.svg, "")?;
+        let seconds = self.seconds.min(SAMPLED_MAX);
+        eprintln!("… sampling {} for {seconds} s", self.subject);
+        let profile = profile::record(subject, load, Duration::from_secs_f64(seconds))?;
+        let title = match load {
+            Load::Tcp { streams } => format!("{}, TCP, {streams} stream(s)", self.subject),
+            Load::Udp { sizes, flows } => format!("{}, frames of {sizes} flat out, {flows} flow(s)", self.subject),
+        };
+        write(&self.svg, &profile::flame::graph(&title, &profile))?;
+        if let Some(file) = &self.folded {
+            write(file, &profile.folded())?;
+        }
+        print!("{title}\n{}", profile::tables(&profile));
+        println!("\nflame graph: {}", self.svg.display());
+        Ok(())
     }
 }
 

@@ -16,6 +16,7 @@
 //! - [`pair`]: two of them with a session between;
 //! - [`demo`]: the whole house in half a minute, with real programs as judges;
 //! - [`compare`]: Weir, the kernel and other programs on the same rig;
+//! - [`profile`]: where the time goes, by `perf`;
 //! - [`table`], [`plot`]: columns and drawings for people;
 //! - [`micro`]: one number for one piece: AEAD, look-up, engine, `wan`;
 //! - [`layout`]: what the eBPF programs and this crate share;
@@ -39,6 +40,7 @@ pub mod pair;
 pub mod pcap;
 pub mod plain;
 pub mod plot;
+pub mod profile;
 pub mod rig;
 pub mod sink;
 pub mod stream;

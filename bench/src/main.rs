@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use command::CompareArgs;
+use command::{CompareArgs, ProfileArgs};
 use weir_bench::demo::{self, DemoConfig};
 use weir_bench::generator::{self, Amount, Sent};
 use weir_bench::plain::{self, PlainConfig};
@@ -43,6 +43,8 @@ enum Command {
     Plain(PlainArgs),
     /// Compare Weir with the kernel and with other programs
     Compare(CompareArgs),
+    /// Sample a subject under load with perf: flame graph and busiest symbols
+    Profile(ProfileArgs),
     /// Measure single pieces: AEAD, route look-up, engine, wan
     Micro {
         /// Print JSON
@@ -239,6 +241,7 @@ fn main() -> ExitCode {
         Command::Sink(args) => done(count(&args)),
         Command::Plain(args) => done(measure_plain(&args)),
         Command::Compare(args) => args.run(),
+        Command::Profile(args) => done(args.run()),
         Command::Micro { json } => done(measure_pieces(json)),
     });
     match result {

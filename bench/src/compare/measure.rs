@@ -27,8 +27,6 @@ use crate::{Error, Result};
 
 /// Most that the paced generator sends: AF_XDP in copy mode on one core.
 const PACED_MAX_PPS: f64 = 1_000_000.0;
-/// A search begins above what arrives flat out: less than all of it is lost there, so the rate without loss is below.
-const HEADROOM: f64 = 1.2;
 /// Rate for the runs beside a load when no rate is known: a tenth of what slow gateways carry.
 const FALLBACK_PPS: f64 = 10_000.0;
 /// Between echo requests to an idle subject: long enough for everybody to fall asleep.
@@ -160,8 +158,8 @@ impl Bench<'_> {
             for &flows in &self.plan.flows {
                 let stream = self.stream(sizes, flows);
                 let flat_out = self.round.values.get(&Metric::Saturated { sizes, flows });
-                let limit = flat_out.map_or(PACED_MAX_PPS, |mpps| (mpps * 1e6 * HEADROOM).clamp(1e4, PACED_MAX_PPS));
-                let search = self.search(&sink, &stream, limit)?;
+                let start = flat_out.map_or(PACED_MAX_PPS, |mpps| (mpps * 1e6).clamp(FALLBACK_PPS, PACED_MAX_PPS));
+                let search = self.search(&sink, &stream, start)?;
                 self.set(Metric::Ndr { sizes, flows }, search.found(0.0).unwrap_or(0.0) / 1e6);
                 self.set(Metric::Pdr { sizes, flows }, search.found(PDR_LOSS).unwrap_or(0.0) / 1e6);
             }
@@ -169,8 +167,8 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn search(&self, sink: &Sink, stream: &Stream, limit: f64) -> Result<Search> {
-        let mut search = Search::new(limit, self.plan.tolerance);
+    fn search(&self, sink: &Sink, stream: &Stream, start: f64) -> Result<Search> {
+        let mut search = Search::new(start, PACED_MAX_PPS, self.plan.tolerance);
         for allowed in [0.0, PDR_LOSS] {
             while let Some(rate) = search.next(allowed).filter(|_| search.len() < self.plan.trials) {
                 let before = sink.datagrams()?;
