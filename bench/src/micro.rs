@@ -4,9 +4,14 @@
 //! moment is busy for all of them. Nothing here asserts: tests are not timed.
 
 mod aead;
+mod bundling;
 mod classifier;
 mod engine;
+mod lanes;
 mod lookup;
+mod memory;
+mod planes;
+mod scale;
 
 use std::time::Instant;
 
@@ -105,17 +110,54 @@ fn compare(mut subjects: Vec<Subject<'_>>) -> Vec<Figure> {
 /// # Errors
 /// When the eBPF object does not load (it needs root).
 pub fn run(mut progress: impl FnMut(&str)) -> Result<Vec<Figure>> {
-    progress("AEAD: seal, both libraries");
-    let mut figures = compare(aead::subjects());
+    // First, while the allocator has nothing to give again.
+    progress("10,000 sessions, 100,000 routes");
+    let scale = scale::figures();
+    progress("copy, checksum, replay window, memory port");
+    let mut figures = compare(memory::subjects());
+    progress("AEAD: seal, both libraries; engine without I/O");
+    figures.extend(compare(aead::subjects().into_iter().chain(engine::subjects()).collect()));
+    let ratios: Vec<_> = RATIOS.iter().filter_map(|ratio| ratio.of(&figures)).collect();
+    figures.extend(ratios);
     progress("longest-prefix match");
     let tables = lookup::Tables::build();
     figures.extend(compare(tables.subjects()));
-    progress("engine without I/O");
-    figures.extend(compare(engine::subjects()));
+    progress("bundling: bytes, sends, loss");
+    figures.extend(compare(bundling::subjects()));
+    progress("two workers, interleaved lanes");
+    figures.extend(compare(lanes::subjects()));
+    figures.extend(scale);
     progress("wan, by BPF test run");
     let mut wan = classifier::Wan::load()?;
     figures.extend(compare(wan.subjects()));
     Ok(figures)
+}
+
+/// Figures that are promised in terms of others.
+struct Ratio {
+    of: &'static str,
+    to: &'static str,
+    at_most: f64,
+}
+
+const RATIOS: [Ratio; 2] = [
+    Ratio { of: engine::SEAL_WHOLE, to: aead::SEAL_1400, at_most: 1.25 },
+    Ratio { of: engine::SEAL_CUT, to: aead::SEAL_1400, at_most: 1.4 },
+];
+
+impl Ratio {
+    fn of(&self, figures: &[Figure]) -> Option<Figure> {
+        let find = |what: &str| figures.iter().find(|figure| figure.what == what);
+        let (of, to) = (find(self.of)?, find(self.to)?);
+        Some(Figure {
+            what: format!("{} / {}", self.of, self.to),
+            unit: "ratio",
+            median: of.median / to.median,
+            least: of.least / to.least,
+            most: of.most / to.most,
+            target: Some(Target { value: self.at_most, at_least: false }),
+        })
+    }
 }
 
 /// The figures as columns.
