@@ -194,10 +194,10 @@ impl Tunnel {
         let cert = program.with_file_name("nebula-cert");
         let sign = |arguments: &[&str]| run(Command::new(&cert).current_dir(self._directory.path()).args(arguments));
         sign(&["ca", "-name", "bench", "-out-crt", "ca.crt", "-out-key", "ca.key"])?;
-        for side in 0..2 {
+        for (side, gateway) in gateways.into_iter().enumerate() {
             let (name, address) = (format!("g{}", side + 1), text(tun_addresses(side)[0]));
             let (crt, key) = (format!("{name}.crt"), format!("{name}.key"));
-            let lan = v4(gateways[side]);
+            let lan = v4(gateway);
             sign(&[
                 "sign", "-ca-crt", "ca.crt", "-ca-key", "ca.key", "-name", &name, "-ip", &address, "-subnets", &lan,
                 "-out-crt", &crt, "-out-key", &key,

@@ -121,7 +121,7 @@ mod tests {
         let hex = |text: &str| -> [u8; 32] {
             std::array::from_fn(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap())
         };
-        let alice = KeyPair::of(hex("77076d0a7318a57d3c16c17251b26645df4c2f92ebc0992ac177fba51db92c2a")).unwrap();
+        let alice = KeyPair::of(hex("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a")).unwrap();
         assert_eq!(alice.public, hex("8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a"));
         assert_ne!(KeyPair::random().unwrap(), KeyPair::random().unwrap());
     }

@@ -70,7 +70,7 @@ fn open(engines: &mut [Engine], bursts: [(Vec<u8>, RxMeta); 2], buffers: &mut [V
 fn ratio() -> f64 {
     let Some([mut ones, mut twos]) = pair(2) else { return f64::NAN };
     let (mut own, mut mixed) = (Duration::ZERO, Duration::ZERO);
-    let mut buffers = vec![Vec::with_capacity(65_536); BURST_LEN];
+    let mut buffers: Vec<_> = (0..BURST_LEN).map(|_| Vec::with_capacity(65_536)).collect();
     for burst in 0..2 * BURSTS {
         let lanes = [datagrams(&mut ones[0]), datagrams(&mut ones[1])];
         let len = lanes[0][0].len();
