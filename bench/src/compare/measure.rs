@@ -177,7 +177,7 @@ impl Bench<'_> {
                 let arrived = sink.quiesce(QUIET.0, QUIET.1)?.saturating_sub(before);
                 let loss = sent.frames.saturating_sub(arrived) as f64 / sent.frames.max(1) as f64;
                 // A sender that is late offers less than it was asked to; never more.
-                search.record(Trial { rate_pps: sent.pps().min(rate), loss });
+                search.record(rate, Trial { rate_pps: sent.pps().min(rate), loss });
             }
         }
         Ok(search)

@@ -55,8 +55,12 @@ impl Search {
         ((high - low) > self.tolerance * high).then_some(f64::midpoint(low, high))
     }
 
-    /// Notes a trial. Its rate is what was sent, which may be less than what was asked for.
-    pub fn record(&mut self, trial: Trial) {
+    /// Notes a trial that was asked to send at `asked_pps`. When less was sent, and all of it arrived, the sender is at its limit, and so is
+    /// the search.
+    pub fn record(&mut self, asked_pps: f64, trial: Trial) {
+        if trial.loss == 0.0 && trial.rate_pps < asked_pps * (1.0 - self.tolerance) {
+            self.limit_pps = self.limit_pps.min(trial.rate_pps);
+        }
         self.trials.push(trial);
     }
 
@@ -96,7 +100,7 @@ mod tests {
         for &allowed in allowed {
             while let Some(rate_pps) = search.next(allowed) {
                 let loss = if rate_pps > capacity { 1.0 - capacity / rate_pps } else { 0.0 };
-                search.record(Trial { rate_pps, loss });
+                search.record(rate_pps, Trial { rate_pps, loss });
                 assert!(search.len() < 60, "{search:?}");
             }
         }
@@ -132,17 +136,26 @@ mod tests {
     fn loss_at_the_limit_is_good_and_above_it_bad() {
         let mut search = Search::new(100.0, 100.0, 0.02);
         assert_eq!((search.found(0.0), search.is_empty(), search.next(0.0)), (None, true, Some(100.0)));
-        search.record(Trial { rate_pps: 100.0, loss: 0.0051 });
+        search.record(100.0, Trial { rate_pps: 100.0, loss: 0.0051 });
         assert_eq!((search.found(PDR_LOSS), search.next(PDR_LOSS)), (None, Some(50.0)));
-        search.record(Trial { rate_pps: 50.0, loss: 0.005 });
+        search.record(50.0, Trial { rate_pps: 50.0, loss: 0.005 });
         assert_eq!((search.found(PDR_LOSS), search.found(0.0)), (Some(50.0), None));
+    }
+
+    #[test]
+    fn a_sender_at_its_limit_ends_the_search() {
+        let mut search = Search::new(100.0, 1000.0, 0.02);
+        search.record(100.0, Trial { rate_pps: 99.0, loss: 0.0 });
+        assert_eq!(search.next(0.0), Some(148.5), "a little late is not at the limit");
+        search.record(148.5, Trial { rate_pps: 120.0, loss: 0.0 });
+        assert_eq!((search.next(0.0), search.next(PDR_LOSS), search.found(0.0)), (None, None, Some(120.0)));
     }
 
     #[test]
     fn a_good_trial_above_a_bad_one_does_not_count() {
         let mut search = Search::new(100.0, 100.0, 0.02);
         for (rate_pps, loss) in [(100.0, 0.0), (60.0, 0.1), (40.0, 0.0)] {
-            search.record(Trial { rate_pps, loss });
+            search.record(rate_pps, Trial { rate_pps, loss });
         }
         assert_eq!(search.found(0.0), Some(40.0));
     }

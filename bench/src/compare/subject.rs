@@ -29,7 +29,7 @@ const VARIANTS: &[(&str, &[(&str, &str)])] = &[
     ("uring", &[("wan.io", "\"uring\"")]),
     ("mmsg", &[("wan.io", "\"mmsg\"")]),
     ("spin", &[("workers.latency", "\"spin\"")]),
-    ("gro", &[("lan.gro_forwarding", "true")]),
+    ("no-gro", &[("lan.gro_forwarding", "false")]),
     ("xsk-rx", &[("wan.rx", "\"xsk\""), ("wan.tx", "\"socket\""), ("lan.rx", "\"tun\"")]),
     ("xsk-wan", &[("wan.rx", "\"xsk\""), ("wan.tx", "\"xsk\""), ("lan.rx", "\"tun\"")]),
     ("xsk-lan", &[("wan.rx", "\"socket\""), ("wan.tx", "\"socket\""), ("lan.rx", "\"xsk\""), ("lan.tx", "\"xsk\"")]),
