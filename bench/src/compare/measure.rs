@@ -121,8 +121,9 @@ impl Bench<'_> {
                 let elapsed = (monotonic_ns() - start_ns) as f64 / 1e9;
                 let worked = system::busy_seconds()? - busy - self.idle_busy * elapsed;
                 self.set(Metric::Tcp { family, streams }, transfer.gbps);
-                if family == Family::V4 && streams == 1 && transfer.bytes > 0 {
-                    self.set(Metric::CpuPerGb, worked.max(0.0) / (transfer.bytes as f64 / 1e9));
+                // A machine that was busier before than during the run says nothing about it.
+                if family == Family::V4 && streams == 1 && transfer.bytes > 0 && worked > 0.0 {
+                    self.set(Metric::CpuPerGb, worked / (transfer.bytes as f64 / 1e9));
                 }
             }
         }
