@@ -63,6 +63,8 @@ pub struct Transfer {
     pub gbps: f64,
     /// Segments sent again.
     pub retransmits: u64,
+    /// Bytes of payload.
+    pub bytes: u64,
 }
 
 /// One TCP stream from one host to another.
@@ -70,6 +72,20 @@ pub struct Transfer {
 /// # Errors
 /// [`Error::MissingProgram`], [`Error::ProgramFailed`].
 pub fn tcp_transfer(from: &Namespace, to: &Namespace, address: IpAddr, duration: Duration) -> Result<Transfer> {
+    tcp_transfers(from, to, address, duration, 1)
+}
+
+/// Several TCP streams at once from one host to another, summed up.
+///
+/// # Errors
+/// As [`tcp_transfer`].
+pub fn tcp_transfers(
+    from: &Namespace,
+    to: &Namespace,
+    address: IpAddr,
+    duration: Duration,
+    streams: u32,
+) -> Result<Transfer> {
     let program = "iperf3";
     let package = "iperf3";
     let mut command = to.command(program);
@@ -79,13 +95,15 @@ pub fn tcp_transfer(from: &Namespace, to: &Namespace, address: IpAddr, duration:
     let start = Instant::now();
     loop {
         let mut client = from.command(program);
-        client.args(["-J", "-t", &seconds, "--connect-timeout", "3000", "-c"]).arg(address.to_string());
+        client.args(["-J", "-t", &seconds, "-P", &streams.to_string(), "--connect-timeout", "3000", "-c"]);
+        client.arg(address.to_string());
         let output = run(program, package, &mut client)?;
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).map_err(|_| failed(program, &output))?;
         let number = |path: &str| report.pointer(path).and_then(serde_json::Value::as_f64);
         if let Some(bps) = number("/end/sum_received/bits_per_second") {
             let retransmits = number("/end/sum_sent/retransmits").unwrap_or(0.0) as u64;
-            return Ok(Transfer { gbps: bps / 1e9, retransmits });
+            let bytes = number("/end/sum_received/bytes").unwrap_or(0.0) as u64;
+            return Ok(Transfer { gbps: bps / 1e9, retransmits, bytes });
         }
         let detail = report["error"].as_str().unwrap_or("no result").to_owned();
         // The server serves one client, and a refused one does not count: asking again is the way to see it listen.

@@ -10,6 +10,7 @@
 //! Its configuration, its log and its socket live in a directory of its own below the temporary one. A [`Gateway`] owns its process by id:
 //! dropping it stops the process, and a process whose bench dies is told by the kernel. It knows nothing of sessions: see [`crate::pair`].
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -57,6 +58,8 @@ pub struct GatewayConfig {
     pub pin: Option<PathBuf>,
     /// Let the process live on when the bench ends.
     pub outlive: bool,
+    /// Further keys of the file with their values in TOML, as in `("wan.io", "\"uring\"")`. They win over what the fields above say.
+    pub settings: Vec<(String, String)>,
 }
 
 impl Default for GatewayConfig {
@@ -69,13 +72,14 @@ impl Default for GatewayConfig {
             prefixes: Vec::new(),
             pin: None,
             outlive: false,
+            settings: Vec::new(),
         }
     }
 }
 
 impl GatewayConfig {
     /// The configuration file.
-    pub fn toml(&self, socket: &Path) -> String {
+    pub fn toml<'a>(&'a self, socket: &Path) -> String {
         let quoted = |texts: Vec<String>| texts.iter().map(|t| format!("\"{t}\"")).collect::<Vec<_>>().join(", ");
         let attach = match self.attach {
             Attach::Auto => "auto",
@@ -89,19 +93,35 @@ impl GatewayConfig {
             WanIo::Uring => "uring",
             WanIo::Mmsg => "mmsg",
         };
-        let mut text = format!(
-            "[api]\nsocket = \"{}\"\n\n[wan]\ninterface = \"wan\"\nport = {PORT}\nattach = \"{attach}\"\nio = \"{io}\"\n\n\
-             [lan]\ninterfaces = [\"lan\"]\n\n[tun]\nname = \"{TUN}\"\naddresses = [{}]\n\n[routing]\ntable = {TABLE}\nprefixes = [{}]\n",
-            socket.display(),
-            quoted(self.tun_addresses.clone()),
-            quoted(self.prefixes.iter().map(ToString::to_string).collect()),
-        );
-        // Writing to a string does not fail.
+        let mut sections = BTreeMap::<&str, BTreeMap<&str, String>>::new();
+        let mut set = |key: &'a str, value: String| {
+            let (section, name) = key.split_once('.').unwrap_or(("", key));
+            sections.entry(section).or_default().insert(name, value);
+        };
+        set("api.socket", format!("\"{}\"", socket.display()));
+        set("wan.interface", "\"wan\"".into());
+        set("wan.port", PORT.to_string());
+        set("wan.attach", format!("\"{attach}\""));
+        set("wan.io", format!("\"{io}\""));
+        set("lan.interfaces", "[\"lan\"]".into());
+        set("tun.name", format!("\"{TUN}\""));
+        set("tun.addresses", format!("[{}]", quoted(self.tun_addresses.clone())));
+        set("routing.table", TABLE.to_string());
+        set("routing.prefixes", format!("[{}]", quoted(self.prefixes.iter().map(ToString::to_string).collect())));
         if !self.cores.is_empty() {
-            let _ = write!(text, "\n[workers]\ncores = {:?}\n", self.cores);
+            set("workers.cores", format!("{:?}", self.cores));
         }
         if let Some(pin) = &self.pin {
-            let _ = write!(text, "\n[bpf]\npin = \"{}\"\n", pin.display());
+            set("bpf.pin", format!("\"{}\"", pin.display()));
+        }
+        for (key, value) in &self.settings {
+            set(key, value.clone());
+        }
+        let mut text = String::new();
+        for (section, keys) in sections {
+            // Writing to a string does not fail. Keys without a section come first, since "" sorts before all others.
+            let _ = if section.is_empty() { Ok(()) } else { writeln!(text, "\n[{section}]") };
+            keys.iter().for_each(|(name, value)| text += &format!("{name} = {value}\n"));
         }
         text
     }
@@ -448,11 +468,13 @@ mod tests {
                         prefixes: vec!["10.0.0.0/8".parse().unwrap()],
                         pin: Some("/sys/fs/bpf/weir".into()),
                         outlive: false,
+                        settings: vec![("tun.mtu".into(), "1300".into()), ("transit".into(), "true".into())],
                     };
                     let read = Config::parse(Path::new("test"), &config.toml(socket)).unwrap();
                     assert_eq!((read.wan.attach, read.wan.io, read.wan.port), (attach, io, PORT));
                     assert_eq!((read.api.socket.as_path(), read.tun.name.as_str()), (socket, TUN));
                     assert_eq!((read.routing.table, read.bpf.pin), (TABLE, config.pin));
+                    assert_eq!((read.tun.mtu, read.transit), (1300, true));
                 }
             }
         }

@@ -15,14 +15,17 @@
 //! - [`gateway`]: a `weir-dataplane` process in a gateway's namespace;
 //! - [`pair`]: two of them with a session between;
 //! - [`demo`]: the whole house in half a minute, with real programs as judges;
-//! - [`table`]: columns for people;
+//! - [`compare`]: Weir, the kernel and other programs on the same rig;
+//! - [`profile`]: where the time goes, by `perf`;
+//! - [`table`], [`plot`]: columns and drawings for people;
 //! - [`micro`]: one number for one piece: AEAD, look-up, engine, `wan`;
 //! - [`layout`]: what the eBPF programs and this crate share;
 //! - [`sys`]: the only unsafe code.
 //!
-//! Only [`gateway`], [`pair`] and [`demo`] know of the packet plane, and only by its API: everything else sees frames go in at h1 and come
+//! Only [`gateway`], [`pair`], [`demo`], [`compare`] and [`micro`] know of the packet plane, and only by its API: everything else sees frames go in at h1 and come
 //! out at h2.
 
+pub mod compare;
 pub mod demo;
 pub mod error;
 pub mod external;
@@ -36,6 +39,8 @@ pub mod object;
 pub mod pair;
 pub mod pcap;
 pub mod plain;
+pub mod plot;
+pub mod profile;
 pub mod rig;
 pub mod sink;
 pub mod stream;

@@ -1,5 +1,7 @@
 //! The command line of the bench.
 
+mod command;
+
 use std::fs::File;
 use std::io::BufWriter;
 use std::net::IpAddr;
@@ -8,6 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use command::{CompareArgs, ProfileArgs};
 use weir_bench::demo::{self, DemoConfig};
 use weir_bench::generator::{self, Amount, Sent};
 use weir_bench::plain::{self, PlainConfig};
@@ -38,6 +41,10 @@ enum Command {
     Sink(SinkArgs),
     /// Measure the kernel's own forwarding on a rig
     Plain(PlainArgs),
+    /// Compare Weir with the kernel and with other programs
+    Compare(CompareArgs),
+    /// Sample a subject under load with perf: flame graph and busiest symbols
+    Profile(ProfileArgs),
     /// Measure single pieces: AEAD, route look-up, engine, wan
     Micro {
         /// Print JSON
@@ -225,17 +232,20 @@ fn parse_rate(text: &str) -> std::result::Result<f64, String> {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    let done = |result: Result<()>| result.map(|()| ExitCode::SUCCESS);
     let result = rig::guard_process().and_then(|()| match cli.command {
-        Command::Demo(args) => demonstrate(&args),
-        Command::Rig(RigCommand::Up(args)) => rig_up(&args),
-        Command::Rig(RigCommand::Clean) => rig_clean(),
-        Command::Gen(args) => generate(&args),
-        Command::Sink(args) => count(&args),
-        Command::Plain(args) => measure_plain(&args),
-        Command::Micro { json } => measure_pieces(json),
+        Command::Demo(args) => done(demonstrate(&args)),
+        Command::Rig(RigCommand::Up(args)) => done(rig_up(&args)),
+        Command::Rig(RigCommand::Clean) => done(rig_clean()),
+        Command::Gen(args) => done(generate(&args)),
+        Command::Sink(args) => done(count(&args)),
+        Command::Plain(args) => done(measure_plain(&args)),
+        Command::Compare(args) => args.run(),
+        Command::Profile(args) => done(args.run()),
+        Command::Micro { json } => done(measure_pieces(json)),
     });
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("weir-bench: {error}");
             ExitCode::FAILURE

@@ -4,14 +4,20 @@
 //! moment is busy for all of them. Nothing here asserts: tests are not timed.
 
 mod aead;
+mod bundling;
 mod classifier;
 mod engine;
+mod lanes;
 mod lookup;
+mod memory;
+mod planes;
+mod scale;
 
 use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::plot::figure;
 use crate::{Result, table};
 
 /// Rounds of each measurement.
@@ -22,17 +28,33 @@ pub const ROUNDS: usize = 7;
 pub struct Figure {
     /// What was measured.
     pub what: String,
-    /// Median over the rounds, in nanoseconds for one operation.
-    pub median_ns: f64,
-    /// Fastest round.
-    pub best_ns: f64,
-    /// Slowest round.
-    pub worst_ns: f64,
+    /// What the figures are in.
+    pub unit: &'static str,
+    /// Median over the rounds.
+    pub median: f64,
+    /// Smallest of all rounds.
+    pub least: f64,
+    /// Largest of all rounds.
+    pub most: f64,
+    /// What was promised.
+    pub target: Option<Target>,
 }
 
-/// Something to measure: its name, and a function that does it so many times and says how long one took, in nanoseconds.
+/// What was promised for a figure.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Target {
+    /// The limit.
+    pub value: f64,
+    /// Whether more than the limit is good.
+    pub at_least: bool,
+}
+
+/// Something to measure: its name, and a function that does a round and says what it gave, in nanoseconds for one operation unless
+/// [`Subject::unit`] says otherwise.
 pub(crate) struct Subject<'a> {
     what: String,
+    unit: &'static str,
+    target: Option<Target>,
     round: Box<dyn FnMut() -> f64 + 'a>,
 }
 
@@ -46,12 +68,24 @@ impl<'a> Subject<'a> {
             }
             start.elapsed().as_nanos() as f64 / f64::from(times)
         };
-        Self { what: what.into(), round: Box::new(round) }
+        Self::measured(what, round)
     }
 
     /// A subject that measures a round by itself.
     fn measured(what: impl Into<String>, round: impl FnMut() -> f64 + 'a) -> Self {
-        Self { what: what.into(), round: Box::new(round) }
+        Self { what: what.into(), unit: "ns", target: None, round: Box::new(round) }
+    }
+
+    fn unit(self, unit: &'static str) -> Self {
+        Self { unit, ..self }
+    }
+
+    fn at_most(self, value: f64) -> Self {
+        Self { target: Some(Target { value, at_least: false }), ..self }
+    }
+
+    fn at_least(self, value: f64) -> Self {
+        Self { target: Some(Target { value, at_least: true }), ..self }
     }
 }
 
@@ -65,8 +99,8 @@ fn compare(mut subjects: Vec<Subject<'_>>) -> Vec<Figure> {
     }
     let figure = |(subject, mut samples): (Subject<'_>, Vec<f64>)| {
         samples.sort_by(f64::total_cmp);
-        let [best_ns, median_ns, worst_ns] = [samples[0], samples[ROUNDS / 2], samples[ROUNDS - 1]];
-        Figure { what: subject.what, median_ns, best_ns, worst_ns }
+        let [least, median, most] = [samples[0], samples[ROUNDS / 2], samples[ROUNDS - 1]];
+        Figure { what: subject.what, unit: subject.unit, median, least, most, target: subject.target }
     };
     subjects.into_iter().zip(samples).map(figure).collect()
 }
@@ -76,26 +110,68 @@ fn compare(mut subjects: Vec<Subject<'_>>) -> Vec<Figure> {
 /// # Errors
 /// When the eBPF object does not load (it needs root).
 pub fn run(mut progress: impl FnMut(&str)) -> Result<Vec<Figure>> {
-    progress("AEAD: seal, both libraries");
-    let mut figures = compare(aead::subjects());
+    // First, while the allocator has nothing to give again.
+    progress("10,000 sessions, 100,000 routes");
+    let scale = scale::figures();
+    progress("copy, checksum, replay window, memory port");
+    let mut figures = compare(memory::subjects());
+    progress("AEAD: seal, both libraries; engine without I/O");
+    figures.extend(compare(aead::subjects().into_iter().chain(engine::subjects()).collect()));
+    let ratios: Vec<_> = RATIOS.iter().filter_map(|ratio| ratio.of(&figures)).collect();
+    figures.extend(ratios);
     progress("longest-prefix match");
     let tables = lookup::Tables::build();
     figures.extend(compare(tables.subjects()));
-    progress("engine without I/O");
-    figures.extend(compare(engine::subjects()));
+    progress("bundling: bytes, sends, loss");
+    figures.extend(compare(bundling::subjects()));
+    progress("two workers, interleaved lanes");
+    figures.extend(compare(lanes::subjects()));
+    figures.extend(scale);
     progress("wan, by BPF test run");
     let mut wan = classifier::Wan::load()?;
     figures.extend(compare(wan.subjects()));
     Ok(figures)
 }
 
+/// Figures that are promised in terms of others.
+struct Ratio {
+    of: &'static str,
+    to: &'static str,
+    at_most: f64,
+}
+
+const RATIOS: [Ratio; 2] = [
+    Ratio { of: engine::SEAL_WHOLE, to: aead::SEAL_1400, at_most: 1.25 },
+    Ratio { of: engine::SEAL_CUT, to: aead::SEAL_1400, at_most: 1.4 },
+];
+
+impl Ratio {
+    fn of(&self, figures: &[Figure]) -> Option<Figure> {
+        let find = |what: &str| figures.iter().find(|figure| figure.what == what);
+        let (of, to) = (find(self.of)?, find(self.to)?);
+        Some(Figure {
+            what: format!("{} / {}", self.of, self.to),
+            unit: "ratio",
+            median: of.median / to.median,
+            least: of.least / to.least,
+            most: of.most / to.most,
+            target: Some(Target { value: self.at_most, at_least: false }),
+        })
+    }
+}
+
 /// The figures as columns.
 pub fn render(figures: &[Figure]) -> String {
     let row = |f: &Figure| {
-        [f.what.clone(), format!("{:.0}", f.median_ns), format!("{:.0}", f.best_ns), format!("{:.0}", f.worst_ns)]
+        let target = f.target.map_or_else(String::new, |target| {
+            let met = if target.at_least { f.median >= target.value } else { f.median <= target.value };
+            let sign = if target.at_least { "≥" } else { "≤" };
+            format!("{sign} {}{}", figure(target.value), if met { "" } else { " MISSED" })
+        });
+        [f.what.clone(), f.unit.to_owned(), figure(f.median), figure(f.least), figure(f.most), target]
     };
     let rows: Vec<_> = figures.iter().map(row).collect();
-    table::render(&["one operation", "median ns", "best", "worst"], &rows)
+    table::render(&["one operation", "unit", "median", "least", "most", "target"], &rows)
 }
 
 #[cfg(test)]
@@ -114,8 +190,8 @@ mod tests {
             Subject::measured("b", || subject("b", &order)),
         ]);
         assert_eq!(order.borrow()[..4], ["a", "b", "a", "b"]);
-        assert_eq!((figures[0].best_ns, figures[0].median_ns, figures[0].worst_ns), (1.0, 7.0, 13.0));
-        assert_eq!((figures[1].best_ns, figures[1].median_ns, figures[1].worst_ns), (2.0, 8.0, 14.0));
+        assert_eq!((figures[0].least, figures[0].median, figures[0].most), (1.0, 7.0, 13.0));
+        assert_eq!((figures[1].least, figures[1].median, figures[1].most), (2.0, 8.0, 14.0));
         assert!(render(&figures).lines().count() == 3);
     }
 

@@ -48,6 +48,8 @@ pub struct PairConfig {
     pub pin: Option<PathBuf>,
     /// Let the processes live on when the bench ends.
     pub outlive: bool,
+    /// Further keys of both configurations: see [`GatewayConfig::settings`].
+    pub settings: Vec<(String, String)>,
 }
 
 impl Default for PairConfig {
@@ -60,6 +62,7 @@ impl Default for PairConfig {
             underlay: Family::V4,
             pin: None,
             outlive: false,
+            settings: Vec::new(),
         }
     }
 }
@@ -109,6 +112,7 @@ impl<'a> Pair<'a> {
                 prefixes: OVERLAY.iter().filter_map(|prefix| prefix.parse().ok()).collect(),
                 pin,
                 outlive: config.outlive,
+                settings: config.settings.clone(),
             };
             Gateway::start(host, gateway)
         };

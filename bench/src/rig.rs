@@ -54,7 +54,7 @@ impl Default for RigConfig {
 }
 
 /// Address family of a measurement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
     /// IPv4.

@@ -140,6 +140,15 @@ impl Sink {
     /// # Errors
     /// As [`Self::read`].
     pub fn settle(&self, quiet: Duration, limit: Duration) -> Result<Tally> {
+        self.quiesce(quiet, limit)?;
+        self.read()
+    }
+
+    /// Waits as [`Self::settle`] does, and returns only [`Self::datagrams`]: reading everything takes a system call for each flow.
+    ///
+    /// # Errors
+    /// As [`Self::datagrams`].
+    pub fn quiesce(&self, quiet: Duration, limit: Duration) -> Result<u64> {
         let start = Instant::now();
         let (mut last, mut since) = (self.datagrams()?, start);
         while since.elapsed() < quiet && start.elapsed() < limit {
@@ -149,7 +158,7 @@ impl Sink {
                 (last, since) = (now, Instant::now());
             }
         }
-        self.read()
+        Ok(last)
     }
 
     /// Datagrams so far: the one count that is cheap to read.

@@ -38,20 +38,28 @@ pub struct Path {
 }
 
 /// Frame sizes of a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Sizes {
     /// All frames alike; bytes with FCS, [`SIZE_MIN`]`..=`[`SIZE_MAX`]. For IPv6 anything below 84 becomes 84.
     Fixed(u16),
     /// [`IMIX`]; for IPv6 the small ones have 84 bytes.
     Imix,
+    /// [`IMIX`] with its large frames as large as an inner packet of 1420 bytes makes them, so that a tunnel loses none for its size.
+    TunnelImix,
 }
+
+/// [`IMIX`] for tunnels: 1420 bytes of inner MTU, 14 of Ethernet, 4 of FCS.
+const TUNNEL_IMIX: [u16; 12] = [64, 594, 64, 64, 594, 64, 1438, 64, 594, 64, 594, 64];
 
 impl std::str::FromStr for Sizes {
     type Err = StreamError;
 
-    /// Reads `imix` or a number of bytes.
+    /// Reads `imix`, `tunnel-imix` or a number of bytes.
     fn from_str(text: &str) -> Result<Self, StreamError> {
+        if text.eq_ignore_ascii_case("tunnel-imix") {
+            return Ok(Self::TunnelImix);
+        }
         if text.eq_ignore_ascii_case("imix") {
             return Ok(Self::Imix);
         }
@@ -69,6 +77,7 @@ impl std::fmt::Display for Sizes {
         match self {
             Self::Fixed(size) => write!(f, "{size}"),
             Self::Imix => f.write_str("IMIX"),
+            Self::TunnelImix => f.write_str("tunnel-IMIX"),
         }
     }
 }
@@ -140,6 +149,7 @@ impl Stream {
         let sizes = match &self.sizes {
             Sizes::Fixed(size) => std::slice::from_ref(size),
             Sizes::Imix => &IMIX[..],
+            Sizes::TunnelImix => &TUNNEL_IMIX[..],
         };
         let templates = sizes.iter().map(|&size| self.template(size, low)).collect::<Result<Vec<_>, _>>()?;
         Ok(Frames { schedule: Schedule { flows: self.flows, slots: templates.len() as u32 }, templates })

@@ -4,10 +4,13 @@
 #![allow(unsafe_code, reason = "system calls, the rings of AF_XDP and the promise that map values are plain bytes")]
 
 pub mod clock;
+pub mod cpu;
 pub mod ethtool;
 pub mod fd;
 pub mod netns;
+pub mod poll;
 pub mod signal;
+pub mod tun;
 pub mod udp;
 pub mod xsk;
 

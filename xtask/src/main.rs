@@ -9,9 +9,9 @@
 //! - [`ebpf`]: building the committed eBPF objects, byte for byte the same everywhere;
 //! - [`tidy`]: the rules about structure that no compiler checks;
 //! - [`test`]: the whole check, step by step, as CI runs it;
-//! - [`demo`]: the two gateways and the traffic between them.
+//! - [`bench`]: the two gateways and the traffic between them: the demonstration and the measurements.
 
-mod demo;
+mod bench;
 mod ebpf;
 mod process;
 mod setup;
@@ -48,6 +48,14 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Measures: compares Weir with the kernel and other programs, times single pieces, finds out where the time goes.
+    ///
+    /// Installs what is missing, builds in release mode and runs `weir-bench` with all ARGS. It needs root and uses sudo without it.
+    Bench {
+        /// The command of `weir-bench` and its options: `compare`, `micro`, `profile`; `compare --quick` shows that it works.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        args: Vec<OsString>,
+    },
     /// Runs every check, as CI does, and stops at the first that fails.
     Test {
         /// Adds what takes long: advisories, more property-test cases, fuzzing, release-mode and ignored tests.
@@ -75,7 +83,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let workspace = Workspace::locate();
     let done = match cli.task {
-        Task::Demo { args } => demo::run(&workspace, &args),
+        Task::Demo { args } => bench::run(&workspace, &[vec!["demo".into()], args].concat()),
+        Task::Bench { args } => bench::run(&workspace, &args),
         Task::Test { full } => test::run(&workspace, full),
         Task::Ebpf { check } => ebpf::run(&workspace, check),
         Task::Tidy { write } => tidy::run(&workspace, write),

@@ -63,6 +63,7 @@ impl Tables {
                 Subject::timed(format!("look-up, {ROUTES} routes {family} in {kib} KiB"), TIMES, move |i| {
                     std::hint::black_box(lpm.lookup(destinations[i as usize]));
                 })
+                .at_most(60.0)
             })
             .into()
     }

@@ -141,6 +141,28 @@ impl Namespace {
             .map_err(Error::io(format!("cannot switch {feature} of {interface}")))
     }
 
+    /// Brings a tunnel interface up: its MTU in bytes, its queue in packets, its addresses, and what is routed into it.
+    ///
+    /// # Errors
+    /// [`Error::NoInterface`], or [`Error::Io`] when the kernel refuses.
+    pub fn tunnel(
+        &self,
+        interface: &str,
+        mtu: u32,
+        queue_len: u32,
+        addresses: &[(IpAddr, u8)],
+        routes: &[(IpAddr, u8)],
+    ) -> Result<()> {
+        let index = self.interface_index(interface)?;
+        self.enter(|| {
+            let mut rtnetlink = Rtnetlink::open()?;
+            rtnetlink.shape(index, mtu, queue_len)?;
+            addresses.iter().try_for_each(|&(address, len)| rtnetlink.address(index, address, len))?;
+            routes.iter().try_for_each(|&(to, len)| rtnetlink.route_by(to, len, index))
+        })?
+        .map_err(Error::io(format!("cannot configure {interface} of {}", self.name)))
+    }
+
     /// Works out the addresses of a stream to `destination` by an interface: the source that the kernel would choose, and the
     /// link-layer address of the next hop, which is asked for if it is not known yet.
     ///

@@ -111,6 +111,16 @@ impl Rtnetlink {
         self.request(RouteNetlinkMessage::SetLink(link), NLM_F_ACK).map(|_| ())
     }
 
+    /// Sets MTU and transmit queue of a link and brings it up.
+    pub(super) fn shape(&mut self, index: u32, mtu: u32, queue_len: u32) -> io::Result<()> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.header.flags = LinkFlags::Up;
+        link.header.change_mask = LinkFlags::Up;
+        link.attributes = vec![LinkAttribute::Mtu(mtu), LinkAttribute::TxQueueLen(queue_len)];
+        self.request(RouteNetlinkMessage::SetLink(link), NLM_F_ACK).map(|_| ())
+    }
+
     /// Adds an address, usable at once: no duplicate address detection.
     pub(super) fn address(&mut self, index: u32, address: IpAddr, prefix_len: u8) -> io::Result<()> {
         let mut message = AddressMessage::default();
@@ -124,8 +134,17 @@ impl Rtnetlink {
         self.create(RouteNetlinkMessage::NewAddress(message))
     }
 
-    /// Adds a unicast route in the main table.
+    /// Adds a unicast route by a gateway in the main table.
     pub(super) fn route(&mut self, destination: IpAddr, prefix_len: u8, gateway: IpAddr) -> io::Result<()> {
+        self.add_route(destination, prefix_len, RouteAttribute::Gateway(RouteAddress::from(gateway)))
+    }
+
+    /// Adds a unicast route by an interface in the main table.
+    pub(super) fn route_by(&mut self, destination: IpAddr, prefix_len: u8, interface: u32) -> io::Result<()> {
+        self.add_route(destination, prefix_len, RouteAttribute::Oif(interface))
+    }
+
+    fn add_route(&mut self, destination: IpAddr, prefix_len: u8, by: RouteAttribute) -> io::Result<()> {
         let mut message = RouteMessage::default();
         message.header.address_family = family(destination);
         message.header.destination_prefix_length = prefix_len;
@@ -136,7 +155,7 @@ impl Rtnetlink {
         if prefix_len > 0 {
             message.attributes.push(RouteAttribute::Destination(RouteAddress::from(destination)));
         }
-        message.attributes.push(RouteAttribute::Gateway(RouteAddress::from(gateway)));
+        message.attributes.push(by);
         self.create(RouteNetlinkMessage::NewRoute(message))
     }
 

@@ -1,0 +1,167 @@
+//! The commands with many options: `compare` and `profile`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use weir_bench::compare::metric::Measure;
+use weir_bench::compare::subject::Subject;
+use weir_bench::compare::{self, Plan};
+use weir_bench::profile::{self, Load};
+use weir_bench::stream::Sizes;
+use weir_bench::{Error, Result};
+
+use crate::parse_seconds;
+
+/// Longest time that is sampled, seconds: a minute of all cores is some hundred MB of stacks.
+const SAMPLED_MAX: f64 = 60.0;
+
+/// Weir, the kernel and other programs on the same rig.
+#[derive(Args)]
+pub(crate) struct CompareArgs {
+    /// Who takes part, separated by commas; `weir` is every combination of its ports. All if not given
+    #[arg(long, value_delimiter = ',')]
+    subjects: Vec<String>,
+    /// What to measure, separated by commas: tcp, udp, ndr, rtt, idle, wire, micro. All if not given
+    #[arg(long, value_delimiter = ',')]
+    measures: Vec<Measure>,
+    /// Rounds; figures are medians over them
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: Option<u32>,
+    /// Seconds of each TCP transfer, flat-out run and echo run
+    #[arg(long, value_parser = parse_seconds)]
+    seconds: Option<f64>,
+    /// Seconds of each trial of a search for a rate
+    #[arg(long, value_parser = parse_seconds)]
+    trial_seconds: Option<f64>,
+    /// Most trials of a search
+    #[arg(long)]
+    trials: Option<usize>,
+    /// How exact a search is, as a share of the rate
+    #[arg(long)]
+    tolerance: Option<f64>,
+    /// One short round: shows that everything works
+    #[arg(long)]
+    quick: bool,
+    /// Install Debian packages that are missing
+    #[arg(long)]
+    install: bool,
+    /// Write everything to this file as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Draw all medians into this file
+    #[arg(long)]
+    svg: Option<PathBuf>,
+    /// Fail when a target is missed
+    #[arg(long)]
+    check: bool,
+}
+
+impl CompareArgs {
+    fn plan(&self) -> Plan {
+        let mut plan = Plan { install: self.install, ..Plan::default() };
+        if self.quick {
+            plan = plan.quick();
+        }
+        if !self.measures.is_empty() {
+            plan.measures = self.measures.iter().copied().collect();
+        }
+        plan.rounds = self.rounds.unwrap_or(plan.rounds);
+        plan.duration = self.seconds.map_or(plan.duration, Duration::from_secs_f64);
+        plan.trial = self.trial_seconds.map_or(plan.trial, Duration::from_secs_f64);
+        plan.trials = self.trials.unwrap_or(plan.trials).max(1);
+        plan.tolerance = self.tolerance.unwrap_or(plan.tolerance).clamp(0.001, 0.5);
+        plan
+    }
+
+    /// Compares, prints and writes what was asked for.
+    pub(crate) fn run(&self) -> Result<ExitCode> {
+        let subjects = match self.subjects.is_empty() {
+            true => Subject::all(),
+            false => Subject::choose(&self.subjects)
+                .map_err(|detail| Error::Broken { what: "choosing subjects".into(), detail })?,
+        };
+        // Written first: an hour of traffic for a file that cannot be written helps nobody.
+        for file in [&self.json, &self.svg].into_iter().flatten() {
+            write(file, "")?;
+        }
+        let report = compare::run(&self.plan(), &subjects, |step| eprintln!("… {step}"))?;
+        print!("{}", report.tables());
+        if let Some(file) = &self.json {
+            let json = serde_json::to_string_pretty(&report).map_err(std::io::Error::from);
+            write(file, &json.map_err(failed(file))?)?;
+        }
+        if let Some(file) = &self.svg {
+            write(file, &report.svg())?;
+        }
+        let missed = report.targets.iter().any(|target| !target.met);
+        Ok(if self.check && missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}
+
+/// Where the time goes.
+#[derive(Args)]
+pub(crate) struct ProfileArgs {
+    /// Who is profiled: a name of `compare`
+    #[arg(long, default_value = "weir-auto")]
+    subject: String,
+    /// TCP streams; without it the generator sends datagrams
+    #[arg(long, conflicts_with_all = ["size", "flows"])]
+    tcp: Option<u32>,
+    /// Frame size in bytes with FCS (64 to 1518), imix or tunnel-imix
+    #[arg(long, default_value = "64")]
+    size: Sizes,
+    /// Number of flows
+    #[arg(long, default_value_t = 1)]
+    flows: u32,
+    /// Seconds to sample for, at most a minute
+    #[arg(long, default_value_t = 5.0, value_parser = parse_seconds)]
+    seconds: f64,
+    /// Draw the flame graph into this file
+    #[arg(long, default_value = "profile.svg")]
+    svg: PathBuf,
+    /// Write the stacks to this file, one a line with its count
+    #[arg(long)]
+    folded: Option<PathBuf>,
+}
+
+impl ProfileArgs {
+    /// Profiles, prints the lists and writes the files.
+    pub(crate) fn run(&self) -> Result<()> {
+        let unclear = |detail| Error::Broken { what: "choosing the subject".into(), detail };
+        let subjects = Subject::choose(std::slice::from_ref(&self.subject)).map_err(unclear)?;
+        let [subject] = &subjects[..] else {
+            return Err(unclear(format!("{} is more than one", self.subject)));
+        };
+        let load = match self.tcp {
+            Some(streams) => Load::Tcp { streams },
+            None => Load::Udp { sizes: self.size, flows: self.flows },
+        };
+        write(&self.svg, "")?;
+        let seconds = self.seconds.min(SAMPLED_MAX);
+        eprintln!("… sampling {} for {seconds} s", self.subject);
+        let profile = profile::record(subject, load, Duration::from_secs_f64(seconds))?;
+        let title = match load {
+            Load::Tcp { streams } => format!("{}, TCP, {streams} stream(s)", self.subject),
+            Load::Udp { sizes, flows } => format!("{}, frames of {sizes} flat out, {flows} flow(s)", self.subject),
+        };
+        write(&self.svg, &profile::flame::graph(&title, &profile))?;
+        if let Some(file) = &self.folded {
+            write(file, &profile.folded())?;
+        }
+        print!("{title}\n{}", profile::tables(&profile));
+        println!("\nflame graph: {}", self.svg.display());
+        Ok(())
+    }
+}
+
+fn failed(file: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    let what = format!("cannot write {}", file.display());
+    move |source| Error::Io { what, source }
+}
+
+fn write(file: &Path, text: &str) -> Result<()> {
+    fs::write(file, text).map_err(failed(file))
+}
