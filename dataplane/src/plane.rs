@@ -10,6 +10,7 @@
 //! stop, so that nothing leaves in clear while the plane is away; [`purge`] removes them.
 
 mod attach;
+pub mod fib;
 mod indices;
 mod lan;
 mod server;
@@ -438,6 +439,7 @@ impl Plane {
                 Change::Address { .. } => addresses = true,
                 Change::Route { removed, .. } | Change::Rule { removed, .. } => routes |= removed,
                 Change::Link { .. } => routes = true,
+                Change::Neighbour { .. } | Change::KernelRoute | Change::Hook => {}
                 Change::Lost => (addresses, routes) = (true, true),
             }
         }
