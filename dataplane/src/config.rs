@@ -6,8 +6,8 @@
 //! ```text
 //! transit = false          forward between peers
 //! [api]      socket
-//! [wan]      interface (required) · port · attach · io · source_rate_pps · source_burst · class_rate_pps · deny
-//! [lan]      interfaces · attach
+//! [wan]      interface (required) · port · attach · io · rx · tx · source_rate_pps · source_burst · class_rate_pps · deny
+//! [lan]      interfaces · attach · rx · tx · gro_forwarding
 //! [tun]      name · addresses · mtu
 //! [workers]  cores
 //! [routing]  table · mark · rule_priority · metric · prefixes
@@ -100,6 +100,10 @@ pub struct Wan {
     pub attach: Attach,
     /// Which port moves datagrams.
     pub io: WanIo,
+    /// What datagrams are received by.
+    pub rx: WanPort,
+    /// What datagrams are sent by.
+    pub tx: WanPort,
     /// Datagrams per second that one source may send besides live data; zero means no limit.
     pub source_rate_pps: u64,
     /// Datagrams that one source may send back to back, at least one.
@@ -117,6 +121,12 @@ pub struct Lan {
     pub interfaces: Vec<String>,
     /// How `lan` is attached.
     pub attach: Attach,
+    /// What packets from the LANs are received by.
+    pub rx: LanPort,
+    /// What packets to the LANs are sent by.
+    pub tx: LanPort,
+    /// Whether the kernel merges small UDP packets on these interfaces while the plane runs (`rx-udp-gro-forwarding`).
+    pub gro_forwarding: bool,
 }
 
 /// The TUN device.
@@ -162,6 +172,18 @@ pub enum Attach {
     None,
 }
 
+impl fmt::Display for Attach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::Tc => "tc",
+            Self::None => "none",
+        })
+    }
+}
+
 /// Which port moves datagrams of the underlay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -172,6 +194,50 @@ pub enum WanIo {
     Uring,
     /// recvmmsg, sendmmsg and epoll.
     Mmsg,
+}
+
+/// By what datagrams of the underlay go one way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WanPort {
+    /// As fits device and costs.
+    Auto,
+    /// UDP sockets, with GSO and GRO.
+    Socket,
+    /// AF_XDP sockets.
+    Xsk,
+}
+
+impl fmt::Display for WanPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Socket => "socket",
+            Self::Xsk => "xsk",
+        })
+    }
+}
+
+/// By what packets of the LANs go one way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LanPort {
+    /// As fits devices, costs and what the kernel's router does besides routing.
+    Auto,
+    /// The TUN: the kernel routes.
+    Tun,
+    /// AF_XDP sockets: past the kernel's router.
+    Xsk,
+}
+
+impl fmt::Display for LanPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Tun => "tun",
+            Self::Xsk => "xsk",
+        })
+    }
 }
 
 /// Which cores the workers are pinned to.
@@ -363,6 +429,8 @@ mod tests {
         for (text, choices) in [
             ("attach = \"xdp\\n\"", "\"native\", \"generic\", \"tc\" or \"none\""),
             ("io = \"epoll\"", "\"auto\", \"uring\" or \"mmsg\""),
+            ("rx = \"tun\"", "\"auto\", \"socket\" or \"xsk\""),
+            ("[lan]\ntx = \"socket\"", "\"auto\", \"tun\" or \"xsk\""),
             ("[lan]\nattach = \"\"", "\"native\", \"generic\", \"tc\" or \"none\""),
         ] {
             let error = with(text).unwrap_err();
@@ -373,6 +441,10 @@ mod tests {
         }
         assert_eq!(with("io = \"mmsg\"").unwrap().wan.io, WanIo::Mmsg);
         assert_eq!(with("io = \"uring\"").unwrap().wan.io, WanIo::Uring);
+        let config = with("rx = \"xsk\"\ntx = \"socket\"\n[lan]\nrx = \"tun\"\ntx = \"xsk\"").unwrap();
+        assert_eq!((config.wan.rx, config.wan.tx), (WanPort::Xsk, WanPort::Socket));
+        assert_eq!((config.lan.rx, config.lan.tx), (LanPort::Tun, LanPort::Xsk));
+        assert!(config.lan.gro_forwarding && !with("[lan]\ngro_forwarding = false").unwrap().lan.gro_forwarding);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! stop, so that nothing leaves in clear while the plane is away; [`purge`] removes them.
 
 mod attach;
+pub mod choice;
 pub mod fib;
 mod indices;
 mod lan;

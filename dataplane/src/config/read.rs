@@ -11,7 +11,8 @@ use weir_abi::map::WORKERS_MAX;
 use super::section::{Located, Section};
 use super::{
     Api, Attach, BURST_MAX, Bpf, CORE_MAX, Config, Cores, DENY_MAX, INTERFACE_NAME_LEN_MAX, LAN_INTERFACES_MAX, Lan,
-    MTU_MAX, MTU_MIN, PREFIXES_MAX, RATE_MAX, SOCKET_PATH_LEN_MAX, TUN_ADDRESSES_MAX, Tun, Wan, WanIo, Workers,
+    LanPort, MTU_MAX, MTU_MIN, PREFIXES_MAX, RATE_MAX, SOCKET_PATH_LEN_MAX, TUN_ADDRESSES_MAX, Tun, Wan, WanIo,
+    WanPort, Workers,
 };
 use crate::api::Prefix;
 use crate::io::netlink::{InterfaceAddress, Routing};
@@ -27,9 +28,9 @@ pub(super) fn config(document: &DeTable<'_>) -> Result<Config, Located> {
     let api = top.section("api", &["socket"])?;
     let wan = top.section(
         "wan",
-        &["interface", "port", "attach", "io", "source_rate_pps", "source_burst", "class_rate_pps", "deny"],
+        &["interface", "port", "attach", "io", "rx", "tx", "source_rate_pps", "source_burst", "class_rate_pps", "deny"],
     )?;
-    let lan = top.section("lan", &["interfaces", "attach"])?;
+    let lan = top.section("lan", &["interfaces", "attach", "rx", "tx", "gro_forwarding"])?;
     let tun = top.section("tun", &["name", "addresses", "mtu"])?;
     let workers = top.section("workers", &["cores"])?;
     let routing = top.section("routing", &["table", "mark", "rule_priority", "metric", "prefixes"])?;
@@ -41,6 +42,9 @@ pub(super) fn config(document: &DeTable<'_>) -> Result<Config, Located> {
         lan: Lan {
             interfaces: lan.texts("interfaces", LAN_INTERFACES_MAX, interface_name)?.unwrap_or_default(),
             attach: lan.text("attach", attach)?.unwrap_or(Attach::Auto),
+            rx: lan.text("rx", lan_port)?.unwrap_or(LanPort::Auto),
+            tx: lan.text("tx", lan_port)?.unwrap_or(LanPort::Auto),
+            gro_forwarding: lan.flag("gro_forwarding")?.unwrap_or(true),
         },
         tun: Tun {
             name: tun.text("name", tun_name)?.unwrap_or_else(|| "weir0".into()),
@@ -84,6 +88,8 @@ fn wan_section(wan: &Section<'_>) -> Result<Wan, Located> {
                 _ => Err(format!("{word:?} is no port: write \"auto\", \"uring\" or \"mmsg\"")),
             })?
             .unwrap_or(WanIo::Auto),
+        rx: wan.text("rx", wan_port)?.unwrap_or(WanPort::Auto),
+        tx: wan.text("tx", wan_port)?.unwrap_or(WanPort::Auto),
         // A handshake takes some ten datagrams and a DHT look-up a few dozen: a site behind one address stays far below, a flood does not.
         source_rate_pps: wan.number("source_rate_pps", 0..=RATE_MAX)?.unwrap_or(1_000),
         source_burst: wan.number("source_burst", 1..=BURST_MAX)?.unwrap_or(256),
@@ -135,6 +141,24 @@ fn attach(word: &str) -> Result<Attach, String> {
         "tc" => Ok(Attach::Tc),
         "none" => Ok(Attach::None),
         _ => Err(format!("{word:?} is no attach mode: write \"auto\", \"native\", \"generic\", \"tc\" or \"none\"")),
+    }
+}
+
+fn wan_port(word: &str) -> Result<WanPort, String> {
+    match word {
+        "auto" => Ok(WanPort::Auto),
+        "socket" => Ok(WanPort::Socket),
+        "xsk" => Ok(WanPort::Xsk),
+        _ => Err(format!("{word:?} moves no datagrams: write \"auto\", \"socket\" or \"xsk\"")),
+    }
+}
+
+fn lan_port(word: &str) -> Result<LanPort, String> {
+    match word {
+        "auto" => Ok(LanPort::Auto),
+        "tun" => Ok(LanPort::Tun),
+        "xsk" => Ok(LanPort::Xsk),
+        _ => Err(format!("{word:?} moves no packets of a LAN: write \"auto\", \"tun\" or \"xsk\"")),
     }
 }
 

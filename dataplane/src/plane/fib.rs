@@ -246,13 +246,16 @@ fn is_link_local(ip: &IpAddr) -> bool {
     }
 }
 
+/// By rank of the table, the metric and kind of its best route.
+type Found<'a> = Vec<Option<(u32, &'a HostRouteKind)>>;
+
 /// One trie that answers as the tables do when they are asked in this order.
 ///
 /// For an address whose longest prefix over all tables is `p`, each table's own longest match is a prefix that covers `p`. So what the
 /// tables say is the same for all addresses of which `p` is the longest, and one entry for `p` holds it.
 fn flatten(tables: &Tables, order: &[u32]) -> Lpm<Option<NextHop>> {
     // By prefix, what each table has for exactly that prefix; the order of `Prefix` puts those that cover others before them.
-    let mut exact: BTreeMap<Prefix, Vec<Option<(u32, &HostRouteKind)>>> = BTreeMap::new();
+    let mut exact: BTreeMap<Prefix, Found<'_>> = BTreeMap::new();
     for route in &tables.routes {
         let Some(rank) = order.iter().position(|table| *table == route.table) else { continue };
         let at = &mut exact.entry(route.prefix).or_insert_with(|| vec![None; order.len()])[rank];
@@ -260,7 +263,7 @@ fn flatten(tables: &Tables, order: &[u32]) -> Lpm<Option<NextHop>> {
             *at = Some((route.metric, &route.kind));
         }
     }
-    let mut covering: Vec<(Prefix, Vec<Option<(u32, &HostRouteKind)>>)> = vec![];
+    let mut covering: Vec<(Prefix, Found<'_>)> = vec![];
     let mut flat = vec![];
     for (prefix, mut found) in exact {
         while covering.last().is_some_and(|(above, _)| !covers(above, &prefix)) {
@@ -587,7 +590,7 @@ mod tests {
         let calls = Arc::new(AtomicU32::new(0));
         let notify: Notify = Arc::new({
             let calls = Arc::clone(&calls);
-            move || drop(calls.fetch_add(1, Ordering::Relaxed))
+            move || _ = calls.fetch_add(1, Ordering::Relaxed)
         });
         let slot = Slot::new(notify);
         let mut reader = slot.reader();
