@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! transit = false          forward between peers
+//! calibration = …          file of measured costs
 //! [api]      socket
 //! [wan]      interface (required) · port · attach · io · rx · tx · source_rate_pps · source_burst · class_rate_pps · deny
 //! [lan]      interfaces · attach · rx · tx · gro_forwarding
@@ -80,6 +81,8 @@ pub struct Config {
     pub bpf: Bpf,
     /// Whether packets from one peer may go on to another one.
     pub transit: bool,
+    /// Absolute path of the file with measured costs of the ports; without that file built-in figures serve.
+    pub calibration: PathBuf,
 }
 
 /// Where the control plane finds us.

@@ -85,6 +85,14 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
                 writeln!(out, "{}", serde_json::to_string_pretty(&config)?)?;
             } else {
                 writeln!(out, "the configuration is good")?;
+                match plane::ports(&config) {
+                    Ok(choice) => {
+                        for (name, text) in choice.rows() {
+                            writeln!(out, "{name}: {text}")?;
+                        }
+                    }
+                    Err(error) => writeln!(out, "ports are chosen at the start: {error}")?,
+                }
             }
         }
         Command::Probe { config, interface, json } => {

@@ -24,7 +24,8 @@ const KERNEL_TABLES: Range<u32> = 253..256;
 
 /// Reads the whole document.
 pub(super) fn config(document: &DeTable<'_>) -> Result<Config, Located> {
-    let top = Section::top(document, &["api", "wan", "lan", "tun", "workers", "routing", "bpf", "transit"])?;
+    let known = &["api", "wan", "lan", "tun", "workers", "routing", "bpf", "transit", "calibration"];
+    let top = Section::top(document, known)?;
     let api = top.section("api", &["socket"])?;
     let wan = top.section(
         "wan",
@@ -55,6 +56,7 @@ pub(super) fn config(document: &DeTable<'_>) -> Result<Config, Located> {
         routing: routing_section(&routing)?,
         bpf: Bpf { pin: bpf.text("pin", absolute_path)?, object: bpf.text("object", absolute_path)? },
         transit: top.flag("transit")?.unwrap_or(false),
+        calibration: top.text("calibration", absolute_path)?.unwrap_or_else(|| "/var/lib/weir/calibration.json".into()),
     };
 
     if config.wan.attach == Attach::None && !config.wan.deny.is_empty() {

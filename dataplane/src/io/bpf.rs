@@ -406,6 +406,20 @@ impl Programs {
         }
     }
 
+    /// Forgets the pins of programs on a device that is gone: their links lead nowhere, and a new device of that name takes none over.
+    ///
+    /// # Errors
+    /// [`BpfError::Step`].
+    pub fn forget_device(&mut self, interface: &str) -> Result<(), BpfError> {
+        for program in ["wan", "lan"] {
+            if let Some(path) = self.link_pin(program, interface).filter(|path| path.exists()) {
+                std::fs::remove_file(&path).map_err(step(format!("removing the pin {}", path.display())))?;
+                self.links.retain(|link| *link != path);
+            }
+        }
+        Ok(())
+    }
+
     /// Ends what a killed predecessor had attached where this run attached nothing: on other devices, or in another way. Those programs
     /// judge by maps that nobody keeps any more, and would drop all data.
     ///

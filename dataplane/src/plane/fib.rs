@@ -1,11 +1,11 @@
 //! The mirrored forwarding tables: where the kernel would send a packet, answered without asking the kernel.
 //!
 //! ```text
-//!                    control thread                               │            workers
-//!  links, addresses, ─┐                                           │
-//!  tables, rules      ├─▸ Mirror ─▸ Fib (immutable, epoch) ─▸ Slot ┼▸ FibReader ─▸ resolve(destination) ─▸ L2
-//!  neighbours        ─┘     ▴                                     │                 │  stale and in use
-//!                           └────────── poll_confirm ◂────────────┼─────────────────┘
+//!                    control thread                          │            workers
+//!  links, addresses, ─┐                                      │
+//!  tables, rules      ├─▸ Mirror ─▸ Arc<Fib>, immutable ──────┼▸ View ─▸ resolve(destination) ─▸ L2
+//!  neighbours        ─┘     ▴                                │            │  stale and in use
+//!                           └────────── poll_confirm ◂───────┼────────────┘
 //! ```
 //!
 //! The tables that rules ask one after the other are flattened into one trie for each kind of traffic, so one look-up decides. The answer
@@ -15,9 +15,10 @@
 //! This part does no I/O and has no clock: what it knows is told to it, and what it wants confirmed is polled from it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::api::Prefix;
@@ -83,18 +84,31 @@ pub struct Fib {
     routes: Arc<Routes>,
     ports: Arc<HashMap<u32, Port>>,
     neighbours: HashMap<(u32, IpAddr), Entry>,
+    asked: Asked,
+}
+
+/// How a worker says that a neighbour should be confirmed.
+#[derive(Clone)]
+struct Asked {
+    pending: Arc<AtomicBool>,
+    notify: Notify,
+}
+
+impl fmt::Debug for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Asked").field(&self.pending).finish()
+    }
 }
 
 impl Fib {
-    /// A snapshot that leaves everything to the kernel.
-    pub fn empty() -> Self {
-        let routes = Arc::new(Routes { overlay: Lpm::empty(), underlay: Lpm::empty() });
-        Self { epoch: 0, routes, ports: Arc::default(), neighbours: HashMap::new() }
+    /// Routes of overlay packets and of our own datagrams, and neighbours that can be sent to.
+    pub fn sizes(&self) -> (usize, usize, usize) {
+        (self.routes.overlay.len(), self.routes.underlay.len(), self.neighbours.len())
     }
 
-    /// How a frame to `destination` begins and where it leaves; `None` when the kernel has to send it. The flag says that the neighbour is
-    /// stale and that nobody has asked for it in this snapshot yet.
-    pub fn resolve(&self, traffic: Traffic, destination: IpAddr) -> Option<(L2, bool)> {
+    /// How a frame to `destination` begins and where it leaves; `None` when the kernel has to send it. A neighbour that is stale carries
+    /// traffic, and the control thread is told once for each snapshot that it is in use.
+    pub fn resolve(&self, traffic: Traffic, destination: IpAddr) -> Option<L2> {
         let is_broadcast = destination == IpAddr::V4(Ipv4Addr::BROADCAST);
         if is_broadcast || destination.is_multicast() || destination.is_loopback() || destination.is_unspecified() {
             return None;
@@ -109,14 +123,38 @@ impl Fib {
         let neighbour = self.neighbours.get(&(hop.link, next))?;
         // The kernel takes an IPv4 address out of the gateway's network, and an IPv6 address that is like the destination.
         let near = if destination.is_ipv4() && next.is_ipv4() { next } else { destination };
-        let source_ip = hop.preferred_source.or_else(|| source(&port.addresses, near));
-        let l2 = L2 { link: hop.link, source_mac: port.mac, destination_mac: neighbour.mac, source_ip, mtu: port.mtu };
-        Some((l2, neighbour.stale && !neighbour.wanted.swap(true, Ordering::Relaxed)))
+        let source = hop.preferred_source.or_else(|| nearest(&port.addresses, near));
+        if neighbour.stale
+            && !neighbour.wanted.swap(true, Ordering::Relaxed)
+            && !self.asked.pending.swap(true, Ordering::AcqRel)
+        {
+            (self.asked.notify)();
+        }
+        Some(L2 { interface: hop.link, source_mac: port.mac, destination_mac: neighbour.mac, source, mtu: port.mtu })
+    }
+
+    /// The snapshot as one kind of traffic sees it.
+    pub fn view(self: &Arc<Self>, traffic: Traffic) -> View {
+        View { fib: Arc::clone(self), traffic }
+    }
+}
+
+/// A snapshot as one kind of traffic sees it: what a port sends by.
+#[derive(Clone, Debug)]
+pub struct View {
+    fib: Arc<Fib>,
+    traffic: Traffic,
+}
+
+impl View {
+    /// See [`Fib::resolve`].
+    pub fn resolve(&self, destination: IpAddr) -> Option<L2> {
+        self.fib.resolve(self.traffic, destination)
     }
 }
 
 /// The address of a link that shares most leading bits with another one (the last rule of RFC 6724 §5).
-fn source(addresses: &[IpAddr], near: IpAddr) -> Option<IpAddr> {
+fn nearest(addresses: &[IpAddr], near: IpAddr) -> Option<IpAddr> {
     let shared = |address: &IpAddr| match (*address, near) {
         (IpAddr::V4(a), IpAddr::V4(b)) => Some((a.to_bits() ^ b.to_bits()).leading_zeros()),
         (IpAddr::V6(a), IpAddr::V6(b)) => Some((a.to_bits() ^ b.to_bits()).leading_zeros()),
@@ -143,21 +181,33 @@ pub struct Mirror {
     neighbours: HashMap<(u32, IpAddr), Neighbour>,
     fib: Arc<Fib>,
     changed: bool,
+    /// Whether overlay packets may go past the kernel's router.
+    open: bool,
     /// When each neighbour was last asked for.
     asked: BTreeMap<(u32, IpAddr), Time>,
 }
 
 impl Mirror {
-    /// A mirror that has seen nothing. `own_table` is the table of the overlay's routes.
-    pub fn new(own_table: u32) -> Self {
-        let fib = Fib::empty();
+    /// A mirror that has seen nothing, and a snapshot that leaves everything to the kernel. `own_table` is the table of the overlay's
+    /// routes; `notify` is called by workers that use a stale neighbour.
+    pub fn new(own_table: u32, notify: Notify) -> Self {
+        let routes = Arc::new(Routes { overlay: Lpm::empty(), underlay: Lpm::empty() });
+        let ports = Arc::default();
+        let fib = Fib {
+            epoch: 0,
+            routes: Arc::clone(&routes),
+            ports: Arc::clone(&ports),
+            neighbours: HashMap::new(),
+            asked: Asked { pending: Arc::default(), notify },
+        };
         Self {
             own_table,
-            ports: Arc::clone(&fib.ports),
-            routes: Arc::clone(&fib.routes),
+            ports,
+            routes,
             neighbours: HashMap::new(),
             fib: Arc::new(fib),
             changed: false,
+            open: true,
             asked: BTreeMap::new(),
         }
     }
@@ -184,6 +234,12 @@ impl Mirror {
         };
         self.routes = Arc::new(Routes { overlay: flat(Traffic::Overlay), underlay: flat(Traffic::Underlay) });
         self.changed = true;
+    }
+
+    /// Whether overlay packets may go past the kernel's router; if not, all of them are the kernel's.
+    pub fn handle_permission(&mut self, open: bool) {
+        self.changed |= open != self.open;
+        self.open = open;
     }
 
     /// Takes all neighbours, in place of those before.
@@ -218,11 +274,16 @@ impl Mirror {
             let entry = Entry { mac: neighbour.mac?, stale, wanted: AtomicBool::new(false) };
             Some(((neighbour.link, neighbour.address), entry))
         });
+        let routes = match self.open {
+            true => Arc::clone(&self.routes),
+            false => Arc::new(Routes { overlay: Lpm::empty(), underlay: self.routes.underlay.clone() }),
+        };
         self.fib = Arc::new(Fib {
             epoch: self.fib.epoch + 1,
-            routes: Arc::clone(&self.routes),
+            routes,
             ports: Arc::clone(&self.ports),
             neighbours: neighbours.collect(),
+            asked: self.fib.asked.clone(),
         });
         Some(Arc::clone(&self.fib))
     }
@@ -230,6 +291,9 @@ impl Mirror {
     /// The stale neighbours that workers send to: link and address of those that the kernel should confirm now. None is named twice
     /// within a second.
     pub fn poll_confirm(&mut self, now: Time) -> Vec<(u32, IpAddr)> {
+        if !self.fib.asked.pending.swap(false, Ordering::AcqRel) {
+            return vec![];
+        }
         self.asked.retain(|_, at| now.since(*at) < CONFIRM_INTERVAL);
         let wanted = self.fib.neighbours.iter().filter(|(_, entry)| entry.wanted.swap(false, Ordering::Relaxed));
         let mut confirm: Vec<_> = wanted.map(|(key, _)| *key).filter(|key| !self.asked.contains_key(key)).collect();
@@ -290,75 +354,6 @@ fn covers(above: &Prefix, below: &Prefix) -> bool {
     above.bit_len() <= below.bit_len() && above.contains(below.address())
 }
 
-/// Where the control thread leaves the newest snapshot for the workers.
-pub struct Slot {
-    epoch: AtomicU64,
-    fib: Mutex<Arc<Fib>>,
-    wanted: AtomicBool,
-    notify: Notify,
-}
-
-impl std::fmt::Debug for Slot {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Slot").field("epoch", &self.epoch).finish_non_exhaustive()
-    }
-}
-
-impl Slot {
-    /// A slot that leaves everything to the kernel. `notify` is called when a worker uses a stale neighbour.
-    pub fn new(notify: Notify) -> Arc<Self> {
-        let fib = Mutex::new(Arc::new(Fib::empty()));
-        Arc::new(Self { epoch: AtomicU64::new(0), fib, wanted: AtomicBool::new(false), notify })
-    }
-
-    /// Puts a snapshot in place of the last one.
-    pub fn publish(&self, fib: Arc<Fib>) {
-        let epoch = fib.epoch;
-        // A reader that panicked while it held the lock only read.
-        *self.fib.lock().unwrap_or_else(PoisonError::into_inner) = fib;
-        self.epoch.store(epoch, Ordering::Release);
-    }
-
-    /// Whether a worker wants a neighbour confirmed; asked once for each time.
-    pub fn take_wanted(&self) -> bool {
-        self.wanted.swap(false, Ordering::AcqRel)
-    }
-
-    /// A worker's end.
-    pub fn reader(self: &Arc<Self>) -> FibReader {
-        let fib = Arc::clone(&self.fib.lock().unwrap_or_else(PoisonError::into_inner));
-        FibReader { slot: Arc::clone(self), fib }
-    }
-}
-
-/// A worker's view of the newest snapshot. It never waits for the control thread.
-#[derive(Debug)]
-pub struct FibReader {
-    slot: Arc<Slot>,
-    fib: Arc<Fib>,
-}
-
-impl FibReader {
-    /// Takes up a newer snapshot if there is one; once for each batch is enough.
-    pub fn refresh(&mut self) {
-        if self.slot.epoch.load(Ordering::Acquire) != self.fib.epoch
-            // While the control thread is at it the old snapshot does for another batch.
-            && let Ok(newest) = self.slot.fib.try_lock()
-        {
-            self.fib = Arc::clone(&newest);
-        }
-    }
-
-    /// How a frame to `destination` begins and where it leaves; `None` when the packet is the kernel's.
-    pub fn resolve(&self, traffic: Traffic, destination: IpAddr) -> Option<L2> {
-        let (l2, ask) = self.fib.resolve(traffic, destination)?;
-        if ask && !self.slot.wanted.swap(true, Ordering::AcqRel) {
-            (self.slot.notify)();
-        }
-        Some(l2)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicU32;
@@ -409,7 +404,7 @@ mod tests {
 
     /// A router between a LAN inside the overlay's prefix and the world.
     fn host() -> Mirror {
-        let mut mirror = Mirror::new(OWN);
+        let mut mirror = Mirror::new(OWN, Arc::new(|| {}));
         let own = [(LAN, "10.1.0.1/16"), (WAN, "192.0.2.1/24"), (WAN, "198.51.100.1/24"), (LAN, "fd01::1/64")];
         let own = own.map(|(link, text)| HostAddress { link, address: text.parse().unwrap() });
         mirror.handle_links(&[interface(LAN), interface(WAN), interface(TUN)], &own);
@@ -436,7 +431,7 @@ mod tests {
     }
 
     fn link(fib: &Fib, traffic: Traffic, destination: &str) -> Option<u32> {
-        fib.resolve(traffic, address(destination)).map(|(l2, _)| l2.link)
+        fib.resolve(traffic, address(destination)).map(|l2| l2.interface)
     }
 
     #[test]
@@ -462,24 +457,24 @@ mod tests {
             assert_eq!(link(&fib, Traffic::Overlay, destination), overlay, "{destination} from the overlay");
             assert_eq!(link(&fib, Traffic::Underlay, destination), underlay, "{destination} from ourselves");
         }
-        let (l2, _) = fib.resolve(Traffic::Underlay, address("198.18.0.1")).unwrap();
-        let source_ip = Some(address("192.0.2.1"));
-        assert_eq!(l2, L2 { link: WAN, source_mac: MAC, destination_mac: HOST, source_ip, mtu: 1500 });
+        let l2 = fib.view(Traffic::Underlay).resolve(address("198.18.0.1")).unwrap();
+        let source = Some(address("192.0.2.1"));
+        assert_eq!(l2, L2 { interface: WAN, source_mac: MAC, destination_mac: HOST, source, mtu: 1500 });
     }
 
     #[test]
     fn the_source_is_the_preferred_one_or_the_nearest_of_the_link() {
         let own: Vec<_> = ["192.0.2.1", "198.51.100.1", "2001:db8::1", "192.0.2.3"].map(address).into();
-        assert_eq!(source(&own, address("192.0.2.9")), Some(address("192.0.2.1")), "the first of equals");
-        assert_eq!(source(&own, address("198.51.100.9")), Some(address("198.51.100.1")));
-        assert_eq!(source(&own, address("2001:db8::9")), Some(address("2001:db8::1")));
-        assert_eq!(source(&own[..2], address("2001:db8::9")), None);
+        assert_eq!(nearest(&own, address("192.0.2.9")), Some(address("192.0.2.1")), "the first of equals");
+        assert_eq!(nearest(&own, address("198.51.100.9")), Some(address("198.51.100.1")));
+        assert_eq!(nearest(&own, address("2001:db8::9")), Some(address("2001:db8::1")));
+        assert_eq!(nearest(&own[..2], address("2001:db8::9")), None);
         let mut mirror = host();
         let preferred_source = Some(address("203.0.113.77"));
         let hop = NextHop { link: WAN, gateway: Some(address("192.0.2.2")), preferred_source };
         mirror.handle_tables(&tables(vec![route(TABLE_MAIN, "0.0.0.0/0", 0, HostRouteKind::Forward(hop))]));
-        let (l2, _) = mirror.poll_fib().unwrap().resolve(Traffic::Underlay, address("198.18.0.1")).unwrap();
-        assert_eq!(l2.source_ip, preferred_source);
+        let l2 = mirror.poll_fib().unwrap().resolve(Traffic::Underlay, address("198.18.0.1")).unwrap();
+        assert_eq!(l2.source, preferred_source);
     }
 
     /// The tables asked one by one, as the kernel does it.
@@ -535,6 +530,19 @@ mod tests {
     }
 
     #[test]
+    fn a_lan_that_is_closed_is_left_to_the_kernel_and_the_wan_is_not() {
+        let mut mirror = host();
+        mirror.handle_permission(false);
+        let fib = mirror.poll_fib().unwrap();
+        assert_eq!(link(&fib, Traffic::Overlay, "10.1.0.7"), None);
+        assert_eq!(link(&fib, Traffic::Underlay, "198.18.0.1"), Some(WAN));
+        mirror.handle_permission(false);
+        assert!(mirror.poll_fib().is_none());
+        mirror.handle_permission(true);
+        assert_eq!(link(&mirror.poll_fib().unwrap(), Traffic::Overlay, "10.1.0.7"), Some(LAN));
+    }
+
+    #[test]
     fn links_that_cannot_carry_frames_are_left_to_the_kernel() {
         type Break = fn(&mut Interface);
         let breaks: [Break; 3] = [|i| i.running = false, |i| i.master = Some(9), |i| i.mac = None];
@@ -567,7 +575,7 @@ mod tests {
 
     #[test]
     fn neighbours_beyond_the_limit_are_left_to_the_kernel() {
-        let mut mirror = Mirror::new(OWN);
+        let mut mirror = Mirror::new(OWN, Arc::new(|| {}));
         let nth = |n: usize| Neighbour {
             link: LAN,
             address: IpAddr::V4((0x0a00_0000 + n as u32).into()),
@@ -592,27 +600,23 @@ mod tests {
             let calls = Arc::clone(&calls);
             move || _ = calls.fetch_add(1, Ordering::Relaxed)
         });
-        let slot = Slot::new(notify);
-        let mut reader = slot.reader();
-        let mut mirror = host();
-        slot.publish(mirror.poll_fib().unwrap());
+        let mut mirror = Mirror { fib: Mirror::new(OWN, notify).fib, ..host() };
+        let fib = mirror.poll_fib().unwrap();
         let stale = address("fd01::7");
-        assert_eq!(reader.resolve(Traffic::Overlay, stale), None, "the worker has not looked yet");
-        reader.refresh();
         let start = Time::from_nanos(1);
-        assert!(reader.resolve(Traffic::Overlay, address("10.1.0.7")).is_some());
-        assert!(!slot.take_wanted() && mirror.poll_confirm(start).is_empty(), "that one is confirmed");
+        assert!(fib.resolve(Traffic::Overlay, address("10.1.0.7")).is_some());
+        assert!(mirror.poll_confirm(start).is_empty(), "that one is confirmed");
         for _ in 0..3 {
-            assert!(reader.resolve(Traffic::Overlay, stale).is_some(), "stale ones carry traffic");
+            assert!(fib.resolve(Traffic::Overlay, stale).is_some(), "stale ones carry traffic");
         }
         assert_eq!(calls.load(Ordering::Relaxed), 1);
-        assert!(slot.take_wanted() && !slot.take_wanted());
         assert_eq!(mirror.poll_confirm(start), [(LAN, stale)]);
+        assert!(mirror.poll_confirm(start).is_empty());
         let later = |nanos: u64| Time::from_nanos(1 + nanos);
         let interval = CONFIRM_INTERVAL.as_nanos() as u64;
-        reader.resolve(Traffic::Overlay, stale);
+        fib.resolve(Traffic::Overlay, stale);
         assert!(mirror.poll_confirm(later(interval - 1)).is_empty());
-        reader.resolve(Traffic::Overlay, stale);
+        fib.resolve(Traffic::Overlay, stale);
         assert_eq!(mirror.poll_confirm(later(interval)), [(LAN, stale)]);
     }
 }

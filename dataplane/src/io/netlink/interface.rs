@@ -15,15 +15,15 @@ pub type Mac = [u8; 6];
 /// How a frame to some destination begins, and where it leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct L2 {
-    /// Index of the link that it leaves by.
-    pub link: u32,
-    /// Our address on that link.
+    /// Index of the interface that it leaves by.
+    pub interface: u32,
+    /// Our address on that interface.
     pub source_mac: Mac,
     /// The address of the next hop, or of the destination itself.
     pub destination_mac: Mac,
-    /// The address that packets of this host leave with; `None` when the link has none of the destination's family.
-    pub source_ip: Option<IpAddr>,
-    /// Largest packet in bytes that the link takes; longer ones are for the kernel, which fragments or refuses them.
+    /// The address that packets of this host leave with; `None` when the interface has none of the destination's family.
+    pub source: Option<IpAddr>,
+    /// Largest packet in bytes that the interface takes; longer ones are for the kernel, which fragments or refuses them.
     pub mtu: u32,
 }
 
