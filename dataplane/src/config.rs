@@ -45,6 +45,8 @@ pub const MTU_MAX: u16 = u16::MAX - (40 + 8 + HEADER_LEN + TAG_LEN) as u16;
 
 // Ours.
 
+/// Where measured costs are kept unless the configuration says otherwise.
+pub const CALIBRATION_PATH: &str = "/var/lib/weir/calibration.json";
 /// Longest file in bytes: a thousand times what anybody writes.
 pub const FILE_LEN_MAX: u64 = 1 << 20;
 /// Most overlay prefixes: each costs the kernel two routes, and thousands of routes cost every route change time.

@@ -11,13 +11,17 @@
 
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::config::Config;
+use crate::config::{CALIBRATION_PATH, Config};
+use crate::io::calibrate::{CalibrateError, Measured, measure};
 use crate::io::netlink::features::{self, Features, Rings, Size};
 use crate::io::netlink::{Error, Generic};
+use crate::plane::calibration;
+use crate::plane::choice::Costs;
 
 /// Descriptors of a ring that hold a burst of 1 ms at 1 Mpps.
 const RING_LEN_MIN: u32 = 1024;
@@ -25,6 +29,9 @@ const RING_LEN_MIN: u32 = 1024;
 const TX_QUEUE_LEN_MIN: u32 = 1000;
 /// Packets that wait for a core between device and stack.
 const BACKLOG_MIN: u32 = 4096;
+
+/// Sending and receiving a packet of a train together, where [`Costs::BUILT_IN`] was measured.
+const SOCKET_PAIR_NS: u32 = 74;
 
 /// What an interface is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -277,6 +284,74 @@ pub fn apply(report: &Report) -> Result<Vec<Result<String, String>>, Error> {
     Ok(report.rows.iter().filter(|row| row.safe && row.better.is_some()).map(set).collect())
 }
 
+/// What was measured, and where it was written.
+#[derive(Clone, Debug, Serialize)]
+pub struct Calibration {
+    /// The costs that `run` reckons with from now on.
+    pub costs: Costs,
+    /// The file.
+    pub file: PathBuf,
+}
+
+impl fmt::Display for Calibration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Costs { socket_rx_ns, socket_tx_ns, tun_rx_ns, tun_tx_ns, .. } = self.costs;
+        writeln!(
+            f,
+            "a packet takes: socket {socket_rx_ns} ns received, {socket_tx_ns} ns sent; TUN {tun_rx_ns} ns read, {tun_tx_ns} ns written"
+        )?;
+        writeln!(f, "written to {}; `run` reads it at its start", self.file.display())
+    }
+}
+
+/// Why nothing was calibrated.
+#[derive(Debug, thiserror::Error)]
+pub enum CalibrationError {
+    /// The measurement.
+    #[error(transparent)]
+    Measure(#[from] CalibrateError),
+    /// The file.
+    #[error("cannot write {path}: {error}; choose another file with the key `calibration`")]
+    Write {
+        /// Its path.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+/// Measures what packets cost in sockets and TUN on a private veth pair, and writes it where `run` looks for it.
+///
+/// # Errors
+/// [`CalibrationError`].
+pub fn calibrate(config: Option<&Config>) -> Result<Calibration, CalibrationError> {
+    let costs = scaled(&measure()?);
+    let file = config.map_or_else(|| PathBuf::from(CALIBRATION_PATH), |config| config.calibration.clone());
+    match calibration::save(&file, &costs) {
+        Ok(()) => Ok(Calibration { costs, file }),
+        Err(error) => Err(CalibrationError::Write { path: file, error }),
+    }
+}
+
+/// The measured costs of sockets and TUN, and with them those of AF_XDP: a private veth pair has no driver of its own to measure, so the
+/// built-in figures are scaled by how this machine's sockets compare with those that they were measured beside.
+fn scaled(measured: &Measured) -> Costs {
+    let built_in = Costs::BUILT_IN;
+    let (here, there) =
+        (u64::from(measured.socket_tx_ns) + u64::from(measured.socket_rx_ns), u64::from(SOCKET_PAIR_NS));
+    let scale = |ns: u32| u32::try_from(u64::from(ns) * here / there).unwrap_or(u32::MAX).max(1);
+    Costs {
+        socket_rx_ns: measured.socket_rx_ns,
+        socket_tx_ns: measured.socket_tx_ns,
+        tun_rx_ns: measured.tun_rx_ns,
+        tun_tx_ns: measured.tun_tx_ns,
+        xsk_copy_rx_ns: scale(built_in.xsk_copy_rx_ns),
+        xsk_copy_tx_ns: scale(built_in.xsk_copy_tx_ns),
+        xsk_zero_copy_rx_ns: scale(built_in.xsk_zero_copy_rx_ns),
+        xsk_zero_copy_tx_ns: scale(built_in.xsk_zero_copy_tx_ns),
+    }
+}
+
 fn text(path: &str) -> Option<String> {
     Some(fs::read_to_string(path).ok()?.trim().to_owned())
 }
@@ -353,6 +428,16 @@ mod tests {
         assert!(rows.iter().all(|row| row.better.is_some() && !row.safe), "{rows:?}");
         let host = HostState { backlog: Some(BACKLOG_MIN), governor: Some("performance".into()), ..host };
         assert!(host_rows(&host).iter().all(|row| row.better.is_none()));
+    }
+
+    #[test]
+    fn costs_that_are_not_measured_follow_those_that_are() {
+        let measured = Measured { socket_tx_ns: 100, socket_rx_ns: 48, tun_rx_ns: 7, tun_tx_ns: 8 };
+        let costs = scaled(&measured);
+        assert_eq!((costs.socket_tx_ns, costs.socket_rx_ns, costs.tun_rx_ns, costs.tun_tx_ns), (100, 48, 7, 8));
+        // Twice as slow as the machine of the built-in figures.
+        assert_eq!(costs.xsk_copy_rx_ns, 2 * Costs::BUILT_IN.xsk_copy_rx_ns);
+        assert_eq!(costs.xsk_zero_copy_tx_ns, 2 * Costs::BUILT_IN.xsk_zero_copy_tx_ns);
     }
 
     #[test]

@@ -10,9 +10,9 @@ use weir_abi::map::WORKERS_MAX;
 
 use super::section::{Located, Section};
 use super::{
-    Api, Attach, BURST_MAX, Bpf, CORE_MAX, Config, Cores, DENY_MAX, INTERFACE_NAME_LEN_MAX, LAN_INTERFACES_MAX, Lan,
-    LanPort, MTU_MAX, MTU_MIN, PREFIXES_MAX, RATE_MAX, SOCKET_PATH_LEN_MAX, TUN_ADDRESSES_MAX, Tun, Wan, WanIo,
-    WanPort, Workers,
+    Api, Attach, BURST_MAX, Bpf, CALIBRATION_PATH, CORE_MAX, Config, Cores, DENY_MAX, INTERFACE_NAME_LEN_MAX,
+    LAN_INTERFACES_MAX, Lan, LanPort, MTU_MAX, MTU_MIN, PREFIXES_MAX, RATE_MAX, SOCKET_PATH_LEN_MAX, TUN_ADDRESSES_MAX,
+    Tun, Wan, WanIo, WanPort, Workers,
 };
 use crate::api::Prefix;
 use crate::io::netlink::{InterfaceAddress, Routing};
@@ -56,7 +56,7 @@ pub(super) fn config(document: &DeTable<'_>) -> Result<Config, Located> {
         routing: routing_section(&routing)?,
         bpf: Bpf { pin: bpf.text("pin", absolute_path)?, object: bpf.text("object", absolute_path)? },
         transit: top.flag("transit")?.unwrap_or(false),
-        calibration: top.text("calibration", absolute_path)?.unwrap_or_else(|| "/var/lib/weir/calibration.json".into()),
+        calibration: top.text("calibration", absolute_path)?.unwrap_or_else(|| CALIBRATION_PATH.into()),
     };
 
     if config.wan.attach == Attach::None && !config.wan.deny.is_empty() {

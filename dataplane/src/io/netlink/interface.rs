@@ -1,10 +1,13 @@
 //! What decides whether a packet may leave or enter an interface past the kernel's router: kind, link address, who stands above it.
 
+use std::fs::File;
 use std::net::IpAddr;
+use std::os::fd::AsRawFd as _;
 
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, State,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, State,
 };
 
 use super::{Error, Netlink};
@@ -72,6 +75,37 @@ impl Netlink {
             _ => None,
         })
         .map_err(|failure| failure.during("list the interfaces of this host"))
+    }
+}
+
+impl Netlink {
+    /// Makes a pair of virtual Ethernet devices.
+    ///
+    /// # Errors
+    /// [`Error::Refused`], with EEXIST when there is a device of one of the names.
+    pub(in crate::io) fn add_veth(&mut self, name: &str, peer: &str) -> Result<(), Error> {
+        let mut other = LinkMessage::default();
+        other.attributes.push(LinkAttribute::IfName(peer.into()));
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.into()));
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(other))),
+        ]));
+        self.request(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL, |_| {})
+            .map_err(|failure| failure.during(format!("make the veth pair {name} and {peer}")))
+    }
+
+    /// Moves a device into another network namespace.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub(in crate::io) fn move_link(&mut self, index: u32, namespace: &File) -> Result<(), Error> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.push(LinkAttribute::NetNsFd(namespace.as_raw_fd()));
+        self.request(RouteNetlinkMessage::SetLink(message), 0, |_| {})
+            .map_err(|failure| failure.during(format!("move interface #{index} to another namespace")))
     }
 }
 
