@@ -298,7 +298,9 @@ impl Plane {
             let events = Arc::clone(&events);
             move || events.notify()
         });
-        let host = Host::start(config, costs, &mut netlink, &mut changes, notify)?;
+        let devices = config.lan.interfaces.iter().chain([&config.wan.interface]);
+        let inherited = devices.filter(|name| programs.has_pins_of(name)).cloned().collect();
+        let host = Host::start(config, costs, &mut netlink, &mut changes, inherited, notify)?;
         let (ports, ports_reason) = choose_ports(config.wan.io);
         let mut about = vec![
             ("program".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),

@@ -14,6 +14,7 @@ impl Plane {
             let link = self.netlink.link(&interface)?;
             self.attach_lan(&link)?;
         }
+        self.host.know_programs(self.programs.ids());
         Ok(self.programs.remove_stale_links()?)
     }
 

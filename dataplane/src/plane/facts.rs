@@ -1,7 +1,7 @@
 //! Asks the host for the facts that [`super::choice`] is made of. Nothing is changed and nothing is kept.
 
 use crate::config::Config;
-use crate::io::netlink::{Error, Generic, Hook, Hooks, Interface, Link, Netlink, Tables};
+use crate::io::netlink::{Error, Generic, Hook, Hooks, Interface, Link, Netlink, Tables, XdpState};
 use crate::plane::choice::{Costs, Device, Facts, Wanted};
 
 /// Drivers whose devices lose the sender's offloads, or their own, when XDP runs natively on them: superpackets die, and the socket path
@@ -26,6 +26,10 @@ pub fn wanted(config: &Config) -> Wanted {
 pub struct Sources {
     generic: Generic,
     hooks: Hooks,
+    /// Numbers of our own programs.
+    own: Vec<u32>,
+    /// Devices with a program of a predecessor, which will be taken over.
+    inherited: Vec<String>,
 }
 
 impl Sources {
@@ -34,7 +38,13 @@ impl Sources {
     /// # Errors
     /// [`Error::Socket`].
     pub fn open() -> Result<Self, Error> {
-        Ok(Self { generic: Generic::open()?, hooks: Hooks::open() })
+        Ok(Self { generic: Generic::open()?, hooks: Hooks::open(), own: vec![], inherited: vec![] })
+    }
+
+    /// Names programs that are no strangers: numbers of ours, and devices on which a predecessor's is taken over. Without CAP_SYS_ADMIN
+    /// a program on a device cannot be asked for its name.
+    pub(super) fn know(&mut self, own: Vec<u32>, inherited: Vec<String>) {
+        (self.own, self.inherited) = (own, inherited);
     }
 
     /// Gathers the facts about the configured interfaces.
@@ -75,7 +85,12 @@ impl Sources {
         let features = self.generic.xdp_features(link.index)?.unwrap_or_default();
         let interface = interfaces.iter().find(|interface| interface.index == link.index);
         let children = interfaces.iter().filter(|interface| interface.takes_from(link.index));
-        let program = link.xdp.map(|xdp| xdp.program.and_then(program_name).unwrap_or_default());
+        let is_ours = |xdp: XdpState| {
+            self.inherited.contains(&link.name)
+                || xdp.program.is_some_and(|id| {
+                    self.own.contains(&id) || program_name(id).is_some_and(|name| OWN_PROGRAMS.contains(&name.as_str()))
+                })
+        };
         Ok(Device {
             name: link.name.clone(),
             driver: link.driver.clone(),
@@ -87,7 +102,7 @@ impl Sources {
             ethernet: interface.is_some_and(|interface| interface.ethernet),
             is_port: interface.is_some_and(|interface| interface.master.is_some()),
             children: children.map(|interface| interface.name.clone()).collect(),
-            foreign_xdp: program.is_some_and(|name| !OWN_PROGRAMS.contains(&name.as_str())),
+            foreign_xdp: link.xdp.is_some_and(|xdp| !is_ours(xdp)),
             filters: words(netlink.filters(link.index, &link.name)),
         })
     }

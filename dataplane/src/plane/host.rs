@@ -52,15 +52,17 @@ pub(super) struct Host {
 }
 
 impl Host {
-    /// Looks at the host and chooses. Where a choice needs it, changes are followed from now on.
+    /// Looks at the host and chooses. On the devices `inherited` a predecessor's programs are taken over. Where a choice needs it, changes are followed from now on.
     pub(super) fn start(
         config: &Config,
         costs: Option<Costs>,
         netlink: &mut Netlink,
         changes: &mut Changes,
+        inherited: Vec<String>,
         notify: Notify,
     ) -> Result<Self, Error> {
         let mut sources = Sources::open()?;
+        sources.know(vec![], inherited);
         // A router with a full feed takes a second to list, so whoever stays in the kernel does without.
         let mut tables = Tables::default();
         let mut choice = choose(&wanted(config), &sources.gather(config, netlink, &tables, costs)?);
@@ -92,6 +94,11 @@ impl Host {
             unread: Unread::default(),
             next_look: follows.then_some(Time::ZERO),
         })
+    }
+
+    /// Names our own programs, after they were attached.
+    pub(super) fn know_programs(&mut self, own: Vec<u32>) {
+        self.sources.know(own, vec![]);
     }
 
     /// What is chosen, and why.
@@ -231,7 +238,7 @@ mod tests {
         let config = Config::parse(Path::new("test"), &text).unwrap();
         let mut netlink = Netlink::open().unwrap();
         let mut changes = Changes::subscribe(config.routing.table).unwrap();
-        let host = Host::start(&config, None, &mut netlink, &mut changes, Arc::new(|| {})).unwrap();
+        let host = Host::start(&config, None, &mut netlink, &mut changes, vec![], Arc::new(|| {})).unwrap();
         (namespace, netlink, changes, host)
     }
 

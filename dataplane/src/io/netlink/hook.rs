@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::fs;
+use std::io;
 
 use aya::programs::SchedClassifier;
 use aya::programs::tc::TcAttachType;
@@ -38,7 +39,7 @@ const CLSACT: [(u16, u16); 2] = [(0xffff, 0xfff2), (0xffff, 0xfff3)];
 const ROOTS: [(u16, u16); 2] = [(0, 0), (0xffff, 0)];
 
 /// Names of our own programs at tc.
-const OWN_PROGRAMS: [&str; 2] = ["wan", "lan"];
+const OWN_PROGRAMS: [&str; 3] = ["wan", "wan_tc", "lan"];
 
 /// Something that handles packets which this host forwards.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -145,8 +146,16 @@ impl Netlink {
             hooks.push(Hook { what: format!("tc filters on {name}") });
         }
         for (direction, attach) in [("ingress", TcAttachType::Ingress), ("egress", TcAttachType::Egress)] {
-            // Without TCX (before Linux 6.6) there is nothing to find, and without the right to look nothing of ours would be attached either.
-            let Ok((_, programs)) = SchedClassifier::query_tcx(name, attach) else { continue };
+            let programs = match SchedClassifier::query_tcx(name, attach) {
+                Ok((_, programs)) => programs,
+                // Their number is told to whoever has CAP_NET_ADMIN, their names only to CAP_SYS_ADMIN: there is one, and it is not ours to name.
+                Err(error) if is_denied(&error) => {
+                    hooks.push(Hook { what: format!("a program at tc {direction} of {name}") });
+                    continue;
+                }
+                // Before Linux 6.6 there is no TCX, and so nothing to find.
+                Err(_) => continue,
+            };
             hooks.extend(programs.iter().filter_map(|program| {
                 let program = program.name_as_str().unwrap_or("?");
                 let what = format!("program {program} at tc {direction} of {name}");
@@ -155,6 +164,18 @@ impl Netlink {
         }
         Ok(hooks)
     }
+}
+
+/// Whether an error comes from a call that was not allowed.
+fn is_denied(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) == Some(libc::EPERM) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 #[cfg(test)]
