@@ -31,6 +31,8 @@ const WARM_UP: usize = 200;
 const TRAINS: usize = 2000;
 /// How long a train may take before the measurement is given up.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// How long a new device may take to carry its first train.
+const CARRIER_PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes that may stand before a packet of a TUN: nothing, or `struct virtio_net_hdr` of either length.
 const TUN_HEADERS: [usize; 3] = [0, 10, 12];
 /// Bytes of the IPv4 and UDP headers.
@@ -213,6 +215,14 @@ fn is_udp(bytes: &[u8]) -> bool {
 
 /// The medians of both parts of a pass, for each packet.
 fn median(pass: &mut dyn FnMut() -> io::Result<(Duration, Duration)>) -> io::Result<(u32, u32)> {
+    // A new device drops what it is given until the kernel has noticed its carrier, which takes up to a second.
+    let deadline = Instant::now() + CARRIER_PATIENCE;
+    loop {
+        match pass() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {}
+            done => break done.map(|_| ())?,
+        }
+    }
     for _ in 0..WARM_UP {
         pass()?;
     }
