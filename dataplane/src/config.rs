@@ -5,10 +5,11 @@
 //!
 //! ```text
 //! transit = false          forward between peers
+//! calibration = …          file of measured costs
 //! [api]      socket
-//! [wan]      interface (required) · port · lane_ports · attach · io · dscp · busy_poll_us · source_rate_pps · source_burst ·
-//!            class_rate_pps · deny
-//! [lan]      interfaces · attach
+//! [wan]      interface (required) · port · lane_ports · attach · io · rx · tx · dscp · busy_poll_us · source_rate_pps ·
+//!            source_burst · class_rate_pps · deny
+//! [lan]      interfaces · attach · rx · tx · gro_forwarding
 //! [tun]      name · addresses · mtu · offload
 //! [workers]  cores · latency
 //! [routing]  table · mark · rule_priority · metric · prefixes
@@ -46,6 +47,8 @@ pub const MTU_MAX: u16 = u16::MAX - (40 + 8 + HEADER_LEN + TAG_LEN) as u16;
 
 // Ours.
 
+/// Where measured costs are kept unless the configuration says otherwise.
+pub const CALIBRATION_PATH: &str = "/var/lib/weir/calibration.json";
 /// Longest file in bytes: a thousand times what anybody writes.
 pub const FILE_LEN_MAX: u64 = 1 << 20;
 /// Most overlay prefixes: each costs the kernel two routes, and thousands of routes cost every route change time.
@@ -86,6 +89,8 @@ pub struct Config {
     pub bpf: Bpf,
     /// Whether packets from one peer may go on to another one.
     pub transit: bool,
+    /// Absolute path of the file with measured costs of the ports; without that file built-in figures serve.
+    pub calibration: PathBuf,
 }
 
 /// Where the control plane finds us.
@@ -112,6 +117,10 @@ pub struct Wan {
     pub dscp: Dscp,
     /// Microseconds of `SO_BUSY_POLL` on the sockets, at most [`BUSY_POLL_MAX`]; zero leaves it to the system.
     pub busy_poll_us: u32,
+    /// What datagrams are received by.
+    pub rx: WanPort,
+    /// What datagrams are sent by.
+    pub tx: WanPort,
     /// Datagrams per second that one source may send besides live data; zero means no limit.
     pub source_rate_pps: u64,
     /// Datagrams that one source may send back to back, at least one.
@@ -129,6 +138,12 @@ pub struct Lan {
     pub interfaces: Vec<String>,
     /// How `lan` is attached.
     pub attach: Attach,
+    /// What packets from the LANs are received by.
+    pub rx: LanPort,
+    /// What packets to the LANs are sent by.
+    pub tx: LanPort,
+    /// Whether the kernel merges small UDP packets on these interfaces while the plane runs (`rx-udp-gro-forwarding`).
+    pub gro_forwarding: bool,
 }
 
 /// The TUN device.
@@ -188,6 +203,18 @@ pub enum TunOffload {
     Off,
 }
 
+impl fmt::Display for Attach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::Tc => "tc",
+            Self::None => "none",
+        })
+    }
+}
+
 /// Which port moves datagrams of the underlay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -208,6 +235,50 @@ pub enum Latency {
     Balanced,
     /// Never sleeps: its core is busy always.
     Spin,
+}
+
+/// By what datagrams of the underlay go one way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WanPort {
+    /// As fits device and costs.
+    Auto,
+    /// UDP sockets, with GSO and GRO.
+    Socket,
+    /// AF_XDP sockets.
+    Xsk,
+}
+
+impl fmt::Display for WanPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Socket => "socket",
+            Self::Xsk => "xsk",
+        })
+    }
+}
+
+/// By what packets of the LANs go one way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LanPort {
+    /// As fits devices, costs and what the kernel's router does besides routing.
+    Auto,
+    /// The TUN: the kernel routes.
+    Tun,
+    /// AF_XDP sockets: past the kernel's router.
+    Xsk,
+}
+
+impl fmt::Display for LanPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Tun => "tun",
+            Self::Xsk => "xsk",
+        })
+    }
 }
 
 /// Which cores the workers are pinned to.
@@ -402,6 +473,8 @@ mod tests {
             ("io = \"epoll\"", "\"auto\", \"uring\" or \"mmsg\""),
             ("[tun]\noffload = \"on\"", "\"auto\" or \"off\""),
             ("[workers]\nlatency = \"low\"", "\"balanced\" or \"spin\""),
+            ("rx = \"tun\"", "\"auto\", \"socket\" or \"xsk\""),
+            ("[lan]\ntx = \"socket\"", "\"auto\", \"tun\" or \"xsk\""),
             ("[lan]\nattach = \"\"", "\"native\", \"generic\", \"tc\" or \"none\""),
         ] {
             let error = with(text).unwrap_err();
@@ -412,6 +485,10 @@ mod tests {
         }
         assert_eq!(with("io = \"mmsg\"").unwrap().wan.io, WanIo::Mmsg);
         assert_eq!(with("io = \"uring\"").unwrap().wan.io, WanIo::Uring);
+        let config = with("rx = \"xsk\"\ntx = \"socket\"\n[lan]\nrx = \"tun\"\ntx = \"xsk\"").unwrap();
+        assert_eq!((config.wan.rx, config.wan.tx), (WanPort::Xsk, WanPort::Socket));
+        assert_eq!((config.lan.rx, config.lan.tx), (LanPort::Tun, LanPort::Xsk));
+        assert!(config.lan.gro_forwarding && !with("[lan]\ngro_forwarding = false").unwrap().lan.gro_forwarding);
         assert_eq!(with("[tun]\noffload = \"off\"").unwrap().tun.offload, TunOffload::Off);
         assert_eq!(with("[tun]\noffload = \"auto\"").unwrap().tun.offload, TunOffload::Auto);
         assert_eq!(with("[workers]\nlatency = \"spin\"").unwrap().workers.latency, Latency::Spin);

@@ -1,6 +1,7 @@
 //! Everything that touches the kernel: ports, rings, sockets, eBPF, netlink.
 
 pub mod bpf;
+pub mod calibrate;
 mod datagram;
 pub mod epoll;
 pub mod fault;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use weir_dataplane::config::{Attach, Config, WanIo};
-use weir_dataplane::{io, plane};
+use weir_dataplane::{io, plane, tune};
 
 /// Weir's packet plane: forwards IP packets between gateways, sealed.
 #[derive(Parser)]
@@ -49,6 +49,24 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show how this host's devices are set up, and what would serve the packet plane better. Changes nothing without --apply.
+    Tune {
+        /// Look at the WAN and LAN interfaces of this configuration file; calibrate for it.
+        #[arg(long)]
+        config: Option<PathBuf>,
+        /// Look at this interface too.
+        #[arg(long, value_name = "NAME")]
+        device: Vec<String>,
+        /// Set what takes effect without a link going down, and print what takes it back.
+        #[arg(long)]
+        apply: bool,
+        /// Measure what packets cost on a private veth pair, and write that down for `run`.
+        #[arg(long)]
+        calibrate: bool,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove the routes, rules and pins that a stopped daemon leaves so that nothing goes out in clear.
     Purge {
         /// The configuration file that the daemon ran with.
@@ -85,6 +103,39 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
                 writeln!(out, "{}", serde_json::to_string_pretty(&config)?)?;
             } else {
                 writeln!(out, "the configuration is good")?;
+                match plane::ports(&config) {
+                    Ok(choice) => {
+                        for (name, text) in choice.rows() {
+                            writeln!(out, "{name}: {text}")?;
+                        }
+                    }
+                    Err(error) => writeln!(out, "ports are chosen at the start: {error}")?,
+                }
+            }
+        }
+        Command::Tune { config, device, apply, calibrate, json } => {
+            let config = config.as_deref().map(Config::load).transpose()?;
+            let report = tune::look(config.as_ref(), &device)?;
+            let calibration = if calibrate { Some(tune::calibrate(config.as_ref())?) } else { None };
+            let applied = if apply { tune::apply(&report)? } else { vec![] };
+            if json {
+                let all =
+                    serde_json::json!({ "settings": report.rows, "calibration": calibration, "applied": applied });
+                writeln!(out, "{}", serde_json::to_string_pretty(&all)?)?;
+            } else {
+                write!(out, "{report}")?;
+                if let Some(calibration) = calibration {
+                    write!(out, "{calibration}")?;
+                }
+                for result in &applied {
+                    match result {
+                        Ok(undo) => writeln!(out, "set; to take it back: {undo}")?,
+                        Err(error) => writeln!(out, "not set: {error}")?,
+                    }
+                }
+            }
+            if applied.iter().any(Result::is_err) {
+                return Ok(ExitCode::FAILURE);
             }
         }
         Command::Probe { config, interface, json } => {

@@ -1,7 +1,7 @@
 //! The daemon: puts everything in place in the right order, serves the API, and takes everything away again.
 //!
 //! ```text
-//!   start   privileges ▸ probe ▸ API path ▸ eBPF ▸ sockets ▸ steer ▸ TUN ▸ workers ▸ wan, lan ▸ routes ▸ listen
+//!   start   privileges ▸ probe ▸ API path ▸ eBPF ▸ sockets ▸ steer ▸ TUN ▸ choice ▸ workers ▸ wan, lan ▸ routes ▸ listen
 //!   serve   poll( API, signals, workers' events, netlink ) ▸ state machine ▸ effects ▸ replies
 //!   stop    API closed ▸ workers joined ▸ programs detached, pins removed ▸ device routes gone with the TUN
 //! ```
@@ -10,12 +10,20 @@
 //! stop, so that nothing leaves in clear while the plane is away; [`purge`] removes them.
 
 mod attach;
+pub mod calibration;
+pub mod choice;
+mod classify;
 mod cores;
+pub mod facts;
+pub mod fib;
+mod gro;
+mod host;
 mod indices;
 mod lan;
 mod server;
 pub mod state;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
@@ -29,11 +37,13 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use weir_abi::gcra::Rate;
 use weir_abi::map::{self, Class, MISS_SAMPLE, SocketRole, WORKERS_MAX, flag};
 
+use self::gro::GroForwarding;
+use self::host::Host;
 use self::lan::Lan;
 use self::server::{ClientId, Incoming, Server, ServerError};
 use self::state::{Effect, Fixed, Random, State};
 use crate::api::message::{Counters, DumpItem, Incarnation, NamedCount, Refusal, Reply, Request};
-use crate::config::{Config, Cores, Latency, TunOffload, WanIo};
+use crate::config::{Attach, Config, Cores, Latency, TunOffload, WanIo};
 use crate::engine::aead::Algorithm;
 use crate::engine::counters::Snapshot;
 use crate::io::bpf::{self, BpfError, Programs};
@@ -132,7 +142,7 @@ pub fn run(config: &Config, control_sockets: &[RawFd]) -> Result<(), PlaneError>
     privileges::drop_to_needed()?;
     let wishes = probe::Wishes {
         wan: &config.wan.interface,
-        bpf: config.wan.attach != crate::config::Attach::None,
+        bpf: config.wan.attach != Attach::None,
         uring_only: config.wan.io == WanIo::Uring,
     };
     if let Some(blocker) = probe::probe(&wishes).first_blocker() {
@@ -144,6 +154,18 @@ pub fn run(config: &Config, control_sockets: &[RawFd]) -> Result<(), PlaneError>
     let served = plane.serve(&signals);
     plane.stop();
     served
+}
+
+/// Which ports a start would choose on this machine as it is now. Changes nothing.
+///
+/// # Errors
+/// [`PlaneError::Netlink`], as when the WAN interface is not there, and [`PlaneError::System`] for an unreadable calibration.
+pub fn ports(config: &Config) -> Result<choice::Choice, PlaneError> {
+    let mut netlink = Netlink::open()?;
+    let costs = calibration::load(&config.calibration).map_err(system("reading the calibration"))?;
+    let tables = netlink.tables(&config.routing)?;
+    let facts = facts::Sources::open()?.gather(config, &mut netlink, &tables, costs)?;
+    Ok(choice::choose(&facts::wanted(config), &facts))
 }
 
 /// Takes away what a stopped plane leaves on purpose: its rules and routes, and pins.
@@ -195,6 +217,11 @@ struct Plane {
     map_config: map::Config,
     about: Vec<(String, String)>,
     clock: Clock,
+    config: Config,
+    host: Host,
+    gro: GroForwarding,
+    /// Index of each device that programs were attached to, by name: a device that comes again has another.
+    attached: BTreeMap<String, u32>,
 }
 
 /// How workers wake the control thread.
@@ -227,7 +254,7 @@ impl Plane {
         let Placement { cores, why, shared } = placement(config)?;
         let count = cores.len() as u8;
         let mut netlink = Netlink::open()?;
-        let changes = Changes::subscribe(config.routing.table)?;
+        let mut changes = Changes::subscribe(config.routing.table)?;
         let wan = netlink.link(&config.wan.interface)?;
 
         let object = match &config.bpf.object {
@@ -281,6 +308,17 @@ impl Plane {
         let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         let eventfd = eventfd.map_err(|errno| system("making an eventfd")(errno.into()))?;
         let events = Arc::new(Events { eventfd, pending: AtomicBool::new(false) });
+        let costs = calibration::load(&config.calibration).unwrap_or_else(|error| {
+            tracing::warn!("{} is no calibration, built-in figures serve: {error}", config.calibration.display());
+            None
+        });
+        let notify: Notify = Arc::new({
+            let events = Arc::clone(&events);
+            move || events.notify()
+        });
+        let devices = config.lan.interfaces.iter().chain([&config.wan.interface]);
+        let inherited = devices.filter(|name| programs.has_pins_of(name)).cloned().collect();
+        let host = Host::start(config, costs, &mut netlink, &mut changes, inherited, notify)?;
         let (ports, ports_reason) = choose_ports(config.wan.io);
         let mut about = vec![
             ("program".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
@@ -362,9 +400,14 @@ impl Plane {
             map_config,
             about,
             clock,
+            config: config.clone(),
+            host,
+            gro: GroForwarding::open()?,
+            attached: BTreeMap::new(),
         };
         plane.carry_out()?;
-        let attached = plane.attach(config, &wan).and_then(|()| plane.install_routes(config));
+        plane.tell_choice();
+        let attached = plane.attach(&wan).and_then(|()| plane.install_routes(config));
         if let Err(error) = attached.and_then(|()| plane.server.listen().map_err(PlaneError::from)) {
             plane.stop();
             return Err(error);
@@ -372,35 +415,19 @@ impl Plane {
         Ok(plane)
     }
 
-    /// Attaches the classifiers, as the configuration says or as fits the device.
-    fn attach(&mut self, config: &Config, wan: &netlink::Link) -> Result<(), PlaneError> {
-        // What a killed predecessor left there is ours to take over, not another's program to keep away from.
-        let (predecessor, xdp) = match wan.xdp {
-            Some(state) if self.programs.has_pinned_xdp(&wan.name) => (Some(state), None),
-            other => (None, other),
-        };
-        let wan = &netlink::Link { xdp, ..wan.clone() };
-        let attached = attach::attach(config.wan.attach, wan, |mode| {
-            // A link keeps its mode for life: one in another mode than is wanted now cannot be taken over.
-            if predecessor.is_some_and(|state| !attach::is_mode(state.mode, mode)) {
-                self.programs.end_pinned_xdp(&wan.name)?;
-            }
-            self.programs.attach_wan(&wan.name, mode)
-        })?;
-        self.about.push((format!("wan on {}", wan.name), attached.to_string()));
-        tracing::info!("wan on {}: {attached}", wan.name);
-        if attached.mode.is_some() {
-            self.map_config.flags |= flag::WAN_ATTACHED;
-            self.programs.configure(self.map_config)?;
+    /// Puts a fact among those that the API shows, in place of the last one of its name.
+    fn tell(&mut self, name: String, text: String) {
+        match self.about.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, known)) => *known = text,
+            None => self.about.push((name, text)),
         }
-        for interface in &config.lan.interfaces {
-            let link = self.netlink.link(interface)?;
-            let attached =
-                attach::attach_xdp(config.lan.attach, &link, |mode| self.programs.attach_lan(&link.name, mode))?;
-            self.about.push((format!("lan on {interface}"), attached.to_string()));
-            tracing::info!("lan on {interface}: {attached}");
+    }
+
+    fn tell_choice(&mut self) {
+        for (name, text) in self.host.choice().rows() {
+            tracing::info!("{name}: {text}");
+            self.tell(name.to_owned(), text);
         }
-        Ok(self.programs.remove_stale_links()?)
     }
 
     /// Installs routes and rules; a failure takes back what it did unless an earlier run had left them.
@@ -442,13 +469,15 @@ impl Plane {
 
     /// Waits for something to do; `true` when that is to stop.
     fn wait(&self, signals: &Signals) -> Result<bool, PlaneError> {
-        let timeout = self.state.next_deadline().map(|deadline| deadline.since(self.clock.now()));
+        let deadline = [self.state.next_deadline(), self.host.next_deadline()].into_iter().flatten().min();
+        let timeout = deadline.map(|deadline| deadline.since(self.clock.now()));
         let timeout = timeout.map(|t| Timespec { tv_sec: t.as_secs() as i64, tv_nsec: i64::from(t.subsec_nanos()) });
         let mut descriptors = vec![
             PollFd::new(&signals.readable, PollFlags::IN),
             PollFd::new(&self.events.eventfd, PollFlags::IN),
             PollFd::from_borrowed_fd(self.changes.as_fd(), PollFlags::IN),
         ];
+        descriptors.extend(self.host.ruleset().map(|ruleset| PollFd::from_borrowed_fd(ruleset, PollFlags::IN)));
         for (descriptor, interest) in self.server.interests() {
             let mut flags = PollFlags::empty();
             flags.set(PollFlags::IN, interest.read);
@@ -475,10 +504,18 @@ impl Plane {
     fn watch_host(&mut self) -> Result<(), PlaneError> {
         let (mut addresses, mut routes) = (false, false);
         while let Some(change) = self.changes.poll_event()? {
+            self.host.handle_change(&change);
             match change {
+                Change::Link { index, ref name, removed: false, .. }
+                    if self.attached.get(name).is_some_and(|known| *known != index) =>
+                {
+                    self.attach_again(name, index);
+                    routes = true;
+                }
                 Change::Address { .. } => addresses = true,
                 Change::Route { removed, .. } | Change::Rule { removed, .. } => routes |= removed,
                 Change::Link { .. } => routes = true,
+                Change::Neighbour { .. } | Change::KernelRoute | Change::Hook => {}
                 Change::Lost => (addresses, routes) = (true, true),
             }
         }
@@ -497,6 +534,31 @@ impl Plane {
                 Ok(false) => {}
                 Err(error) => tracing::error!("routes or rules of ours cannot be restored: {error}"),
             }
+        }
+        self.follow_host()
+    }
+
+    /// Takes the LAN back into the kernel while something forbids to go past its router, and gives it up again afterwards.
+    fn follow_host(&mut self) -> Result<(), PlaneError> {
+        let was_open = self.host.is_open();
+        let changed = match self.host.settle(&mut self.netlink, self.clock.now()) {
+            Ok(choice) => choice.is_some(),
+            Err(error) => {
+                tracing::error!("the host's routes and filters cannot be read: {error}");
+                false
+            }
+        };
+        if changed {
+            self.tell_choice();
+        }
+        if self.host.is_open() != was_open {
+            // Without overlay prefixes `lan` passes everything to the kernel.
+            let prefixes = if was_open { &[][..] } else { &self.config.routing.prefixes };
+            self.programs.set_overlay(prefixes)?;
+        }
+        if let Some(fib) = self.host.poll_fib() {
+            let (overlay, underlay, neighbours) = fib.sizes();
+            tracing::debug!(epoch = fib.epoch, overlay, underlay, neighbours, "mirrored tables");
         }
         Ok(())
     }
@@ -609,6 +671,7 @@ impl Plane {
                 tracing::error!("{error}");
             }
         }
+        self.gro.restore();
         if let Err(error) = self.routes.uninstall(&mut self.netlink) {
             tracing::error!("{error}");
         }

@@ -10,6 +10,7 @@
 //! - [`tidy`]: the rules about structure that no compiler checks;
 //! - [`test`]: the whole check, step by step, as CI runs it;
 //! - [`bench`]: the two gateways and the traffic between them: the demonstration and the measurements.
+//! - [`tune`]: how this host is set up, and what would be better.
 
 mod bench;
 mod ebpf;
@@ -17,6 +18,7 @@ mod process;
 mod setup;
 mod test;
 mod tidy;
+mod tune;
 mod workspace;
 
 use std::ffi::OsString;
@@ -56,6 +58,14 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         args: Vec<OsString>,
     },
+    /// Shows how this host's devices are set up and what would serve the packet plane better; changes nothing without `--apply`.
+    ///
+    /// Builds in release mode and runs `weir-dataplane tune` with all ARGS. It needs root and uses sudo without it.
+    Tune {
+        /// For `weir-dataplane tune`: `--device NAME`, `--config FILE`, `--apply`, `--calibrate`, `--json`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Runs every check, as CI does, and stops at the first that fails.
     Test {
         /// Adds what takes long: advisories, more property-test cases, fuzzing, release-mode and ignored tests.
@@ -85,6 +95,7 @@ fn main() -> ExitCode {
     let done = match cli.task {
         Task::Demo { args } => bench::run(&workspace, &[vec!["demo".into()], args].concat()),
         Task::Bench { args } => bench::run(&workspace, &args),
+        Task::Tune { args } => tune::run(&workspace, &args),
         Task::Test { full } => test::run(&workspace, full),
         Task::Ebpf { check } => ebpf::run(&workspace, check),
         Task::Tidy { write } => tidy::run(&workspace, write),

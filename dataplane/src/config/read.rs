@@ -10,9 +10,9 @@ use weir_abi::map::WORKERS_MAX;
 
 use super::section::{Located, Section};
 use super::{
-    Api, Attach, BURST_MAX, BUSY_POLL_MAX, Bpf, CORE_MAX, Config, Cores, DENY_MAX, INTERFACE_NAME_LEN_MAX,
-    LAN_INTERFACES_MAX, LANE_PORTS_MAX, Lan, Latency, MTU_MAX, MTU_MIN, PREFIXES_MAX, RATE_MAX, SOCKET_PATH_LEN_MAX,
-    TUN_ADDRESSES_MAX, Tun, TunOffload, Wan, WanIo, Workers,
+    Api, Attach, BURST_MAX, BUSY_POLL_MAX, Bpf, CALIBRATION_PATH, CORE_MAX, Config, Cores, DENY_MAX,
+    INTERFACE_NAME_LEN_MAX, LAN_INTERFACES_MAX, LANE_PORTS_MAX, Lan, LanPort, Latency, MTU_MAX, MTU_MIN, PREFIXES_MAX,
+    RATE_MAX, SOCKET_PATH_LEN_MAX, TUN_ADDRESSES_MAX, Tun, TunOffload, Wan, WanIo, WanPort, Workers,
 };
 use crate::api::Prefix;
 use crate::engine::class::Dscp;
@@ -25,7 +25,8 @@ const KERNEL_TABLES: Range<u32> = 253..256;
 
 /// Reads the whole document.
 pub(super) fn config(document: &DeTable<'_>) -> Result<Config, Located> {
-    let top = Section::top(document, &["api", "wan", "lan", "tun", "workers", "routing", "bpf", "transit"])?;
+    let known = &["api", "wan", "lan", "tun", "workers", "routing", "bpf", "transit", "calibration"];
+    let top = Section::top(document, known)?;
     let api = top.section("api", &["socket"])?;
     let wan = top.section(
         "wan",
@@ -35,6 +36,8 @@ pub(super) fn config(document: &DeTable<'_>) -> Result<Config, Located> {
             "lane_ports",
             "attach",
             "io",
+            "rx",
+            "tx",
             "dscp",
             "busy_poll_us",
             "source_rate_pps",
@@ -43,7 +46,7 @@ pub(super) fn config(document: &DeTable<'_>) -> Result<Config, Located> {
             "deny",
         ],
     )?;
-    let lan = top.section("lan", &["interfaces", "attach"])?;
+    let lan = top.section("lan", &["interfaces", "attach", "rx", "tx", "gro_forwarding"])?;
     let tun = top.section("tun", &["name", "addresses", "mtu", "offload"])?;
     let workers = top.section("workers", &["cores", "latency"])?;
     let routing = top.section("routing", &["table", "mark", "rule_priority", "metric", "prefixes"])?;
@@ -55,6 +58,9 @@ pub(super) fn config(document: &DeTable<'_>) -> Result<Config, Located> {
         lan: Lan {
             interfaces: lan.texts("interfaces", LAN_INTERFACES_MAX, interface_name)?.unwrap_or_default(),
             attach: lan.text("attach", attach)?.unwrap_or(Attach::Auto),
+            rx: lan.text("rx", lan_port)?.unwrap_or(LanPort::Auto),
+            tx: lan.text("tx", lan_port)?.unwrap_or(LanPort::Auto),
+            gro_forwarding: lan.flag("gro_forwarding")?.unwrap_or(true),
         },
         tun: Tun {
             name: tun.text("name", tun_name)?.unwrap_or_else(|| "weir0".into()),
@@ -72,6 +78,7 @@ pub(super) fn config(document: &DeTable<'_>) -> Result<Config, Located> {
         routing: routing_section(&routing)?,
         bpf: Bpf { pin: bpf.text("pin", absolute_path)?, object: bpf.text("object", absolute_path)? },
         transit: top.flag("transit")?.unwrap_or(false),
+        calibration: top.text("calibration", absolute_path)?.unwrap_or_else(|| CALIBRATION_PATH.into()),
     };
 
     if config.wan.attach == Attach::None && !config.wan.deny.is_empty() {
@@ -121,6 +128,8 @@ fn wan_section(wan: &Section<'_>) -> Result<Wan, Located> {
             })?
             .unwrap_or_default(),
         busy_poll_us: wan.number("busy_poll_us", 0..=BUSY_POLL_MAX.into())?.unwrap_or(0),
+        rx: wan.text("rx", wan_port)?.unwrap_or(WanPort::Auto),
+        tx: wan.text("tx", wan_port)?.unwrap_or(WanPort::Auto),
         // A handshake takes some ten datagrams and a DHT look-up a few dozen: a site behind one address stays far below, a flood does not.
         source_rate_pps: wan.number("source_rate_pps", 0..=RATE_MAX)?.unwrap_or(1_000),
         source_burst: wan.number("source_burst", 1..=BURST_MAX)?.unwrap_or(256),
@@ -181,6 +190,24 @@ fn attach(word: &str) -> Result<Attach, String> {
         "tc" => Ok(Attach::Tc),
         "none" => Ok(Attach::None),
         _ => Err(format!("{word:?} is no attach mode: write \"auto\", \"native\", \"generic\", \"tc\" or \"none\"")),
+    }
+}
+
+fn wan_port(word: &str) -> Result<WanPort, String> {
+    match word {
+        "auto" => Ok(WanPort::Auto),
+        "socket" => Ok(WanPort::Socket),
+        "xsk" => Ok(WanPort::Xsk),
+        _ => Err(format!("{word:?} moves no datagrams: write \"auto\", \"socket\" or \"xsk\"")),
+    }
+}
+
+fn lan_port(word: &str) -> Result<LanPort, String> {
+    match word {
+        "auto" => Ok(LanPort::Auto),
+        "tun" => Ok(LanPort::Tun),
+        "xsk" => Ok(LanPort::Xsk),
+        _ => Err(format!("{word:?} moves no packets of a LAN: write \"auto\", \"tun\" or \"xsk\"")),
     }
 }
 

@@ -418,6 +418,31 @@ impl Programs {
         }
     }
 
+    /// The kernel's numbers of our programs that are loaded: whoever finds another one on a device has met a stranger.
+    pub fn ids(&self) -> Vec<u32> {
+        // Asking by descriptor, unlike by number, needs no CAP_SYS_ADMIN.
+        self.ebpf.programs().filter_map(|(_, program)| Some(program.info().ok()?.id())).collect()
+    }
+
+    /// Whether a killed predecessor's program is still pinned for this device.
+    pub fn has_pins_of(&self, interface: &str) -> bool {
+        DEVICE_PROGRAMS.iter().any(|name| self.link_pin(name, interface).is_some_and(|path| path.exists()))
+    }
+
+    /// Forgets the pins of programs on a device that is gone: their links lead nowhere, and a new device of that name takes none over.
+    ///
+    /// # Errors
+    /// [`BpfError::Step`].
+    pub fn forget_device(&mut self, interface: &str) -> Result<(), BpfError> {
+        for program in DEVICE_PROGRAMS {
+            if let Some(path) = self.link_pin(program, interface).filter(|path| path.exists()) {
+                std::fs::remove_file(&path).map_err(step(format!("removing the pin {}", path.display())))?;
+                self.links.retain(|link| *link != path);
+            }
+        }
+        Ok(())
+    }
+
     /// Ends what a killed predecessor had attached where this run attached nothing: on other devices, or in another way. Those programs
     /// judge by maps that nobody keeps any more, and would drop all data.
     ///
@@ -511,6 +536,9 @@ impl Drop for Programs {
         let _ = self.unpin();
     }
 }
+
+/// Programs that are attached to devices.
+const DEVICE_PROGRAMS: [&str; 3] = ["wan", "wan_tc", "lan"];
 
 /// Whether a path lies, or would lie, on a bpf file system.
 fn is_on_bpf_fs(path: &Path) -> bool {

@@ -1,4 +1,4 @@
-//! Links, addresses, routes and rules of this host, over a blocking rtnetlink socket (RFC 3549, `linux/rtnetlink.h`).
+//! Links, addresses, neighbours, routes, rules and packet hooks of this host, over blocking netlink sockets (RFC 3549, `linux/rtnetlink.h`).
 //!
 //! ```text
 //! Netlink ── request, sequence number ──▸ kernel
@@ -11,8 +11,15 @@
 //! prefixes mean, and never runs on the packet path.
 
 mod changes;
+pub mod features;
+mod fib;
+mod generic;
+mod hook;
 mod host;
+mod interface;
 mod link;
+mod neighbour;
+mod raw;
 mod route;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -23,10 +30,9 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use netlink_packet_core::{
-    DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-    Nla, NlasIterator, Parseable,
+    DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload, NetlinkSerializable, Nla, NlasIterator, Parseable,
 };
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use serde::Serialize;
@@ -34,9 +40,14 @@ use serde::Serialize;
 use crate::api::Prefix;
 use crate::api::prefix::PrefixError;
 
-pub use changes::{Change, Changes};
+pub use changes::{Change, Changes, RulesetChanges};
+pub use fib::{HostRoute, HostRouteKind, NextHop, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN, TABLE_ROUTES_MAX, Tables};
+pub use generic::{Generic, XdpFeatures};
+pub use hook::{Hook, Hooks};
 pub use host::{HostRoutes, Routing};
+pub use interface::{Interface, L2, Mac};
 pub use link::{HostAddress, Link, XdpMode, XdpState};
+pub use neighbour::{Neighbour, NeighbourState};
 pub use route::{Family, Route, RouteTarget, Rule};
 
 // From `linux/netlink.h`.
@@ -140,7 +151,7 @@ impl FromStr for InterfaceAddress {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No socket.
-    #[error("cannot open a route netlink socket ({0}): allow AF_NETLINK sockets")]
+    #[error("cannot open a netlink socket ({0}): allow AF_NETLINK sockets")]
     Socket(#[source] io::Error),
     /// The socket failed.
     #[error("cannot {action}: the netlink socket failed: {source}")]
@@ -235,6 +246,11 @@ fn remedy(errno: i32) -> &'static str {
     }
 }
 
+/// What is said over one of these sockets: requests and answers are of one type.
+trait Message: NetlinkSerializable + NetlinkDeserializable + Clone + fmt::Debug {}
+
+impl<M: NetlinkSerializable + NetlinkDeserializable + Clone + fmt::Debug> Message for M {}
+
 /// What one request came to, before anybody says what it was for.
 enum Failure {
     Transport(io::Error),
@@ -273,8 +289,13 @@ impl Netlink {
     /// # Errors
     /// [`Error::Socket`].
     pub fn open() -> Result<Self, Error> {
+        Self::open_protocol(NETLINK_ROUTE)
+    }
+
+    /// The same for another part of the kernel (`NETLINK_*` of `linux/netlink.h`).
+    fn open_protocol(protocol: isize) -> Result<Self, Error> {
         let open = || {
-            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            let mut socket = Socket::new(protocol)?;
             socket.bind_auto()?;
             socket.connect(&SocketAddr::new(0, 0))?;
             // The kernel's own words about an error, without an echo of the request before them.
@@ -288,26 +309,17 @@ impl Netlink {
     }
 
     /// Sends a request and waits for its acknowledgement; `each` sees the messages before it.
-    fn request(
-        &mut self,
-        message: RouteNetlinkMessage,
-        flags: u16,
-        mut each: impl FnMut(RouteNetlinkMessage),
-    ) -> Result<(), Failure> {
+    fn request<M: Message>(&mut self, message: M, flags: u16, mut each: impl FnMut(M)) -> Result<(), Failure> {
         self.send(message, NLM_F_REQUEST | NLM_F_ACK | flags)?;
         self.receive(&mut each).map(|_| ())
     }
 
     /// Collects what `pick` makes of each entry of a table. A table that does not exist is empty.
-    fn dump<T>(
-        &mut self,
-        message: RouteNetlinkMessage,
-        pick: impl Fn(RouteNetlinkMessage) -> Option<T>,
-    ) -> Result<Vec<T>, Failure> {
+    fn dump<M: Message, T>(&mut self, message: M, pick: impl Fn(M) -> Option<T>) -> Result<Vec<T>, Failure> {
         for _ in 0..DUMP_ATTEMPTS {
             let mut all = Vec::new();
             self.send(message.clone(), NLM_F_REQUEST | NLM_F_DUMP)?;
-            match self.receive(&mut |message| all.extend(pick(message))) {
+            match self.receive(&mut |message: M| all.extend(pick(message))) {
                 Ok(true) => return Ok(all),
                 Ok(false) => {}
                 Err(failure) if failure.is(&[libc::ENOENT, libc::EAFNOSUPPORT, libc::EOPNOTSUPP]) => {
@@ -319,12 +331,12 @@ impl Netlink {
         Err(Failure::Unsteady)
     }
 
-    fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Failure> {
+    fn send<M: Message>(&mut self, message: M, flags: u16) -> Result<(), Failure> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = flags;
         header.sequence_number = self.sequence;
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
@@ -333,7 +345,7 @@ impl Netlink {
     }
 
     /// Reads until the answer to the last request is complete; `false` when a dump is not of one piece.
-    fn receive(&mut self, each: &mut dyn FnMut(RouteNetlinkMessage)) -> Result<bool, Failure> {
+    fn receive<M: Message>(&mut self, each: &mut dyn FnMut(M)) -> Result<bool, Failure> {
         let mut steady = true;
         loop {
             let (len, from) = match self.socket.recv_from(&mut &mut self.buffer[..], libc::MSG_TRUNC) {
@@ -350,8 +362,8 @@ impl Netlink {
             })?;
             for bytes in messages(datagram) {
                 let bytes = bytes.ok_or_else(|| Failure::Unreadable("a message that ends too early".into()))?;
-                let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes)
-                    .map_err(|error| Failure::Unreadable(error.to_string()))?;
+                let message =
+                    NetlinkMessage::<M>::deserialize(bytes).map_err(|error| Failure::Unreadable(error.to_string()))?;
                 if message.header.sequence_number != self.sequence {
                     // Left over from a request that was given up.
                     continue;

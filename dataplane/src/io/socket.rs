@@ -387,6 +387,12 @@ pub fn gso_gro() -> UdpOffloads {
     }
 }
 
+/// Makes a socket send trains of datagrams of this many bytes each, and receive merged ones.
+pub(super) fn set_offloads(socket: &UdpSocket, segment_len: libc::c_int) -> io::Result<()> {
+    set_option(socket.as_raw_fd(), libc::SOL_UDP, UDP_SEGMENT, segment_len)?;
+    set_option(socket.as_raw_fd(), libc::SOL_UDP, UDP_GRO, 1)
+}
+
 fn families(config: SocketConfig) -> impl Iterator<Item = Family> {
     [(config.v4, Family::V4), (config.v6, Family::V6)]
         .into_iter()

@@ -5,10 +5,7 @@ use std::fmt;
 use crate::config::Attach;
 use crate::io::bpf::{AttachMode, BpfError};
 use crate::io::netlink::{Link, XdpMode};
-
-/// Drivers whose devices lose the sender's offloads, or their own, when XDP runs natively on them: superpackets die, and the socket path
-/// with them.
-const VIRTUAL_DRIVERS: [&str; 2] = ["veth", "virtio_net"];
+use crate::plane::facts::VIRTUAL_DRIVERS;
 
 /// What became of an attachment.
 #[derive(Debug)]

@@ -30,14 +30,14 @@ impl Family {
         if prefix.address().is_ipv4() { Self::V4 } else { Self::V6 }
     }
 
-    const fn address_family(self) -> AddressFamily {
+    pub(super) const fn address_family(self) -> AddressFamily {
         match self {
             Self::V4 => AddressFamily::Inet,
             Self::V6 => AddressFamily::Inet6,
         }
     }
 
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::V4 => "IPv4",
             Self::V6 => "IPv6",
