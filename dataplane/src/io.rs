@@ -21,5 +21,6 @@ pub mod socket;
 mod testing;
 pub mod tun;
 pub mod uring;
+pub mod xsk;
 
 pub use datagram::UdpTxConfig;
