@@ -23,7 +23,9 @@ use aya::sys::SyscallError;
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use weir_abi::drop::DropReason;
 use weir_abi::frame::Address;
-use weir_abi::map::{self, Config, Count, Counter, LanQueue, LanXsk, OVERLAY_BEHIND, OVERLAY_FAR, SocketRole, Verdict, name};
+use weir_abi::map::{
+    self, Config, Count, Counter, LanQueue, LanXsk, OVERLAY_BEHIND, OVERLAY_FAR, SocketRole, Verdict, name,
+};
 use weir_abi::wire::ReceiverIndex;
 
 use crate::api::Prefix;

@@ -32,10 +32,10 @@ use std::rc::Rc;
 pub use self::hops::{Hop, HopTable, NextHops, Shared};
 pub use self::lan::{LanRx, LanTx};
 pub use self::socket::Xsks;
-pub use self::wan::{WanRx, WanTx};
-pub use self::watch::Watch;
 use self::socket::{RxHalf, TxHalf};
 use self::umem::Umem;
+pub use self::wan::{WanRx, WanTx};
+pub use self::watch::Watch;
 
 /// Fewest frames of one socket: a burst received, a train sent, and as much again under way.
 pub const FRAMES_MIN: u32 = 256;
@@ -105,7 +105,9 @@ impl XskConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum XskError {
     /// No queue was asked for.
-    #[error("no device queue for an AF_XDP socket: check wan.interface and lan.interfaces, or set the port to \"socket\" or \"tun\"")]
+    #[error(
+        "no device queue for an AF_XDP socket: check wan.interface and lan.interfaces, or set the port to \"socket\" or \"tun\""
+    )]
     NoQueue,
     /// No memory for the frames.
     #[error("no memory for {bytes} bytes of AF_XDP frames ({source}): lower xsk.frames")]

@@ -116,7 +116,7 @@ impl Receive {
         Ok(this)
     }
 
-    fn with(watched: Watched, umem: Rc<Umem>, halves: Vec<RxHalf>) -> Self {
+    pub(super) fn with(watched: Watched, umem: Rc<Umem>, halves: Vec<RxHalf>) -> Self {
         Self {
             watched,
             umem,

@@ -205,6 +205,8 @@ pub(super) struct Consumer<T> {
     next: u32,
     /// The producer's index when it was last looked at.
     produced: u32,
+    /// The entry up to which entries were given back.
+    released: u32,
 }
 
 impl<T: Copy> Consumer<T> {
@@ -212,16 +214,17 @@ impl<T: Copy> Consumer<T> {
     pub(super) fn new(memory: Arc<Mapping>, layout: Layout, len: u32) -> Self {
         let ring = Ring::new(memory, layout, len);
         let next = ring.atomic(ring.consumer).load(Ordering::Relaxed);
-        Self { ring, next, produced: next }
+        Self { ring, next, produced: next, released: next }
     }
 
     /// The next entry, if the producer has published one.
     pub(super) fn pop(&mut self) -> Option<T> {
         if self.next == self.produced {
             let produced = self.ring.atomic(self.ring.producer).load(Ordering::Acquire);
-            // A producer that claims more than the ring holds is believed up to that.
-            let waiting = produced.wrapping_sub(self.next).min(self.ring.len);
-            self.produced = self.next.wrapping_add(waiting);
+            // A producer that claims more than the ring holds is believed up to that, and one that goes back is not.
+            let held = self.next.wrapping_sub(self.released);
+            let claimed = produced.wrapping_sub(self.released).min(self.ring.len).max(held);
+            self.produced = self.released.wrapping_add(claimed);
         }
         if self.next == self.produced {
             return None;
@@ -234,6 +237,7 @@ impl<T: Copy> Consumer<T> {
 
     /// Gives the entries that were popped back to the producer.
     pub(super) fn release(&mut self) {
+        self.released = self.next;
         self.ring.atomic(self.ring.consumer).store(self.next, Ordering::Release);
     }
 }

@@ -289,12 +289,7 @@ pub(super) struct TxHalf {
 
 impl TxHalf {
     #[cfg(test)]
-    pub(super) fn fake(
-        fd: OwnedFd,
-        queue: Queue,
-        tx: Producer<libc::xdp_desc>,
-        completion: Consumer<u64>,
-    ) -> Self {
+    pub(super) fn fake(fd: OwnedFd, queue: Queue, tx: Producer<libc::xdp_desc>, completion: Consumer<u64>) -> Self {
         Self { fd: Arc::new(fd), queue, tx, completion, mode: Mode::Copy, pushed: false }
     }
 
@@ -392,7 +387,6 @@ fn set_option<T>(fd: &OwnedFd, level: libc::c_int, name: libc::c_int, value: &T)
 fn option<T: Copy>(fd: &OwnedFd, name: libc::c_int, mut value: T) -> io::Result<T> {
     let mut len = size_of::<T>() as libc::socklen_t;
     // SAFETY: `value` is valid for writing `len` bytes, and any bytes are a value of the integers it is made of.
-    let done =
-        unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_XDP, name, (&raw mut value).cast(), &raw mut len) };
+    let done = unsafe { libc::getsockopt(fd.as_raw_fd(), libc::SOL_XDP, name, (&raw mut value).cast(), &raw mut len) };
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
 }
