@@ -165,9 +165,9 @@ impl Xsk {
         let rx = Consumer::new(memory, layout, len);
         let (memory, layout) = map(offsets.tx, libc::XDP_PGOFF_TX_RING as u64, descriptor)?;
         let tx = Producer::new(memory, layout, len);
-        let (memory, layout) = map(offsets.fr, libc::XDP_UMEM_PGOFF_FILL_RING as u64, size_of::<u64>())?;
+        let (memory, layout) = map(offsets.fr, libc::XDP_UMEM_PGOFF_FILL_RING, size_of::<u64>())?;
         let fill = Producer::new(memory, layout, len);
-        let (memory, layout) = map(offsets.cr, libc::XDP_UMEM_PGOFF_COMPLETION_RING as u64, size_of::<u64>())?;
+        let (memory, layout) = map(offsets.cr, libc::XDP_UMEM_PGOFF_COMPLETION_RING, size_of::<u64>())?;
         let completion = Consumer::new(memory, layout, len);
         Ok(Self { fd: Arc::new(fd), queue, rx, fill, tx, completion })
     }
