@@ -28,5 +28,6 @@ pub mod tun;
 mod tun_tests;
 pub mod uring;
 mod vnet;
+pub mod xsk;
 
 pub use datagram::UdpTxConfig;

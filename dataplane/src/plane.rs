@@ -758,7 +758,7 @@ fn map_config(config: &Config) -> map::Config {
         port_last: wan.port.saturating_add(wan.lane_ports.into()),
         flags: 0,
         miss_sample: MISS_SAMPLE,
-        reserved: 0,
+        xsk_frame_len_max: 0,
         source: Rate::per_second(wan.source_rate_pps, wan.source_burst),
         class: [class; Class::COUNT],
     }

@@ -473,6 +473,9 @@ impl<R: Reactor, WR: RxPort, WT: TxPort, LR: RxPort, LT: TxPort> Running<R, WR, 
         let counters = self.engine.counters();
         counters.drop_n(DropReason::WanSendFailed, self.wan_tx.take_failed());
         counters.drop_n(DropReason::LanWriteFailed, self.lan_tx.take_failed());
+        while let Some((reason, count)) = self.wan_rx.take_dropped().or_else(|| self.lan_rx.take_dropped()) {
+            counters.drop_n(reason, count);
+        }
         self.report();
         Ok(moved)
     }

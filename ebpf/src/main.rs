@@ -21,18 +21,19 @@ mod programs {
     use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, sk_action, xdp_action};
     use aya_ebpf::macros::{classifier, sk_reuseport, socket_filter, xdp};
     use aya_ebpf::programs::{SkBuffContext, SkReuseportContext, TcContext, XdpContext};
-    use weir_abi::map::{Counter, Verdict};
+    use weir_abi::map::{Counter, LanQueue, Verdict};
     use weir_abi::{classify, flow};
 
-    use crate::maps::{Maps, count};
-    use crate::maps::{redirect_to_worker, select};
+    use crate::maps::{Maps, count, redirect_lan, redirect_wan, select};
     use crate::packet;
 
-    /// The classifier of the underlay, attached natively or generically. What it lets through goes to the sockets.
+    /// The classifier of the underlay, attached natively or generically. What it lets through goes to the sockets, data to the AF_XDP socket
+    /// of its queue when there is one.
     #[xdp(frags)]
     fn wan(ctx: XdpContext) -> u32 {
         let (frame, len) = packet::of_xdp(&ctx);
         match count(classify::wan(&frame, &Maps), len) {
+            Counter::Passed(Verdict::WanDeliver) => redirect_wan(ctx.rx_queue_index(), len),
             Counter::Passed(_) => xdp_action::XDP_PASS,
             Counter::Dropped(_) => xdp_action::XDP_DROP,
         }
@@ -54,7 +55,10 @@ mod programs {
     fn lan(ctx: XdpContext) -> u32 {
         let (frame, len) = packet::of_xdp(&ctx);
         match count(Ok(classify::lan(&frame, &Maps)), len) {
-            Counter::Passed(Verdict::LanOverlay) => redirect_to_worker(ctx.rx_queue_index()),
+            Counter::Passed(Verdict::LanOverlay) => {
+                let queue = LanQueue { interface: ctx.ingress_ifindex() as u32, queue: ctx.rx_queue_index() };
+                redirect_lan(queue, len)
+            }
             _ => xdp_action::XDP_PASS,
         }
     }

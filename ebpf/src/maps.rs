@@ -14,8 +14,8 @@ use weir_abi::drop::DropReason;
 use weir_abi::frame::Address;
 use weir_abi::gcra::Rate;
 use weir_abi::map::{
-    Class, Config, Count, Counter, SLOTS_PER_WORKER, SOCKETS_LEN, SocketRole, Verdict, live_position, socket_key,
-    source_key,
+    Class, Config, Count, Counter, LanQueue, LanXsk, OVERLAY_FAR, SLOTS_PER_WORKER, SOCKETS_LEN, SocketRole, Verdict,
+    XSKS_MAX, live_position, socket_key, source_key,
 };
 use weir_abi::wire::ReceiverIndex;
 
@@ -42,7 +42,11 @@ static SOCKETS: ReusePortSockArray = ReusePortSockArray::with_max_entries(SOCKET
 #[map]
 static OVERLAY: LpmTrie<Address, u32> = LpmTrie::with_max_entries(1 << 14, 0);
 #[map]
-static LAN_XSKS: XskMap = XskMap::with_max_entries(64, 0);
+static WAN_XSKS: XskMap = XskMap::with_max_entries(XSKS_MAX, 0);
+#[map]
+static LAN_QUEUES: HashMap<LanQueue, LanXsk> = HashMap::with_max_entries(XSKS_MAX, 0);
+#[map]
+static LAN_XSKS: XskMap = XskMap::with_max_entries(XSKS_MAX, 0);
 
 /// Tries of one compare-and-exchange. A bucket that four other cores change meanwhile is a bucket under attack: the packet counts as over.
 const EXCHANGE_TRIES: u32 = 4;
@@ -118,7 +122,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn is_overlay(&self, address: &Address) -> bool {
-        OVERLAY.get(Key::new(128, *address)).is_some()
+        OVERLAY.get(Key::new(128, *address)) == Some(&OVERLAY_FAR)
     }
 
     #[inline(always)]
@@ -185,8 +189,29 @@ pub(crate) fn select(ctx: &SkReuseportContext, role: SocketRole) -> Result<Verdi
     }
 }
 
+/// Redirects a data frame from the underlay to the AF_XDP socket of its queue; without one the kernel's socket gets it.
+#[inline(always)]
+pub(crate) fn redirect_wan(queue: u32, len: u64) -> u32 {
+    match CONFIG.get(0) {
+        Some(config) if len <= u64::from(config.xsk_frame_len_max) => {
+            WAN_XSKS.redirect(queue, u64::from(xdp_action::XDP_PASS)).unwrap_or(xdp_action::XDP_PASS)
+        }
+        _ => xdp_action::XDP_PASS,
+    }
+}
+
 /// Redirects a LAN frame to the AF_XDP socket of its queue; without one the kernel's router gets it.
 #[inline(always)]
-pub(crate) fn redirect_to_worker(queue: u32) -> u32 {
-    LAN_XSKS.redirect(queue, u64::from(xdp_action::XDP_PASS)).unwrap_or(xdp_action::XDP_PASS)
+pub(crate) fn redirect_lan(queue: LanQueue, len: u64) -> u32 {
+    match LAN_QUEUES.get_ptr(queue) {
+        Some(xsk) => {
+            // SAFETY: map values live as long as the program runs, and user space replaces them whole.
+            let LanXsk { position, frame_len_max } = unsafe { *xsk };
+            if len > u64::from(frame_len_max) {
+                return xdp_action::XDP_PASS;
+            }
+            LAN_XSKS.redirect(position, u64::from(xdp_action::XDP_PASS)).unwrap_or(xdp_action::XDP_PASS)
+        }
+        None => xdp_action::XDP_PASS,
+    }
 }

@@ -13,6 +13,8 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
+use weir_abi::drop::DropReason;
+
 /// Most frames in one burst. 64 fills a UDP_SEGMENT train and keeps a burst of headers within the first-level cache.
 pub const BURST_LEN: usize = 64;
 
@@ -124,6 +126,11 @@ pub trait RxPort: RxBurst {
     /// # Errors
     /// Only when the port is of no more use (its device is gone); everything passing is handled inside and counted.
     fn receive(&mut self) -> io::Result<usize>;
+
+    /// Frames that the port itself dropped since the last call, one reason at a time until there is none. Most ports drop nothing.
+    fn take_dropped(&mut self) -> Option<(DropReason, u64)> {
+        None
+    }
 }
 
 /// The sending half of a port.

@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, ReusePortSockArray};
+use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, ReusePortSockArray, XskMap};
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::SchedClassifierLink;
 use aya::programs::xdp::XdpLink;
@@ -23,7 +23,9 @@ use aya::sys::SyscallError;
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use weir_abi::drop::DropReason;
 use weir_abi::frame::Address;
-use weir_abi::map::{self, Config, Count, Counter, SocketRole, Verdict, name};
+use weir_abi::map::{
+    self, Config, Count, Counter, LanQueue, LanXsk, OVERLAY_BEHIND, OVERLAY_FAR, SocketRole, Verdict, name,
+};
 use weir_abi::wire::ReceiverIndex;
 
 use crate::api::Prefix;
@@ -40,6 +42,10 @@ struct Plain<T>(T);
 unsafe impl aya::Pod for Plain<Config> {}
 // SAFETY: two `u64`.
 unsafe impl aya::Pod for Plain<Count> {}
+// SAFETY: two `u32`.
+unsafe impl aya::Pod for Plain<LanQueue> {}
+// SAFETY: two `u32`.
+unsafe impl aya::Pod for Plain<LanXsk> {}
 
 /// Where a classifier sits on its device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -267,7 +273,7 @@ impl Programs {
     /// # Errors
     /// [`BpfError::Step`].
     pub fn deny(&mut self, prefixes: &[Prefix]) -> Result<(), BpfError> {
-        self.fill_trie(name::DENY, prefixes)
+        self.fill_trie(name::DENY, prefixes, 1)
     }
 
     /// Tells `lan` which destinations lie in the overlay.
@@ -275,14 +281,56 @@ impl Programs {
     /// # Errors
     /// [`BpfError::Step`].
     pub fn set_overlay(&mut self, prefixes: &[Prefix]) -> Result<(), BpfError> {
-        self.fill_trie(name::OVERLAY, prefixes)
+        self.fill_trie(name::OVERLAY, prefixes, OVERLAY_FAR)
     }
 
-    fn fill_trie(&mut self, name: &'static str, prefixes: &[Prefix]) -> Result<(), BpfError> {
+    /// Tells `lan` which networks in the overlay lie behind this gateway: the kernel routes them.
+    ///
+    /// # Errors
+    /// [`BpfError::Step`].
+    pub fn set_behind(&mut self, networks: &[Prefix]) -> Result<(), BpfError> {
+        self.fill_trie(name::OVERLAY, networks, OVERLAY_BEHIND)
+    }
+
+    /// Gives `wan` the AF_XDP socket of a queue. It leaves the map by itself when it is closed.
+    ///
+    /// # Errors
+    /// [`BpfError::Step`], also for a queue beyond the map.
+    pub fn set_wan_xsk(&mut self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), BpfError> {
+        self.set_xsk(name::WAN_XSKS, queue, socket)
+    }
+
+    /// Gives `lan` the AF_XDP socket of a queue, the `position`-th of all, for frames of up to `frame_len_max` bytes.
+    ///
+    /// # Errors
+    /// [`BpfError::Step`], also for a position beyond the map.
+    pub fn set_lan_xsk(
+        &mut self,
+        queue: LanQueue,
+        position: u32,
+        frame_len_max: u32,
+        socket: BorrowedFd<'_>,
+    ) -> Result<(), BpfError> {
+        self.set_xsk(name::LAN_XSKS, position, socket)?;
+        let map = self.ebpf.map_mut(name::LAN_QUEUES).ok_or(BpfError::Missing(name::LAN_QUEUES))?;
+        let mut queues: HashMap<_, Plain<LanQueue>, Plain<LanXsk>> =
+            map.try_into().map_err(step("opening the map of LAN queues"))?;
+        queues
+            .insert(Plain(queue), Plain(LanXsk { position, frame_len_max }), 0)
+            .map_err(step("adding to the map of LAN queues"))
+    }
+
+    fn set_xsk(&mut self, name: &'static str, position: u32, socket: BorrowedFd<'_>) -> Result<(), BpfError> {
+        let map = self.ebpf.map_mut(name).ok_or(BpfError::Missing(name))?;
+        let mut sockets: XskMap<_> = map.try_into().map_err(step(format!("opening the map {name}")))?;
+        sockets.set(position, socket.as_raw_fd(), 0).map_err(step(format!("adding an AF_XDP socket to the map {name}")))
+    }
+
+    fn fill_trie(&mut self, name: &'static str, prefixes: &[Prefix], value: u32) -> Result<(), BpfError> {
         let map = self.ebpf.map_mut(name).ok_or(BpfError::Missing(name))?;
         let mut trie: LpmTrie<_, Address, u32> = map.try_into().map_err(step(format!("opening the map {name}")))?;
         for prefix in prefixes {
-            trie.insert(&prefix_key(prefix), 1, 0).map_err(step(format!("adding {prefix} to the map {name}")))?;
+            trie.insert(&prefix_key(prefix), value, 0).map_err(step(format!("adding {prefix} to the map {name}")))?;
         }
         Ok(())
     }

@@ -32,7 +32,7 @@ pub(crate) fn config() -> Config {
         port_last: PORT + 3,
         flags: flag::LOCAL_KNOWN | flag::WAN_ATTACHED,
         miss_sample: 0,
-        reserved: 0,
+        xsk_frame_len_max: 0,
         source: UNLIMITED,
         class: [UNLIMITED; Class::COUNT],
     }

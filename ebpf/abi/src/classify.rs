@@ -38,7 +38,7 @@ pub trait Tables {
     fn admit_source(&self, source: &Address) -> bool;
     /// Takes one packet from the class's bucket.
     fn admit_class(&self, class: Class) -> bool;
-    /// Whether the address lies in a prefix of the overlay.
+    /// Whether the address lies in a prefix of the overlay, and not in one that is behind this gateway.
     fn is_overlay(&self, address: &Address) -> bool;
     /// A random number.
     fn random(&self) -> u32;
@@ -154,11 +154,11 @@ pub fn wan<B: Bytes + ?Sized, T: Tables>(frame: &B, tables: &T) -> Result<Verdic
     Ok(Verdict::WanControl)
 }
 
-/// Judges a frame from the LAN: is it unicast to this machine and bound for an overlay prefix?
+/// Judges a frame from the LAN: is it unicast to this machine and bound for an overlay prefix, and not for this machine itself?
 #[inline(always)]
 pub fn lan<B: Bytes + ?Sized, T: Tables>(frame: &B, tables: &T) -> Verdict {
     match lan_destination(frame) {
-        Some(destination) if tables.is_overlay(&destination) => Verdict::LanOverlay,
+        Some(destination) if tables.is_overlay(&destination) && !tables.is_local(&destination) => Verdict::LanOverlay,
         _ => Verdict::LanPass,
     }
 }

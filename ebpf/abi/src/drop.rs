@@ -127,6 +127,11 @@ drop_reasons! {
     100 LanWriteFailed "lan_write_failed" Machine "The kernel refused a packet on the TUN.";
     101 LanReadTruncated "lan_read_truncated" Machine "A packet from the local side that is longer than the receive buffer.";
     102 ControlBlockQueueFull "control_block_queue_full" Machine "Too many echo replies and other control blocks wait to be sent.";
+    103 XskMalformed "xsk_malformed" Network "A frame on an AF_XDP socket that is none of those given to it, or whose lengths contradict each other.";
+    104 XskChecksum "xsk_checksum" Local "A frame from a device without wire checksums whose transport checksum is wrong.";
+    105 XskOversized "xsk_oversized" Local "A frame of several AF_XDP buffers that is longer than any packet, or misses one.";
+    106 XskDescriptor "xsk_descriptor" Machine "An AF_XDP descriptor that names no buffer of ours.";
+    107 XskOverrun "xsk_overrun" Machine "Frames that the kernel could not put on an AF_XDP socket: no buffer free, or longer than one.";
     108 LanOversized "lan_oversized" Machine "A packet from a peer that is longer than any slot towards the local side.";
 }
 

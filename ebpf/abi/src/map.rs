@@ -24,9 +24,13 @@ pub mod name {
     pub const COUNTERS: &str = "COUNTERS";
     /// `ReusePortSockArray` indexed by [`super::socket_key`].
     pub const SOCKETS: &str = "SOCKETS";
-    /// `LpmTrie<Address, u32>`: overlay prefixes, for `lan`.
+    /// `LpmTrie<Address, u32>`: [`super::OVERLAY_FAR`] or [`super::OVERLAY_BEHIND`] by prefix, for `lan`.
     pub const OVERLAY: &str = "OVERLAY";
-    /// `XskMap` by receive queue, for `lan`.
+    /// `XskMap` by receive queue of the WAN device, for `wan`.
+    pub const WAN_XSKS: &str = "WAN_XSKS";
+    /// `HashMap<LanQueue, LanXsk>`: which socket is on a queue of a LAN device.
+    pub const LAN_QUEUES: &str = "LAN_QUEUES";
+    /// `XskMap` by [`super::LanXsk::position`], for `lan`.
     pub const LAN_XSKS: &str = "LAN_XSKS";
 }
 
@@ -59,8 +63,9 @@ pub struct Config {
     pub flags: u32,
     /// One live-index miss in this many goes to the control socket, so that a stateless reset can tell a rebooted peer; zero: none.
     pub miss_sample: u32,
-    /// Zero; keeps the rates aligned.
-    pub reserved: u32,
+    /// Longest frame in bytes that `wan` redirects to an AF_XDP socket; zero: none. What is longer than the device's own frames is a merged
+    /// train, whose segment size only the kernel's socket can tell.
+    pub xsk_frame_len_max: u32,
     /// What one source may send besides live data.
     pub source: Rate,
     /// What all sources together may send, by [`Class`].
@@ -73,6 +78,35 @@ pub mod flag {
     pub const LOCAL_KNOWN: u32 = 1;
     /// `wan` is attached, so that `steer` sees only what it let through.
     pub const WAN_ATTACHED: u32 = 2;
+}
+
+/// Queues of one side that can have an AF_XDP socket: elements of [`name::WAN_XSKS`], [`name::LAN_QUEUES`] and [`name::LAN_XSKS`].
+pub const XSKS_MAX: u32 = 256;
+
+/// Value in [`name::OVERLAY`] of a prefix that lies behind other gateways.
+pub const OVERLAY_FAR: u32 = 1;
+/// Value of a prefix of the overlay that lies behind this one: the kernel routes it.
+pub const OVERLAY_BEHIND: u32 = 2;
+
+/// A receive queue of a LAN device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct LanQueue {
+    /// Index of the interface.
+    pub interface: u32,
+    /// Number of the queue.
+    pub queue: u32,
+}
+
+/// The AF_XDP socket of a [`LanQueue`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct LanXsk {
+    /// Where it stands in [`name::LAN_XSKS`].
+    pub position: u32,
+    /// Longest frame in bytes that is redirected to it: what is longer than the device's own frames is a superpacket, which the kernel can
+    /// tell how to cut.
+    pub frame_len_max: u32,
 }
 
 /// Our choice for [`Config::miss_sample`]: rare enough that a flood of misses wakes nobody, often enough for one reset in the first second
@@ -214,6 +248,7 @@ pub const fn source_key(source: [u8; 16]) -> [u8; 16] {
 const _: () = {
     assert!(size_of::<Count>() == 16);
     assert!(size_of::<Rate>() == 16);
+    assert!(size_of::<LanQueue>() == 8 && size_of::<LanXsk>() == 8);
     assert!(size_of::<Config>() == 16 + 16 * (1 + Class::COUNT));
 };
 
