@@ -273,8 +273,8 @@ mod tests {
         let mut report = Report::new(&Plan::default(), 45.0);
         let subjects = [
             (Subject::Plain { udp_gro_forwarding: false }, vec![10.0, 30.0, 20.0]),
-            (Subject::Weir { variant: "auto".into(), settings: vec![] }, vec![8.0, 12.0]),
-            (Subject::Weir { variant: "spin".into(), settings: vec![] }, vec![9.0]),
+            (Subject::Weir { variant: "auto".into(), apart: false, settings: vec![] }, vec![8.0, 12.0]),
+            (Subject::Weir { variant: "spin".into(), apart: false, settings: vec![] }, vec![9.0]),
             (Subject::Peer(Peer::Gotatun), vec![0.5]),
         ];
         for (subject, samples) in subjects {

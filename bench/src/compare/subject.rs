@@ -22,18 +22,36 @@ use crate::{Error, Result};
 /// How long a subject may take until a ping comes back: handshakes are done by then.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Weir's port combinations: a name, and the keys of the configuration that force it, as TOML. A combination with a key that this build
-/// does not know is left out.
-const VARIANTS: &[(&str, &[(&str, &str)])] = &[
-    ("auto", &[]),
-    ("uring", &[("wan.io", "\"uring\"")]),
-    ("mmsg", &[("wan.io", "\"mmsg\"")]),
-    ("spin", &[("workers.latency", "\"spin\"")]),
-    ("no-gro", &[("lan.gro_forwarding", "false")]),
-    ("xsk-rx", &[("wan.rx", "\"xsk\""), ("wan.tx", "\"socket\""), ("lan.rx", "\"tun\"")]),
-    ("xsk-wan", &[("wan.rx", "\"xsk\""), ("wan.tx", "\"xsk\""), ("lan.rx", "\"tun\"")]),
-    ("xsk-lan", &[("wan.rx", "\"socket\""), ("wan.tx", "\"socket\""), ("lan.rx", "\"xsk\""), ("lan.tx", "\"xsk\"")]),
-    ("xsk", &[("wan.rx", "\"xsk\""), ("wan.tx", "\"xsk\""), ("lan.rx", "\"xsk\""), ("lan.tx", "\"xsk\"")]),
+/// A combination of Weir's ports.
+struct Variant {
+    name: &'static str,
+    /// One worker for each gateway, on a core of its own, as if the two were two machines. Otherwise the program chooses.
+    apart: bool,
+    /// The keys of the configuration that force it, as TOML. A combination with a key that this build does not know is left out.
+    keys: &'static [(&'static str, &'static str)],
+}
+
+const fn variant(name: &'static str, apart: bool, keys: &'static [(&'static str, &'static str)]) -> Variant {
+    Variant { name, apart, keys }
+}
+
+const SOCKETS: [(&str, &str); 2] = [("wan.rx", "\"socket\""), ("wan.tx", "\"socket\"")];
+const XSK_LAN: [(&str, &str); 2] = [("lan.rx", "\"xsk\""), ("lan.tx", "\"xsk\"")];
+
+/// What is compared. The first is what an operator gets who chooses nothing.
+const VARIANTS: &[Variant] = &[
+    variant("auto", false, &[]),
+    variant("apart", true, &[]),
+    variant("uring", false, &[("wan.io", "\"uring\"")]),
+    variant("mmsg", false, &[("wan.io", "\"mmsg\"")]),
+    variant("spin", true, &[("workers.latency", "\"spin\"")]),
+    variant("no-gro", false, &[("lan.gro_forwarding", "false")]),
+    variant("xsk-rx", false, &[("wan.rx", "\"xsk\""), ("wan.tx", "\"socket\""), ("lan.rx", "\"tun\"")]),
+    variant("xsk-wan", false, &[("wan.rx", "\"xsk\""), ("wan.tx", "\"xsk\""), ("lan.rx", "\"tun\"")]),
+    variant("xsk-lan-rx", false, &[SOCKETS[0], SOCKETS[1], XSK_LAN[0], ("lan.tx", "\"tun\"")]),
+    variant("xsk-lan", false, &[SOCKETS[0], SOCKETS[1], XSK_LAN[0], XSK_LAN[1]]),
+    variant("xsk-lan-apart", true, &[SOCKETS[0], SOCKETS[1], XSK_LAN[0], XSK_LAN[1]]),
+    variant("xsk", false, &[("wan.rx", "\"xsk\""), ("wan.tx", "\"xsk\""), XSK_LAN[0], XSK_LAN[1]]),
 ];
 
 /// A subject.
@@ -50,6 +68,8 @@ pub enum Subject {
     Weir {
         /// The name of the combination.
         variant: String,
+        /// One worker for each gateway, on a core of its own.
+        apart: bool,
         /// Keys and their TOML values.
         settings: Vec<(String, String)>,
     },
@@ -61,9 +81,9 @@ impl Subject {
     /// Every subject that this build knows, in the order of reports.
     pub fn all() -> Vec<Self> {
         let plain = [false, true].map(|udp_gro_forwarding| Self::Plain { udp_gro_forwarding });
-        let weir = VARIANTS.iter().map(|(variant, settings)| {
-            let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-            Self::Weir { variant: (*variant).to_owned(), settings }
+        let weir = VARIANTS.iter().map(|&Variant { name, apart, keys }| {
+            let settings = keys.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            Self::Weir { variant: name.to_owned(), apart, settings }
         });
         let known = weir.filter(Self::is_known);
         plain.into_iter().chain([Self::Splice]).chain(known).chain(Peer::ALL.map(Self::Peer)).collect()
@@ -170,8 +190,9 @@ impl Ready {
                 }
                 Running::Splice(splice)
             }
-            Subject::Weir { settings, .. } => {
-                let config = PairConfig { settings: settings.clone(), ..PairConfig::default() };
+            Subject::Weir { settings, apart, .. } => {
+                let cores = if *apart { [vec![0], vec![1]] } else { Default::default() };
+                let config = PairConfig { settings: settings.clone(), cores, ..PairConfig::default() };
                 Running::Weir(Box::new(Pair::up(rig, config)?))
             }
             Subject::Peer(peer) => Running::Peer(Tunnel::start(*peer, &self.program, rig)?),
@@ -254,7 +275,7 @@ mod tests {
     #[test]
     fn combinations_that_the_configuration_refuses_are_left_out() {
         let settings = |key: &str| vec![(key.to_owned(), "\"uring\"".to_owned())];
-        let subject = |key| Subject::Weir { variant: "x".into(), settings: settings(key) };
+        let subject = |key| Subject::Weir { variant: "x".into(), apart: false, settings: settings(key) };
         assert!(!subject("wan.no_such_key").is_known());
         assert!(Subject::all().iter().all(Subject::is_known));
     }

@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     fn weir(variant: &str) -> Subject {
-        Subject::Weir { variant: variant.into(), settings: vec![] }
+        Subject::Weir { variant: variant.into(), apart: false, settings: vec![] }
     }
 
     fn report(figures: &[(Subject, &[(Metric, f64)])]) -> Report {
