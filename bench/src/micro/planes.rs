@@ -148,12 +148,12 @@ pub(super) fn pair(workers: u8) -> Option<[Vec<Engine>; 2]> {
             plane.handle_request(request, START);
         }
     }
-    Some(planes.map(|mut plane| {
+    let engines = planes.map(|mut plane| {
         let mut engines: Vec<_> = (0..workers).map(|worker| Engine::new(worker, workers, Counters::new())).collect();
         obey(&mut plane, &mut engines);
         engines
-    }))
-    .map(know_the_path)
+    });
+    Some(know_the_path(engines))
 }
 
 /// Lets the first side find out that the memory between the two carries whole datagrams, so that the figures are of those.
