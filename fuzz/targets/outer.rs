@@ -64,7 +64,7 @@ fuzz_target!(|data: &[u8]| {
         port_last: if flags & 4 != 0 { u16::MAX } else { 4646 },
         flags: u32::from(flags & 3),
         miss_sample: u32::from(flags >> 4),
-        reserved: 0,
+        xsk_frame_len_max: 0,
         source: rate,
         class: [rate; Class::COUNT],
     };
