@@ -95,9 +95,19 @@ fn short(bytes: &[u8]) -> Sum {
     for word in words {
         total += halves(*word);
     }
-    let mut last = [0; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    Sum(total + halves(last))
+    // What is left is taken in fixed sizes: a copy of a length known only at run time costs a header more than its sum.
+    let (word, rest) = rest.as_chunks::<4>();
+    if let [word] = word {
+        total += u64::from(u32::from_ne_bytes(*word));
+    }
+    let (pair, rest) = rest.as_chunks::<2>();
+    if let [pair] = pair {
+        total += u64::from(u16::from_ne_bytes(*pair));
+    }
+    if let [byte] = rest {
+        total += u64::from(u16::from_ne_bytes([*byte, 0]));
+    }
+    Sum(total)
 }
 
 /// Both words of eight bytes added up. A lane that gets one such sum in eight bytes has room for 2^31 of them, 16 GiB.
