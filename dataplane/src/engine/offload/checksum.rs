@@ -1,12 +1,13 @@
 //! The Internet checksum (RFC 1071), and copying while summing.
 //!
 //! ```text
-//!   bytes ─▶ words of 4 bytes, native order ─▶ 64-bit lanes ─▶ Sum (modulo 2^64 − 1) ─▶ fold ─▶ 16 bits, network order
+//!   bytes ─▶ words of 4 bytes, native order ─▶ 64-bit sums ─▶ Sum (modulo 2^64 − 1) ─▶ fold ─▶ 16 bits, network order
 //! ```
 //!
 //! One's complement addition is the same in words of any size, and in any byte order but for a swap at the end (RFC 1071 §2). So the loop
 //! adds what the machine is good at. It is written once, as plain Rust that the compiler turns into vector instructions, and compiled for
-//! the baseline of the target, for AVX2 and for AVX-512; which one runs is found out at run time.
+//! the baseline of the target and for AVX2; which one runs is found out at run time. The loop has one sum only: given several, the
+//! compiler gathers words from afar, and is slower with wide vectors than without.
 
 #![allow(unsafe_code, reason = "a function compiled for instructions that the baseline lacks is called after a check")]
 
@@ -14,10 +15,6 @@ use std::ops::Add;
 
 /// From this many bytes on it pays to look which instructions there are. Chosen so that no header gets that far.
 const WIDE_LEN_MIN: usize = 256;
-/// Bytes that one step of the loop takes: two vectors of AVX-512, four of AVX2.
-const STEP: usize = 128;
-/// Sums that run side by side, so that one addition does not wait for the one before.
-const LANES: usize = STEP / 8;
 
 /// A one's complement sum that is not folded yet, of bytes that began at an even offset.
 ///
@@ -29,7 +26,7 @@ impl Sum {
     /// The sum of the bytes. A byte at an odd end counts as if a zero followed.
     #[inline]
     pub fn of(bytes: &[u8]) -> Self {
-        if bytes.len() < WIDE_LEN_MIN { short(bytes) } else { wide::sum(bytes) }
+        if bytes.len() < WIDE_LEN_MIN { plain_sum(bytes) } else { wide::sum(bytes) }
     }
 
     /// The sum of a 16-bit word.
@@ -82,118 +79,92 @@ pub fn copy_and_sum(from: &[u8], to: &mut [u8]) -> Sum {
     let to = &mut to[..from.len()];
     if from.len() < WIDE_LEN_MIN {
         to.copy_from_slice(from);
-        return short(from);
+        return plain_sum(from);
     }
     wide::copy_and_sum(from, to)
 }
 
-/// Eight bytes a step: for headers and small packets.
-#[inline]
-fn short(bytes: &[u8]) -> Sum {
+/// Eight bytes a step, or as many steps at once as vectors hold.
+#[inline(always)]
+fn plain_sum(bytes: &[u8]) -> Sum {
     let (words, rest) = bytes.as_chunks::<8>();
     let mut total = 0u64;
     for word in words {
         total += halves(*word);
     }
-    let mut last = [0; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    Sum(total + halves(last))
+    // What is left is taken in fixed sizes: a copy of a length known only at run time costs a header more than its sum.
+    let (word, rest) = rest.as_chunks::<4>();
+    if let [word] = word {
+        total += u64::from(u32::from_ne_bytes(*word));
+    }
+    let (pair, rest) = rest.as_chunks::<2>();
+    if let [pair] = pair {
+        total += u64::from(u16::from_ne_bytes(*pair));
+    }
+    if let [byte] = rest {
+        total += u64::from(u16::from_ne_bytes([*byte, 0]));
+    }
+    Sum(total)
 }
 
-/// Both words of eight bytes added up. A lane that gets one such sum in eight bytes has room for 2^31 of them, 16 GiB.
+/// Both words of eight bytes added up. A `u64` has room for 2^31 such sums: 16 GiB.
 #[inline(always)]
 fn halves(bytes: [u8; 8]) -> u64 {
     let word = u64::from_ne_bytes(bytes);
     (word & 0xffff_ffff) + (word >> 32)
 }
 
-/// Adds the words of one step to the lanes.
+/// Copies and sums; both slices have one length.
 #[inline(always)]
-fn add_step(lanes: &mut [u64; LANES], step: &[u8; STEP]) {
-    let (words, _) = step.as_chunks::<8>();
-    for (lane, word) in lanes.iter_mut().zip(words) {
-        *lane += halves(*word);
-    }
-}
-
-/// The loop of [`Sum::of`], to be compiled for several kinds of machine.
-#[inline(always)]
-fn sum_steps(bytes: &[u8]) -> Sum {
-    let (steps, rest) = bytes.as_chunks::<STEP>();
-    let mut lanes = [0u64; LANES];
-    for step in steps {
-        add_step(&mut lanes, step);
-    }
-    Sum(lanes.iter().sum()) + short(rest)
-}
-
-/// The loop of [`copy_and_sum`], likewise. Both slices have one length.
-#[inline(always)]
-fn copy_and_sum_steps(from: &[u8], to: &mut [u8]) -> Sum {
-    let (steps, rest) = from.as_chunks::<STEP>();
-    let (copies, rest_copy) = to.as_chunks_mut::<STEP>();
-    let mut lanes = [0u64; LANES];
-    for (step, copy) in steps.iter().zip(copies) {
-        *copy = *step;
-        add_step(&mut lanes, step);
+fn plain_copy_and_sum(from: &[u8], to: &mut [u8]) -> Sum {
+    let (words, rest) = from.as_chunks::<8>();
+    let (copies, rest_copy) = to.as_chunks_mut::<8>();
+    let mut total = 0u64;
+    for (word, copy) in words.iter().zip(copies) {
+        *copy = *word;
+        total += halves(*word);
     }
     rest_copy.copy_from_slice(rest);
-    Sum(lanes.iter().sum()) + short(rest)
+    Sum(total) + plain_sum(rest)
 }
 
 #[cfg(target_arch = "x86_64")]
 mod wide {
-    use super::{Sum, copy_and_sum_steps, sum_steps};
+    use super::{Sum, plain_copy_and_sum, plain_sum};
 
     pub(super) fn sum(bytes: &[u8]) -> Sum {
         // The macro looks into a table that was filled on its first use.
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the machine has AVX-512F, as was found out one line above.
-            unsafe { sum_avx512(bytes) }
-        } else if is_x86_feature_detected!("avx2") {
+        if is_x86_feature_detected!("avx2") {
             // SAFETY: the machine has AVX2, as was found out one line above.
             unsafe { sum_avx2(bytes) }
         } else {
-            sum_steps(bytes)
+            plain_sum(bytes)
         }
     }
 
     pub(super) fn copy_and_sum(from: &[u8], to: &mut [u8]) -> Sum {
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the machine has AVX-512F, as was found out one line above.
-            unsafe { copy_and_sum_avx512(from, to) }
-        } else if is_x86_feature_detected!("avx2") {
+        if is_x86_feature_detected!("avx2") {
             // SAFETY: the machine has AVX2, as was found out one line above.
             unsafe { copy_and_sum_avx2(from, to) }
         } else {
-            copy_and_sum_steps(from, to)
+            plain_copy_and_sum(from, to)
         }
-    }
-
-    #[target_feature(enable = "avx512f")]
-    fn sum_avx512(bytes: &[u8]) -> Sum {
-        sum_steps(bytes)
     }
 
     #[target_feature(enable = "avx2")]
     fn sum_avx2(bytes: &[u8]) -> Sum {
-        sum_steps(bytes)
-    }
-
-    #[target_feature(enable = "avx512f")]
-    fn copy_and_sum_avx512(from: &[u8], to: &mut [u8]) -> Sum {
-        copy_and_sum_steps(from, to)
+        plain_sum(bytes)
     }
 
     #[target_feature(enable = "avx2")]
     fn copy_and_sum_avx2(from: &[u8], to: &mut [u8]) -> Sum {
-        copy_and_sum_steps(from, to)
+        plain_copy_and_sum(from, to)
     }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
 mod wide {
-    pub(super) use super::{copy_and_sum_steps as copy_and_sum, sum_steps as sum};
+    pub(super) use super::{plain_copy_and_sum as copy_and_sum, plain_sum as sum};
 }
 
 #[cfg(test)]
@@ -224,13 +195,8 @@ mod tests {
     /// Every way to sum, whatever this machine would choose.
     fn sums(bytes: &[u8]) -> Vec<u16> {
         let mut copy = vec![0xaa; bytes.len() + 3];
-        let mut sums = vec![
-            Sum::of(bytes).checksum(),
-            short(bytes).checksum(),
-            sum_steps(bytes).checksum(),
-            wide::sum(bytes).checksum(),
-        ];
-        for (i, copy_and_sum) in [copy_and_sum, copy_and_sum_steps, wide::copy_and_sum].into_iter().enumerate() {
+        let mut sums = vec![Sum::of(bytes).checksum(), plain_sum(bytes).checksum(), wide::sum(bytes).checksum()];
+        for (i, copy_and_sum) in [copy_and_sum, plain_copy_and_sum, wide::copy_and_sum].into_iter().enumerate() {
             // Destinations are not aligned either, and what is around them stays.
             sums.push(copy_and_sum(bytes, &mut copy[i..i + bytes.len()]).checksum());
             assert_eq!(copy[i..i + bytes.len()], *bytes);
@@ -248,7 +214,7 @@ mod tests {
         assert_eq!(Sum::word(0x1234).fold(), 0x1234);
         for byte in [0, 1, 0xff] {
             let bytes = vec![byte; 65_535];
-            assert_eq!(sums(&bytes), vec![plain_checksum(&bytes); 7]);
+            assert_eq!(sums(&bytes), vec![plain_checksum(&bytes); 6]);
         }
     }
 
@@ -256,11 +222,11 @@ mod tests {
     fn every_length_at_every_alignment_is_summed_and_copied() {
         let bytes = bytes(1200);
         let around = |limit: usize| limit - 2..limit + 3;
-        let lens = (0..200).chain(around(WIDE_LEN_MIN)).chain(around(3 * STEP)).chain(around(1024));
+        let lens = (0..200).chain(around(WIDE_LEN_MIN)).chain(around(384)).chain(around(1024));
         for len in lens {
             for start in 0..9 {
                 let bytes = &bytes[start..start + len];
-                assert_eq!(sums(bytes), vec![plain_checksum(bytes); 7], "{len} bytes from {start}");
+                assert_eq!(sums(bytes), vec![plain_checksum(bytes); 6], "{len} bytes from {start}");
             }
         }
     }

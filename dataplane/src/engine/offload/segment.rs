@@ -265,7 +265,8 @@ pub(super) fn tcp_len(l4: &[u8]) -> Option<usize> {
 
 /// The sum of the pseudo-header (RFC 9293 §3.1, RFC 768, RFC 8200 §8.1) of a packet with `l4_len` bytes of transport header and payload.
 ///
-/// With a routing header the final destination would count; the kernel hands over what it sums itself, which is the address in the header.
+/// The destination is that of the IP header. Behind a routing header with segments left it would be the final one (RFC 8200 §8.1): a
+/// superpacket of that kind is cut into packets that their receiver drops.
 #[inline]
 pub(super) fn pseudo_sum(ip: &[u8], is_v4: bool, segmentation: Segmentation, l4_len: usize) -> Sum {
     let protocol = if segmentation == Segmentation::Udp { PROTOCOL_UDP } else { PROTOCOL_TCP };

@@ -273,6 +273,21 @@ fn all_ones_where_a_sender_would_write_zero_is_kept() {
 }
 
 #[test]
+fn all_ones_in_the_checksum_of_an_ipv4_header_are_kept_too() {
+    // What the checksum lacks to zero is put into the identification of the second packet.
+    let lacks = |id| {
+        let bytes = Packet { id, payload: vec![0; 50], ..Packet::new(true, false) }.bytes();
+        u16::from_be_bytes([bytes[10], bytes[11]])
+    };
+    let packets = stream(&Packet { id: lacks(0) - 1, ..Packet::new(true, false) }, &[50; 3]);
+    assert_eq!(lacks(packets[1].id), 0);
+    assert_eq!(sizes(&packets), [3]);
+    let mut bytes: Vec<Vec<u8>> = packets.iter().map(Packet::bytes).collect();
+    bytes[1][10..12].fill(0xff);
+    assert_eq!(joined(&bytes)[1], (bytes[1].clone(), Offload::default()));
+}
+
+#[test]
 fn udp_without_checksum_or_with_another_length_goes_alone() {
     for v4 in [true, false] {
         let packets = stream(&Packet::new(v4, false), &[50; 5]);
