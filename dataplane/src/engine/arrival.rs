@@ -40,7 +40,9 @@ pub(super) struct Arrival<'a, L> {
 impl<L: TxSink> Arrival<'_, L> {
     fn judge(&mut self, packet: &mut [u8], origin: Origin) -> Result<(), DropReason> {
         let session = session(self.sessions, self.from).ok_or(DropReason::NoSession)?;
-        let mut inner = Inner::parse(packet)?;
+        // Looked at where it was written, as in `Departure::judge`.
+        let mut parsed = Inner::parse(packet);
+        let inner = parsed.as_mut().map_err(|reason| *reason)?;
         inner.scope()?;
         if !session.sources.contains(inner.source) {
             return Err(DropReason::InnerSpoofedSource);
@@ -50,14 +52,14 @@ impl<L: TxSink> Arrival<'_, L> {
             path.heard();
         }
         let mtu = session.inner_mtu;
-        self.pass_marks_on(&mut inner, packet, origin)?;
+        self.pass_marks_on(inner, packet, origin)?;
         match self.snapshot.next_hop(inner.destination) {
             Some(NextHop::Local) => {
-                mss::clamp(packet, &inner, mtu, false);
-                self.deliver(&inner, packet, origin)
+                mss::clamp(packet, inner, mtu, false);
+                self.deliver(inner, packet, origin)
             }
             Some(NextHop::Session(slot)) if slot == self.from => Err(DropReason::Hairpin),
-            Some(NextHop::Session(slot)) => self.pass_on(slot, &inner, packet),
+            Some(NextHop::Session(slot)) => self.pass_on(slot, inner, packet),
             None => Err(self.answer(ErrorKind::NoRoute, DropReason::NoRoute, packet)),
         }
     }

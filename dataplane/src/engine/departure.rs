@@ -94,17 +94,22 @@ impl Departure<'_> {
         if meta.truncated {
             return Err(DropReason::LanReadTruncated.into());
         }
-        let inner = Inner::parse(packet).map_err(|reason| match reason {
-            DropReason::InnerMalformed | DropReason::InnerHeaderChain => DropReason::LocalMalformed,
-            other => other,
-        })?;
+        // Looked at where it was written: copied as a whole at once, it would have to wait until each of its fields has been stored.
+        let parsed = Inner::parse(packet);
+        let inner = match &parsed {
+            Ok(inner) => inner,
+            Err(DropReason::InnerMalformed | DropReason::InnerHeaderChain) => {
+                return Err(DropReason::LocalMalformed.into());
+            }
+            Err(other) => return Err((*other).into()),
+        };
         let segments = match meta.offload {
             Offload { cut: None, checksum: None } => None,
-            offload => Some(Segments::new(packet, &inner, offload)?),
+            offload => Some(Segments::new(packet, inner, offload)?),
         };
         // The first segment is as long as any.
         let (packets, len) = segments.map_or((1, packet.len()), |segments| (segments.count(), segments.len(0)));
-        match self.route(packet, &inner, len, meta.offload.checksum.is_some(), lan) {
+        match self.route(packet, inner, len, meta.offload.checksum.is_some(), lan) {
             Ok(stream) => Ok((stream, segments)),
             Err(reason) => Err(Refused { reason, packets }),
         }

@@ -22,7 +22,7 @@ const LANES: usize = STEP / 8;
 /// A one's complement sum that is not folded yet, of bytes that began at an even offset.
 ///
 /// Sums are added in any order. It is in native byte order until it is folded.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sum(u64);
 
 impl Sum {
@@ -95,9 +95,13 @@ fn short(bytes: &[u8]) -> Sum {
     for word in words {
         total += halves(*word);
     }
-    let mut last = [0; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    Sum(total + halves(last))
+    // Put together in memory, the rest would be read before all of it is written, and that takes longer than adding its parts.
+    let (four, rest) = rest.as_chunks::<4>();
+    let (two, rest) = rest.as_chunks::<2>();
+    let four = four.first().map_or(0, |bytes| u32::from_ne_bytes(*bytes));
+    let two = two.first().map_or(0, |bytes| u16::from_ne_bytes(*bytes));
+    let one = rest.first().map_or(0, |byte| u16::from_ne_bytes([*byte, 0]));
+    Sum(total + u64::from(four) + u64::from(two) + u64::from(one))
 }
 
 /// Both words of eight bytes added up. A lane that gets one such sum in eight bytes has room for 2^31 of them, 16 GiB.
