@@ -13,7 +13,7 @@ use super::inner::{self, Inner, mss};
 use super::outbox::Outbox;
 use super::port::{TxMeta, TxSink};
 use super::session::Session;
-use super::snapshot::{NextHop, SessionSlot, Snapshot};
+use super::snapshot::{NextHop, Recent, SessionSlot, Snapshot};
 use super::time::Time;
 use super::{Event, Events, Waiting, session, session_mut, too_big};
 
@@ -23,6 +23,8 @@ pub(super) struct Arrival<'a, L> {
     pub(super) from: SessionSlot,
     pub(super) sessions: &'a mut [Option<Box<Session>>],
     pub(super) snapshot: &'a Snapshot,
+    /// Where the last packet of the burst went.
+    pub(super) recent: &'a mut Recent,
     pub(super) counters: &'a Counters,
     pub(super) outbox: &'a mut Outbox,
     pub(super) waiting: &'a mut Waiting,
@@ -53,7 +55,7 @@ impl<L: TxSink> Arrival<'_, L> {
         }
         let mtu = session.inner_mtu;
         self.pass_marks_on(inner, packet, origin)?;
-        match self.snapshot.next_hop(inner.destination) {
+        match self.recent.next_hop(self.snapshot, inner.destination) {
             Some(NextHop::Local) => {
                 mss::clamp(packet, inner, mtu, false);
                 self.deliver(inner, packet, origin)
