@@ -62,7 +62,7 @@ use self::inner::Inner;
 use self::outbox::Outbox;
 use self::port::{BURST_LEN, RxBurst, RxMeta, TRAIN_LEN_MAX, TxSink};
 use self::session::{OpenEnd, Session};
-use self::snapshot::{SessionSlot, Snapshot};
+use self::snapshot::{Recent, SessionSlot, Snapshot};
 use self::time::Time;
 use self::wheel::{TimerId, Wheel};
 use crate::api::SESSIONS_MAX;
@@ -178,6 +178,8 @@ pub struct Engine {
     worker: u8,
     workers: u8,
     snapshot: Arc<Snapshot>,
+    /// For the burst that is being opened.
+    recent: Recent,
     sessions: Vec<Option<Box<Session>>>,
     open: Vec<Option<Box<OpenEnd>>>,
     /// For each open lane, when its old key is erased: one timer a lane, however fast a peer goes through its generations.
@@ -219,6 +221,7 @@ impl Engine {
             worker,
             workers,
             snapshot: Arc::new(Snapshot::empty()),
+            recent: Recent::default(),
             sessions: std::iter::repeat_with(|| None).take(SESSIONS_MAX).collect(),
             open: std::iter::repeat_with(|| None).take(SLOTS_PER_WORKER as usize).collect(),
             erasures: vec![None; SLOTS_PER_WORKER as usize],
@@ -320,6 +323,7 @@ impl Engine {
     /// Opens a burst of datagrams: inner packets go to `lan`, packets for other peers and answers to `wan`.
     pub fn decapsulate(&mut self, now: Time, rx: &mut impl RxBurst, lan: &mut impl TxSink, wan: &mut impl TxSink) {
         self.counters.add(Metric::WanBursts, u64::from(!rx.is_empty()));
+        self.recent = Recent::default();
         let joins = lan.takes_offloads();
         for i in 0..rx.len() {
             let (frame, meta) = rx.frame(i);
@@ -411,6 +415,7 @@ impl Engine {
             from: end.session,
             sessions: &mut self.sessions,
             snapshot: &self.snapshot,
+            recent: &mut self.recent,
             counters: &self.counters,
             outbox: &mut self.outbox,
             waiting: &mut self.waiting,
@@ -465,6 +470,8 @@ impl Engine {
             events: &mut self.events,
             wheel: &mut self.wheel,
             worker: self.worker,
+            sources: Recent::default(),
+            destinations: Recent::default(),
         };
         (departure, &mut self.batch, &mut self.outbox)
     }

@@ -13,7 +13,7 @@ use super::inner::{self, Inner, mss};
 use super::outbox::Outbox;
 use super::port::{TxMeta, TxSink};
 use super::session::Session;
-use super::snapshot::{NextHop, SessionSlot, Snapshot};
+use super::snapshot::{NextHop, Recent, SessionSlot, Snapshot};
 use super::time::Time;
 use super::{Event, Events, Waiting, session, session_mut, too_big};
 
@@ -23,6 +23,8 @@ pub(super) struct Arrival<'a, L> {
     pub(super) from: SessionSlot,
     pub(super) sessions: &'a mut [Option<Box<Session>>],
     pub(super) snapshot: &'a Snapshot,
+    /// Where the last packet of the burst went.
+    pub(super) recent: &'a mut Recent,
     pub(super) counters: &'a Counters,
     pub(super) outbox: &'a mut Outbox,
     pub(super) waiting: &'a mut Waiting,
@@ -40,7 +42,9 @@ pub(super) struct Arrival<'a, L> {
 impl<L: TxSink> Arrival<'_, L> {
     fn judge(&mut self, packet: &mut [u8], origin: Origin) -> Result<(), DropReason> {
         let session = session(self.sessions, self.from).ok_or(DropReason::NoSession)?;
-        let mut inner = Inner::parse(packet)?;
+        // Looked at where it was written, as in `Departure::judge`.
+        let mut parsed = Inner::parse(packet);
+        let inner = parsed.as_mut().map_err(|reason| *reason)?;
         inner.scope()?;
         if !session.sources.contains(inner.source) {
             return Err(DropReason::InnerSpoofedSource);
@@ -50,14 +54,14 @@ impl<L: TxSink> Arrival<'_, L> {
             path.heard();
         }
         let mtu = session.inner_mtu;
-        self.pass_marks_on(&mut inner, packet, origin)?;
-        match self.snapshot.next_hop(inner.destination) {
+        self.pass_marks_on(inner, packet, origin)?;
+        match self.recent.next_hop(self.snapshot, inner.destination) {
             Some(NextHop::Local) => {
-                mss::clamp(packet, &inner, mtu, false);
-                self.deliver(&inner, packet, origin)
+                mss::clamp(packet, inner, mtu, false);
+                self.deliver(inner, packet, origin)
             }
             Some(NextHop::Session(slot)) if slot == self.from => Err(DropReason::Hairpin),
-            Some(NextHop::Session(slot)) => self.pass_on(slot, &inner, packet),
+            Some(NextHop::Session(slot)) => self.pass_on(slot, inner, packet),
             None => Err(self.answer(ErrorKind::NoRoute, DropReason::NoRoute, packet)),
         }
     }

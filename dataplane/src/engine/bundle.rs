@@ -146,7 +146,13 @@ impl<'a> Plan<'a> {
             let len = len as usize;
             let room = self.payload.saturating_sub(used);
             let (header, most) = match place.offset {
-                0 if len <= room => (0, len),
+                // Nearly every packet.
+                0 if len <= room => {
+                    lay(Piece::Packet { packet: place.packet, from: 0, len });
+                    used += len;
+                    place.packet += 1;
+                    continue;
+                }
                 0 if self.cut == Cut::Oversized && len <= self.payload => break,
                 0 if room < BEGINNING_LEN_MIN => (0, 0),
                 0 => (0, room),

@@ -17,7 +17,7 @@ use super::offload::Segments;
 use super::outbox::Outbox;
 use super::port::{BURST_LEN, Offload, RxBurst, RxMeta, TxMeta, TxSink};
 use super::session::Session;
-use super::snapshot::{NextHop, SessionSlot, Snapshot};
+use super::snapshot::{NextHop, Recent, SessionSlot, Snapshot};
 use super::time::Time;
 use super::wheel::Wheel;
 use super::{Deadline, Event, Events, Waiting, session, session_mut, too_big};
@@ -33,6 +33,9 @@ pub(super) struct Departure<'a> {
     pub(super) events: &'a mut Events,
     pub(super) wheel: &'a mut Wheel<Deadline>,
     pub(super) worker: u8,
+    /// Where the last packet's source and destination are.
+    pub(super) sources: Recent,
+    pub(super) destinations: Recent,
 }
 
 impl Departure<'_> {
@@ -94,17 +97,22 @@ impl Departure<'_> {
         if meta.truncated {
             return Err(DropReason::LanReadTruncated.into());
         }
-        let inner = Inner::parse(packet).map_err(|reason| match reason {
-            DropReason::InnerMalformed | DropReason::InnerHeaderChain => DropReason::LocalMalformed,
-            other => other,
-        })?;
+        // Looked at where it was written: copied as a whole at once, it would have to wait until each of its fields has been stored.
+        let parsed = Inner::parse(packet);
+        let inner = match &parsed {
+            Ok(inner) => inner,
+            Err(DropReason::InnerMalformed | DropReason::InnerHeaderChain) => {
+                return Err(DropReason::LocalMalformed.into());
+            }
+            Err(other) => return Err((*other).into()),
+        };
         let segments = match meta.offload {
             Offload { cut: None, checksum: None } => None,
-            offload => Some(Segments::new(packet, &inner, offload)?),
+            offload => Some(Segments::new(packet, inner, offload)?),
         };
         // The first segment is as long as any.
         let (packets, len) = segments.map_or((1, packet.len()), |segments| (segments.count(), segments.len(0)));
-        match self.route(packet, &inner, len, meta.offload.checksum.is_some(), lan) {
+        match self.route(packet, inner, len, meta.offload.checksum.is_some(), lan) {
             Ok(stream) => Ok((stream, segments)),
             Err(reason) => Err(Refused { reason, packets }),
         }
@@ -120,10 +128,10 @@ impl Departure<'_> {
         lan: &mut impl TxSink,
     ) -> Result<Stream, DropReason> {
         inner.scope()?;
-        if self.snapshot.next_hop(inner.source) != Some(NextHop::Local) {
+        if self.sources.next_hop(self.snapshot, inner.source) != Some(NextHop::Local) {
             return Err(DropReason::LocalSource);
         }
-        let (kind, reason) = match self.snapshot.next_hop(inner.destination) {
+        let (kind, reason) = match self.destinations.next_hop(self.snapshot, inner.destination) {
             Some(NextHop::Session(slot)) => match session(self.sessions, slot) {
                 Some(session) if !too_big(inner, len, session) => {
                     mss::clamp(packet, inner, session.inner_mtu, partial);

@@ -47,3 +47,41 @@ impl Snapshot {
         self.routes.lookup(destination)
     }
 }
+
+/// The last answer of one snapshot. The packets of a burst are of few flows, so mostly the next question is the same.
+#[derive(Debug, Default)]
+pub(super) struct Recent(Option<(IpAddr, Option<NextHop>)>);
+
+impl Recent {
+    /// [`Snapshot::next_hop`]; `snapshot` is always the same.
+    #[inline]
+    pub(super) fn next_hop(&mut self, snapshot: &Snapshot, destination: IpAddr) -> Option<NextHop> {
+        match self.0 {
+            Some((asked, hop)) if asked == destination => hop,
+            _ => {
+                let hop = snapshot.next_hop(destination);
+                self.0 = Some((destination, hop));
+                hop
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_answer_is_given_to_the_same_question_only() {
+        let to = |slot| NextHop::Session(SessionSlot(slot));
+        let routes = [("10.1.0.0/16", to(1)), ("10.2.0.0/16", to(2)), ("fd00::/16", NextHop::Local)];
+        let routes = routes.map(|(prefix, hop)| (prefix.parse().unwrap(), hop));
+        let snapshot = Snapshot { routes: Lpm::build(routes).unwrap(), ..Snapshot::empty() };
+        let mut recent = Recent::default();
+        let asked =
+            ["0.0.0.0", "10.1.0.1", "10.1.0.1", "10.2.0.1", "10.3.0.1", "10.3.0.1", "10.1.0.1", "fd00::1", "::"];
+        for address in asked.map(|address| address.parse().unwrap()) {
+            assert_eq!(recent.next_hop(&snapshot, address), snapshot.next_hop(address), "{address}");
+        }
+    }
+}

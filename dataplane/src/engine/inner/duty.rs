@@ -85,6 +85,7 @@ pub fn decrement_ttl(packet: &mut [u8]) -> Result<(), DropReason> {
 }
 
 /// Whether an address has no meaning beyond a link or a host.
+#[inline]
 pub(in crate::engine) fn is_confined(address: IpAddr) -> bool {
     match address {
         // 0.0.0.0/8 is "this network" (RFC 1122 §3.2.1.3).
@@ -97,6 +98,7 @@ pub(in crate::engine) fn is_confined(address: IpAddr) -> bool {
 }
 
 /// Whether an address means more than one host.
+#[inline]
 pub(in crate::engine) fn is_group(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.is_multicast() || v4.is_broadcast(),

@@ -19,7 +19,7 @@ const WIDE_LEN_MIN: usize = 256;
 /// A one's complement sum that is not folded yet, of bytes that began at an even offset.
 ///
 /// Sums are added in any order. It is in native byte order until it is folded.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sum(u64);
 
 impl Sum {

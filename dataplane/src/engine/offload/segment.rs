@@ -15,6 +15,8 @@
 //! A packet that is no superpacket, but whose transport checksum must be completed, is the same thing with one segment. A description is
 //! small; packets come to be only where they are laid, whole or in pieces.
 
+use std::ops::Add;
+
 use weir_abi::drop::DropReason;
 
 use super::super::inner::{IPV4_LEN, IPV6_LEN, Inner, PROTOCOL_TCP, PROTOCOL_UDP};
@@ -63,6 +65,10 @@ pub struct Segments {
     /// Bytes of payload in each packet but the last.
     segment: u16,
     count: u16,
+    /// Sums of what the headers of all packets have in common, so that no header is read again once it is laid: of IPv4's, and of the
+    /// transport's with the pseudo-header. Without lengths, identification, sequence number, flags and the checksums themselves.
+    ip_sum: u16,
+    l4_sum: u16,
 }
 
 impl Segments {
@@ -83,6 +89,8 @@ impl Segments {
             payload: packet.len() as u16,
             segment: packet.len() as u16,
             count: 1,
+            ip_sum: 0,
+            l4_sum: 0,
         };
         if offload == Offload::default() {
             return Ok(whole);
@@ -100,7 +108,14 @@ impl Segments {
                 let payload = packet.len().checked_sub(headers).filter(|&len| len > 0).ok_or(MALFORMED)? as u16;
                 let count = payload.div_ceil(segment);
                 let work = Work::Cut(segmentation);
-                Ok(Self { work, l4_offset, headers: headers as u16, payload, segment, count, ..whole })
+                let (ip, l4) = packet[..headers].split_at(usize::from(l4_offset));
+                let ip_sum = if whole.is_v4 { sum_without(ip, &[2, 4, 10]).fold() } else { 0 };
+                let l4_sum = match segmentation {
+                    Segmentation::Tcp { .. } => sum_without(l4, &[4, 6, 12, TCP_CHECKSUM]),
+                    Segmentation::Udp => sum_without(l4, &[4, UDP_CHECKSUM]),
+                };
+                let l4_sum = (l4_sum + pseudo_sum(ip, whole.is_v4, segmentation, 0)).fold();
+                Ok(Self { work, l4_offset, headers: headers as u16, payload, segment, count, ip_sum, l4_sum, ..whole })
             }
             (None, Some((start, offset))) => {
                 let field = start.checked_add(offset).ok_or(MALFORMED)?;
@@ -174,74 +189,66 @@ impl Segments {
         if !window.touches(0..headers_len) {
             return window.put(headers_len, payload);
         }
-        let sum = if window.touches(l4_offset..headers_len) {
-            window.put_and_sum(headers_len, payload)
-        } else {
-            // Too little of the packet is laid for its payload to matter.
-            Sum::default()
-        };
-        self.put_ip(ip, k, l4.len() + payload.len(), window);
-        let pseudo = pseudo_sum(ip, self.is_v4, segmentation, l4.len() + payload.len());
-        self.put_l4(segmentation, l4, k, pseudo + sum, payload.len(), window);
-    }
-
-    /// The IP header of packet `k`, with as many bytes behind it.
-    fn put_ip(&self, ip: &[u8], k: usize, behind: usize, window: &mut Window<'_>) {
-        if !self.is_v4 {
-            window.put(0, ip);
-            let payload_len = (ip.len() - IPV6_LEN + behind) as u16;
-            return window.put(4, &payload_len.to_be_bytes());
+        window.put(0, headers);
+        let l4_len = l4.len() + payload.len();
+        self.put_ip(ip, k, l4_len, window);
+        // Otherwise the window ends before the transport header, and the payload does not matter.
+        if window.touches(l4_offset..headers_len) {
+            let sum = window.put_and_sum(headers_len, payload);
+            self.put_l4(segmentation, l4, k, sum, l4_len, window);
         }
-        let mut header = [0; HEADER_LEN_MAX];
-        let header = &mut header[..ip.len()];
-        header.copy_from_slice(ip);
-        header[2..4].copy_from_slice(&((ip.len() + behind) as u16).to_be_bytes());
-        let id = u16::from_be_bytes([header[4], header[5]]).wrapping_add(k as u16);
-        header[4..6].copy_from_slice(&id.to_be_bytes());
-        header[10..12].fill(0);
-        let checksum = Sum::of(header).checksum();
-        header[10..12].copy_from_slice(&checksum.to_be_bytes());
-        window.put(0, header);
     }
 
-    /// The transport header of packet `k`; `sum` is that of the pseudo-header and the payload.
+    /// What is of packet `k` alone in the IP header, which has `l4_len` bytes behind it.
+    fn put_ip(&self, ip: &[u8], k: usize, l4_len: usize, window: &mut Window<'_>) {
+        if !self.is_v4 {
+            return window.put_field(4, ((ip.len() - IPV6_LEN + l4_len) as u16).to_be_bytes());
+        }
+        let len = (ip.len() + l4_len) as u16;
+        let id = u16::from_be_bytes([ip[4], ip[5]]).wrapping_add(k as u16);
+        let sum = Sum::word(self.ip_sum) + Sum::word(len) + Sum::word(id);
+        window.put_field(2, len.to_be_bytes());
+        window.put_field(4, id.to_be_bytes());
+        window.put_field(10, sum.checksum().to_be_bytes());
+    }
+
+    /// What is of packet `k` alone in the transport header; `sum` is that of the payload, and `l4_len` counts both.
     fn put_l4(
         &self,
         segmentation: Segmentation,
         l4: &[u8],
         k: usize,
         sum: Sum,
-        payload_len: usize,
+        l4_len: usize,
         window: &mut Window<'_>,
     ) {
-        let mut header = [0; HEADER_LEN_MAX];
-        let header = &mut header[..l4.len()];
-        header.copy_from_slice(l4);
-        let checksum_at = match segmentation {
+        let at = usize::from(self.l4_offset);
+        let len = l4_len as u16;
+        let sum = Sum::word(self.l4_sum) + sum + Sum::word(len);
+        match segmentation {
             Segmentation::Tcp { cwr } => {
-                let sequence = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+                let sequence = u32::from_be_bytes([l4[4], l4[5], l4[6], l4[7]]);
                 let sequence = sequence.wrapping_add(k as u32 * u32::from(self.segment));
-                header[4..8].copy_from_slice(&sequence.to_be_bytes());
+                let mut flags = l4[13];
                 if k + 1 < self.count() {
-                    header[13] &= !(FIN | PSH);
+                    flags &= !(FIN | PSH);
                 }
                 if k > 0 && cwr {
-                    header[13] &= !CWR;
+                    flags &= !CWR;
                 }
-                TCP_CHECKSUM
+                let sum = sum + Sum::word((sequence >> 16) as u16) + Sum::word(sequence as u16);
+                let sum = sum + Sum::word(u16::from_be_bytes([l4[12], flags]));
+                window.put_field(at + 4, sequence.to_be_bytes());
+                window.put_field(at + 13, [flags]);
+                window.put_field(at + TCP_CHECKSUM, sum.checksum().to_be_bytes());
             }
             Segmentation::Udp => {
-                header[4..6].copy_from_slice(&((UDP_LEN + payload_len) as u16).to_be_bytes());
-                UDP_CHECKSUM
+                // The length stands in the header, too.
+                let sum = sum + Sum::word(len);
+                window.put_field(at + 4, len.to_be_bytes());
+                window.put_field(at + UDP_CHECKSUM, never_zero(sum.checksum()).to_be_bytes());
             }
-        };
-        header[checksum_at..checksum_at + 2].fill(0);
-        let mut checksum = (sum + Sum::of(header)).checksum();
-        if segmentation == Segmentation::Udp {
-            checksum = never_zero(checksum);
         }
-        header[checksum_at..checksum_at + 2].copy_from_slice(&checksum.to_be_bytes());
-        window.put(usize::from(self.l4_offset), header);
     }
 }
 
@@ -272,6 +279,12 @@ pub(super) fn pseudo_sum(ip: &[u8], is_v4: bool, segmentation: Segmentation, l4_
     let protocol = if segmentation == Segmentation::Udp { PROTOCOL_UDP } else { PROTOCOL_TCP };
     let addresses = if is_v4 { ip.get(12..IPV4_LEN) } else { ip.get(8..IPV6_LEN) };
     Sum::of(addresses.unwrap_or_default()) + Sum::word(u16::from(protocol)) + Sum::word(l4_len as u16)
+}
+
+/// The sum of a header as if the words at these places were zero: what is subtracted in one's complement is added with all bits turned.
+fn sum_without(header: &[u8], words: &[usize]) -> Sum {
+    let word = |&at: &usize| Sum::word(!u16::from_be_bytes([header[at], header[at + 1]]));
+    words.iter().map(word).fold(Sum::of(header), Sum::add)
 }
 
 /// A checksum of zero means that there is none (RFC 768); its other form is all ones.
@@ -307,6 +320,16 @@ impl Window<'_> {
         if !part.is_empty() {
             let to = at + part.start - self.from;
             self.out[to..to + part.len()].copy_from_slice(&bytes[part]);
+        }
+    }
+
+    /// The same for a few bytes, which mostly are laid all at once.
+    #[inline]
+    fn put_field<const N: usize>(&mut self, at: usize, bytes: [u8; N]) {
+        let whole = at.checked_sub(self.from).and_then(|to| self.out.get_mut(to..)?.first_chunk_mut());
+        match whole {
+            Some(field) => *field = bytes,
+            None => self.put(at, &bytes),
         }
     }
 
