@@ -342,7 +342,7 @@ impl Forger {
             session: FORGER,
             reservation,
             incarnation: offer.incarnation,
-            peer: Offer { incarnation: mine.incarnation, salt: mine.salt, indices: lanes, has_aes },
+            peer: Offer { incarnation: mine.incarnation, salt: mine.salt, indices: lanes, has_aes, lane_ports: 0 },
             secret: Secret::new(secret),
             initiator: false,
             endpoint: (first.ip(), DISCARD).into(),
