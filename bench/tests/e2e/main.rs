@@ -9,6 +9,7 @@ mod capture;
 mod crash;
 mod demo;
 mod hostile;
+mod lanes;
 mod path;
 mod start;
 mod support;
