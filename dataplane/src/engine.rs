@@ -27,6 +27,7 @@ pub mod icmp;
 pub mod inner;
 pub mod keys;
 pub mod lane;
+pub mod lane_port;
 pub mod limit;
 pub mod lpm;
 pub mod offload;
@@ -140,6 +141,8 @@ enum Deadline {
     Expire(SessionSlot),
     /// The session's path may have to be probed.
     Probe(SessionSlot),
+    /// The lane port of the session's peer may have to be asked for.
+    LanePort(SessionSlot),
 }
 
 /// Events on their way out, bounded.
@@ -233,7 +236,7 @@ impl Engine {
             waiting: Waiting { slots: [SessionSlot(u32::MAX); BURST_LEN], count: 0 },
             foreign: Foreign(Vec::with_capacity(FOREIGN_RUNS_MAX)),
             events: Events { queue: VecDeque::with_capacity(EVENTS_MAX), lost: 0 },
-            wheel: Wheel::new(2 * SESSIONS_MAX + SLOTS_PER_WORKER as usize),
+            wheel: Wheel::new(3 * SESSIONS_MAX + SLOTS_PER_WORKER as usize),
         }
     }
 
@@ -291,7 +294,8 @@ impl Engine {
     fn take_session(&mut self, slot: SessionSlot) -> Option<Box<Session>> {
         let mut session = self.sessions.get_mut(slot.0 as usize).and_then(Option::take)?;
         let probing = session.path.as_mut().and_then(|path| path.release());
-        for timer in [session.expiry, probing].into_iter().flatten() {
+        let asking = session.lane_ports.as_mut().and_then(|ports| ports.release());
+        for timer in [session.expiry, probing, asking].into_iter().flatten() {
             self.wheel.cancel(timer);
         }
         Some(session)
@@ -314,7 +318,7 @@ impl Engine {
     }
 
     fn schedule(&mut self, at: Time, what: Deadline) -> Option<TimerId> {
-        // The wheel has room for two deadlines of every session and one of every lane there can be.
+        // The wheel has room for three deadlines of every session and one of every lane there can be.
         let scheduled = self.wheel.schedule(at, what);
         debug_assert!(scheduled.is_ok(), "the wheel is large enough");
         scheduled.ok()
@@ -405,7 +409,7 @@ impl Engine {
         if let Some(session) = session_mut(&mut self.sessions, end.session)
             && meta.local.is_some()
             && session.source != meta.local
-            && meta.source == Some(session.endpoint)
+            && session.is_from_peer(meta.source)
         {
             session.source = meta.local;
         }
@@ -413,6 +417,8 @@ impl Engine {
         let mut arrival = Arrival {
             now,
             from: end.session,
+            lane: end.lane.number(),
+            by_lane_port: meta.lane_port,
             sessions: &mut self.sessions,
             snapshot: &self.snapshot,
             recent: &mut self.recent,
@@ -497,6 +503,7 @@ impl Engine {
                     }
                 }
                 Deadline::Probe(slot) => self.departure(now).0.path_is_due(slot),
+                Deadline::LanePort(slot) => self.departure(now).0.lane_port_is_due(slot),
             }
         }
     }

@@ -377,6 +377,7 @@ impl Plane {
             transit: config.transit,
             dscp: config.wan.dscp,
             has_aes: Algorithm::for_this_cpu() == Algorithm::Aes256Gcm,
+            lane_ports: config.wan.lane_ports,
         };
         about.push(("incarnation".to_owned(), format!("{:016x}", fixed.incarnation.0)));
         about.push(("aead".to_owned(), format!("{:?} preferred by this CPU", Algorithm::for_this_cpu())));

@@ -110,6 +110,7 @@ pub(super) fn plane(number: u8, workers: u8) -> State<Numbers> {
         transit: false,
         dscp: Dscp::Clear,
         has_aes: Algorithm::for_this_cpu() == Algorithm::Aes256Gcm,
+        lane_ports: 0,
     };
     State::new(fixed, Numbers(u64::from(number)))
 }

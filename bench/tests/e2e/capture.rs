@@ -125,6 +125,14 @@ impl Frame {
         }
     }
 
+    /// Source port, destination port and data header of a datagram over IPv4 to any port.
+    pub(crate) fn datagram(&self) -> Option<(u16, u16, DataHeader)> {
+        let bytes = self.bytes.as_slice();
+        let packet = bytes.get(ETHERNET_LEN..).filter(|_| bytes.u16(12) == Some(0x0800))?;
+        let udp = packet.get(usize::from(packet.u8(0)? & 0xf) * 4..).filter(|_| packet.u8(9) == Some(17))?;
+        Some((udp.u16(0)?, udp.u16(2)?, DataHeader::parse(udp.get(8..)?).ok()?))
+    }
+
     /// Whether these bytes stand anywhere in the frame.
     pub(crate) fn contains(&self, needle: &[u8]) -> bool {
         self.bytes.windows(needle.len()).any(|window| window == needle)

@@ -1,6 +1,6 @@
 //! Two running `weir-dataplane` between real hosts: what works, what is refused, and what is left when one dies.
 //!
-//! Needs root, `ping`, `iperf3`, `tcpdump`, `tc`, `ip`, `setpriv`, and the program: `cargo build -p weir-dataplane` first.
+//! Needs root, `ping`, `iperf3`, `tcpdump`, `tc`, `ip`, `nft`, `setpriv`, and the program: `cargo build -p weir-dataplane` first.
 //! Every test has a rig of its own and takes it down on the way out, panics included; a test that hangs is ended with its namespaces.
 //! Counters and logs of both gateways are printed when one fails.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
@@ -9,6 +9,7 @@ mod capture;
 mod crash;
 mod demo;
 mod hostile;
+mod lanes;
 mod path;
 mod start;
 mod support;

@@ -5,16 +5,8 @@ use std::time::Duration;
 use weir_bench::external::tcp_transfer;
 use weir_bench::pair::{INNER_MTU, Pair, PairConfig};
 use weir_bench::rig::{Family, Rig, RigConfig};
-use weir_dataplane::api::message::{DumpItem, SessionDump};
 
 use crate::support::*;
-
-/// What gateway `side` says of the session.
-fn session(pair: &mut Pair<'_>, side: usize) -> SessionDump {
-    let items = pair.side(side).client().unwrap().dump().unwrap();
-    let session = |item| if let DumpItem::Session(session) = item { Some(session) } else { None };
-    items.into_iter().find_map(session).unwrap()
-}
 
 /// Waits until gateway `side` sends datagrams of `len` bytes and tells hosts so. Something must cross meanwhile: nobody probes an idle path.
 #[track_caller]

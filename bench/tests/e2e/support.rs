@@ -16,7 +16,7 @@ use weir_bench::external::ping;
 use weir_bench::gateway::Gateway;
 use weir_bench::pair::{Pair, PairConfig};
 use weir_bench::rig::{self, Host, Namespace, Rig, RigConfig};
-use weir_dataplane::api::message::{Counters, NamedCount};
+use weir_dataplane::api::message::{Counters, DumpItem, NamedCount, SessionDump};
 use weir_dataplane::io::netlink::Netlink;
 
 /// No test takes a third of this.
@@ -102,6 +102,13 @@ fn find(counts: &[NamedCount], name: &str) -> u64 {
 pub(crate) fn count(gateway: &mut Gateway<'_>, name: &str) -> u64 {
     let counters = gateway.counters().unwrap();
     find(&counters.engine, name) + find(&counters.bpf, name)
+}
+
+/// What gateway `side` says of the session.
+pub(crate) fn session(pair: &mut Pair<'_>, side: usize) -> SessionDump {
+    let items = pair.side(side).client().unwrap().dump().unwrap();
+    let session = |item| if let DumpItem::Session(session) = item { Some(session) } else { None };
+    items.into_iter().find_map(session).unwrap()
 }
 
 /// Drops that somebody on the network or a peer is to blame for, of engine and programs together. The kernel's own chatter on a fresh TUN

@@ -290,7 +290,8 @@ mod tests {
         let welcome = Welcome { incarnation: Incarnation(0), workers: 0, port: 0, program: String::new() };
         let mut client =
             Client { socket: ours, welcome, next_id: 1, events: VecDeque::new(), buffer: vec![0; MESSAGE_LEN_MAX] };
-        let peer = Offer { incarnation: Incarnation(1), salt: Salt::default(), indices: vec![], has_aes: true };
+        let peer =
+            Offer { incarnation: Incarnation(1), salt: Salt::default(), indices: vec![], has_aes: true, lane_ports: 0 };
         let install = |sources: usize| {
             Request::Install(Box::new(Install {
                 session: SessionId(1),

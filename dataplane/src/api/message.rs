@@ -55,6 +55,8 @@ pub struct Offer {
     pub indices: Vec<u32>,
     /// Whether the plane's CPU has AES instructions. Both sides then use AES-256-GCM, otherwise ChaCha20-Poly1305.
     pub has_aes: bool,
+    /// How many ports after its port the plane has for single workers, at most 15: worker `w` has the one at `port + w mod (lane_ports + 1)`.
+    pub lane_ports: u8,
 }
 
 /// A session to bring up.
@@ -314,4 +316,6 @@ pub struct SessionDump {
     pub datagram_len: u16,
     /// Largest inner packet that is carried now without telling its sender to send smaller ones.
     pub inner_mtu: u16,
+    /// How many of the lanes that this side seals go to a lane port of the peer now; the others share the common port.
+    pub lanes_by_port: u8,
 }

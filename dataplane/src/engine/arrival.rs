@@ -21,6 +21,10 @@ use super::{Event, Events, Waiting, session, session_mut, too_big};
 pub(super) struct Arrival<'a, L> {
     pub(super) now: Time,
     pub(super) from: SessionSlot,
+    /// The number of its lane, which is that of the peer's worker.
+    pub(super) lane: u8,
+    /// Whether it came to our lane port.
+    pub(super) by_lane_port: bool,
     pub(super) sessions: &'a mut [Option<Box<Session>>],
     pub(super) snapshot: &'a Snapshot,
     /// Where the last packet of the burst went.
@@ -170,6 +174,25 @@ impl<L: TxSink> Visitor for Arrival<'_, L> {
                 Some(_) => {}
                 None => self.counters.drop(DropReason::ControlMalformed),
             },
+            Control::LaneRequest(token) | Control::LaneReply(token) => {
+                let is_request = matches!(control, Control::LaneRequest(_));
+                let token = u64::from_be_bytes(token);
+                match &mut session.lane_ports {
+                    // One that came to the common port shows nothing.
+                    Some(ports) if is_request && self.by_lane_port => match self.waiting.push(self.from) {
+                        Ok(()) => ports.asked(self.lane, token),
+                        Err(reason) => self.counters.drop(reason),
+                    },
+                    Some(_) if is_request => {}
+                    Some(ports) => {
+                        if ports.answered(token) {
+                            // If too many wait already, the answer is found when the timer is due.
+                            let _ = self.waiting.push(self.from);
+                        }
+                    }
+                    None => self.counters.drop(DropReason::ControlMalformed),
+                }
+            }
         }
     }
 

@@ -25,7 +25,7 @@ use weir_abi::cursor::Bytes;
 use weir_abi::drop::DropReason;
 use weir_abi::wire::block::{
     CLOSE, CONTINUATION, CONTINUATION_HEADER_LEN, CONTROL, CONTROL_HEADER_LEN, ECHO_LEN, ECHO_REPLY, ECHO_REQUEST,
-    IPV4, IPV6, PADDING, PROBE_REPLY, PROBE_REQUEST,
+    IPV4, IPV6, LANE_REPLY, LANE_REQUEST, PADDING, PROBE_REPLY, PROBE_REQUEST,
 };
 
 // From specifications.
@@ -130,6 +130,10 @@ pub enum Control {
     ProbeRequest([u8; ECHO_LEN]),
     /// Brings a probe's token back: the datagram arrived.
     ProbeReply([u8; ECHO_LEN]),
+    /// Asks for the token back, from the lane port that it came to.
+    LaneRequest([u8; ECHO_LEN]),
+    /// Brings a lane probe's token back: both lane ports can be reached from each other.
+    LaneReply([u8; ECHO_LEN]),
 }
 
 impl Control {
@@ -148,6 +152,8 @@ impl Control {
             CLOSE if body.is_empty() => Ok(Self::Close),
             PROBE_REQUEST => token().map(Self::ProbeRequest),
             PROBE_REPLY => token().map(Self::ProbeReply),
+            LANE_REQUEST => token().map(Self::LaneRequest),
+            LANE_REPLY => token().map(Self::LaneReply),
             _ => Err(DropReason::ControlMalformed),
         }
     }
@@ -160,6 +166,8 @@ impl Control {
             Self::Close => (CLOSE, None),
             Self::ProbeRequest(token) => (PROBE_REQUEST, Some(token)),
             Self::ProbeReply(token) => (PROBE_REPLY, Some(token)),
+            Self::LaneRequest(token) => (LANE_REQUEST, Some(token)),
+            Self::LaneReply(token) => (LANE_REPLY, Some(token)),
         };
         let body = token.map_or(0, |token| token.len());
         out[0] = CONTROL << 4 | kind;

@@ -63,6 +63,7 @@ metrics! {
     HandoffsReceived "received_handoffs" "Runs of datagrams taken over from other workers.";
     IcmpErrorsSent "sent_icmp_errors" "ICMP errors of our own: time exceeded, unreachable, packet too big.";
     ProbesSent "sent_probes" "Datagrams of nothing but padding that ask how long the path's datagrams may be.";
+    LaneProbesSent "sent_lane_probes" "Datagrams that ask whether a lane port of a peer can be reached from one of ours, and back.";
 }
 
 const METRICS: usize = Metric::ALL.len();

@@ -195,6 +195,7 @@ impl Departure<'_> {
                 self.control(slot, wan);
             }
             self.drive_path(slot, wan);
+            self.drive_lane_ports(slot, wan);
         }
     }
 
@@ -222,9 +223,11 @@ impl Departure<'_> {
         let control = session.take_control();
         let control_bytes = control.as_ref().map_or(&[][..], |control| control.bytes());
         let plan = Plan::new(control_bytes.len(), lens, session.payload_len);
+        let (destination, lane_port) = session.way();
         let meta = TxMeta {
-            destination: Some(session.endpoint),
+            destination: Some(destination),
             source: session.source,
+            lane_port,
             class: stream.class,
             ..TxMeta::default()
         };
@@ -251,6 +254,7 @@ impl Departure<'_> {
         }
         if sent.packets > 0 {
             self.note_sent(stream.slot, sent.bytes);
+            self.note_sent_by_lane(stream.slot);
         }
         sent.packets
     }

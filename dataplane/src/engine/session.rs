@@ -13,6 +13,7 @@ use super::block::{Control, Reassembly};
 use super::bundle::{CONTROL_LEN_MAX, PayloadLen};
 use super::icmp::{ERROR_RATE, ErrorLimiter};
 use super::lane::{OpenLane, SealLane};
+use super::lane_port::LanePorts;
 use super::limit::Limiter;
 use super::path::Path;
 use super::prefix_set::PrefixSet;
@@ -57,6 +58,8 @@ pub struct Session {
     pub(super) expiry: Option<TimerId>,
     /// What is found out of the path, if it is: see [`Self::follow`].
     pub(super) path: Option<Path>,
+    /// The lane ports, where both sides have some: see [`Self::use_lane_ports`].
+    pub(super) lane_ports: Option<Box<LanePorts>>,
     /// Control blocks that wait to be sent, encoded.
     control: ControlQueue,
 }
@@ -110,6 +113,7 @@ impl Session {
             errors: ErrorLimiter::new(ERROR_RATE),
             expiry: None,
             path: None,
+            lane_ports: None,
             control: ControlQueue::EMPTY,
         }
     }
@@ -137,6 +141,9 @@ impl Session {
         let is_of_same = |new: &Path, old: &Path| new.is_of_same(old);
         if self.path.as_ref().zip(former.path.as_ref()).is_some_and(|(new, old)| is_of_same(new, old)) {
             self.path = former.path.take();
+        }
+        if let (Some(new), Some(old)) = (&mut self.lane_ports, former.lane_ports) {
+            new.take_over(*old);
         }
         self.control = former.control;
         self.echoes = former.echoes;

@@ -7,6 +7,7 @@ mod control;
 mod foreign;
 mod forwarding;
 mod hostile;
+mod lane_ports;
 mod lifecycle;
 mod path;
 mod random;

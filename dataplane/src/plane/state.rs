@@ -27,12 +27,14 @@ use crate::api::message::{
     SessionDump, SessionId, Target,
 };
 use crate::api::{Prefix, RATE_BURST_MIN, RATE_MIN, ROUTES_MAX, ROUTES_PER_MESSAGE, SESSIONS_MAX, SOURCES_MAX};
+use crate::config::LANE_PORTS_MAX;
 use crate::engine::aead::Algorithm;
 use crate::engine::block::Reassembly;
 use crate::engine::bundle::{DATAGRAM_LEN_MIN, PayloadLen};
 use crate::engine::class::Dscp;
 use crate::engine::keys::{Context, Direction, LaneSecret, Side};
 use crate::engine::lane::{Limits, OpenLane, RETAIN_MIN, RETAIN_ROUND_TRIPS, SealLane};
+use crate::engine::lane_port::SharedLanePorts;
 use crate::engine::limit::Limiter;
 use crate::engine::lpm::Lpm;
 pub use crate::engine::path::INNER_MTU_MIN;
@@ -88,6 +90,8 @@ pub struct Fixed {
     pub dscp: Dscp,
     /// Whether this CPU has AES instructions.
     pub has_aes: bool,
+    /// How many ports after [`Self::port`] workers have for themselves.
+    pub lane_ports: u8,
 }
 
 #[derive(Debug)]
@@ -105,6 +109,7 @@ struct Installed {
     peer_indices: Vec<u32>,
     since: Time,
     path: Arc<SharedPath>,
+    lane_ports: Option<Arc<SharedLanePorts>>,
 }
 
 /// A session's place: taken while it is installed or a route names it.
@@ -237,6 +242,7 @@ impl<R: Random> State<R> {
             salt,
             indices: indices.iter().map(|index| index.0).collect(),
             has_aes: self.fixed.has_aes,
+            lane_ports: self.fixed.lane_ports,
         };
         self.reservations.insert(id, Reservation { salt, indices, timer });
         Ok(Reply::Reserved { reservation: id, offer })
@@ -267,6 +273,11 @@ impl<R: Random> State<R> {
         let known = entry.installed.as_ref().map(|installed| &installed.path);
         let known = known.filter(|path| path.is_for(endpoint, datagram_len_max, inner_mtu)).cloned();
         let path = known.unwrap_or_else(|| Arc::new(SharedPath::new(endpoint, datagram_len_max, inner_mtu)));
+        let known = entry.installed.as_ref().and_then(|installed| installed.lane_ports.as_ref());
+        let known = known.filter(|ports| ports.is_for(endpoint, install.peer.lane_ports)).cloned();
+        let both = self.fixed.lane_ports > 0 && install.peer.lane_ports > 0;
+        let lane_ports =
+            both.then(|| known.unwrap_or_else(|| Arc::new(SharedLanePorts::new(endpoint, install.peer.lane_ports))));
         // From here on nothing can fail, so the reservation is used up and the keys exist once.
         let Some(reservation) = self.reservations.remove(&install.reservation) else {
             return Err(Refusal::NoReservation);
@@ -297,6 +308,9 @@ impl<R: Random> State<R> {
             session.echoes = echoes.clone();
             session.follow(Arc::clone(&path));
             session.limiter = limiter.clone();
+            if let Some(ports) = &lane_ports {
+                session.use_lane_ports(Arc::clone(ports));
+            }
             let opened = (0u8..).zip(&reservation.indices).filter(|(_, index)| index.worker() == worker);
             let lanes = opened
                 .map(|(number, &index)| {
@@ -324,6 +338,7 @@ impl<R: Random> State<R> {
             peer_indices: install.peer.indices,
             since: now,
             path,
+            lane_ports,
         };
         if let Some(entry) = self.sessions.get_mut(&install.session)
             && let Some(before) = entry.installed.replace(installed)
@@ -495,6 +510,7 @@ impl<R: Random> State<R> {
                     rtt_ns: entry.round_trip.as_nanos() as u64,
                     datagram_len,
                     inner_mtu,
+                    lanes_by_port: installed.lane_ports.as_ref().map_or(0, |ports| ports.in_use()),
                 })));
             }
         }
@@ -589,6 +605,12 @@ fn check(install: &Install, workers: u8) -> Result<Checked, Refusal> {
     let ip = install.endpoint.ip();
     if install.endpoint.port() == 0 || ip.is_unspecified() || ip.is_multicast() {
         return invalid(format!("{} is no address to send to", install.endpoint));
+    }
+    if install.peer.lane_ports > LANE_PORTS_MAX {
+        return invalid(format!(
+            "{} lane ports of the peer: there are at most {LANE_PORTS_MAX}",
+            install.peer.lane_ports
+        ));
     }
     if install.inner_mtu < INNER_MTU_MIN {
         return invalid(format!("an inner MTU of {} is below {INNER_MTU_MIN}, which IPv6 needs", install.inner_mtu));

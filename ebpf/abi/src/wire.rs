@@ -261,6 +261,17 @@ pub mod block {
     pub const PROBE_REQUEST: u8 = 4;
     /// Control kind: the 8-byte token of a probe request that arrived whole.
     pub const PROBE_REPLY: u8 = 5;
+    /// Control kind: the 8-byte token of a lane probe, which asks whether a lane port can be reached from another and back.
+    ///
+    /// ```text
+    /// +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-  …  -+
+    /// |0 0 0 1|0 1 1 0|       8       |  token  |   request: alone in a datagram from the sealing worker's port to the opening worker's
+    /// |0 0 0 1|0 1 1 1|       8       |  token  |   reply: alone in a datagram that goes the same way back
+    /// +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-  …  -+
+    /// ```
+    pub const LANE_REQUEST: u8 = 6;
+    /// Control kind: the 8-byte token of a lane probe that came to the lane port.
+    pub const LANE_REPLY: u8 = 7;
 }
 
 #[cfg(test)]

@@ -174,7 +174,7 @@ fn a_received_secret_is_erased() {
     let mut server = directory.server();
     let client = directory.connect();
     client.hello(&mut server);
-    let peer = Offer { incarnation: Incarnation(1), salt: [0; 16], indices: vec![1], has_aes: true };
+    let peer = Offer { incarnation: Incarnation(1), salt: [0; 16], indices: vec![1], has_aes: true, lane_ports: 0 };
     client.request(
         2,
         &Request::Install(Box::new(Install {

@@ -43,6 +43,7 @@ fn plane(number: u64, workers: u8) -> State<Seeded> {
         transit: false,
         dscp: Dscp::Clear,
         has_aes: true,
+        lane_ports: 0,
     };
     let mut state = State::new(fixed, Seeded(number));
     assert_eq!(effects(&mut state).len(), usize::from(workers), "a snapshot for each worker");
@@ -105,7 +106,13 @@ fn install(state: &State<Seeded>, session: u64, reservation: ReservationId) -> I
         session: SessionId(session),
         reservation,
         incarnation: state.fixed.incarnation,
-        peer: Offer { incarnation: Incarnation(99), salt: [9; 16], indices: vec![0x40, 0x41], has_aes: true },
+        peer: Offer {
+            incarnation: Incarnation(99),
+            salt: [9; 16],
+            indices: vec![0x40, 0x41],
+            has_aes: true,
+            lane_ports: 0,
+        },
         secret: Secret::new(SECRET),
         initiator: true,
         endpoint: "192.0.2.1:4646".parse().unwrap(),
@@ -509,6 +516,7 @@ fn a_dump_tells_everything_but_secrets() {
         rtt_ns: 5000,
         datagram_len: 1200,
         inner_mtu: 1420,
+        lanes_by_port: 0,
     };
     let routes = DumpItem::Routes(vec![to_session("fd02::/32", 7)]);
     assert_eq!(dump, [Reply::Dump(DumpItem::Session(expected)), Reply::Dump(routes), Reply::Done]);
