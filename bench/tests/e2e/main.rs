@@ -10,6 +10,7 @@ mod crash;
 mod demo;
 mod hostile;
 mod path;
+mod ports;
 mod start;
 mod support;
 mod traffic;
