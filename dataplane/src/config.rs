@@ -10,6 +10,7 @@
 //! [wan]      interface (required) · port · lane_ports · attach · io · rx · tx · dscp · busy_poll_us · source_rate_pps ·
 //!            source_burst · class_rate_pps · deny
 //! [lan]      interfaces · attach · rx · tx · gro_forwarding
+//! [xsk]      mode · frames · busy_poll_us
 //! [tun]      name · addresses · mtu · offload
 //! [workers]  cores · latency
 //! [routing]  table · mark · rule_priority · metric · prefixes
@@ -59,6 +60,8 @@ pub const DENY_MAX: usize = 10_000;
 pub const LANE_PORTS_MAX: u8 = weir_abi::map::WORKERS_MAX - 1;
 /// Longest busy polling in microseconds: past a millisecond it is a spinning core by another name.
 pub const BUSY_POLL_MAX: u32 = 1_000;
+/// Frames of an AF_XDP socket unless the configuration says otherwise: some milliseconds of one core's load each way.
+pub const XSK_FRAMES: u32 = 4096;
 /// Most LAN interfaces.
 pub const LAN_INTERFACES_MAX: usize = 64;
 /// Most addresses of the TUN.
@@ -79,6 +82,8 @@ pub struct Config {
     pub wan: Wan,
     /// `[lan]`.
     pub lan: Lan,
+    /// `[xsk]`.
+    pub xsk: Xsk,
     /// `[tun]`.
     pub tun: Tun,
     /// `[workers]`.
@@ -144,6 +149,30 @@ pub struct Lan {
     pub tx: LanPort,
     /// Whether the kernel merges small UDP packets on these interfaces while the plane runs (`rx-udp-gro-forwarding`).
     pub gro_forwarding: bool,
+}
+
+/// The AF_XDP sockets, where a port is `xsk`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Xsk {
+    /// Whether the kernel may copy frames.
+    pub mode: XskMode,
+    /// Frames of each socket, half to receive and half to send: a power of two between
+    /// [`FRAMES_MIN`](crate::io::xsk::FRAMES_MIN) and [`FRAMES_MAX`](crate::io::xsk::FRAMES_MAX). One takes 4 KiB of locked memory.
+    pub frames: u32,
+    /// Microseconds of `SO_BUSY_POLL` on the sockets, at most [`BUSY_POLL_MAX`]; zero leaves the device to its interrupts.
+    pub busy_poll_us: u32,
+}
+
+/// Whether the kernel copies between a device's buffers and ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum XskMode {
+    /// Not where every device can do without.
+    Auto,
+    /// Never: devices that cannot do without are refused.
+    Zerocopy,
+    /// Always.
+    Copy,
 }
 
 /// The TUN device.
@@ -410,6 +439,7 @@ mod tests {
         assert_eq!((config.workers.cores, config.workers.latency), (Cores::Auto, Latency::Balanced));
         assert_eq!((config.routing.table, config.routing.mark, config.routing.rule_priority), (7770, 0x7765, 7770));
         assert_eq!((config.bpf.pin, config.transit), (None, false));
+        assert_eq!(config.xsk, Xsk { mode: XskMode::Auto, frames: 4096, busy_poll_us: 0 });
     }
 
     #[test]

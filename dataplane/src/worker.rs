@@ -11,6 +11,7 @@
 
 mod handoff;
 mod idle;
+mod ports;
 
 use std::io;
 use std::sync::Arc;
@@ -24,18 +25,15 @@ use weir_abi::drop::DropReason;
 
 pub use self::handoff::Handoff;
 use self::idle::{Idle, Next};
+pub use self::ports::{Side, XskPorts};
 use crate::config::Latency;
-use crate::engine::counters::{Counters, CountersReader, Metric};
+use crate::engine::counters::{CountersReader, Metric};
 use crate::engine::port::{BURST_LEN, RxPort, TxMeta, TxPort, TxSink};
 use crate::engine::time::Time;
 use crate::engine::{Command, Engine, Event};
-use crate::io::UdpTxConfig;
-use crate::io::epoll::Epoll;
 use crate::io::reactor::{Reactor, Waker};
-use crate::io::ring::{Ring, RingConfig};
 use crate::io::socket::Sockets;
-use crate::io::tun::{TunQueue, TunTxConfig};
-use crate::io::{mmsg, uring};
+use crate::io::tun::TunQueue;
 
 /// Most commands that wait for a worker. The control thread waits for room beyond that, which takes a batch.
 pub const COMMANDS_MAX: usize = 1024;
@@ -102,6 +100,8 @@ pub struct WorkerConfig {
     pub tun: TunQueue,
     /// The TUN's MTU in bytes.
     pub mtu: u16,
+    /// Its AF_XDP sockets, and which ports use them; without any all packets go by sockets and TUN.
+    pub xsk: Option<XskPorts>,
     /// Its end of the hand-over between workers.
     pub handoff: Handoff,
     /// The shared clock.
@@ -314,11 +314,11 @@ fn run(config: WorkerConfig, queues: Queues, started: &channel::Sender<Started>)
         return Ok(());
     }
     match config.ports {
-        PortKind::Uring => match uring_ports(config, queues) {
+        PortKind::Uring => match ports::over_uring(config, queues) {
             Ok(mut running) => running.announce_and_run(started),
             Err(error) => fail(number, error, started),
         },
-        PortKind::Mmsg => match mmsg_ports(config, queues) {
+        PortKind::Mmsg => match ports::over_mmsg(config, queues) {
             Ok(mut running) => running.announce_and_run(started),
             Err(error) => fail(number, error, started),
         },
@@ -328,57 +328,6 @@ fn run(config: WorkerConfig, queues: Queues, started: &channel::Sender<Started>)
 fn fail(number: u8, error: io::Error, started: &channel::Sender<Started>) -> io::Result<()> {
     let _ = started.send(Err(WorkerError::Ports { number, error }));
     Ok(())
-}
-
-fn uring_ports(
-    config: WorkerConfig,
-    queues: Queues,
-) -> io::Result<Running<Ring, uring::UdpRx, uring::UdpTx, uring::TunRx, uring::TunTx>> {
-    let ring = Ring::new(RingConfig::default()).map_err(io::Error::other)?;
-    let sockets = config.sockets;
-    let tun = Arc::new(config.tun);
-    let mtu = usize::from(config.mtu);
-    let rx = uring::TunRxConfig { mtu, ..uring::TunRxConfig::default() };
-    Ok(Running {
-        wan_rx: uring::UdpRx::new(&ring, Arc::clone(&sockets), uring::UdpRxConfig::default())?,
-        wan_tx: uring::UdpTx::new(&ring, sockets, UdpTxConfig::default())?,
-        lan_rx: uring::TunRx::new(&ring, Arc::clone(&tun), rx)?,
-        lan_tx: uring::TunTx::new(&ring, tun, tun_slots(mtu))?,
-        reactor: ring,
-        engine: Engine::new(config.number, config.handoff.workers(), Counters::new()),
-        handoff: config.handoff,
-        queues,
-        clock: config.clock,
-        idle: Idle::new(config.latency, config.shared_cores),
-    })
-}
-
-/// Slots that hold what the default holds, or a packet of the TUN's own MTU where that is more.
-fn tun_slots(mtu: usize) -> TunTxConfig {
-    let slots = TunTxConfig::default();
-    TunTxConfig { packet_len: slots.packet_len.max(mtu), ..slots }
-}
-
-fn mmsg_ports(
-    config: WorkerConfig,
-    queues: Queues,
-) -> io::Result<Running<Epoll, mmsg::UdpRx, mmsg::UdpTx, mmsg::TunRx, mmsg::TunTx>> {
-    let epoll = Epoll::new()?;
-    let sockets = config.sockets;
-    let tun = Arc::new(config.tun);
-    Ok(Running {
-        // A train that the kernel merged may be longer than those that are sent: as long as a UDP payload can be.
-        wan_rx: mmsg::UdpRx::new(&epoll, Arc::clone(&sockets), uring::UdpRxConfig::default().payload_len)?,
-        wan_tx: mmsg::UdpTx::new(&epoll, sockets, UdpTxConfig::default())?,
-        lan_rx: mmsg::TunRx::new(&epoll, Arc::clone(&tun), usize::from(config.mtu))?,
-        lan_tx: mmsg::TunTx::new(tun, tun_slots(usize::from(config.mtu)))?,
-        reactor: epoll,
-        engine: Engine::new(config.number, config.handoff.workers(), Counters::new()),
-        handoff: config.handoff,
-        queues,
-        clock: config.clock,
-        idle: Idle::new(config.latency, config.shared_cores),
-    })
 }
 
 /// An engine with its ports, on its thread.

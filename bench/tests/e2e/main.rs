@@ -11,6 +11,7 @@ mod demo;
 mod hostile;
 mod lanes;
 mod path;
+mod ports;
 mod start;
 mod support;
 mod traffic;

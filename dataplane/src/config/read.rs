@@ -12,11 +12,13 @@ use super::section::{Located, Section};
 use super::{
     Api, Attach, BURST_MAX, BUSY_POLL_MAX, Bpf, CALIBRATION_PATH, CORE_MAX, Config, Cores, DENY_MAX,
     INTERFACE_NAME_LEN_MAX, LAN_INTERFACES_MAX, LANE_PORTS_MAX, Lan, LanPort, Latency, MTU_MAX, MTU_MIN, PREFIXES_MAX,
-    RATE_MAX, SOCKET_PATH_LEN_MAX, TUN_ADDRESSES_MAX, Tun, TunOffload, Wan, WanIo, WanPort, Workers,
+    RATE_MAX, SOCKET_PATH_LEN_MAX, TUN_ADDRESSES_MAX, Tun, TunOffload, Wan, WanIo, WanPort, Workers, XSK_FRAMES, Xsk,
+    XskMode,
 };
 use crate::api::Prefix;
 use crate::engine::class::Dscp;
 use crate::io::netlink::{InterfaceAddress, Routing};
+use crate::io::xsk::{FRAMES_MAX, FRAMES_MIN};
 
 /// Priority of the rule that looks into the kernel's table `main`; ours has to come before it (`net/ipv4/fib_rules.c`).
 const MAIN_RULE_PRIORITY: u64 = 32766;
@@ -25,7 +27,7 @@ const KERNEL_TABLES: Range<u32> = 253..256;
 
 /// Reads the whole document.
 pub(super) fn config(document: &DeTable<'_>) -> Result<Config, Located> {
-    let known = &["api", "wan", "lan", "tun", "workers", "routing", "bpf", "transit", "calibration"];
+    let known = &["api", "wan", "lan", "xsk", "tun", "workers", "routing", "bpf", "transit", "calibration"];
     let top = Section::top(document, known)?;
     let api = top.section("api", &["socket"])?;
     let wan = top.section(
@@ -47,6 +49,7 @@ pub(super) fn config(document: &DeTable<'_>) -> Result<Config, Located> {
         ],
     )?;
     let lan = top.section("lan", &["interfaces", "attach", "rx", "tx", "gro_forwarding"])?;
+    let xsk = top.section("xsk", &["mode", "frames", "busy_poll_us"])?;
     let tun = top.section("tun", &["name", "addresses", "mtu", "offload"])?;
     let workers = top.section("workers", &["cores", "latency"])?;
     let routing = top.section("routing", &["table", "mark", "rule_priority", "metric", "prefixes"])?;
@@ -62,6 +65,7 @@ pub(super) fn config(document: &DeTable<'_>) -> Result<Config, Located> {
             tx: lan.text("tx", lan_port)?.unwrap_or(LanPort::Auto),
             gro_forwarding: lan.flag("gro_forwarding")?.unwrap_or(true),
         },
+        xsk: xsk_section(&xsk)?,
         tun: Tun {
             name: tun.text("name", tun_name)?.unwrap_or_else(|| "weir0".into()),
             addresses: tun.texts("addresses", TUN_ADDRESSES_MAX, tun_address)?.unwrap_or_default(),
@@ -83,6 +87,20 @@ pub(super) fn config(document: &DeTable<'_>) -> Result<Config, Located> {
 
     if config.wan.attach == Attach::None && !config.wan.deny.is_empty() {
         return Err(wan.refuse("deny", "nothing enforces it with wan.attach = \"none\": attach, or empty the list"));
+    }
+    let without_xdp = |attach| matches!(attach, Attach::Tc | Attach::None);
+    if config.wan.rx == WanPort::Xsk && without_xdp(config.wan.attach) {
+        return Err(wan.refuse("rx", "AF_XDP receives from XDP: set wan.attach to \"auto\", \"native\" or \"generic\""));
+    }
+    if config.lan.rx == LanPort::Xsk && without_xdp(config.lan.attach) {
+        return Err(lan.refuse("rx", "AF_XDP receives from XDP: set lan.attach to \"auto\", \"native\" or \"generic\""));
+    }
+    if config.lan.interfaces.is_empty() {
+        for (key, port) in [("rx", config.lan.rx), ("tx", config.lan.tx)] {
+            if port == LanPort::Xsk {
+                return Err(lan.refuse(key, "there is no LAN interface to use it on: name one in lan.interfaces"));
+            }
+        }
     }
     if config.lan.interfaces.contains(&config.wan.interface) {
         let why = format!("{} is the WAN interface: one interface cannot be both", config.wan.interface);
@@ -136,6 +154,29 @@ fn wan_section(wan: &Section<'_>) -> Result<Wan, Located> {
         // What one core of a control plane can look at without falling behind.
         class_rate_pps: wan.number("class_rate_pps", 0..=RATE_MAX)?.unwrap_or(20_000),
         deny: wan.texts("deny", DENY_MAX, prefix)?.unwrap_or_default(),
+    })
+}
+
+fn xsk_section(xsk: &Section<'_>) -> Result<Xsk, Located> {
+    let mode = |word: &str| match word {
+        "auto" => Ok(XskMode::Auto),
+        "zerocopy" => Ok(XskMode::Zerocopy),
+        "copy" => Ok(XskMode::Copy),
+        _ => Err(format!("{word:?} is no mode of AF_XDP: write \"auto\", \"zerocopy\" or \"copy\"")),
+    };
+    let frames: u32 = xsk.number("frames", FRAMES_MIN.into()..=FRAMES_MAX.into())?.unwrap_or(XSK_FRAMES);
+    if !frames.is_power_of_two() {
+        let why = format!(
+            "{frames} is no power of two: write {} or {}",
+            frames.next_power_of_two() / 2,
+            frames.next_power_of_two()
+        );
+        return Err(xsk.refuse("frames", why));
+    }
+    Ok(Xsk {
+        mode: xsk.text("mode", mode)?.unwrap_or(XskMode::Auto),
+        frames,
+        busy_poll_us: xsk.number("busy_poll_us", 0..=BUSY_POLL_MAX.into())?.unwrap_or(0),
     })
 }
 

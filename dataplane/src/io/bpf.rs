@@ -276,20 +276,23 @@ impl Programs {
         self.fill_trie(name::DENY, prefixes, 1)
     }
 
-    /// Tells `lan` which destinations lie in the overlay.
+    /// Tells `lan` which destinations lie in the overlay, in place of those before, and which networks in it lie behind this gateway: the
+    /// kernel routes those.
     ///
     /// # Errors
     /// [`BpfError::Step`].
-    pub fn set_overlay(&mut self, prefixes: &[Prefix]) -> Result<(), BpfError> {
-        self.fill_trie(name::OVERLAY, prefixes, OVERLAY_FAR)
-    }
-
-    /// Tells `lan` which networks in the overlay lie behind this gateway: the kernel routes them.
-    ///
-    /// # Errors
-    /// [`BpfError::Step`].
-    pub fn set_behind(&mut self, networks: &[Prefix]) -> Result<(), BpfError> {
-        self.fill_trie(name::OVERLAY, networks, OVERLAY_BEHIND)
+    pub fn set_overlay(&mut self, prefixes: &[Prefix], behind: &[Prefix]) -> Result<(), BpfError> {
+        self.fill_trie(name::OVERLAY, behind, OVERLAY_BEHIND)?;
+        let far: Vec<Prefix> = prefixes.iter().filter(|prefix| !behind.contains(prefix)).cloned().collect();
+        self.fill_trie(name::OVERLAY, &far, OVERLAY_FAR)?;
+        let wanted: Vec<Key<Address>> = behind.iter().chain(&far).map(prefix_key).collect();
+        let map = self.ebpf.map_mut(name::OVERLAY).ok_or(BpfError::Missing(name::OVERLAY))?;
+        let mut trie: LpmTrie<_, Address, u32> = map.try_into().map_err(step("opening the map of the overlay"))?;
+        let is_wanted = |key: &Key<Address>| {
+            wanted.iter().any(|other| (other.prefix_len(), other.data()) == (key.prefix_len(), key.data()))
+        };
+        let stale: Vec<Key<Address>> = trie.keys().filter_map(Result::ok).filter(|key| !is_wanted(key)).collect();
+        stale.iter().try_for_each(|key| trie.remove(key)).map_err(step("removing from the map of the overlay"))
     }
 
     /// Gives `wan` the AF_XDP socket of a queue. It leaves the map by itself when it is closed.
@@ -312,12 +315,29 @@ impl Programs {
         socket: BorrowedFd<'_>,
     ) -> Result<(), BpfError> {
         self.set_xsk(name::LAN_XSKS, position, socket)?;
+        self.set_lan_frame_len(queue, position, frame_len_max)
+    }
+
+    /// Changes the longest frame of a queue that is in the map.
+    ///
+    /// # Errors
+    /// [`BpfError::Step`].
+    pub fn set_lan_frame_len(&mut self, queue: LanQueue, position: u32, frame_len_max: u32) -> Result<(), BpfError> {
+        let written = self.lan_queues()?.insert(Plain(queue), Plain(LanXsk { position, frame_len_max }), 0);
+        written.map_err(step("writing the map of LAN queues"))
+    }
+
+    /// Forgets a queue of a LAN device that is gone: another one may get its index.
+    ///
+    /// # Errors
+    /// [`BpfError::Step`].
+    pub fn forget_lan_queue(&mut self, queue: LanQueue) -> Result<(), BpfError> {
+        self.lan_queues()?.remove(&Plain(queue)).map_err(step("removing from the map of LAN queues"))
+    }
+
+    fn lan_queues(&mut self) -> Result<HashMap<&mut MapData, Plain<LanQueue>, Plain<LanXsk>>, BpfError> {
         let map = self.ebpf.map_mut(name::LAN_QUEUES).ok_or(BpfError::Missing(name::LAN_QUEUES))?;
-        let mut queues: HashMap<_, Plain<LanQueue>, Plain<LanXsk>> =
-            map.try_into().map_err(step("opening the map of LAN queues"))?;
-        queues
-            .insert(Plain(queue), Plain(LanXsk { position, frame_len_max }), 0)
-            .map_err(step("adding to the map of LAN queues"))
+        map.try_into().map_err(step("opening the map of LAN queues"))
     }
 
     fn set_xsk(&mut self, name: &'static str, position: u32, socket: BorrowedFd<'_>) -> Result<(), BpfError> {

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::config::Attach;
 use crate::io::bpf::{AttachMode, BpfError};
 use crate::io::netlink::{Link, XdpMode};
-use crate::plane::facts::VIRTUAL_DRIVERS;
+use crate::plane::facts::is_virtual;
 
 /// What became of an attachment.
 #[derive(Debug)]
@@ -30,10 +30,9 @@ pub(super) fn attach(
     link: &Link,
     attach: impl FnMut(AttachMode) -> Result<(), BpfError>,
 ) -> Result<Attached, BpfError> {
-    let is_virtual = link.driver.as_deref().is_some_and(|driver| VIRTUAL_DRIVERS.contains(&driver));
     let (order, why): (&[AttachMode], _) = if link.xdp.is_some() {
         (&[AttachMode::Tc], "another XDP program is on the device")
-    } else if is_virtual {
+    } else if is_virtual(link) {
         (&[AttachMode::Tc, AttachMode::Generic], "native XDP would cost this driver its offloads")
     } else {
         (&[AttachMode::Native, AttachMode::Tc, AttachMode::Generic], "the driver keeps its offloads with native XDP")
@@ -41,19 +40,12 @@ pub(super) fn attach(
     first_that_fits(wanted, order, why, attach)
 }
 
-/// The same for `lan`, which redirects to AF_XDP sockets and so needs XDP.
+/// The same for a program that redirects to AF_XDP sockets, which needs XDP.
 pub(super) fn attach_xdp(
     wanted: Attach,
-    link: &Link,
     attach: impl FnMut(AttachMode) -> Result<(), BpfError>,
 ) -> Result<Attached, BpfError> {
-    let is_virtual = link.driver.as_deref().is_some_and(|driver| VIRTUAL_DRIVERS.contains(&driver));
-    let (order, why): (&[AttachMode], _) = if is_virtual {
-        (&[AttachMode::Generic], "native XDP would cost this driver its offloads")
-    } else {
-        (&[AttachMode::Native, AttachMode::Generic], "the driver keeps its offloads with native XDP")
-    };
-    first_that_fits(wanted, order, why, attach)
+    first_that_fits(wanted, &[AttachMode::Native, AttachMode::Generic], "AF_XDP needs XDP", attach)
 }
 
 /// Whether a device's XDP program sits where `wanted` says.

@@ -106,6 +106,8 @@ pub struct Facts {
     pub costs: Costs,
     /// Whether `costs` were measured on this machine.
     pub calibrated: bool,
+    /// Why the start got no AF_XDP sockets, in words, if it tried.
+    pub refused: Option<String>,
 }
 
 /// What the configuration says.
@@ -121,6 +123,8 @@ pub struct Wanted {
     pub lan_tx: LanPort,
     /// `wan.attach`.
     pub attach: Attach,
+    /// `lan.attach`.
+    pub lan_attach: Attach,
 }
 
 /// One decision and why.
@@ -178,10 +182,12 @@ impl Choice {
 
 /// Decides.
 pub fn choose(wanted: &Wanted, facts: &Facts) -> Choice {
-    let wan_rx = wan(wanted.wan_rx, wan_obstacle(facts), || wan_rx_cost(facts));
+    let rx_obstacle = attach_obstacle("wan", wanted.attach).or_else(|| wan_obstacle(facts));
+    let wan_rx = wan(wanted.wan_rx, rx_obstacle, || wan_rx_cost(facts));
     let wan_tx = wan(wanted.wan_tx, wan_obstacle(facts), || wan_tx_cost(facts));
     let obstacle = lan_obstacle(facts);
-    let lan_rx = lan(wanted.lan_rx, obstacle.clone(), || lan_cost(facts, Way::Rx));
+    let rx_obstacle = attach_obstacle("lan", wanted.lan_attach).or_else(|| obstacle.clone());
+    let lan_rx = lan(wanted.lan_rx, rx_obstacle, || lan_cost(facts, Way::Rx));
     let lan_tx = lan(wanted.lan_tx, obstacle, || lan_cost(facts, Way::Tx));
     let attach = attach(wanted.attach, wan_rx.port, &facts.wan);
     Choice { wan_rx, wan_tx, lan_rx, lan_tx, attach }
@@ -221,6 +227,11 @@ fn decide(
     }
 }
 
+/// What forbids receiving by AF_XDP where a program may not be attached at XDP, in words.
+fn attach_obstacle(side: &str, attach: Attach) -> Option<String> {
+    matches!(attach, Attach::Tc | Attach::None).then(|| format!("{side}.attach is \"{attach}\", and AF_XDP needs XDP"))
+}
+
 /// What forbids AF_XDP on any device, in words.
 fn device_obstacle(device: &Device) -> Option<String> {
     let name = &device.name;
@@ -240,12 +251,17 @@ fn device_obstacle(device: &Device) -> Option<String> {
 }
 
 fn wan_obstacle(facts: &Facts) -> Option<String> {
-    device_obstacle(&facts.wan)
+    let refused = facts.refused.clone();
+    refused
+        .or_else(|| device_obstacle(&facts.wan))
         .or_else(|| facts.wan.children.first().map(|child| format!("{child} takes frames out of {}", facts.wan.name)))
 }
 
 /// What forbids going past the kernel's router, in words.
 fn lan_obstacle(facts: &Facts) -> Option<String> {
+    if let Some(refused) = &facts.refused {
+        return Some(refused.clone());
+    }
     if facts.lan.is_empty() && facts.lan_missing.is_empty() {
         return Some("no LAN interface is configured".to_owned());
     }
@@ -352,9 +368,6 @@ fn attach(wanted: Attach, rx: WanPort, wan: &Device) -> Decision<Attach> {
     let (port, reason) = match wanted {
         forced if forced != Attach::Auto => (forced, "as configured"),
         _ if wan.foreign_xdp => (Attach::Tc, "another XDP program is on the device"),
-        _ if rx == WanPort::Xsk && wan.loses_offloads => {
-            (Attach::Generic, "AF_XDP needs XDP, and native XDP would cost offloads")
-        }
         _ if rx == WanPort::Xsk => (native, "AF_XDP needs XDP"),
         _ if wan.loses_offloads => (Attach::Tc, "native XDP would cost this driver its offloads"),
         _ if wan.native_xdp => (Attach::Native, "the driver keeps its offloads with native XDP"),
@@ -373,6 +386,7 @@ mod tests {
         lan_rx: LanPort::Auto,
         lan_tx: LanPort::Auto,
         attach: Attach::Auto,
+        lan_attach: Attach::Auto,
     };
 
     fn device(name: &str, driver: &str, zero_copy: bool) -> Device {
@@ -402,6 +416,7 @@ mod tests {
             long_table: None,
             costs: Costs::BUILT_IN,
             calibrated: false,
+            refused: None,
         }
     }
 
@@ -508,11 +523,12 @@ mod tests {
             lan_rx: LanPort::Xsk,
             lan_tx: LanPort::Tun,
             attach: Attach::Auto,
+            lan_attach: Attach::Auto,
         };
         let mut facts = facts("veth", false);
         facts.hooks = Ok(vec!["nftables chain t/forward".into()]);
         let choice = choose(&forced, &facts);
-        assert_eq!(ports(&choice), (WanPort::Xsk, WanPort::Socket, LanPort::Xsk, LanPort::Tun, Attach::Generic));
+        assert_eq!(ports(&choice), (WanPort::Xsk, WanPort::Socket, LanPort::Xsk, LanPort::Tun, Attach::Native));
         assert_eq!(choice.wan_rx.reason, "as configured");
         assert!(choice.lan_rx.reason.starts_with("as configured, although forwarded packets go through nftables"));
         assert_eq!(choice.lan_tx.reason, "as configured");

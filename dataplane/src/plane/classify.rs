@@ -35,7 +35,7 @@ impl Plane {
             programs.attach_wan(&wan.name, mode)
         };
         let attached = match self.host.choice().wan_rx.port {
-            WanPort::Xsk => attach::attach_xdp(self.config.wan.attach, wan, place)?,
+            WanPort::Xsk => attach::attach_xdp(self.config.wan.attach, place)?,
             _ => attach::attach(self.config.wan.attach, wan, place)?,
         };
         tracing::info!("wan on {}: {attached}", wan.name);
@@ -43,9 +43,22 @@ impl Plane {
         self.attached.insert(wan.name.clone(), wan.index);
         if attached.mode.is_some() {
             self.map_config.flags |= flag::WAN_ATTACHED;
+        }
+        self.map_config.xsk_frame_len_max = self.xsk.wan_frame_len_max(wan);
+        Ok(self.programs.configure(self.map_config)?)
+    }
+
+    /// Follows the devices' MTUs: longer frames are superpackets. From a device that is gone nothing is redirected.
+    pub(super) fn follow_devices(&mut self) -> Result<(), PlaneError> {
+        let longest = match self.netlink.link(&self.config.wan.interface) {
+            Ok(wan) => self.xsk.wan_frame_len_max(&wan),
+            Err(_) => 0,
+        };
+        if longest != self.map_config.xsk_frame_len_max {
+            self.map_config.xsk_frame_len_max = longest;
             self.programs.configure(self.map_config)?;
         }
-        Ok(())
+        Ok(self.xsk.follow_lan(&mut self.programs, &mut self.netlink)?)
     }
 
     /// Attaches `lan` where packets are received by AF_XDP, or where the configuration names a mode; turns on merging where it may.
@@ -58,8 +71,7 @@ impl Plane {
         }
         let chosen = self.host.choice().lan_rx.port == LanPort::Xsk;
         let told = if chosen || self.config.lan.attach != Attach::Auto {
-            let attached =
-                attach::attach_xdp(self.config.lan.attach, link, |mode| self.programs.attach_lan(name, mode))?;
+            let attached = attach::attach_xdp(self.config.lan.attach, |mode| self.programs.attach_lan(name, mode))?;
             attached.to_string()
         } else {
             "nothing attached (the kernel routes)".to_owned()

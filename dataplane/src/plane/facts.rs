@@ -10,6 +10,11 @@ pub(super) const VIRTUAL_DRIVERS: [&str; 2] = ["veth", "virtio_net"];
 /// Names of our own XDP programs.
 const OWN_PROGRAMS: [&str; 2] = ["wan", "lan"];
 
+/// Whether a device is driven by one of [`VIRTUAL_DRIVERS`].
+pub(super) fn is_virtual(link: &Link) -> bool {
+    link.driver.as_deref().is_some_and(|driver| VIRTUAL_DRIVERS.contains(&driver))
+}
+
 /// What the configuration says about ports.
 pub fn wanted(config: &Config) -> Wanted {
     Wanted {
@@ -18,6 +23,7 @@ pub fn wanted(config: &Config) -> Wanted {
         lan_rx: config.lan.rx,
         lan_tx: config.lan.tx,
         attach: config.wan.attach,
+        lan_attach: config.lan.attach,
     }
 }
 
@@ -30,6 +36,8 @@ pub struct Sources {
     own: Vec<u32>,
     /// Devices with a program of a predecessor, which will be taken over.
     inherited: Vec<String>,
+    /// Why there are no AF_XDP sockets.
+    refused: Option<String>,
 }
 
 impl Sources {
@@ -38,13 +46,18 @@ impl Sources {
     /// # Errors
     /// [`Error::Socket`].
     pub fn open() -> Result<Self, Error> {
-        Ok(Self { generic: Generic::open()?, hooks: Hooks::open(), own: vec![], inherited: vec![] })
+        Ok(Self { generic: Generic::open()?, hooks: Hooks::open(), own: vec![], inherited: vec![], refused: None })
     }
 
     /// Names programs that are no strangers: numbers of ours, and devices on which a predecessor's is taken over. Without CAP_SYS_ADMIN
     /// a program on a device cannot be asked for its name.
     pub(super) fn know(&mut self, own: Vec<u32>, inherited: Vec<String>) {
         (self.own, self.inherited) = (own, inherited);
+    }
+
+    /// Remembers why the start got no AF_XDP sockets.
+    pub(super) fn refuse(&mut self, why: String) {
+        self.refused = Some(why);
     }
 
     /// Gathers the facts about the configured interfaces.
@@ -78,6 +91,7 @@ impl Sources {
             long_table: tables.too_long,
             costs: costs.unwrap_or(Costs::BUILT_IN),
             calibrated: costs.is_some(),
+            refused: self.refused.clone(),
         })
     }
 
@@ -97,7 +111,7 @@ impl Sources {
             native_xdp: features.native(),
             zero_copy: features.zero_copy(),
             multi_buffer: features.multi_buffer(),
-            loses_offloads: link.driver.as_deref().is_some_and(|driver| VIRTUAL_DRIVERS.contains(&driver)),
+            loses_offloads: is_virtual(link),
             mtu: link.mtu,
             ethernet: interface.is_some_and(|interface| interface.ethernet),
             is_port: interface.is_some_and(|interface| interface.master.is_some()),

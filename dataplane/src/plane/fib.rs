@@ -28,6 +28,7 @@ use crate::io::netlink::{
     HostAddress, HostRouteKind, Interface, L2, Mac, Neighbour, NeighbourState, NextHop, TABLE_DEFAULT, TABLE_LOCAL,
     TABLE_MAIN, Tables,
 };
+use crate::io::xsk::NextHops;
 use crate::worker::Notify;
 
 /// Most neighbours that are mirrored; those beyond are reached through the kernel. Its own tables hold 1024 by default.
@@ -146,9 +147,8 @@ pub struct View {
     traffic: Traffic,
 }
 
-impl View {
-    /// See [`Fib::resolve`].
-    pub fn resolve(&self, destination: IpAddr) -> Option<L2> {
+impl NextHops for View {
+    fn resolve(&self, destination: IpAddr) -> Option<L2> {
         self.fib.resolve(self.traffic, destination)
     }
 }

@@ -101,6 +101,16 @@ impl Host {
         self.sources.know(own, vec![]);
     }
 
+    /// Chooses again, without AF_XDP: the kernel gave no sockets.
+    pub(super) fn refuse_xsk(&mut self, why: String, netlink: &mut Netlink) -> Result<(), Error> {
+        self.sources.refuse(why);
+        self.choice =
+            choose(&wanted(&self.config), &self.sources.gather(&self.config, netlink, &self.tables, self.costs)?);
+        self.lan_at_start = (self.choice.lan_rx.port, self.choice.lan_tx.port);
+        self.next_look = (self.choice.needs_fib() || self.choice.passes_router()).then_some(Time::ZERO);
+        Ok(())
+    }
+
     /// What is chosen, and why.
     pub(super) const fn choice(&self) -> &Choice {
         &self.choice

@@ -36,6 +36,11 @@ impl Lan {
         Ok(Some(self.routes()))
     }
 
+    /// The networks as they were last seen.
+    pub(super) fn networks(&self) -> &[Prefix] {
+        &self.networks
+    }
+
     /// The routes for the networks as they were last seen.
     pub(super) fn routes(&self) -> HostRoutes {
         HostRoutes::new(self.tun, self.routing.clone(), self.networks.clone())

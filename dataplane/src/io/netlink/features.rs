@@ -25,6 +25,7 @@ const ETHTOOL_A_RINGS_TX_MAX: u16 = 5;
 const ETHTOOL_A_RINGS_RX: u16 = 6;
 const ETHTOOL_A_RINGS_TX: u16 = 9;
 const ETHTOOL_A_CHANNELS_COMBINED_MAX: u16 = 5;
+const ETHTOOL_A_CHANNELS_RX: u16 = 6;
 const ETHTOOL_A_CHANNELS_COMBINED: u16 = 9;
 
 /// Merges UDP flows at ingress even when nobody here listens for them, so that they reach a TUN as superpackets.
@@ -127,6 +128,20 @@ impl Generic {
     pub fn channels(&mut self, interface: &str) -> Result<Option<Size>, Error> {
         let answer = self.ethtool(ETHTOOL_MSG_CHANNELS_GET, interface, &[], "read the channels")?;
         Ok(answer.and_then(|bytes| size(&bytes, ETHTOOL_A_CHANNELS_COMBINED, ETHTOOL_A_CHANNELS_COMBINED_MAX)))
+    }
+
+    /// Receive queues of an interface that are in use, alone and combined: those that frames may come by; `None` when the device does not say.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub fn receive_queues(&mut self, interface: &str) -> Result<Option<u32>, Error> {
+        let answer = self.ethtool(ETHTOOL_MSG_CHANNELS_GET, interface, &[], "read the channels")?;
+        Ok(answer.and_then(|bytes| {
+            let attributes = Attributes(&bytes);
+            let counts = [ETHTOOL_A_CHANNELS_RX, ETHTOOL_A_CHANNELS_COMBINED].map(|count| attributes.u32(count));
+            let total = counts.into_iter().flatten().fold(0, u32::saturating_add);
+            (total > 0).then_some(total)
+        }))
     }
 
     /// Sends one request of the family `ethtool` and returns the attributes of the answer.

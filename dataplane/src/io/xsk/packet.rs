@@ -14,9 +14,9 @@ use std::ops::Range;
 use weir_abi::drop::DropReason;
 use weir_abi::frame::{self, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV6_LEN, PROTOCOL_UDP, UDP_LEN};
 
-use super::Hop;
 use crate::engine::icmp::checksum;
 use crate::engine::port::RxMeta;
+use crate::io::netlink::L2;
 
 /// Bytes of the longest headers of a datagram that we send: Ethernet, IPv6, UDP.
 pub(super) const WAN_HEADERS_LEN_MAX: usize = ETHERNET_LEN + IPV6_LEN + UDP_LEN;
@@ -77,7 +77,7 @@ pub(super) fn parse_wan(bytes: &[u8]) -> Result<(Range<usize>, RxMeta), DropReas
 /// the datagram is longer than a length field says. The UDP checksum is valid and never zero, which would end the peer's merging.
 pub(super) fn write_wan_headers(
     headers: &mut [u8; WAN_HEADERS_LEN_MAX],
-    hop: &Hop,
+    hop: &L2,
     (from, to): (SocketAddr, SocketAddr),
     class: u8,
     payload: &[u8],
@@ -126,7 +126,7 @@ const fn udp_checksum(sum: u16) -> u16 {
 }
 
 /// The Ethernet header before an inner packet; `None` when it is neither IPv4 nor IPv6.
-pub(super) fn lan_header(hop: &Hop, packet: &[u8]) -> Option<[u8; ETHERNET_LEN]> {
+pub(super) fn lan_header(hop: &L2, packet: &[u8]) -> Option<[u8; ETHERNET_LEN]> {
     let ethertype = match packet.first()? >> 4 {
         4 => ETHERTYPE_IPV4,
         6 => ETHERTYPE_IPV6,

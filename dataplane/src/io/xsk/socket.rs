@@ -204,7 +204,7 @@ impl Xsk {
     pub(super) fn split(self, mode: Mode) -> (RxHalf, TxHalf) {
         let Self { fd, queue, rx, fill, tx, completion } = self;
         let rx = RxHalf { fd: Arc::clone(&fd), rx, fill, lent: 0, counted: 0 };
-        (rx, TxHalf { fd, queue, tx, completion, mode, pushed: false })
+        (rx, TxHalf { fd, queue, tx, completion, mode, pushed: false, gone: false })
     }
 }
 
@@ -285,17 +285,19 @@ pub(super) struct TxHalf {
     mode: Mode,
     /// Something was pushed since the last kick.
     pushed: bool,
+    /// Its device is gone, and what was queued with it.
+    gone: bool,
 }
 
 impl TxHalf {
-    #[cfg(test)]
-    pub(super) fn fake(fd: OwnedFd, queue: Queue, tx: Producer<libc::xdp_desc>, completion: Consumer<u64>) -> Self {
-        Self { fd: Arc::new(fd), queue, tx, completion, mode: Mode::Copy, pushed: false }
-    }
-
     /// Which queue it sends by.
     pub(super) fn queue(&self) -> Queue {
         self.queue
+    }
+
+    /// Whether its device is gone: nothing leaves by it any more, and what it holds never comes back.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone
     }
 
     /// Takes back frames that are sent.
@@ -342,8 +344,11 @@ impl TxHalf {
     /// Makes the kernel send what is queued, as far as it takes it now. Returns how many descriptors it has not looked at yet.
     ///
     /// # Errors
-    /// When the socket is of no more use: its device is gone.
+    /// When the socket is of no more use, and not because its device is gone.
     pub(super) fn kick(&mut self) -> io::Result<u32> {
+        if self.gone {
+            return Ok(0);
+        }
         if std::mem::take(&mut self.pushed) {
             self.tx.submit();
         }
@@ -359,6 +364,11 @@ impl TxHalf {
                 None | Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::EINTR) => {}
                 // The device is down: frames wait until it is up.
                 Some(libc::ENETDOWN) => return Ok(pending),
+                // The kernel has taken the socket off its device, which is gone.
+                Some(libc::ENXIO) => {
+                    self.gone = true;
+                    return Ok(0);
+                }
                 Some(_) => return error.map_or(Ok(pending), Err),
             }
             let left = self.tx.pending();
