@@ -324,6 +324,7 @@ impl Plane {
             ("program".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
             ("ports".to_owned(), format!("{ports} ({ports_reason})")),
         ];
+        about.extend(config.fault.map(|fault| ("fault".to_owned(), fault.to_string())));
         about.push(("tun".to_owned(), tun_about));
         if let Some(socket) = underlay.control.each().next() {
             let buffers = format!("{} B receive, {} B send", socket.rx_buffer(), socket.tx_buffer());
@@ -366,6 +367,7 @@ impl Plane {
                 handoff,
                 clock,
                 notify,
+                fault: config.fault,
             })?);
         }
 

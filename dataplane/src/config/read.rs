@@ -10,12 +10,14 @@ use weir_abi::map::WORKERS_MAX;
 
 use super::section::{Located, Section};
 use super::{
-    Api, Attach, BURST_MAX, BUSY_POLL_MAX, Bpf, CALIBRATION_PATH, CORE_MAX, Config, Cores, DENY_MAX,
-    INTERFACE_NAME_LEN_MAX, LAN_INTERFACES_MAX, LANE_PORTS_MAX, Lan, LanPort, Latency, MTU_MAX, MTU_MIN, PREFIXES_MAX,
-    RATE_MAX, SOCKET_PATH_LEN_MAX, TUN_ADDRESSES_MAX, Tun, TunOffload, Wan, WanIo, WanPort, Workers,
+    Api, Attach, BURST_MAX, BUSY_POLL_MAX, Bpf, CALIBRATION_PATH, CORE_MAX, Config, Cores, DENY_MAX, Fault,
+    FaultDirection, INTERFACE_NAME_LEN_MAX, LAN_INTERFACES_MAX, LANE_PORTS_MAX, Lan, LanPort, Latency, MTU_MAX,
+    MTU_MIN, PREFIXES_MAX, RATE_MAX, SOCKET_PATH_LEN_MAX, TUN_ADDRESSES_MAX, Tun, TunOffload, Wan, WanIo, WanPort,
+    Workers,
 };
 use crate::api::Prefix;
 use crate::engine::class::Dscp;
+use crate::io::fault::{FaultPlan, RATE_OF};
 use crate::io::netlink::{InterfaceAddress, Routing};
 
 /// Priority of the rule that looks into the kernel's table `main`; ours has to come before it (`net/ipv4/fib_rules.c`).
@@ -25,7 +27,7 @@ const KERNEL_TABLES: Range<u32> = 253..256;
 
 /// Reads the whole document.
 pub(super) fn config(document: &DeTable<'_>) -> Result<Config, Located> {
-    let known = &["api", "wan", "lan", "tun", "workers", "routing", "bpf", "transit", "calibration"];
+    let known = &["api", "wan", "lan", "tun", "workers", "routing", "bpf", "fault", "transit", "calibration"];
     let top = Section::top(document, known)?;
     let api = top.section("api", &["socket"])?;
     let wan = top.section(
@@ -51,6 +53,8 @@ pub(super) fn config(document: &DeTable<'_>) -> Result<Config, Located> {
     let workers = top.section("workers", &["cores", "latency"])?;
     let routing = top.section("routing", &["table", "mark", "rule_priority", "metric", "prefixes"])?;
     let bpf = top.section("bpf", &["pin", "object"])?;
+    let fault_keys = &["seed", "direction", "loss", "duplication", "reordering", "truncation", "flips"];
+    let fault = top.section("fault", fault_keys)?;
 
     let config = Config {
         api: Api { socket: api.text("socket", socket_path)?.unwrap_or_else(|| "/run/weir/plane.sock".into()) },
@@ -79,6 +83,7 @@ pub(super) fn config(document: &DeTable<'_>) -> Result<Config, Located> {
         bpf: Bpf { pin: bpf.text("pin", absolute_path)?, object: bpf.text("object", absolute_path)? },
         transit: top.flag("transit")?.unwrap_or(false),
         calibration: top.text("calibration", absolute_path)?.unwrap_or_else(|| CALIBRATION_PATH.into()),
+        fault: if top.has("fault") { Some(fault_section(&fault)?) } else { None },
     };
 
     if config.wan.attach == Attach::None && !config.wan.deny.is_empty() {
@@ -136,6 +141,27 @@ fn wan_section(wan: &Section<'_>) -> Result<Wan, Located> {
         // What one core of a control plane can look at without falling behind.
         class_rate_pps: wan.number("class_rate_pps", 0..=RATE_MAX)?.unwrap_or(20_000),
         deny: wan.texts("deny", DENY_MAX, prefix)?.unwrap_or_default(),
+    })
+}
+
+fn fault_section(fault: &Section<'_>) -> Result<Fault, Located> {
+    let rate = |key| fault.number(key, 0..=RATE_OF.into()).map(Option::unwrap_or_default);
+    let direction = |word: &str| match word {
+        "rx" => Ok(FaultDirection::Rx),
+        "tx" => Ok(FaultDirection::Tx),
+        "both" => Ok(FaultDirection::Both),
+        _ => Err(format!("{word:?} is no direction: write \"rx\", \"tx\" or \"both\"")),
+    };
+    Ok(Fault {
+        direction: fault.text("direction", direction)?.unwrap_or(FaultDirection::Both),
+        plan: FaultPlan {
+            seed: fault.number("seed", 0..=i64::MAX as u64)?.unwrap_or_default(),
+            loss: rate("loss")?,
+            duplication: rate("duplication")?,
+            reordering: rate("reordering")?,
+            truncation: rate("truncation")?,
+            flips: rate("flips")?,
+        },
     })
 }
 
