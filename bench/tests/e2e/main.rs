@@ -8,8 +8,11 @@
 mod capture;
 mod crash;
 mod demo;
+mod fault;
 mod hostile;
 mod path;
+mod sizes;
 mod start;
 mod support;
 mod traffic;
+mod transfer;

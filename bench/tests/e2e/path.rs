@@ -10,7 +10,7 @@ use weir_dataplane::api::message::{DumpItem, SessionDump};
 use crate::support::*;
 
 /// What gateway `side` says of the session.
-fn session(pair: &mut Pair<'_>, side: usize) -> SessionDump {
+pub(crate) fn session(pair: &mut Pair<'_>, side: usize) -> SessionDump {
     let items = pair.side(side).client().unwrap().dump().unwrap();
     let session = |item| if let DumpItem::Session(session) = item { Some(session) } else { None };
     items.into_iter().find_map(session).unwrap()
