@@ -300,6 +300,7 @@ impl Plane {
         let tun = netlink.link(&config.tun.name)?.index;
         netlink.set_link_mtu(tun, u32::from(config.tun.mtu))?;
         netlink.set_link_queue_len(tun, TUN_QUEUE_LEN)?;
+        netlink.accept_local_sources(tun)?;
         for address in &config.tun.addresses {
             netlink.add_address(tun, *address)?;
         }

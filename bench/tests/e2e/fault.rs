@@ -77,9 +77,10 @@ fn a_bad_network_corrupts_and_repeats_nothing(underlay: Family, settings: Vec<(S
             // Lengths that neither fill datagrams nor end with them: packets are bundled and cut.
             let Arrived { sent, arrived, again } = udp_numbers(&rig, family, &[700, 1300, 90, 1372, 30], DATAGRAMS);
             assert_eq!(again, 0, "{family}: duplicates were delivered");
-            // Both gateways strike, so of 10,000 some 440 datagrams do not arrive; a packet may be in two.
+            // Both gateways strike, so of 10,000 some 440 datagrams do not arrive or come to no good, and 400 come late. A packet may be in
+            // two, and is lost when the second is late: no beginning is waited with.
             assert!(arrived < sent, "{family}: nothing was lost: there was no bad network");
-            assert!(arrived > sent * 85 / 100, "{family}: {arrived} of {sent}");
+            assert!(arrived > sent * 75 / 100, "{family}: {arrived} of {sent}");
         }
         for side in 0..2 {
             let drops = foreign_drops(&pair.side(side).counters().unwrap());

@@ -13,7 +13,7 @@ use weir_bench::sys::udp;
 /// How long a receiver waits for the next byte or datagram.
 const WAIT: Duration = Duration::from_secs(5);
 /// How long a receiver waits for datagrams behind the last one that came.
-const QUIET: Duration = Duration::from_millis(300);
+const QUIET: Duration = Duration::from_secs(1);
 
 /// Bytes that follow from a number and repeat nowhere: any other byte, or one in another place, is seen. (SplitMix64.)
 fn bytes_of(number: u64, len: usize) -> Vec<u8> {
