@@ -42,6 +42,8 @@ pub struct PairConfig {
     pub cores: [Vec<u16>; 2],
     /// MTU of the WAN, bytes: the one that the rig was built with.
     pub wan_mtu: u16,
+    /// Largest inner packet, bytes; the gateways' TUNs have to take it (`tun.mtu`).
+    pub inner_mtu: u16,
     /// Family of the outer datagrams.
     pub underlay: Family,
     /// Directory for the pins of the first gateway, inside a mounted bpf file system.
@@ -59,6 +61,7 @@ impl Default for PairConfig {
             io: WanIo::Auto,
             cores: Default::default(),
             wan_mtu: 1500,
+            inner_mtu: INNER_MTU,
             underlay: Family::V4,
             pin: None,
             outlive: false,
@@ -156,7 +159,7 @@ impl<'a> Pair<'a> {
                 endpoint: endpoints[side],
                 sources: behind(hosts[other], other),
                 datagram_len_max: self.datagram_len_max(),
-                inner_mtu: INNER_MTU,
+                inner_mtu: self.config.inner_mtu,
                 rate: None,
             };
             let local = lans(hosts[side]).into_iter().map(|prefix| Route { prefix, target: Target::Local });

@@ -15,6 +15,7 @@
 //! [workers]  cores · latency
 //! [routing]  table · mark · rule_priority · metric · prefixes
 //! [bpf]      pin · object
+//! [fault]    seed · direction · loss · duplication · reordering · truncation · flips: a bad network on purpose, for tests
 //! ```
 
 mod read;
@@ -30,6 +31,7 @@ use weir_abi::wire::{HEADER_LEN, TAG_LEN};
 
 use crate::api::Prefix;
 use crate::engine::class::Dscp;
+use crate::io::fault::FaultPlan;
 use crate::io::netlink::{InterfaceAddress, Routing};
 
 use section::Located;
@@ -96,6 +98,9 @@ pub struct Config {
     pub transit: bool,
     /// Absolute path of the file with measured costs of the ports; without that file built-in figures serve.
     pub calibration: PathBuf,
+    /// `[fault]`; absent in operation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
 }
 
 /// Where the control plane finds us.
@@ -204,6 +209,40 @@ pub struct Bpf {
     pub pin: Option<PathBuf>,
     /// Absolute path of an eBPF object to load in place of the built-in one, for whoever develops the programs.
     pub object: Option<PathBuf>,
+}
+
+/// A bad network on purpose between the workers and the underlay, for tests; never in operation. Workers with it send and receive datagram
+/// by datagram, and copy each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Fault {
+    /// Which datagrams it strikes.
+    pub direction: FaultDirection,
+    /// How bad it is.
+    #[serde(flatten)]
+    pub plan: FaultPlan,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let direction = match self.direction {
+            FaultDirection::Rx => "what is received",
+            FaultDirection::Tx => "what is sent",
+            FaultDirection::Both => "what is sent and received",
+        };
+        write!(f, "A BAD NETWORK ON PURPOSE, for tests and never in operation: {direction}, {}", self.plan)
+    }
+}
+
+/// Which datagrams of the underlay a [`Fault`] strikes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FaultDirection {
+    /// Those that come in.
+    Rx,
+    /// Those that go out.
+    Tx,
+    /// All.
+    Both,
 }
 
 /// How a program is attached to an interface.
@@ -438,7 +477,7 @@ mod tests {
         assert_eq!((config.wan.lane_ports, config.wan.busy_poll_us), (0, 0));
         assert_eq!((config.workers.cores, config.workers.latency), (Cores::Auto, Latency::Balanced));
         assert_eq!((config.routing.table, config.routing.mark, config.routing.rule_priority), (7770, 0x7765, 7770));
-        assert_eq!((config.bpf.pin, config.transit), (None, false));
+        assert_eq!((config.bpf.pin, config.transit, config.fault), (None, false, None));
         assert_eq!(config.xsk, Xsk { mode: XskMode::Auto, frames: 4096, busy_poll_us: 0 });
     }
 
@@ -455,6 +494,38 @@ mod tests {
                 assert!(text.contains(&format!("{key} = ")), "{section}.{key} is not in the example");
             }
         }
+    }
+
+    #[test]
+    fn the_example_shows_faults_behind_comment_signs_only() {
+        let text = include_str!("../../docs/examples/weir-dataplane.toml");
+        assert_eq!(Config::parse(Path::new("example"), text).unwrap().fault, None);
+        let (before, section) = text.split_once("# [fault]").unwrap();
+        let bare: Vec<_> = section.lines().map(|line| line.strip_prefix("# ").unwrap_or(line)).collect();
+        let text = format!("{before}[fault]{}", bare.join("\n"));
+        let plan = FaultPlan { seed: 1, loss: 100, duplication: 50, reordering: 200, truncation: 10, flips: 10 };
+        let fault = Config::parse(Path::new("example"), &text).unwrap().fault;
+        assert_eq!(fault, Some(Fault { direction: FaultDirection::Both, plan }));
+        let shown = serde_json::to_value(fault).unwrap();
+        for key in shown.as_object().unwrap().keys() {
+            assert!(section.contains(&format!("# {key} = ")), "fault.{key} is not in the example");
+        }
+    }
+
+    #[test]
+    fn faults_are_as_many_as_there_are_datagrams_at_most() {
+        let quiet = Fault { direction: FaultDirection::Both, plan: FaultPlan::default() };
+        assert_eq!(with("[fault]").unwrap().fault, Some(quiet));
+        let told = with("[fault]\ndirection = \"rx\"\nloss = 10000").unwrap().fault.unwrap();
+        assert_eq!((told.direction, told.plan.loss), (FaultDirection::Rx, 10_000));
+        assert!(told.to_string().contains("never in operation") && told.to_string().contains("10000 lost"), "{told}");
+        for key in ["loss", "duplication", "reordering", "truncation", "flips"] {
+            assert!(with(&format!("[fault]\n{key} = 10001")).unwrap_err().contains("between 0 and 10000"), "{key}");
+        }
+        refused(
+            "[fault]\ndirection = \"in\"",
+            "weir.toml:4:13: `fault.direction`: \"in\" is no direction: write \"rx\", \"tx\" or \"both\"",
+        );
     }
 
     #[test]

@@ -26,11 +26,13 @@ use weir_abi::drop::DropReason;
 pub use self::handoff::Handoff;
 use self::idle::{Idle, Next};
 pub use self::ports::{Side, XskPorts};
-use crate::config::Latency;
+use crate::config::{Fault, FaultDirection, Latency};
 use crate::engine::counters::{CountersReader, Metric};
-use crate::engine::port::{BURST_LEN, RxPort, TxMeta, TxPort, TxSink};
+use crate::engine::port::{BURST_LEN, RxPort, TRAIN_SEGMENTS_MAX, TxMeta, TxPort, TxSink};
 use crate::engine::time::Time;
 use crate::engine::{Command, Engine, Event};
+use crate::io::UdpTxConfig;
+use crate::io::fault::{FaultPlan, FaultRx, FaultTx};
 use crate::io::reactor::{Reactor, Waker};
 use crate::io::socket::Sockets;
 use crate::io::tun::TunQueue;
@@ -108,6 +110,8 @@ pub struct WorkerConfig {
     pub clock: Clock,
     /// Where to say that events wait.
     pub notify: Notify,
+    /// A bad network between its ports and the underlay, for tests.
+    pub fault: Option<Fault>,
 }
 
 /// Called by workers when there is something for the control thread to read. Must not block.
@@ -306,7 +310,7 @@ impl Drop for TellEnd {
 
 /// The thread: makes the ports where they will be used, then drives them until told to stop.
 fn run(config: WorkerConfig, queues: Queues, started: &channel::Sender<Started>) -> io::Result<()> {
-    let number = config.number;
+    let (number, fault) = (config.number, config.fault);
     if let Some(core) = config.core
         && !core_affinity::set_for_current(core)
     {
@@ -315,11 +319,11 @@ fn run(config: WorkerConfig, queues: Queues, started: &channel::Sender<Started>)
     }
     match config.ports {
         PortKind::Uring => match ports::over_uring(config, queues) {
-            Ok(mut running) => running.announce_and_run(started),
+            Ok(running) => running.begin(fault, started),
             Err(error) => fail(number, error, started),
         },
         PortKind::Mmsg => match ports::over_mmsg(config, queues) {
-            Ok(mut running) => running.announce_and_run(started),
+            Ok(running) => running.begin(fault, started),
             Err(error) => fail(number, error, started),
         },
     }
@@ -337,12 +341,55 @@ struct Running<R, WR, WT, LR, LT> {
     wan_tx: WT,
     lan_rx: LR,
     lan_tx: LT,
+    number: u8,
     reactor: R,
     engine: Engine,
     handoff: Handoff,
     queues: Queues,
     clock: Clock,
     idle: Idle,
+}
+
+impl<R, WR, WT, LR, LT> Running<R, WR, WT, LR, LT>
+where
+    R: Reactor,
+    WR: RxPort + 'static,
+    WT: TxPort + 'static,
+    LR: RxPort + 'static,
+    LT: TxPort + 'static,
+{
+    /// Works until told to stop, with a bad network between the WAN ports and the underlay if a test wants one. That need not be fast, so
+    /// all ports are boxed then, and the engine is not compiled once more for each kind of them.
+    fn begin(mut self, fault: Option<Fault>, started: &channel::Sender<Started>) -> io::Result<()> {
+        let Some(fault) = fault else { return self.announce_and_run(started) };
+        tracing::warn!("worker {}: {fault}", self.number);
+        let Fault { direction, plan } = fault;
+        // What comes in and what goes out at each worker has dice of its own.
+        let worker = 2 * u64::from(self.number);
+        let of = |side, only| match direction == only || direction == FaultDirection::Both {
+            true => FaultPlan { seed: plan.seed.wrapping_add(worker + side), ..plan },
+            false => FaultPlan::default(),
+        };
+        let UdpTxConfig { slots, slot_len } = UdpTxConfig::default();
+        let wan_rx: Box<dyn RxPort> = Box::new(self.wan_rx);
+        let wan_tx: Box<dyn TxPort> = Box::new(self.wan_tx);
+        let lan_rx: Box<dyn RxPort> = Box::new(self.lan_rx);
+        let lan_tx: Box<dyn TxPort> = Box::new(self.lan_tx);
+        Running {
+            wan_rx: FaultRx::new(wan_rx, of(0, FaultDirection::Rx)),
+            wan_tx: FaultTx::new(wan_tx, of(1, FaultDirection::Tx), slots * TRAIN_SEGMENTS_MAX, slot_len),
+            lan_rx,
+            lan_tx,
+            number: self.number,
+            reactor: self.reactor,
+            engine: self.engine,
+            handoff: self.handoff,
+            queues: self.queues,
+            clock: self.clock,
+            idle: self.idle,
+        }
+        .announce_and_run(started)
+    }
 }
 
 impl<R: Reactor, WR: RxPort, WT: TxPort, LR: RxPort, LT: TxPort> Running<R, WR, WT, LR, LT> {

@@ -8,10 +8,13 @@
 mod capture;
 mod crash;
 mod demo;
+mod fault;
 mod hostile;
 mod lanes;
 mod path;
 mod ports;
+mod sizes;
 mod start;
 mod support;
 mod traffic;
+mod transfer;

@@ -142,10 +142,9 @@ fn two_workers_and_two_queues_carry_as_one() {
 fn what_is_forced_and_cannot_be_had_ends_the_start_with_the_reason() {
     let _alone = alone();
     let rig = rig();
-    for settings in [
-        [("xsk.mode", "\"zerocopy\""), ("wan.rx", "\"xsk\"")],
-        [("xsk.mode", "\"zerocopy\""), ("lan.tx", "\"xsk\"")],
-    ] {
+    for settings in
+        [[("xsk.mode", "\"zerocopy\""), ("wan.rx", "\"xsk\"")], [("xsk.mode", "\"zerocopy\""), ("lan.tx", "\"xsk\"")]]
+    {
         let settings = settings.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec();
         let error = Gateway::start(rig.g1(), GatewayConfig { settings, ..GatewayConfig::default() }).err().unwrap();
         let text = error.to_string();

@@ -10,13 +10,14 @@ use weir_abi::map::WORKERS_MAX;
 
 use super::section::{Located, Section};
 use super::{
-    Api, Attach, BURST_MAX, BUSY_POLL_MAX, Bpf, CALIBRATION_PATH, CORE_MAX, Config, Cores, DENY_MAX,
-    INTERFACE_NAME_LEN_MAX, LAN_INTERFACES_MAX, LANE_PORTS_MAX, Lan, LanPort, Latency, MTU_MAX, MTU_MIN, PREFIXES_MAX,
-    RATE_MAX, SOCKET_PATH_LEN_MAX, TUN_ADDRESSES_MAX, Tun, TunOffload, Wan, WanIo, WanPort, Workers, XSK_FRAMES, Xsk,
-    XskMode,
+    Api, Attach, BURST_MAX, BUSY_POLL_MAX, Bpf, CALIBRATION_PATH, CORE_MAX, Config, Cores, DENY_MAX, Fault,
+    FaultDirection, INTERFACE_NAME_LEN_MAX, LAN_INTERFACES_MAX, LANE_PORTS_MAX, Lan, LanPort, Latency, MTU_MAX,
+    MTU_MIN, PREFIXES_MAX, RATE_MAX, SOCKET_PATH_LEN_MAX, TUN_ADDRESSES_MAX, Tun, TunOffload, Wan, WanIo, WanPort,
+    Workers, XSK_FRAMES, Xsk, XskMode,
 };
 use crate::api::Prefix;
 use crate::engine::class::Dscp;
+use crate::io::fault::{FaultPlan, RATE_OF};
 use crate::io::netlink::{InterfaceAddress, Routing};
 use crate::io::xsk::{FRAMES_MAX, FRAMES_MIN};
 
@@ -27,7 +28,7 @@ const KERNEL_TABLES: Range<u32> = 253..256;
 
 /// Reads the whole document.
 pub(super) fn config(document: &DeTable<'_>) -> Result<Config, Located> {
-    let known = &["api", "wan", "lan", "xsk", "tun", "workers", "routing", "bpf", "transit", "calibration"];
+    let known = &["api", "wan", "lan", "xsk", "tun", "workers", "routing", "bpf", "fault", "transit", "calibration"];
     let top = Section::top(document, known)?;
     let api = top.section("api", &["socket"])?;
     let wan = top.section(
@@ -54,6 +55,8 @@ pub(super) fn config(document: &DeTable<'_>) -> Result<Config, Located> {
     let workers = top.section("workers", &["cores", "latency"])?;
     let routing = top.section("routing", &["table", "mark", "rule_priority", "metric", "prefixes"])?;
     let bpf = top.section("bpf", &["pin", "object"])?;
+    let fault_keys = &["seed", "direction", "loss", "duplication", "reordering", "truncation", "flips"];
+    let fault = top.section("fault", fault_keys)?;
 
     let config = Config {
         api: Api { socket: api.text("socket", socket_path)?.unwrap_or_else(|| "/run/weir/plane.sock".into()) },
@@ -83,6 +86,7 @@ pub(super) fn config(document: &DeTable<'_>) -> Result<Config, Located> {
         bpf: Bpf { pin: bpf.text("pin", absolute_path)?, object: bpf.text("object", absolute_path)? },
         transit: top.flag("transit")?.unwrap_or(false),
         calibration: top.text("calibration", absolute_path)?.unwrap_or_else(|| CALIBRATION_PATH.into()),
+        fault: if top.has("fault") { Some(fault_section(&fault)?) } else { None },
     };
 
     if config.wan.attach == Attach::None && !config.wan.deny.is_empty() {
@@ -177,6 +181,27 @@ fn xsk_section(xsk: &Section<'_>) -> Result<Xsk, Located> {
         mode: xsk.text("mode", mode)?.unwrap_or(XskMode::Auto),
         frames,
         busy_poll_us: xsk.number("busy_poll_us", 0..=BUSY_POLL_MAX.into())?.unwrap_or(0),
+    })
+}
+
+fn fault_section(fault: &Section<'_>) -> Result<Fault, Located> {
+    let rate = |key| fault.number(key, 0..=RATE_OF.into()).map(Option::unwrap_or_default);
+    let direction = |word: &str| match word {
+        "rx" => Ok(FaultDirection::Rx),
+        "tx" => Ok(FaultDirection::Tx),
+        "both" => Ok(FaultDirection::Both),
+        _ => Err(format!("{word:?} is no direction: write \"rx\", \"tx\" or \"both\"")),
+    };
+    Ok(Fault {
+        direction: fault.text("direction", direction)?.unwrap_or(FaultDirection::Both),
+        plan: FaultPlan {
+            seed: fault.number("seed", 0..=i64::MAX as u64)?.unwrap_or_default(),
+            loss: rate("loss")?,
+            duplication: rate("duplication")?,
+            reordering: rate("reordering")?,
+            truncation: rate("truncation")?,
+            flips: rate("flips")?,
+        },
     })
 }
 

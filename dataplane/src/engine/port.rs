@@ -148,3 +148,51 @@ pub trait TxPort: TxSink {
     /// Frames that the kernel refused for good since the last call (unreachable, message too long, interface down).
     fn take_failed(&mut self) -> u64;
 }
+
+impl<P: RxBurst + ?Sized> RxBurst for Box<P> {
+    fn len(&self) -> usize {
+        (**self).len()
+    }
+
+    fn frame(&mut self, i: usize) -> (&mut [u8], RxMeta) {
+        (**self).frame(i)
+    }
+}
+
+impl<P: RxPort + ?Sized> RxPort for Box<P> {
+    fn receive(&mut self) -> io::Result<usize> {
+        (**self).receive()
+    }
+
+    fn take_dropped(&mut self) -> Option<(DropReason, u64)> {
+        (**self).take_dropped()
+    }
+}
+
+impl<P: TxSink + ?Sized> TxSink for Box<P> {
+    fn slot(&mut self, len: usize) -> Option<&mut [u8]> {
+        (**self).slot(len)
+    }
+
+    fn commit(&mut self, len: usize, meta: TxMeta) {
+        (**self).commit(len, meta);
+    }
+
+    fn takes_offloads(&self) -> bool {
+        (**self).takes_offloads()
+    }
+}
+
+impl<P: TxPort + ?Sized> TxPort for Box<P> {
+    fn flush(&mut self) -> io::Result<usize> {
+        (**self).flush()
+    }
+
+    fn room(&self) -> usize {
+        (**self).room()
+    }
+
+    fn take_failed(&mut self) -> u64 {
+        (**self).take_failed()
+    }
+}

@@ -9,9 +9,12 @@
 //! seed and the same frames give the same faults.
 
 use std::collections::VecDeque;
-use std::io;
+use std::{fmt, io};
 
-use crate::engine::port::{BURST_LEN, RxBurst, RxMeta, RxPort, TxMeta, TxPort, TxSink};
+use serde::Serialize;
+use weir_abi::drop::DropReason;
+
+use crate::engine::port::{BURST_LEN, RxBurst, RxMeta, RxPort, SUPERPACKET_LEN_MAX, TxMeta, TxPort, TxSink};
 
 /// Most datagrams held back at once to come late. When so many are held, the next one is not.
 const LATE_MAX: usize = 16;
@@ -19,8 +22,11 @@ const LATE_MAX: usize = 16;
 /// Most datagrams that a late one lets pass.
 const LATE_BY_MAX: u64 = 8;
 
+/// What the rates of a [`FaultPlan`] are parts of.
+pub const RATE_OF: u16 = 10_000;
+
 /// How bad the network is. Every rate is datagrams in ten thousand, each fault drawn for itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FaultPlan {
     /// Where the dice start. Print it when a test fails.
     pub seed: u64,
@@ -34,6 +40,14 @@ pub struct FaultPlan {
     pub truncation: u16,
     /// Delivered with one bit flipped.
     pub flips: u16,
+}
+
+impl fmt::Display for FaultPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seed, loss, duplication, reordering, truncation, flips } = self;
+        write!(f, "seed {seed}; of {RATE_OF} datagrams {loss} lost, {duplication} twice, {reordering} late, ")?;
+        write!(f, "{truncation} cut short, {flips} with a bit flipped")
+    }
 }
 
 /// What a bad network did.
@@ -71,7 +85,7 @@ impl Dice {
     }
 
     fn strikes(&mut self, rate: u16) -> bool {
-        self.below(10_000) < u64::from(rate)
+        self.below(RATE_OF.into()) < u64::from(rate)
     }
 }
 
@@ -195,6 +209,10 @@ impl<P: TxPort> TxSink for FaultTx<P> {
         }
         self.struck = true;
     }
+
+    fn takes_offloads(&self) -> bool {
+        self.port.takes_offloads() && self.scratch.len() >= SUPERPACKET_LEN_MAX
+    }
 }
 
 impl<P: TxPort> TxPort for FaultTx<P> {
@@ -285,6 +303,10 @@ impl<P: RxPort> RxPort for FaultRx<P> {
         let n = self.stretch.ready.len().min(BURST_LEN);
         self.burst.extend(self.stretch.ready.drain(..n));
         Ok(n)
+    }
+
+    fn take_dropped(&mut self) -> Option<(DropReason, u64)> {
+        self.port.take_dropped()
     }
 }
 
@@ -388,6 +410,74 @@ mod tests {
         tx.flush().unwrap();
         let received: usize = (0..20).map(|_| rx.receive().unwrap()).sum();
         assert_eq!((received, rx.counters().reordered), (2, 2));
+    }
+
+    /// A port that takes superpackets and has dropped three frames.
+    struct Peculiar<P>(P, u64);
+
+    impl<P: TxPort> TxSink for Peculiar<P> {
+        fn slot(&mut self, len: usize) -> Option<&mut [u8]> {
+            self.0.slot(len)
+        }
+
+        fn commit(&mut self, len: usize, meta: TxMeta) {
+            self.0.commit(len, meta);
+        }
+
+        fn takes_offloads(&self) -> bool {
+            true
+        }
+    }
+
+    impl<P: TxPort> TxPort for Peculiar<P> {
+        fn flush(&mut self) -> io::Result<usize> {
+            self.0.flush()
+        }
+
+        fn room(&self) -> usize {
+            self.0.room()
+        }
+
+        fn take_failed(&mut self) -> u64 {
+            self.0.take_failed()
+        }
+    }
+
+    impl<P: RxPort> RxBurst for Peculiar<P> {
+        fn len(&self) -> usize {
+            self.0.len()
+        }
+
+        fn frame(&mut self, i: usize) -> (&mut [u8], RxMeta) {
+            self.0.frame(i)
+        }
+    }
+
+    impl<P: RxPort> RxPort for Peculiar<P> {
+        fn receive(&mut self) -> io::Result<usize> {
+            self.0.receive()
+        }
+
+        fn take_dropped(&mut self) -> Option<(DropReason, u64)> {
+            let count = std::mem::take(&mut self.1);
+            (count > 0).then_some((DropReason::OuterTruncated, count))
+        }
+    }
+
+    #[test]
+    fn what_the_port_is_like_shows_through_the_wrapper_and_through_a_box() {
+        let (MemoryPort { tx, rx }, _b) = pair(MemoryConfig::default(), None, None);
+        let boxed: Box<dyn TxPort> = Box::new(Peculiar(tx, 0));
+        assert!(boxed.takes_offloads());
+        let tx = FaultTx::new(boxed, FaultPlan::default(), 1, SUPERPACKET_LEN_MAX);
+        assert!(tx.takes_offloads());
+        assert!(
+            !FaultTx::new(tx, FaultPlan::default(), 1, SUPERPACKET_LEN_MAX - 1).takes_offloads(),
+            "no slot for one"
+        );
+        let boxed: Box<dyn RxPort> = Box::new(Peculiar(rx, 3));
+        let mut rx = FaultRx::new(boxed, FaultPlan::default());
+        assert_eq!((rx.take_dropped(), rx.take_dropped()), (Some((DropReason::OuterTruncated, 3)), None));
     }
 
     #[test]

@@ -15,6 +15,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use weir_abi::drop::DropReason;
+
 use crate::engine::port::{BURST_LEN, RxBurst, RxMeta, RxPort, TxMeta, TxPort, TxSink};
 
 const MAGIC_MICROS: u32 = 0xa1b2_c3d4;
@@ -210,6 +212,10 @@ impl<P: RxPort, W: Write> RxPort for CaptureRx<P, W> {
         }
         Ok(n)
     }
+
+    fn take_dropped(&mut self) -> Option<(DropReason, u64)> {
+        self.port.take_dropped()
+    }
 }
 
 /// A sending half whose frames are captured when they are committed.
@@ -247,6 +253,10 @@ impl<P: TxPort, W: Write> TxSink for CaptureTx<P, W> {
         slot[..len].copy_from_slice(frame);
         self.capture.write(self.side, frame, meta.segment, meta.destination, true);
         self.port.commit(len, meta);
+    }
+
+    fn takes_offloads(&self) -> bool {
+        self.port.takes_offloads()
     }
 }
 

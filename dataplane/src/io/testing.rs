@@ -145,21 +145,20 @@ pub(super) fn delete_link(name: &str) {
     netlink(libc::RTM_DELLINK, 0, &body);
 }
 
-/// Puts a token bucket filter on an interface: `rate` bytes per second, a queue of `limit` bytes
+/// Puts a token bucket filter on an interface: `rate` bytes per second, `burst` of them at once, a queue of `limit` bytes
 /// (`struct tc_tbf_qopt` in `include/uapi/linux/pkt_sched.h`).
-pub(super) fn shape(name: &str, rate: u32, limit: u32) {
+pub(super) fn shape(name: &str, rate: u32, burst: u32, limit: u32) {
     const LINKLAYER_ETHERNET: u8 = 1;
-    const BURST: u32 = 128 << 10;
     let mut parameters = Vec::new();
     for rate in [rate, 0] {
         parameters.extend([0, LINKLAYER_ETHERNET, 0, 0, 0, 0, 0, 0]);
         parameters.extend(rate.to_ne_bytes());
     }
-    for value in [limit, BURST, 0] {
+    for value in [limit, burst, 0] {
         parameters.extend(value.to_ne_bytes());
     }
     let mut options = attribute(1, &parameters);
-    options.extend(attribute(6, &BURST.to_ne_bytes()));
+    options.extend(attribute(6, &burst.to_ne_bytes()));
     let mut body = vec![0; 4];
     body.extend(index_of(name).to_ne_bytes());
     body.extend([0; 4]);

@@ -91,6 +91,7 @@ impl Plane {
         let tun = netlink.link(&config.tun.name)?.index;
         netlink.set_link_mtu(tun, u32::from(config.tun.mtu))?;
         netlink.set_link_queue_len(tun, TUN_QUEUE_LEN)?;
+        netlink.accept_local_sources(tun)?;
         for address in &config.tun.addresses {
             netlink.add_address(tun, *address)?;
         }
@@ -118,6 +119,7 @@ impl Plane {
             ("program".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
             ("ports".to_owned(), format!("{ports} ({ports_reason})")),
         ];
+        about.extend(config.fault.map(|fault| ("fault".to_owned(), fault.to_string())));
         about.push(("tun".to_owned(), tun_about));
         if let Some(socket) = underlay.control.each().next() {
             let buffers = format!("{} B receive, {} B send", socket.rx_buffer(), socket.tx_buffer());
@@ -162,6 +164,7 @@ impl Plane {
                 handoff,
                 clock,
                 notify,
+                fault: config.fault,
             })?);
         }
 

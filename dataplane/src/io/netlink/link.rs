@@ -15,6 +15,9 @@ use super::{Error, Failure, InterfaceAddress, Netlink};
 const IFLA_IFNAME_LEN_MAX: usize = 15;
 /// Attribute of a request for an interface by its alternative name (`linux/if_link.h`).
 const IFLA_ALT_IFNAME: u16 = 53;
+/// Settings of IPv4 in `IFLA_AF_SPEC` (`linux/if_link.h`), and the number of the one called `accept_local` (`linux/ip.h`).
+const IFLA_INET_CONF: u8 = 1;
+const IPV4_DEVCONF_ACCEPT_LOCAL: u8 = 23;
 
 /// A network interface as the kernel describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,6 +166,28 @@ impl Netlink {
         message.attributes.push(LinkAttribute::TxQueueLen(packets));
         self.set_link(message)
             .map_err(|failure| failure.during(format!("set the queue length of {} to {packets}", self.name_of(index))))
+    }
+
+    /// Has the kernel take IPv4 packets from an interface whose source is an address of this host (`accept_local` in
+    /// `Documentation/networking/ip-sysctl.rst`). It drops them otherwise, and with them every ICMP error that a gateway writes to its own
+    /// TUN. IPv6 has no such rule.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub fn accept_local_sources(&mut self, index: u32) -> Result<(), Error> {
+        // Nested three times: the family, its settings by number, and one of these.
+        let mut family =
+            vec![16, 0, libc::AF_INET as u8, 0, 12, 0, IFLA_INET_CONF, 0, 8, 0, IPV4_DEVCONF_ACCEPT_LOCAL, 0];
+        if cfg!(target_endian = "big") {
+            family.chunks_exact_mut(2).for_each(|number| number.swap(0, 1));
+        }
+        family.extend(1u32.to_ne_bytes());
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.push(LinkAttribute::Other(DefaultNla::new(libc::IFLA_AF_SPEC, family)));
+        self.set_link(message).map_err(|failure| {
+            failure.during(format!("have {} accept packets from our own addresses", self.name_of(index)))
+        })
     }
 
     fn set_link(&mut self, message: LinkMessage) -> Result<(), Failure> {
@@ -324,6 +349,10 @@ mod tests {
         }
         let shown = &ip("link show va")[0];
         assert_eq!(shown["mtu"], 1280);
+        let accepts = |name| std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{name}/accept_local")).unwrap();
+        assert_eq!(accepts("va"), "0\n");
+        netlink.accept_local_sources(link.index).unwrap();
+        assert_eq!((accepts("va"), accepts("vb")), ("1\n".to_owned(), "0\n".to_owned()));
         assert!(shown["flags"].as_array().unwrap().contains(&"UP".into()));
         netlink.set_link_up(link.index, false).unwrap();
         assert!(!netlink.link("va").unwrap().up);
