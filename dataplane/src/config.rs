@@ -586,7 +586,8 @@ mod tests {
         }
         assert_eq!(with("io = \"mmsg\"").unwrap().wan.io, WanIo::Mmsg);
         assert_eq!(with("io = \"uring\"").unwrap().wan.io, WanIo::Uring);
-        let config = with("rx = \"xsk\"\ntx = \"socket\"\n[lan]\nrx = \"tun\"\ntx = \"xsk\"").unwrap();
+        let config =
+            with("rx = \"xsk\"\ntx = \"socket\"\n[lan]\ninterfaces = [\"lan0\"]\nrx = \"tun\"\ntx = \"xsk\"").unwrap();
         assert_eq!((config.wan.rx, config.wan.tx), (WanPort::Xsk, WanPort::Socket));
         assert_eq!((config.lan.rx, config.lan.tx), (LanPort::Tun, LanPort::Xsk));
         assert!(config.lan.gro_forwarding && !with("[lan]\ngro_forwarding = false").unwrap().lan.gro_forwarding);
