@@ -182,7 +182,8 @@ impl Choice {
 
 /// Decides.
 pub fn choose(wanted: &Wanted, facts: &Facts) -> Choice {
-    let rx_obstacle = attach_obstacle("wan.attach", wanted.attach, &[Attach::Tc, Attach::None]).or_else(|| wan_obstacle(facts));
+    let rx_obstacle =
+        attach_obstacle("wan.attach", wanted.attach, &[Attach::Tc, Attach::None]).or_else(|| wan_obstacle(facts));
     let wan_rx = wan(wanted.wan_rx, rx_obstacle, || wan_rx_cost(facts));
     let wan_tx = wan(wanted.wan_tx, wan_obstacle(facts), || wan_tx_cost(facts));
     let obstacle = lan_obstacle(facts);

@@ -114,6 +114,8 @@ impl<S: TxPort> LanTx<S> {
 
 impl<S: TxPort> TxSink for LanTx<S> {
     fn slot(&mut self, len: usize) -> Option<&mut [u8]> {
+        // Here and not at a flush: the table of a port that was idle may be old.
+        self.hops.refresh();
         if self.transmit.has_room() { self.tun.slot(len) } else { None }
     }
 
@@ -126,7 +128,6 @@ impl<S: TxPort> TxSink for LanTx<S> {
 
 impl<S: TxPort> TxPort for LanTx<S> {
     fn flush(&mut self) -> io::Result<usize> {
-        self.hops.refresh();
         let waiting = self.transmit.flush()?;
         Ok(waiting + self.tun.flush()?)
     }
