@@ -27,6 +27,9 @@ pub(crate) struct CompareArgs {
     /// What to measure, separated by commas: tcp, udp, ndr, rtt, idle, wire, micro. All if not given
     #[arg(long, value_delimiter = ',')]
     measures: Vec<Measure>,
+    /// Frame sizes of the generator, separated by commas: bytes with FCS, `imix` or `tunnel-imix`. 64, 512, 1400 and tunnel-imix if not given
+    #[arg(long, value_delimiter = ',')]
+    sizes: Vec<Sizes>,
     /// Rounds; figures are medians over them
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
@@ -67,6 +70,9 @@ impl CompareArgs {
         }
         if !self.measures.is_empty() {
             plan.measures = self.measures.iter().copied().collect();
+        }
+        if !self.sizes.is_empty() {
+            plan.sizes.clone_from(&self.sizes);
         }
         plan.rounds = self.rounds.unwrap_or(plan.rounds);
         plan.duration = self.seconds.map_or(plan.duration, Duration::from_secs_f64);

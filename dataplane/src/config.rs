@@ -575,6 +575,7 @@ mod tests {
             ("[tun]\noffload = \"on\"", "\"auto\" or \"off\""),
             ("[workers]\nlatency = \"low\"", "\"balanced\" or \"spin\""),
             ("rx = \"tun\"", "\"auto\", \"socket\" or \"xsk\""),
+            ("[xsk]\nmode = \"zero-copy\"", "\"auto\", \"zerocopy\" or \"copy\""),
             ("[lan]\ntx = \"socket\"", "\"auto\", \"tun\" or \"xsk\""),
             ("[lan]\nattach = \"\"", "\"native\", \"generic\", \"tc\" or \"none\""),
         ] {
@@ -587,7 +588,7 @@ mod tests {
         assert_eq!(with("io = \"mmsg\"").unwrap().wan.io, WanIo::Mmsg);
         assert_eq!(with("io = \"uring\"").unwrap().wan.io, WanIo::Uring);
         let config =
-            with("rx = \"xsk\"\ntx = \"socket\"\n[lan]\ninterfaces = [\"lan0\"]\nrx = \"tun\"\ntx = \"xsk\"").unwrap();
+            with("rx = \"xsk\"\ntx = \"socket\"\n[lan]\ninterfaces = [\"eth1\"]\nrx = \"tun\"\ntx = \"xsk\"").unwrap();
         assert_eq!((config.wan.rx, config.wan.tx), (WanPort::Xsk, WanPort::Socket));
         assert_eq!((config.lan.rx, config.lan.tx), (LanPort::Tun, LanPort::Xsk));
         assert!(config.lan.gro_forwarding && !with("[lan]\ngro_forwarding = false").unwrap().lan.gro_forwarding);
@@ -723,6 +724,25 @@ mod tests {
         );
         assert!(with("[tun]\nname = \"eth0\"").is_err());
         assert!(with("[lan]\ninterfaces = [\"weir0\"]").unwrap_err().contains("tun.name"));
+    }
+
+    #[test]
+    fn af_xdp_is_refused_where_it_cannot_be() {
+        for (text, message) in [
+            ("attach = \"tc\"\nrx = \"xsk\"", "4:6: `wan.rx`: AF_XDP receives from XDP"),
+            (
+                "[lan]\ninterfaces = [\"eth1\"]\nattach = \"none\"\nrx = \"xsk\"",
+                "6:6: `lan.rx`: AF_XDP receives from XDP",
+            ),
+            ("[lan]\ntx = \"xsk\"", "4:6: `lan.tx`: there is no LAN interface"),
+            ("[xsk]\nframes = 255", "4:10: `xsk.frames` is 255: it must be between 256 and 65536"),
+            ("[xsk]\nframes = 65537", "4:10: `xsk.frames` is 65537: it must be between 256 and 65536"),
+            ("[xsk]\nframes = 300", "4:10: `xsk.frames`: 300 is no power of two: write 256 or 512"),
+        ] {
+            let error = with(text).unwrap_err();
+            assert!(error.starts_with(&format!("weir.toml:{message}")) && error.lines().count() == 1, "{error}");
+        }
+        assert_eq!(with("[xsk]\nframes = 65536\nmode = \"copy\"").unwrap().xsk.frames, 65536);
     }
 
     #[test]

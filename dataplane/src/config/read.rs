@@ -92,11 +92,10 @@ pub(super) fn config(document: &DeTable<'_>) -> Result<Config, Located> {
     if config.wan.attach == Attach::None && !config.wan.deny.is_empty() {
         return Err(wan.refuse("deny", "nothing enforces it with wan.attach = \"none\": attach, or empty the list"));
     }
-    let without_xdp = |attach| matches!(attach, Attach::Tc | Attach::None);
-    if config.wan.rx == WanPort::Xsk && without_xdp(config.wan.attach) {
+    if config.wan.rx == WanPort::Xsk && matches!(config.wan.attach, Attach::Tc | Attach::None) {
         return Err(wan.refuse("rx", "AF_XDP receives from XDP: set wan.attach to \"auto\", \"native\" or \"generic\""));
     }
-    if config.lan.rx == LanPort::Xsk && without_xdp(config.lan.attach) {
+    if config.lan.rx == LanPort::Xsk && config.lan.attach == Attach::None {
         return Err(lan.refuse("rx", "AF_XDP receives from XDP: set lan.attach to \"auto\", \"native\" or \"generic\""));
     }
     if config.lan.interfaces.is_empty() {

@@ -182,11 +182,12 @@ impl Choice {
 
 /// Decides.
 pub fn choose(wanted: &Wanted, facts: &Facts) -> Choice {
-    let rx_obstacle = attach_obstacle("wan", wanted.attach).or_else(|| wan_obstacle(facts));
+    let rx_obstacle =
+        attach_obstacle("wan.attach", wanted.attach, &[Attach::Tc, Attach::None]).or_else(|| wan_obstacle(facts));
     let wan_rx = wan(wanted.wan_rx, rx_obstacle, || wan_rx_cost(facts));
     let wan_tx = wan(wanted.wan_tx, wan_obstacle(facts), || wan_tx_cost(facts));
     let obstacle = lan_obstacle(facts);
-    let rx_obstacle = attach_obstacle("lan", wanted.lan_attach).or_else(|| obstacle.clone());
+    let rx_obstacle = attach_obstacle("lan.attach", wanted.lan_attach, &[Attach::None]).or_else(|| obstacle.clone());
     let lan_rx = lan(wanted.lan_rx, rx_obstacle, || lan_cost(facts, Way::Rx));
     let lan_tx = lan(wanted.lan_tx, obstacle, || lan_cost(facts, Way::Tx));
     let attach = attach(wanted.attach, wan_rx.port, &facts.wan);
@@ -228,8 +229,8 @@ fn decide(
 }
 
 /// What forbids receiving by AF_XDP where a program may not be attached at XDP, in words.
-fn attach_obstacle(side: &str, attach: Attach) -> Option<String> {
-    matches!(attach, Attach::Tc | Attach::None).then(|| format!("{side}.attach is \"{attach}\", and AF_XDP needs XDP"))
+fn attach_obstacle(key: &str, attach: Attach, without_xdp: &[Attach]) -> Option<String> {
+    without_xdp.contains(&attach).then(|| format!("{key} is \"{attach}\", and AF_XDP needs XDP"))
 }
 
 /// What forbids AF_XDP on any device, in words.
@@ -512,6 +513,26 @@ mod tests {
             assert_eq!((choice.wan_rx.port, choice.wan_tx.port), (WanPort::Socket, WanPort::Socket), "{words}");
             assert!(choice.wan_tx.reason.contains(words), "{words}: {}", choice.wan_tx);
             assert_eq!(choice.lan_rx.port, LanPort::Xsk);
+        }
+    }
+
+    #[test]
+    fn where_no_xdp_may_be_nothing_is_received_by_af_xdp() {
+        let wanted = Wanted { attach: Attach::Tc, lan_attach: Attach::None, ..AUTO };
+        let choice = choose(&wanted, &facts("ice", true));
+        assert_eq!(ports(&choice), (WanPort::Socket, WanPort::Xsk, LanPort::Tun, LanPort::Xsk, Attach::Tc));
+        assert_eq!(choice.wan_rx.reason, "wan.attach is \"tc\", and AF_XDP needs XDP");
+        assert_eq!(choice.lan_rx.reason, "lan.attach is \"none\", and AF_XDP needs XDP");
+    }
+
+    #[test]
+    fn sockets_that_the_kernel_refused_are_not_chosen_again() {
+        let mut facts = facts("ice", true);
+        facts.refused = Some("AF_XDP on queue 0 of interface 7".to_owned());
+        let choice = choose(&AUTO, &facts);
+        assert_eq!(ports(&choice), (WanPort::Socket, WanPort::Socket, LanPort::Tun, LanPort::Tun, Attach::Native));
+        for (_, text) in &choice.rows()[..4] {
+            assert!(text.contains("(AF_XDP on queue 0"), "{text}");
         }
     }
 

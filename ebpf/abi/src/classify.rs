@@ -154,7 +154,8 @@ pub fn wan<B: Bytes + ?Sized, T: Tables>(frame: &B, tables: &T) -> Result<Verdic
     Ok(Verdict::WanControl)
 }
 
-/// Judges a frame from the LAN: is it unicast to this machine and bound for an overlay prefix, and not for this machine itself?
+/// Judges a frame from the LAN: is it unicast to this machine and bound for an overlay prefix, and not for this machine itself? What says no
+/// here the kernel's router sees.
 #[inline(always)]
 pub fn lan<B: Bytes + ?Sized, T: Tables>(frame: &B, tables: &T) -> Verdict {
     match lan_destination(frame) {
@@ -163,7 +164,8 @@ pub fn lan<B: Bytes + ?Sized, T: Tables>(frame: &B, tables: &T) -> Verdict {
     }
 }
 
-/// The destination of an untagged unicast IP frame. VLAN children of a LAN port are the kernel's.
+/// The destination of an untagged unicast IP frame that may go one hop further. VLAN children of a LAN port are the kernel's, and so is what
+/// its router has to tell its sender: that a hop limit has come to its end.
 #[inline(always)]
 fn lan_destination<B: Bytes + ?Sized>(frame: &B) -> Option<Address> {
     // The group bit of the destination address (IEEE 802-2014 §8.2.2). Two bytes at a time: the verifier learns nothing from the bound
@@ -173,8 +175,10 @@ fn lan_destination<B: Bytes + ?Sized>(frame: &B) -> Option<Address> {
     }
     let at = frame::ETHERNET_LEN;
     match frame.u16(at - 2)? {
-        frame::ETHERTYPE_IPV4 if frame.u8(at)? >> 4 == 4 => frame.u32(at + 16).map(frame::mapped),
-        frame::ETHERTYPE_IPV6 if frame.u8(at)? >> 4 == 6 => frame.array(at + 24),
+        frame::ETHERTYPE_IPV4 if frame.u8(at)? >> 4 == 4 && frame.u8(at + 8)? > 1 => {
+            frame.u32(at + 16).map(frame::mapped)
+        }
+        frame::ETHERTYPE_IPV6 if frame.u8(at)? >> 4 == 6 && frame.u8(at + 7)? > 1 => frame.array(at + 24),
         _ => None,
     }
 }

@@ -1,7 +1,7 @@
 //! Where a frame goes next: the table that AF_XDP ports send by, made by somebody else from what the kernel knows.
 //!
 //! ```text
-//!   control thread: routes, neighbours, links ──publish──▶ Shared ──one load a flush──▶ Reader: a worker's port
+//!   control thread: routes, neighbours, links ──publish──▶ Shared ──one load a slot──▶ Reader: a worker's port
 //! ```
 //!
 //! The port knows no routes: an address that the table does not resolve is the kernel's to reach.
@@ -54,7 +54,7 @@ impl Default for Shared {
 }
 
 impl Shared {
-    /// Makes `table` the current one; each worker uses it from its next flush on.
+    /// Makes `table` the current one; each worker uses it from its next packet on.
     pub fn publish(&self, table: Arc<dyn NextHops + Send + Sync>) {
         // A panic while the table was swapped leaves one or the other, both whole.
         *self.0.table.lock().unwrap_or_else(PoisonError::into_inner) = table;

@@ -12,6 +12,7 @@ use super::packet::{destination, lan_header, parse_lan};
 use super::receive::Receive;
 use super::transmit::Transmit;
 use super::{Halves, Shared, Watch};
+use crate::engine::inner::decrement_ttl;
 use crate::engine::port::{RxBurst, RxMeta, RxPort, TxMeta, TxPort, TxSink};
 
 /// The receiving half: the queues of the LAN devices that belong to this worker, and the TUN port `S`. A burst is from one of both; they take
@@ -59,9 +60,13 @@ impl<S: RxPort> RxPort for LanRx<S> {
             self.from_tun = !self.from_tun;
             received = match self.from_tun {
                 true => self.tun.receive()?,
-                false => self
-                    .receive
-                    .burst(|bytes| parse_lan(bytes, self.wire_checksums).map(|span| (span, RxMeta::default())))?,
+                false => self.receive.burst(|bytes| {
+                    let span = parse_lan(bytes, self.wire_checksums)?;
+                    // A router's duty, which the kernel would have done. What comes to its end here is the kernel's to answer: `lan` leaves
+                    // it there.
+                    decrement_ttl(&mut bytes[span.clone()])?;
+                    Ok((span, RxMeta::default()))
+                })?,
             };
             if received > 0 {
                 break;
@@ -96,17 +101,21 @@ impl<S: TxPort> LanTx<S> {
 
     /// Sends the packet in the TUN's slot by a device. Returns whether it went.
     fn send(&mut self, len: usize) -> bool {
-        let Some(packet) = self.tun.slot(len).and_then(|slot| slot.get(..len)) else { return false };
+        let Some(packet) = self.tun.slot(len).and_then(|slot| slot.get_mut(..len)) else { return false };
         let Some(hop) = destination(packet).and_then(|to| self.hops.resolve(to)) else { return false };
         let Some(header) = lan_header(&hop, packet) else { return false };
-        len <= hop.mtu as usize
-            && self.transmit.takes(hop.interface, ETHERNET_LEN + len)
-            && self.transmit.send(hop.interface, &header, packet)
+        if len > hop.mtu as usize || !self.transmit.takes(hop.interface, ETHERNET_LEN + len) {
+            return false;
+        }
+        // The kernel tells the sender of a packet that has come to its end; it is unchanged then.
+        decrement_ttl(packet).is_ok() && self.transmit.send(hop.interface, &header, packet)
     }
 }
 
 impl<S: TxPort> TxSink for LanTx<S> {
     fn slot(&mut self, len: usize) -> Option<&mut [u8]> {
+        // Here and not at a flush: the table of a port that was idle may be old.
+        self.hops.refresh();
         if self.transmit.has_room() { self.tun.slot(len) } else { None }
     }
 
@@ -119,7 +128,6 @@ impl<S: TxPort> TxSink for LanTx<S> {
 
 impl<S: TxPort> TxPort for LanTx<S> {
     fn flush(&mut self) -> io::Result<usize> {
-        self.hops.refresh();
         let waiting = self.transmit.flush()?;
         Ok(waiting + self.tun.flush()?)
     }

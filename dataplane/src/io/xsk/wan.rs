@@ -123,6 +123,8 @@ impl<S: TxPort> WanTx<S> {
 
 impl<S: TxPort> TxSink for WanTx<S> {
     fn slot(&mut self, len: usize) -> Option<&mut [u8]> {
+        // Here and not at a flush: the table of a port that was idle may be old.
+        self.hops.refresh();
         if self.transmit.has_room() { self.socket.slot(len) } else { None }
     }
 
@@ -135,7 +137,6 @@ impl<S: TxPort> TxSink for WanTx<S> {
 
 impl<S: TxPort> TxPort for WanTx<S> {
     fn flush(&mut self) -> io::Result<usize> {
-        self.hops.refresh();
         let waiting = self.transmit.flush()?;
         Ok(waiting + self.socket.flush()?)
     }
