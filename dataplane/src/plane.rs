@@ -402,7 +402,7 @@ impl Plane {
             clock,
             config: config.clone(),
             host,
-            gro: GroForwarding::open()?,
+            gro: GroForwarding::open(config.api.socket.with_extension("gro"))?,
             attached: BTreeMap::new(),
         };
         plane.carry_out()?;

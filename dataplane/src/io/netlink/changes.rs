@@ -165,6 +165,7 @@ fn read(datagram: &[u8], table: u32, forwarding: bool) -> Vec<Change> {
         .filter_map(|bytes| match bytes.and_then(|bytes| NetlinkMessage::deserialize(bytes).ok()) {
             Some(message) => match message.payload {
                 NetlinkPayload::InnerMessage(inner) => change(&inner, table, forwarding),
+                NetlinkPayload::Overrun(_) => Some(Change::Lost),
                 _ => None,
             },
             None => Some(Change::Lost),
