@@ -11,39 +11,26 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
-/// How the next machine on the way to a destination is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hop {
-    /// Index of the interface that it is on.
-    pub interface: u32,
-    /// Our Ethernet address there.
-    pub source_mac: [u8; 6],
-    /// Its Ethernet address.
-    pub destination_mac: [u8; 6],
-    /// Our address towards the destination, where frames are to bear it (the underlay); `None` on the local side.
-    pub source: Option<IpAddr>,
-    /// Longest IP packet of the interface, in bytes. Longer ones are the kernel's to refuse.
-    pub mtu: u32,
-}
+use crate::io::netlink::L2;
 
 /// Finds the next hop of a destination.
 pub trait NextHops {
     /// The next hop, or `None` when it is not known or not confirmed, or lies on no interface of this port.
-    fn resolve(&self, destination: IpAddr) -> Option<Hop>;
+    fn resolve(&self, destination: IpAddr) -> Option<L2>;
 }
 
 /// Next hops of single addresses.
 #[derive(Clone, Debug, Default)]
-pub struct HopTable(HashMap<IpAddr, Hop>);
+pub struct HopTable(HashMap<IpAddr, L2>);
 
-impl FromIterator<(IpAddr, Hop)> for HopTable {
-    fn from_iter<I: IntoIterator<Item = (IpAddr, Hop)>>(hops: I) -> Self {
+impl FromIterator<(IpAddr, L2)> for HopTable {
+    fn from_iter<I: IntoIterator<Item = (IpAddr, L2)>>(hops: I) -> Self {
         Self(hops.into_iter().collect())
     }
 }
 
 impl NextHops for HopTable {
-    fn resolve(&self, destination: IpAddr) -> Option<Hop> {
+    fn resolve(&self, destination: IpAddr) -> Option<L2> {
         self.0.get(&destination).copied()
     }
 }
@@ -104,7 +91,7 @@ impl Reader {
     }
 
     /// The next hop by the table as it was last taken.
-    pub(super) fn resolve(&self, destination: IpAddr) -> Option<Hop> {
+    pub(super) fn resolve(&self, destination: IpAddr) -> Option<L2> {
         self.table.resolve(destination)
     }
 }
@@ -115,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_reader_sees_the_table_that_was_published_last() {
-        let hop = |mtu| Hop { interface: 1, source_mac: [1; 6], destination_mac: [2; 6], source: None, mtu };
+        let hop = |mtu| L2 { interface: 1, source_mac: [1; 6], destination_mac: [2; 6], source: None, mtu };
         let address: IpAddr = "192.0.2.1".parse().unwrap();
         let shared = Shared::default();
         let mut reader = shared.reader();
