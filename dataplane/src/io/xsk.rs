@@ -29,7 +29,7 @@ mod watch;
 use std::io;
 use std::rc::Rc;
 
-pub use self::hops::{Hop, HopTable, NextHops, Shared};
+pub use self::hops::{HopTable, NextHops, Shared};
 pub use self::lan::{LanRx, LanTx};
 pub use self::socket::Xsks;
 use self::socket::{RxHalf, TxHalf};

@@ -336,7 +336,8 @@ mod tests {
         ip(commands[0]);
         assert!(drain(&mut changes).contains(&Change::Neighbour { neighbour: stale, removed: false }));
         ip(commands[1]);
-        assert_eq!(drain(&mut changes), [Change::KernelRoute]);
+        // The carrier of a new device is told whenever the kernel gets to it, with routes of its own.
+        assert!(drain(&mut changes).contains(&Change::KernelRoute));
         ip(commands[2]);
         let heard = drain(&mut changes);
         let gone = |change: &Change| {
@@ -347,7 +348,7 @@ mod tests {
         assert!(
             std::process::Command::new("tc").args("qdisc add dev va clsact".split(' ')).status().unwrap().success()
         );
-        assert_eq!(drain(&mut changes), [Change::Hook]);
+        assert!(drain(&mut changes).contains(&Change::Hook));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::packet::{LAN_HEADERS_LEN_MAX, destination, parse_lan, write_lan_heade
 use super::receive::Receive;
 use super::transmit::Transmit;
 use super::{Halves, Shared, Watch};
+use crate::engine::inner::decrement_ttl;
 use crate::engine::port::{RxBurst, RxMeta, RxPort, TxMeta, TxPort, TxSink};
 
 /// The receiving half: the queues of the LAN devices that belong to this worker, and the TUN port `S`. A burst is from one of both; they take
@@ -62,9 +63,13 @@ impl<S: RxPort> RxPort for LanRx<S> {
             self.from_tun = !self.from_tun;
             received = match self.from_tun {
                 true => self.tun.receive()?,
-                false => self
-                    .receive
-                    .burst(|bytes| parse_lan(bytes, self.wire_checksums).map(|span| (span, RxMeta::default())))?,
+                false => self.receive.burst(|bytes| {
+                    let span = parse_lan(bytes, self.wire_checksums)?;
+                    // A router's duty, which the kernel would have done. What comes to its end here is the kernel's to answer: `lan` leaves
+                    // it there.
+                    decrement_ttl(&mut bytes[span.clone()])?;
+                    Ok((span, RxMeta::default()))
+                })?,
             };
             if received > 0 {
                 break;

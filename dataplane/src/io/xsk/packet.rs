@@ -14,10 +14,10 @@ use std::ops::Range;
 use weir_abi::drop::DropReason;
 use weir_abi::frame::{self, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV6_LEN, PROTOCOL_UDP, UDP_LEN};
 
-use super::Hop;
 use crate::engine::icmp::checksum;
 use crate::engine::inner::decrement_ttl;
 use crate::engine::port::RxMeta;
+use crate::io::netlink::L2;
 
 /// Bytes of the longest headers of a datagram that we send: Ethernet, IPv6, UDP.
 pub(super) const WAN_HEADERS_LEN_MAX: usize = ETHERNET_LEN + IPV6_LEN + UDP_LEN;
@@ -82,7 +82,7 @@ pub(super) fn parse_wan(bytes: &[u8]) -> Result<(Range<usize>, RxMeta), DropReas
 /// the datagram is longer than a length field says. The UDP checksum is valid and never zero, which would end the peer's merging.
 pub(super) fn write_wan_headers(
     headers: &mut [u8; WAN_HEADERS_LEN_MAX],
-    hop: &Hop,
+    hop: &L2,
     (from, to): (SocketAddr, SocketAddr),
     class: u8,
     payload: &[u8],
@@ -132,7 +132,7 @@ const fn udp_checksum(sum: u16) -> u16 {
 
 /// Writes the headers with which an inner packet leaves to the LAN, and returns their length: Ethernet, and the packet's own with one hop
 /// less to go. `None` when the kernel's router has to see it: it answers when a TTL ends, and it minds options.
-pub(super) fn write_lan_headers(headers: &mut [u8; LAN_HEADERS_LEN_MAX], hop: &Hop, packet: &[u8]) -> Option<usize> {
+pub(super) fn write_lan_headers(headers: &mut [u8; LAN_HEADERS_LEN_MAX], hop: &L2, packet: &[u8]) -> Option<usize> {
     let (ethertype, ip_len) = match (packet.first()?, packet.get(6)?) {
         (0x45, _) => (ETHERTYPE_IPV4, IPV4_LEN),
         (first, next) if first >> 4 == 6 && *next != HOP_BY_HOP => (ETHERTYPE_IPV6, IPV6_LEN),
@@ -156,8 +156,8 @@ pub(super) fn destination(packet: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// The inner packet in a frame from the local side, without padding and with one hop less to go, as the kernel's router would have sent it
-/// on. Unless the device has `wire_checksums`, its transport checksum is looked at and completed where the sender left that to a device.
+/// The inner packet in a frame from the local side, without padding. Unless the device has `wire_checksums`, its transport checksum is
+/// looked at and completed where the sender left that to a device.
 ///
 /// # Errors
 /// When the frame is not one that `lan` gives to a socket, or the checksum is wrong.
@@ -173,7 +173,6 @@ pub(super) fn parse_lan(bytes: &mut [u8], wire_checksums: bool) -> Result<Range<
     if !wire_checksums {
         settle_checksum(&mut packet[..len])?;
     }
-    decrement_ttl(&mut packet[..len])?;
     Ok(ETHERNET_LEN..ETHERNET_LEN + len)
 }
 
@@ -247,7 +246,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::engine::inner::Inner;
 
     const TCP: u8 = PROTOCOL_TCP;
     const UDP: u8 = PROTOCOL_UDP;
@@ -263,8 +261,8 @@ mod tests {
         Wrong,
     }
 
-    fn hop() -> Hop {
-        Hop { interface: 1, source_mac: [2; 6], destination_mac: [4; 6], source: None, mtu: 1500 }
+    fn hop() -> L2 {
+        L2 { interface: 1, source_mac: [2; 6], destination_mac: [4; 6], source: None, mtu: 1500 }
     }
 
     fn octets(address: &str) -> Vec<u8> {
@@ -366,26 +364,19 @@ mod tests {
         parse_lan(&mut frame, wire_checksums).map(|span| frame[span].to_vec())
     }
 
-    /// The same packet one hop later.
-    fn later(packet: &[u8]) -> Vec<u8> {
-        let mut packet = packet.to_vec();
-        decrement_ttl(&mut packet).unwrap();
-        packet
-    }
-
     #[test]
     fn a_checksum_is_kept_completed_or_refused() {
         for ends in [V4, V6] {
             for (protocol, len) in [(TCP, 0), (TCP, 1), (TCP, 33), (UDP, 0), (UDP, 1), (UDP, 18), (UDP, 1001)] {
                 let payload: Vec<u8> = (0..len).map(|i| i as u8).collect();
                 let packet = |field| packet_of(ends, protocol, &segment(ends, protocol, &payload, field));
-                let right = later(&packet(Field::Right));
+                let right = packet(Field::Right);
                 assert_eq!(taken(&packet(Field::Right), false), Ok(right.clone()), "{ends:?} {protocol} {len}");
                 assert_eq!(taken(&packet(Field::Partial), false), Ok(right), "{ends:?} {protocol} {len}");
                 assert_eq!(taken(&packet(Field::Wrong), false), Err(DropReason::XskChecksum));
                 let zero = taken(&packet(Field::Zero), false);
                 match protocol {
-                    UDP => assert_eq!(zero, Ok(later(&packet(Field::Zero))), "none is none in both families"),
+                    UDP => assert_eq!(zero, Ok(packet(Field::Zero)), "none is none in both families"),
                     _ => assert_eq!(zero, Err(DropReason::XskChecksum)),
                 }
             }
@@ -396,7 +387,7 @@ mod tests {
     fn what_hardware_has_checked_is_not_looked_at() {
         for field in [Field::Partial, Field::Wrong, Field::Zero] {
             let packet = packet_of(V4, TCP, &segment(V4, TCP, b"abc", field));
-            assert_eq!(taken(&packet, true), Ok(later(&packet)));
+            assert_eq!(taken(&packet, true), Ok(packet.clone()));
         }
     }
 
@@ -406,7 +397,7 @@ mod tests {
             for field in [Field::Right, Field::Partial] {
                 let whole = |field| [&segment(ends, UDP, b"abc", field)[..], b"option"].concat();
                 let packet = packet_of(ends, UDP, &whole(field));
-                assert_eq!(taken(&packet, false), Ok(later(&packet_of(ends, UDP, &whole(Field::Right)))));
+                assert_eq!(taken(&packet, false), Ok(packet_of(ends, UDP, &whole(Field::Right))));
             }
             for told in [0, 7, 12] {
                 let mut body = segment(ends, UDP, b"abc", Field::Right);
@@ -421,13 +412,13 @@ mod tests {
         let body = segment(V4, UDP, b"abcdefgh", Field::Wrong);
         for fragment in [0x2000, 0x2001, 0x0001, 0x1fff] {
             let packet = v4_packet(V4, UDP, fragment, &body);
-            assert_eq!(taken(&packet, false), Ok(later(&packet)), "{fragment:#x}");
+            assert_eq!(taken(&packet, false), Ok(packet), "{fragment:#x}");
         }
         let packet = v4_packet(V4, UDP, 0x4000, &body);
         assert_eq!(taken(&packet, false), Err(DropReason::XskChecksum), "DF alone makes no fragment");
         let v6_fragment = v6_packet(V6, UDP, &[(44, [0, 0, 0, 1, 0, 0, 0, 1])], &body);
         for packet in [v6_fragment, packet_of(V4, 1, &body), packet_of(V6, 58, &body)] {
-            assert_eq!(taken(&packet, false), Ok(later(&packet)));
+            assert_eq!(taken(&packet, false), Ok(packet));
         }
     }
 
@@ -444,7 +435,7 @@ mod tests {
         ] {
             let packet = |field| v6_packet(V6, UDP, &extensions, &segment(V6, UDP, b"abc", field));
             let expected = packet(if found { Field::Right } else { Field::Partial });
-            assert_eq!(taken(&packet(Field::Partial), false), Ok(later(&expected)), "{}", extensions.len());
+            assert_eq!(taken(&packet(Field::Partial), false), Ok(expected), "{}", extensions.len());
         }
     }
 
@@ -471,18 +462,11 @@ mod tests {
         assert_eq!(parse_lan(&mut tagged, false), Err(DropReason::XskMalformed));
     }
 
-    #[test]
-    fn a_packet_comes_in_with_a_hop_less_and_never_with_none() {
-        for ends in [V4, V6] {
-            let packet = packet_of(ends, UDP, &segment(ends, UDP, b"abc", Field::Right));
-            let ttl_at = if ends == V4 { 8 } else { 7 };
-            for ttl in [0, 1] {
-                let mut last = packet.clone();
-                last[ttl_at] = ttl;
-                assert_eq!(taken(&last, false), Err(DropReason::TtlExpired));
-            }
-            assert_eq!(Inner::parse(&taken(&packet, false).unwrap()).unwrap().ttl, 63);
-        }
+    /// The same packet one hop later.
+    fn later(packet: &[u8]) -> Vec<u8> {
+        let mut packet = packet.to_vec();
+        decrement_ttl(&mut packet).unwrap();
+        packet
     }
 
     #[test]

@@ -25,12 +25,14 @@ const JOINED_LEN: usize = 8 * FRAME_LEN_MAX;
 /// Bursts between two looks at what the kernel dropped, each of which is a system call.
 const STATISTICS_BURSTS: u32 = 4096;
 /// Why this part drops a frame.
-const REASONS: [DropReason; 5] = [
+const REASONS: [DropReason; 7] = [
     DropReason::XskMalformed,
     DropReason::XskChecksum,
     DropReason::XskOversized,
     DropReason::XskDescriptor,
     DropReason::XskOverrun,
+    DropReason::TtlExpired,
+    DropReason::InnerMalformed,
 ];
 
 /// Where the bytes of a received frame are.

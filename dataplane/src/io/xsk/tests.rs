@@ -23,8 +23,8 @@ use crate::engine::port::{BURST_LEN, RxBurst, RxMeta, RxPort, TxMeta, TxPort, Tx
 use crate::io::bpf::{AttachMode, OBJECT, Programs};
 use crate::io::epoll::Epoll;
 use crate::io::memory::{self, MemoryConfig, MemoryPort};
-use crate::io::netlink::Netlink;
 use crate::io::netlink::testing::{Namespace, ip};
+use crate::io::netlink::{L2, Netlink};
 use crate::io::reactor::Reactor;
 use crate::io::ring::{Ring, RingConfig};
 
@@ -117,7 +117,7 @@ fn udp_checksum_holds(packet: &[u8]) -> bool {
 
 /// A UDP datagram from us to the kernel's socket.
 fn datagram(port: u16, payload: &[u8]) -> Vec<u8> {
-    let hop = Hop { interface: 0, source_mac: [0; 6], destination_mac: [0; 6], source: None, mtu: 0 };
+    let hop = L2 { interface: 0, source_mac: [0; 6], destination_mac: [0; 6], source: None, mtu: 0 };
     let mut headers = [0; packet::WAN_HEADERS_LEN_MAX];
     let ends = (format!("{OURS}:9").parse().unwrap(), format!("{KERNEL}:{port}").parse().unwrap());
     let len = packet::write_wan_headers(&mut headers, &hop, ends, 0, payload).unwrap();
@@ -167,7 +167,7 @@ fn lan_carries(mode: AttachMode, ring: bool, mtu: u32, len: usize) {
     assert_eq!(kernel.rx.receive().unwrap(), 1, "without a neighbour it is the kernel's");
     assert_eq!(kernel.rx.frame(0).0, answer);
     let address: IpAddr = KERNEL.parse().unwrap();
-    let hop = |mtu| Hop { interface, source_mac: mac("vb"), destination_mac: mac("va"), source: None, mtu };
+    let hop = |mtu| L2 { interface, source_mac: mac("vb"), destination_mac: mac("va"), source: None, mtu };
     hops.publish(Arc::new(HopTable::from_iter([(address, hop(answer.len() as u32 - 1))])));
     tx.flush().unwrap();
     send(&mut tx);
@@ -253,7 +253,7 @@ fn wan_carries(mode: AttachMode, ring: bool) {
     let mut rx = WanRx::new(&wait.watch(), &mut halves, vb, socket.rx).unwrap();
     let hops = Shared::default();
     let source: IpAddr = "10.0.0.9".parse().unwrap();
-    let hop = Hop { interface: va, source_mac: mac("va"), destination_mac: mac("vb"), source: Some(source), mtu: 1500 };
+    let hop = L2 { interface: va, source_mac: mac("va"), destination_mac: mac("vb"), source: Some(source), mtu: 1500 };
     hops.publish(Arc::new(HopTable::from_iter([(OURS.parse().unwrap(), hop)])));
     let mut tx = WanTx::new(&wait.watch(), &mut halves, va, 4646, &hops, socket.tx).unwrap();
     drop(halves);
