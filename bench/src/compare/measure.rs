@@ -4,7 +4,7 @@
 //!   rig ─▶ machine's own work ─▶ start ─▶ idle ─▶ TCP ─▶ flat out ─▶ NDR, PDR ─▶ RTT loaded ─▶ wire ─▶ all torn down
 //! ```
 //!
-//! A measurement that fails is a line in the report, not the end of the others.
+//! A measurement that fails is a line in the report, not the end of the others; a subject that dies is the end of its round.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ use super::metric::{Measure, Metric, Quantile};
 use super::search::{PDR_LOSS, Search, Trial};
 use super::subject::{Ready, Running};
 use super::system::{self, Workers};
-use crate::external::tcp_transfers;
+use crate::external::{ping, tcp_transfers};
 use crate::generator::{Amount, flood, pace};
 use crate::histogram::Histogram;
 use crate::rig::{Family, Namespace, Rig};
@@ -33,6 +33,8 @@ const FALLBACK_PPS: f64 = 10_000.0;
 const IDLE_INTERVAL: Duration = Duration::from_millis(5);
 /// Between echo requests beside a load: enough samples for a 99.9th percentile in a few seconds.
 const LOADED_INTERVAL: Duration = Duration::from_millis(1);
+/// Echo requests, of a second each, after which a subject that answers none is taken for dead.
+const ALIVE_TRIES: u32 = 5;
 /// How long a reply is waited for.
 const REPLY_TIMEOUT: Duration = Duration::from_millis(500);
 /// Silence after which a run has arrived, and how long that is waited for.
@@ -50,7 +52,7 @@ pub(super) struct Round {
 /// Builds a rig, starts the subject on it, measures, and tears both down.
 pub(super) fn round(ready: &Ready, plan: &Plan) -> Result<Round> {
     let rig = Rig::new(ready.rig())?;
-    let mut bench = Bench { rig: &rig, ready, plan, round: Round::default(), idle_busy: 0.0 };
+    let mut bench = Bench { rig: &rig, ready, plan, round: Round::default(), idle_busy: 0.0, is_dead: false };
     bench.idle_busy = busy_share(plan.idle)?;
     let mut running = ready.start(&rig)?;
     bench.round.facts = running.facts();
@@ -79,18 +81,37 @@ struct Bench<'a> {
     round: Round,
     /// Cores that are busy without the subject.
     idle_busy: f64,
+    /// It has stopped to carry anything.
+    is_dead: bool,
 }
 
 impl Bench<'_> {
     fn try_step(&mut self, measure: Measure, running: &mut Running<'_>, step: Step<'_>) {
-        if !self.plan.measures.contains(&measure) {
+        if self.is_dead || !self.plan.measures.contains(&measure) {
             return;
         }
-        if let Err(error) = step(self) {
+        let before = self.round.values.clone();
+        let failed = step(self).err().map(|error| error.to_string());
+        self.is_dead = !self.carries();
+        let problem = match self.is_dead {
+            // It may have died anywhere in the step: an idle core or a rate of zero would be a figure of nothing.
+            true => {
+                self.round.values = before;
+                Some("nothing is carried any more, so figures of this round end here".to_owned())
+            }
+            false => failed,
+        };
+        if let Some(problem) = problem {
             let said = running.said();
             let said = said.lines().last().unwrap_or_default();
-            self.round.problems.push(format!("{}: {error} {said}", measure.name()).trim_end().to_owned());
+            self.round.problems.push(format!("{}: {problem} {said}", measure.name()).trim_end().to_owned());
         }
+    }
+
+    /// Whether the subject still carries an echo. After a flood its queues may be full for a while.
+    fn carries(&self) -> bool {
+        let (from, to) = (self.rig.h1(), self.rig.h2().lan.address(Family::V4));
+        (0..ALIVE_TRIES).any(|_| ping(from, to, 1).is_ok_and(|answered| answered.received > 0))
     }
 
     fn set(&mut self, metric: Metric, value: f64) {

@@ -1,6 +1,7 @@
 //! A program that a peer runs on a gateway: started inside its namespace, ended by the id that it was started with.
 
 use std::fs::{self, File};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -80,7 +81,9 @@ pub(super) struct Directory(PathBuf);
 impl Directory {
     pub(super) fn new(name: &str) -> Result<Self> {
         let path = std::env::temp_dir().join(name);
-        fs::create_dir_all(&path).map_err(Error::io(format!("cannot make {}", path.display())))?;
+        // It will hold keys, and one that somebody else made beforehand is not ours to fill.
+        let made = fs::DirBuilder::new().mode(0o700).create(&path);
+        made.map_err(Error::io(format!("cannot make {}", path.display())))?;
         Ok(Self(path))
     }
 

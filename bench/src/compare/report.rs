@@ -230,7 +230,8 @@ impl Report {
             };
             let mut cells = vec![metric.to_string(), metric.unit().to_owned()];
             cells.extend(present.iter().map(cell));
-            let (weir, peer) = (self.best(metric, |entry| entry.weir), self.best(metric, |entry| entry.peer));
+            let weir = self.best(metric, |entry| entry.weir);
+            let peer = self.best(metric, |entry| entry.peer).filter(|(_, value)| *value > 0.0);
             cells.push(
                 weir.zip(peer)
                     .map_or_else(String::new, |((_, weir), (name, peer))| format!("{} ({name})", figure(weir / peer))),
@@ -312,6 +313,16 @@ mod tests {
         for part in ["10.0 (0.500)", "20.0 (gotatun)", "skipped: not installed", "wakes another in 45 µs"] {
             assert!(text.contains(part), "{part} in {text}");
         }
+    }
+
+    #[test]
+    fn there_is_no_ratio_to_nothing() {
+        let mut report = report();
+        let metric = Metric::Ndr { sizes: crate::stream::Sizes::Fixed(64), flows: 1 };
+        report.entries.iter_mut().for_each(|entry| entry.add([(metric, 0.0)].into(), vec![], vec![]));
+        let text = report.tables();
+        let line = text.lines().find(|line| line.starts_with("NDR")).unwrap();
+        assert!(!line.contains("NaN") && !line.contains("inf") && !line.contains("(gotatun)"), "{line}");
     }
 
     #[test]

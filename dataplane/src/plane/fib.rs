@@ -114,6 +114,10 @@ impl Fib {
         if is_broadcast || destination.is_multicast() || destination.is_loopback() || destination.is_unspecified() {
             return None;
         }
+        // Every link has those, and a router forwards to none.
+        if is_link_local(&destination) {
+            return None;
+        }
         let routes = match traffic {
             Traffic::Overlay => &self.routes.overlay,
             Traffic::Underlay => &self.routes.underlay,
@@ -323,8 +327,15 @@ fn flatten(tables: &Tables, order: &[u32]) -> Lpm<Option<NextHop>> {
     for route in &tables.routes {
         let Some(rank) = order.iter().position(|table| *table == route.table) else { continue };
         let at = &mut exact.entry(route.prefix).or_insert_with(|| vec![None; order.len()])[rank];
-        if at.is_none_or(|(metric, _)| route.metric < metric) {
-            *at = Some((route.metric, &route.kind));
+        match at {
+            Some((metric, _)) if *metric < route.metric => {}
+            // Among equal IPv6 routes, of several routers that announced themselves, the kernel looks who answers (RFC 4191 §3.2).
+            Some((metric, kind)) if *metric == route.metric => {
+                if route.prefix.address().is_ipv6() && **kind != route.kind {
+                    *kind = &HostRouteKind::Kernel;
+                }
+            }
+            _ => *at = Some((route.metric, &route.kind)),
         }
     }
     let mut covering: Vec<(Prefix, Found<'_>)> = vec![];
@@ -419,12 +430,18 @@ mod tests {
             route(TABLE_MAIN, "0.0.0.0/0", 0, by(WAN, Some("192.0.2.2"))),
             route(TABLE_MAIN, "203.0.113.0/24", 0, HostRouteKind::Kernel),
             route(TABLE_MAIN, "fd01::/64", 0, by(LAN, None)),
+            route(TABLE_MAIN, "fe80::/64", 256, by(LAN, None)),
+            route(TABLE_MAIN, "fd03::/16", 1024, by(LAN, Some("fd01::7"))),
+            route(TABLE_MAIN, "fd03::/16", 1024, by(LAN, Some("fd01::8"))),
+            route(TABLE_MAIN, "fd04::/16", 1024, by(LAN, Some("fd01::8"))),
+            route(TABLE_MAIN, "fd04::/16", 100, by(LAN, Some("fd01::7"))),
         ]));
         mirror.handle_neighbours([
             neighbour(LAN, "10.1.0.7", NeighbourState::Confirmed),
             neighbour(LAN, "10.1.0.8", NeighbourState::Unknown),
             neighbour(LAN, "10.1.0.9", NeighbourState::Fixed),
             neighbour(LAN, "fd01::7", NeighbourState::Stale),
+            neighbour(LAN, "fe80::7", NeighbourState::Confirmed),
             neighbour(WAN, "192.0.2.2", NeighbourState::Confirmed),
         ]);
         mirror
@@ -450,6 +467,9 @@ mod tests {
             ("203.0.113.1", None, None),
             ("fd01::7", Some(LAN), Some(LAN)),
             ("fd02::7", None, None),
+            ("fd03::1", None, None),
+            ("fd04::1", Some(LAN), Some(LAN)),
+            ("fe80::7", None, None),
             ("224.0.0.1", None, None),
             ("255.255.255.255", None, None),
             ("ff02::1", None, None),

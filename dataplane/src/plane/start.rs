@@ -201,7 +201,7 @@ impl Plane {
             clock,
             config: config.clone(),
             host,
-            gro: GroForwarding::open()?,
+            gro: GroForwarding::open(config.api.socket.with_extension("gro"))?,
             xsk,
             attached: BTreeMap::new(),
         };

@@ -127,7 +127,7 @@ pub(crate) fn expected_action(hook: Hook, decision: Decision) -> u32 {
 fn words(config: &Config) -> [u64; size_of::<Config>() / 8] {
     let mut words = [0; size_of::<Config>() / 8];
     words[0] = u64::from(config.port_first) | u64::from(config.port_last) << 16 | u64::from(config.flags) << 32;
-    words[1] = u64::from(config.miss_sample);
+    words[1] = u64::from(config.miss_sample) | u64::from(config.xsk_frame_len_max) << 32;
     for (i, rate) in std::iter::once(&config.source).chain(&config.class).enumerate() {
         words[2 + 2 * i] = rate.interval_ns;
         words[3 + 2 * i] = rate.burst_ns;

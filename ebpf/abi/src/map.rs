@@ -185,6 +185,7 @@ verdicts! {
     11 SteerControl "steer_control" "`steer` chose the control socket.";
     12 LanPass "lan_pass" "`lan` passed a frame that is not bound for the overlay.";
     13 LanOverlay "lan_overlay" "`lan` saw a packet bound for the overlay.";
+    14 LanRouter "lan_router" "`lan` left a packet bound for the overlay to the kernel's router: its TTL ends here, or it has options.";
 }
 
 /// An element of [`name::COUNTERS`]: a verdict or a drop.

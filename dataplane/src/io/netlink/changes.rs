@@ -165,6 +165,7 @@ fn read(datagram: &[u8], table: u32, forwarding: bool) -> Vec<Change> {
         .filter_map(|bytes| match bytes.and_then(|bytes| NetlinkMessage::deserialize(bytes).ok()) {
             Some(message) => match message.payload {
                 NetlinkPayload::InnerMessage(inner) => change(&inner, table, forwarding),
+                NetlinkPayload::Overrun(_) => Some(Change::Lost),
                 _ => None,
             },
             None => Some(Change::Lost),
@@ -335,7 +336,8 @@ mod tests {
         ip(commands[0]);
         assert!(drain(&mut changes).contains(&Change::Neighbour { neighbour: stale, removed: false }));
         ip(commands[1]);
-        assert_eq!(drain(&mut changes), [Change::KernelRoute]);
+        // The carrier of a new device is told whenever the kernel gets to it, with routes of its own.
+        assert!(drain(&mut changes).contains(&Change::KernelRoute));
         ip(commands[2]);
         let heard = drain(&mut changes);
         let gone = |change: &Change| {
@@ -346,7 +348,7 @@ mod tests {
         assert!(
             std::process::Command::new("tc").args("qdisc add dev va clsact".split(' ')).status().unwrap().success()
         );
-        assert_eq!(drain(&mut changes), [Change::Hook]);
+        assert!(drain(&mut changes).contains(&Change::Hook));
     }
 
     #[test]

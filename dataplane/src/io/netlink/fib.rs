@@ -5,7 +5,8 @@
 use std::net::IpAddr;
 
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHop, RouteNextHopFlags, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RouteNextHopFlags, RouteType,
+    RouteVia,
 };
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -173,8 +174,16 @@ fn read_host_route(message: &RouteMessage) -> Option<HostRoute> {
                 None => plain = false,
             },
             RouteAttribute::Encap(_) | RouteAttribute::NhId(_) | RouteAttribute::Source(_) => plain = false,
+            // An MTU of its own: the kernel refuses what is longer, although the link would take it.
+            RouteAttribute::Metrics(metrics) if metrics.iter().any(|metric| matches!(metric, RouteMetric::Mtu(_))) => {
+                plain = false;
+            }
             _ => {}
         }
+    }
+    if message.header.tos != 0 {
+        // Packets of its TOS take it whatever the metric of the others of its prefix, so it stands before them all.
+        metric = 0;
     }
     let address = match (address, message.header.address_family) {
         (Some(address), _) => address,
@@ -182,12 +191,15 @@ fn read_host_route(message: &RouteMessage) -> Option<HostRoute> {
         (None, AddressFamily::Inet6) => IpAddr::from([0; 16]),
         _ => return None,
     };
-    let dead = RouteFlags::Dead | RouteFlags::Linkdown;
+    let flags = message.header.flags;
     let kind = match message.header.kind {
         RouteType::Throw => HostRouteKind::Throw,
-        // The kernel passes over dead next hops, and so over the whole route when it has no other.
-        RouteType::Unicast if message.header.flags.intersects(dead) => return None,
-        RouteType::Unicast if plain && hop.link != 0 => HostRouteKind::Forward(hop),
+        // The kernel passes over dead next hops, and so over the whole route when it has no other. A link without carrier alone kills no
+        // route, unless the kernel is told so (`ignore_routes_with_linkdown`), and then it says "dead" too.
+        RouteType::Unicast if flags.contains(RouteFlags::Dead) => return None,
+        RouteType::Unicast if plain && hop.link != 0 && !flags.contains(RouteFlags::Linkdown) => {
+            HostRouteKind::Forward(hop)
+        }
         _ => HostRouteKind::Kernel,
     };
     Some(HostRoute {
@@ -256,6 +268,10 @@ mod tests {
             "route add throw 10.32.0.0/16 table 7770",
             "-6 route add fd40::/16 via fd09::2 dev va",
             "route add 10.50.0.0/16 dev va table 4000",
+            "route add 10.60.0.0/16 via 10.9.0.2 metric 50",
+            "route add 10.60.0.0/16 tos 0x10 via 10.9.0.3 metric 100",
+            "route add 10.61.0.0/16 via 10.9.0.2 mtu 1280",
+            "-6 route add fd61::/16 via fd09::2 dev va mtu 1280",
         ] {
             ip(command);
         }
@@ -280,7 +296,31 @@ mod tests {
         assert_eq!(kind("10.9.0.1/32"), Some(HostRouteKind::Kernel), "our own address");
         assert_eq!(kind("fd40::/16"), forward(Some("fd09::2"), None));
         assert_eq!(kind("10.50.0.0/16"), None, "another table");
+        let best = tables.routes.iter().filter(|route| route.prefix == "10.60.0.0/16".parse().unwrap());
+        let best = best.min_by_key(|route| route.metric).map(|route| route.kind.clone());
+        assert_eq!(best, Some(HostRouteKind::Kernel), "a TOS comes before metrics");
+        for prefix in ["10.61.0.0/16", "fd61::/16"] {
+            assert_eq!(kind(prefix), Some(HostRouteKind::Kernel), "an MTU of its own");
+        }
         assert_eq!((tables.foreign_rule, tables.too_long), (None, None));
+    }
+
+    #[test]
+    fn a_link_without_carrier_keeps_its_routes_unless_the_kernel_ignores_them() {
+        let _namespace = Namespace::with_veth();
+        for command in ["link set va up", "link set vb up", "addr add 10.9.0.1/24 dev va", "link set vb down"] {
+            ip(command);
+        }
+        let mut netlink = Netlink::open().unwrap();
+        let mut kind = || {
+            let network: Prefix = "10.9.0.0/24".parse().unwrap();
+            let routes = netlink.tables(&routing()).unwrap().routes;
+            routes.into_iter().find(|route| route.prefix == network).map(|route| route.kind)
+        };
+        assert_eq!(kind(), Some(HostRouteKind::Kernel), "no shorter prefix takes its packets");
+        // Of the namespace of the thread that opens it.
+        std::fs::write("/proc/sys/net/ipv4/conf/all/ignore_routes_with_linkdown", "1").unwrap();
+        assert_eq!(kind(), None);
     }
 
     #[test]

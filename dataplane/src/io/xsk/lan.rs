@@ -1,5 +1,8 @@
 //! The local side over AF_XDP: packets for the overlay come from the LAN devices' queues, and packets for known neighbours leave there; all
 //! else through the TUN port beside.
+//!
+//! A packet that goes past the kernel's router has its TTL counted down here, in both directions: the engine leaves that to whoever stands
+//! on the local side. Whose TTL ends goes by the router, which answers (docs/decisions/0005).
 
 use std::io;
 use std::rc::Rc;
@@ -8,7 +11,7 @@ use weir_abi::drop::DropReason;
 use weir_abi::frame::ETHERNET_LEN;
 
 use super::hops::Reader;
-use super::packet::{destination, lan_header, parse_lan};
+use super::packet::{LAN_HEADERS_LEN_MAX, destination, parse_lan, write_lan_headers};
 use super::receive::Receive;
 use super::transmit::Transmit;
 use super::{Halves, Shared, Watch};
@@ -81,7 +84,8 @@ impl<S: RxPort> RxPort for LanRx<S> {
 }
 
 /// The sending half. Packets are written into slots of the TUN port `S` and leave by a device where the neighbour is known, else by the TUN:
-/// what is for this host, for unknown neighbours, or too long for the device is the kernel's. It takes no offloads.
+/// what is for this host, for unknown neighbours, too long for the device, at the end of its TTL or with options is the kernel's. It takes
+/// no offloads.
 pub struct LanTx<S> {
     transmit: Transmit,
     hops: Reader,
@@ -101,14 +105,14 @@ impl<S: TxPort> LanTx<S> {
 
     /// Sends the packet in the TUN's slot by a device. Returns whether it went.
     fn send(&mut self, len: usize) -> bool {
-        let Some(packet) = self.tun.slot(len).and_then(|slot| slot.get_mut(..len)) else { return false };
+        let Some(packet) = self.tun.slot(len).and_then(|slot| slot.get(..len)) else { return false };
         let Some(hop) = destination(packet).and_then(|to| self.hops.resolve(to)) else { return false };
-        let Some(header) = lan_header(&hop, packet) else { return false };
-        if len > hop.mtu as usize || !self.transmit.takes(hop.interface, ETHERNET_LEN + len) {
-            return false;
-        }
-        // The kernel tells the sender of a packet that has come to its end; it is unchanged then.
-        decrement_ttl(packet).is_ok() && self.transmit.send(hop.interface, &header, packet)
+        // Written beside the packet: what does not go here is the kernel's as it came.
+        let mut headers = [0; LAN_HEADERS_LEN_MAX];
+        let Some(headers_len) = write_lan_headers(&mut headers, &hop, packet) else { return false };
+        len <= hop.mtu as usize
+            && self.transmit.takes(hop.interface, ETHERNET_LEN + len)
+            && self.transmit.send(hop.interface, &headers[..headers_len], &packet[headers_len - ETHERNET_LEN..])
     }
 }
 

@@ -18,6 +18,7 @@ use super::socket::RxHalf;
 use super::umem::Umem;
 use super::watch::Watched;
 use super::*;
+use crate::engine::inner::Inner;
 use crate::engine::port::{BURST_LEN, RxBurst, RxMeta, RxPort, TxMeta, TxPort, TxSink};
 use crate::io::bpf::{AttachMode, OBJECT, Programs};
 use crate::io::epoll::Epoll;
@@ -152,6 +153,7 @@ fn lan_carries(mode: AttachMode, ring: bool, mtu: u32, len: usize) {
         let (packet, meta) = next(&mut rx, &mut wait).expect("a frame");
         assert_eq!((packet.len(), &packet[28..]), (28 + len, &payload[..]));
         assert!(udp_checksum_holds(&packet), "{:02x?}", &packet[..28]);
+        assert_eq!(Inner::parse(&packet).unwrap().ttl, 63, "it has passed a router");
         assert_eq!(meta, RxMeta::default());
     }
 
@@ -172,6 +174,13 @@ fn lan_carries(mode: AttachMode, ring: bool, mtu: u32, len: usize) {
     assert_eq!(kernel.rx.receive().unwrap(), 1, "too long for the device");
     hops.publish(Arc::new(HopTable::from_iter([(address, hop(answer.len() as u32))])));
     tx.flush().unwrap();
+    let mut last = answer.clone();
+    last[8] = 1;
+    tx.slot(last.len()).unwrap()[..last.len()].copy_from_slice(&last);
+    tx.commit(last.len(), TxMeta::default());
+    tx.flush().unwrap();
+    assert_eq!(kernel.rx.receive().unwrap(), 1, "the router answers when a TTL ends");
+    assert_eq!(kernel.rx.frame(0).0, last);
     let mut received = vec![0; len + 1];
     for _ in 0..5000 {
         send(&mut tx);
