@@ -71,6 +71,8 @@ pub struct WanTx<S> {
     hops: Reader,
     port: u16,
     socket: S,
+    /// How long the slot that was lent last was to be. Asked for the same again, the socket port lends the same one; for less, perhaps another.
+    asked: usize,
     /// Datagrams that could not be queued since the last look.
     failed: u64,
 }
@@ -90,7 +92,7 @@ impl<S: TxPort> WanTx<S> {
     ) -> io::Result<Self> {
         let taken = halves.take_tx(&[interface]);
         let transmit = Transmit::new(watch, Rc::clone(&halves.umem), taken, halves.multi_buffer)?;
-        Ok(Self { transmit, hops: hops.reader(), port, socket, failed: 0 })
+        Ok(Self { transmit, hops: hops.reader(), port, socket, asked: 0, failed: 0 })
     }
 
     /// Sends the train in the socket's slot by the device. Returns whether it went.
@@ -102,7 +104,7 @@ impl<S: TxPort> WanTx<S> {
         let to = SocketAddr::new(to.ip().to_canonical(), to.port());
         let segment = if meta.segment == 0 { len } else { usize::from(meta.segment) };
         let headers_len = if to.is_ipv4() { 28 } else { 48 };
-        let Some(train) = self.socket.slot(len).and_then(|slot| slot.get(..len)) else { return false };
+        let Some(train) = self.socket.slot(self.asked).and_then(|slot| slot.get(..len)) else { return false };
         let longest = segment.min(len) + headers_len;
         if len == 0 || from.is_ipv4() != to.is_ipv4() || longest > hop.mtu as usize {
             return false;
@@ -123,6 +125,7 @@ impl<S: TxPort> WanTx<S> {
 
 impl<S: TxPort> TxSink for WanTx<S> {
     fn slot(&mut self, len: usize) -> Option<&mut [u8]> {
+        self.asked = len;
         if self.transmit.has_room() { self.socket.slot(len) } else { None }
     }
 
