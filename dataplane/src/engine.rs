@@ -484,7 +484,9 @@ impl Engine {
 
     /// Does what is due at `now`.
     pub fn expire(&mut self, now: Time) {
-        while let Some(deadline) = self.wheel.poll(now) {
+        // Once each: what is put off may be due again at once.
+        for _ in 0..self.wheel.len() {
+            let Some(deadline) = self.wheel.poll(now) else { break };
             match deadline {
                 Deadline::EraseOld(index) => {
                     if let Some(timer) = self.erasures.get_mut(usize::from(index.slot())) {

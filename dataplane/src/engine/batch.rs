@@ -8,6 +8,9 @@
 //!
 //! Nothing is moved: a chain of packet numbers runs through the batch for each [`Stream`], in the order in which the packets came. What is
 //! in a packet is looked up when it is laid out, segment by segment, straight into the slot that is sealed.
+//!
+//! One flow may have packets in several streams, when a router before us has marked some of them. Where it would be overtaken by itself,
+//! a stream gets a second chain behind the other's.
 
 use super::bundle::{BATCH_LEN_MAX, LayError, Packets};
 use super::class::Priority;
@@ -45,6 +48,21 @@ struct Chain {
     stream: Stream,
     first: u8,
     last: u8,
+    flows: Flows,
+}
+
+/// Which flows may have packets in a chain: those whose bit is set.
+#[derive(Clone, Copy, Default)]
+struct Flows([u64; 8]);
+
+impl Flows {
+    fn may_hold(&self, flow: u32) -> bool {
+        self.0[flow as usize / 64 % 8] & 1 << (flow % 64) != 0
+    }
+
+    fn insert(&mut self, flow: u32) {
+        self.0[flow as usize / 64 % 8] |= 1 << (flow % 64);
+    }
 }
 
 /// The packets of one batch, chained by stream without moving them. It is made once: nothing of it is cleared but its two counts.
@@ -54,7 +72,7 @@ pub(super) struct Batch {
     /// The packet after `i` of the same stream.
     next: [u8; BATCH_LEN_MAX],
     count: usize,
-    /// Streams with packets, in the order of their first one until they are sorted.
+    /// Chains with packets, in the order of their first one until they are sorted.
     chains: [Chain; BATCH_LEN_MAX],
     chain_count: usize,
     /// How each frame is cut that a packet is a segment of.
@@ -72,7 +90,7 @@ impl Batch {
             pieces: [no_piece; BATCH_LEN_MAX],
             next: [NONE; BATCH_LEN_MAX],
             count: 0,
-            chains: [Chain { stream, first: NONE, last: NONE }; BATCH_LEN_MAX],
+            chains: [Chain { stream, first: NONE, last: NONE, flows: Flows::default() }; BATCH_LEN_MAX],
             chain_count: 0,
             segments: [None; BURST_LEN],
             together: ([no_piece; BATCH_LEN_MAX].into(), [0; BATCH_LEN_MAX].into()),
@@ -88,9 +106,9 @@ impl Batch {
         self.count == BATCH_LEN_MAX
     }
 
-    /// Adds a frame that is one packet. The batch is not full.
-    pub(super) fn push(&mut self, frame: usize, stream: Stream, len: usize) {
-        self.push_piece(Piece { frame: frame as u8, segment: WHOLE }, stream, len);
+    /// Adds a frame that is one packet of the flow with this hash. The batch is not full.
+    pub(super) fn push(&mut self, frame: usize, stream: Stream, flow: u32, len: usize) {
+        self.push_piece(Piece { frame: frame as u8, segment: WHOLE }, stream, flow, len);
     }
 
     /// Says how a frame is cut, before [`Self::push_segment`].
@@ -99,27 +117,37 @@ impl Batch {
     }
 
     /// Adds a segment of a frame. The batch is not full.
-    pub(super) fn push_segment(&mut self, frame: usize, segment: usize, stream: Stream, len: usize) {
-        self.push_piece(Piece { frame: frame as u8, segment: segment as u16 }, stream, len);
+    pub(super) fn push_segment(&mut self, frame: usize, segment: usize, stream: Stream, flow: u32, len: usize) {
+        self.push_piece(Piece { frame: frame as u8, segment: segment as u16 }, stream, flow, len);
     }
 
     /// Bursts have few streams, so the newest chains are looked at first.
-    fn push_piece(&mut self, piece: Piece, stream: Stream, len: usize) {
+    fn push_piece(&mut self, piece: Piece, stream: Stream, flow: u32, len: usize) {
         let i = self.count;
         self.count += 1;
         self.lens[i] = len as u32;
         self.pieces[i] = piece;
         self.next[i] = NONE;
-        match self.chains[..self.chain_count].iter_mut().rev().find(|chain| chain.stream == stream) {
+        // What goes first by its priority is meant to overtake; everything else of a flow is sent chain by chain, the oldest first.
+        let concerns = |chain: &Chain| {
+            let is_behind = chain.stream.slot == stream.slot && chain.stream.priority == stream.priority;
+            chain.stream == stream || is_behind && chain.flows.may_hold(flow)
+        };
+        let newest = self.chains[..self.chain_count].iter_mut().rev().find(|chain| concerns(chain));
+        let chain = match newest.filter(|chain| chain.stream == stream) {
             Some(chain) => {
                 self.next[usize::from(chain.last)] = i as u8;
                 chain.last = i as u8;
+                chain
             }
             None => {
-                self.chains[self.chain_count] = Chain { stream, first: i as u8, last: i as u8 };
+                let chain = &mut self.chains[self.chain_count];
+                *chain = Chain { stream, first: i as u8, last: i as u8, flows: Flows::default() };
                 self.chain_count += 1;
+                chain
             }
-        }
+        };
+        chain.flows.insert(flow);
     }
 
     /// Puts the chains into the order in which they are to be sent, and says how many they are.

@@ -6,6 +6,7 @@
 //! ```
 
 use weir_abi::drop::DropReason;
+use weir_abi::flow;
 
 use super::batch::{Batch, InBurst, InOutbox, Members, Nothing, Stream};
 use super::bundle::{self, Packets, Plan};
@@ -50,18 +51,18 @@ impl Departure<'_> {
         batch.clear();
         for frame in 0..rx.len().min(BURST_LEN) {
             let (packet, meta) = rx.frame(frame);
-            let len = packet.len();
+            let (len, flow) = (packet.len(), flow::hash_of(&*packet));
             match self.judge(packet, &meta, lan) {
                 // Frames alone never fill a batch, but segments of frames before may have.
                 Ok((stream, None)) => {
                     self.make_room(batch, rx, wan);
-                    batch.push(frame, stream, len);
+                    batch.push(frame, stream, flow, len);
                 }
                 Ok((stream, Some(segments))) => {
                     batch.cut(frame, segments);
                     for k in 0..segments.count() {
                         self.make_room(batch, rx, wan);
-                        batch.push_segment(frame, k, stream, segments.len(k));
+                        batch.push_segment(frame, k, stream, flow, segments.len(k));
                     }
                 }
                 Err(Refused { reason, packets }) => self.counters.drop_n(reason, packets as u64),
@@ -168,7 +169,8 @@ impl Departure<'_> {
                 match session(self.sessions, outbox.to(i)) {
                     Some(session) => {
                         let stream = self.stream(outbox.to(i), session, outbox.class(i));
-                        batch.push(i - from, stream, outbox.packet(i).len());
+                        let packet = outbox.packet(i);
+                        batch.push(i - from, stream, flow::hash_of(packet), packet.len());
                     }
                     None => self.counters.drop(DropReason::NoSession),
                 }

@@ -16,6 +16,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use weir_abi::drop::DropReason;
 use weir_abi::wire::{DATA_LEN_MIN, HEADER_LEN};
@@ -29,7 +30,7 @@ use super::port::{TRAIN_LEN_MAX, TxMeta, TxSink};
 use super::session::Session;
 use super::snapshot::SessionSlot;
 use super::time::Time;
-use super::wheel::TimerId;
+use super::wheel::{TICK_NS, TimerId};
 use super::{Deadline, Event, session_mut};
 
 /// Smallest inner MTU: what IPv6 asks of every link (RFC 8200 §5). On narrower paths the lane cuts.
@@ -237,8 +238,10 @@ impl Departure<'_> {
             self.wheel.cancel(timer);
         }
         if self.waiting.push(slot).is_err() {
-            // So many others wait that there is no place in this pass.
-            path.timer = self.wheel.schedule(now, Deadline::Probe(slot)).ok();
+            // So many others wait that there is no place in this pass. A tick later is another pass: what is due now would be found by this
+            // one, again and again.
+            let later = now.plus(Duration::from_nanos(TICK_NS));
+            path.timer = self.wheel.schedule(later, Deadline::Probe(slot)).ok();
         }
     }
 
@@ -248,6 +251,11 @@ impl Departure<'_> {
         let Some(session) = session_mut(self.sessions, slot) else { return };
         let Some(path) = session.path.as_mut().filter(|path| path.is_prober) else { return };
         let probe = path.poll(now);
+        let sent = probe.map(|probe| (probe, send_probe(session, probe.token, usize::from(probe.len), now, wan)));
+        let Some(path) = session.path.as_mut() else { return };
+        if let Some((_, Err(DropReason::WanQueueFull))) = sent {
+            path.machine.on_unsent(now);
+        }
         let deadline = path.machine.next_deadline();
         let former = if deadline.is_some() { path.timer.take() } else { path.release() };
         if let Some(timer) = former {
@@ -260,15 +268,15 @@ impl Departure<'_> {
             let datagram_len = (session.payload_len.bytes() + DATA_LEN_MIN) as u16;
             self.events.push(Event::PathMtu { session: session.id, datagram_len, inner_mtu: session.inner_mtu });
         }
-        let Some(probe) = probe else { return };
-        match send_probe(session, probe.token, usize::from(probe.len), now, wan) {
-            Ok(()) => {
+        match sent {
+            Some((probe, Ok(()))) => {
                 self.counters.add(Metric::ProbesSent, 1);
                 self.counters.add(Metric::TrainsSent, 1);
                 self.counters.add(Metric::DatagramsSealed, 1);
                 self.counters.add(Metric::SealedBytes, u64::from(probe.len));
             }
-            Err(reason) => self.counters.drop(reason),
+            Some((_, Err(reason))) => self.counters.drop(reason),
+            None => {}
         }
     }
 }

@@ -194,6 +194,8 @@ impl PathMtu {
         self.used_at = now;
         if len != self.len {
             self.len = len.clamp(DATAGRAM_LEN_MIN, self.ceiling);
+            // What this one had found is older than what is in force.
+            self.settled = None;
             self.search(now);
         }
         let pause = if self.is_at_rest() { CONFIRMATION_INTERVAL_MIN } else { Duration::ZERO };
@@ -234,7 +236,14 @@ impl PathMtu {
         true
     }
 
-    /// Does what is due at `now`. Returns the probe to be sent, alone and unfragmented; one that cannot be sent is as good as lost.
+    /// The probe that [`Self::poll`] returned last found no room in a queue of ours, which says nothing of the path: it does not count, and
+    /// the size is asked for again soon.
+    pub fn on_unsent(&mut self, now: Time) {
+        self.tries = self.tries.saturating_sub(1);
+        self.deadline = now.plus(PROBE_TIMER_MIN);
+    }
+
+    /// Does what is due at `now`. Returns the probe to be sent, alone and unfragmented; one that the kernel refuses is as good as lost.
     pub fn poll(&mut self, now: Time, traffic: Traffic) -> Option<Probe> {
         if traffic.sent {
             self.used_at = now;

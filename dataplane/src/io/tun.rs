@@ -200,6 +200,12 @@ impl TunQueue {
         &self.name
     }
 
+    /// A queue whose kernel is whoever holds the other end of `file`.
+    #[cfg(test)]
+    pub(super) fn of(file: File) -> Self {
+        Self { file, name: "mad0".to_owned(), header: true, offloads: Offloads { tcp: true, udp: true } }
+    }
+
     /// The file, for plain reads and writes.
     pub(super) fn file(&self) -> &File {
         &self.file

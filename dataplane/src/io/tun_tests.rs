@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use aya::Ebpf;
 use aya::programs::{SocketFilter, TestRun, TestRunOptions};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
+use weir_abi::drop::DropReason;
 use weir_abi::flow;
 
 use super::bpf::OBJECT;
@@ -21,7 +22,7 @@ use super::tun::{TunConfig, TunQueue, TunTxConfig};
 use super::{mmsg, uring};
 use crate::engine::inner::Inner;
 use crate::engine::inner::testing::{extensions, ipv4, ipv6, ipv6_fragment, udp};
-use crate::engine::port::{Offload, RxBurst, RxMeta, RxPort, Segmentation, TxMeta, TxPort, TxSink};
+use crate::engine::port::{BURST_LEN, Offload, RxBurst, RxMeta, RxPort, Segmentation, TxMeta, TxPort, TxSink};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const MTU: i32 = 1400;
@@ -332,4 +333,42 @@ fn program_and_engine_choose_alike() {
         ports_counted += usize::from(inner.ports.is_some());
     }
     assert!(ports_counted > 200, "{ports_counted}");
+}
+
+/// Frames with a header that means nothing, as no kernel writes it, then one that is sound.
+fn mad_frames(kernel: &UdpSocket) {
+    let packet = ipv4("10.0.0.1", "10.0.0.2", 17, 0, &udp(1, 2, b"sound"));
+    let frame = |gso_type: u8| [&[0, gso_type, 0, 0, 0, 0, 0, 0, 0, 0], &packet[..]].concat();
+    for _ in 0..=BURST_LEN {
+        kernel.send(&frame(3)).unwrap();
+    }
+    kernel.send(&[0; 9]).unwrap();
+    kernel.send(&frame(0)).unwrap();
+}
+
+/// Both ends of what a port takes for a TUN.
+fn mad_tun() -> (UdpSocket, TunQueue) {
+    let [kernel, port] = [(), ()].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+    kernel.connect(port.local_addr().unwrap()).unwrap();
+    port.set_nonblocking(true).unwrap();
+    (kernel, TunQueue::of(OwnedFd::from(port).into()))
+}
+
+#[test]
+fn frames_with_a_senseless_header_are_dropped_and_counted_and_hide_nothing() {
+    fn check(rx: &mut impl RxPort) {
+        // Once only: a worker that found nothing sleeps until something new comes.
+        assert_eq!(rx.receive().unwrap(), 1);
+        assert!(rx.frame(0).0.ends_with(b"sound"));
+        assert_eq!(rx.take_dropped(), Some((DropReason::LocalOffload, BURST_LEN as u64 + 2)));
+        assert_eq!(rx.take_dropped(), None);
+        assert_eq!(rx.receive().unwrap(), 0);
+    }
+    let (kernel, queue) = mad_tun();
+    mad_frames(&kernel);
+    check(&mut mmsg::TunRx::new(&Epoll::new().unwrap(), Arc::new(queue), 1400).unwrap());
+    let (kernel, queue) = mad_tun();
+    mad_frames(&kernel);
+    let ring = Ring::new(RingConfig::default()).unwrap();
+    check(&mut uring::TunRx::new(&ring, Arc::new(queue), uring::TunRxConfig::default()).unwrap());
 }

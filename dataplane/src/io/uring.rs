@@ -22,8 +22,6 @@ pub struct RxCounters {
     pub starved: u64,
     /// Times it ended with another error.
     pub errors: u64,
-    /// Frames that came with a header that means nothing we know, and were thrown away.
-    pub refused: u64,
 }
 
 impl RxCounters {

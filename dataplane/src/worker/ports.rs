@@ -135,7 +135,7 @@ fn around<UR: RxPort, UT: TxPort, TR: RxPort, TT: TxPort>(
     let halves = &mut Halves::new(sockets);
     let uplink = wan.interfaces.first().copied();
     let wan_rx = match uplink.filter(|_| wan.rx) {
-        Some(uplink) => Half::Xsk(xsk::WanRx::new(watch, halves, uplink, udp_rx)?),
+        Some(uplink) => Half::Xsk(xsk::WanRx::new(watch, halves, uplink, port, udp_rx)?),
         None => Half::Plain(udp_rx),
     };
     let wan_tx = match uplink.filter(|_| wan.tx) {

@@ -111,6 +111,21 @@ fn is_close(found: u16, carries: u16) -> bool {
 }
 
 #[test]
+fn what_a_search_had_found_is_forgotten_when_another_machine_has_found_something_else() {
+    let mut world = World::new(1472, 1472);
+    world.run_secs(1);
+    assert_eq!(world.machine.settled(), Some(1472));
+    // The other one has looked after the path meanwhile, which has become narrower.
+    world.carry(1372);
+    world.machine.resume(1372, world.now);
+    assert_eq!((world.machine.datagram_len(), world.machine.settled()), (1372, None));
+    world.run_secs(30);
+    assert_eq!(world.has_found(), 1372);
+    world.machine.resume(1372, world.now);
+    assert_eq!(world.machine.settled(), Some(1372), "it is what this one knows itself");
+}
+
+#[test]
 fn the_ceiling_is_found_in_two_round_trips_when_the_path_carries_it() {
     let mut world = World::new(1472, 1472);
     world.run(Duration::from_millis(45));

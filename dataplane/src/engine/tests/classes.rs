@@ -33,7 +33,9 @@ fn a_datagram_has_the_ecn_codepoint_of_every_packet_in_it_and_shows_no_dscp() {
     let (mut one, _) = pair(&Link::default());
     let packets: Vec<_> = (0..16u8)
         .map(|i| {
-            let packet = if i % 2 == 0 { v4(1, 2, 100, i.into()) } else { v6(1, 2, 100, i.into()) };
+            let mut packet = if i % 2 == 0 { v4(1, 2, 100, i.into()) } else { v6(1, 2, 100, i.into()) };
+            // Each codepoint has a flow of its own.
+            packet[if i % 2 == 0 { 21 } else { 41 }] = i / 2 % 4;
             with_class(packet, EF | (i / 2 % 4))
         })
         .collect();
@@ -44,6 +46,22 @@ fn a_datagram_has_the_ecn_codepoint_of_every_packet_in_it_and_shows_no_dscp() {
         let expected = packets.iter().filter(|packet| Inner::parse(packet).unwrap().traffic_class & 3 == class);
         assert!(inside.iter().eq(expected), "{class}");
     }
+}
+
+#[test]
+fn a_flow_of_which_some_packets_are_marked_keeps_its_order_and_others_stay_together() {
+    let (mut one, mut two) = pair(&Link::default());
+    let class = |i: usize| [Ecn::Ect0, Ecn::Ect0, Ecn::Ce, Ecn::Ect0][i % 4] as u8;
+    let marked: Vec<_> = (0..24).map(|i| with_class(v4(1, 2, 100, i), class(i))).collect();
+    let (wan, _) = one.encapsulate(START, Burst::of(marked.clone()));
+    assert_eq!(two.decapsulate(START, Burst::trains(wan)).0.bytes(), marked);
+    // Flows that have nothing to do with each other share the trains of their codepoints.
+    let apart: Vec<_> = (0..24)
+        .map(|i| with_class(if i % 2 == 0 { v4(1, 2, 100, i) } else { v6(1, 2, 100, i) }, 2 * (i % 2) as u8))
+        .collect();
+    let (wan, _) = one.encapsulate(START, Burst::of(apart));
+    assert_eq!(classes(&wan), [0, 2]);
+    assert_eq!(two.decapsulate(START, Burst::trains(wan)).0.frames.len(), 24);
 }
 
 #[test]

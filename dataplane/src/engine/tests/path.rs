@@ -9,6 +9,7 @@ use crate::engine::inner::testing::{ipv4, ipv6};
 use crate::engine::path::SharedPath;
 use crate::engine::path_mtu::{ACTIVE_FOR, BASE_LEN};
 use crate::engine::session::CONTROL_BLOCKS_MAX;
+use crate::engine::wheel::TICK_NS;
 use crate::engine::*;
 
 const CEILING: u16 = 1472;
@@ -263,6 +264,43 @@ fn a_probe_that_has_no_room_is_counted_and_asked_again() {
     let later = now.plus(Duration::from_millis(1_010));
     one.encapsulate(later, Burst::of([v4(1, 2, 100, 0)]));
     assert_eq!(turn(&mut one, later).bytes().len(), 1);
+}
+
+#[test]
+fn probes_that_find_no_room_say_nothing_of_the_path() {
+    let (mut one, mut two) = prober_and_peer();
+    let (_, mut now) = exchange(&mut one, &mut two, &v4(1, 2, 1440, 0), CEILING, START, 50);
+    assert_eq!(session(&mut one, 2).payload_len.bytes() + 32, usize::from(CEILING));
+    one.moved();
+    for _ in 0..1_000 {
+        now = now.plus(Duration::from_millis(20));
+        one.encapsulate(now, Burst::of([v4(1, 2, 1440, 0)]));
+        one.engine.expire(now);
+        one.engine.send_waiting(now, &mut Sink::with_room(0));
+    }
+    assert_eq!(session(&mut one, 2).payload_len.bytes() + 32, usize::from(CEILING));
+    let unsent = one.moved().into_iter().find(|(name, _)| *name == "wan_queue_full").unwrap().1;
+    assert!((10..=100).contains(&unsent), "{unsent} probes in twenty seconds");
+    // As soon as there is room, the path is asked, and the answer counts.
+    let (arrived, _) = exchange(&mut one, &mut two, &v4(1, 2, 1440, 0), CEILING, now, 1_000);
+    assert_eq!(arrived.len(), 1_000);
+}
+
+#[test]
+fn of_more_probes_than_may_wait_the_rest_goes_a_tick_later() {
+    let peers: Vec<u8> = (2..BURST_LEN as u8 + 5).collect();
+    let mut one = Gateway::new(1, &peers);
+    for &m in &peers {
+        one.install(m, &Link::default());
+        session(&mut one, m).follow(shared(m));
+    }
+    // What is put off at a tick's very beginning is due at once again, and must not be found again in the same pass.
+    let now = Time::from_nanos(1_000_000 * TICK_NS);
+    for &m in &peers {
+        one.encapsulate(now, Burst::of([v4(1, m, 100, 0)]));
+    }
+    assert_eq!(turn(&mut one, now).frames.len(), BURST_LEN);
+    assert_eq!(turn(&mut one, now.plus(Duration::from_nanos(TICK_NS))).frames.len(), 3);
 }
 
 /// A TCP SYN from a host of one network to one of another that offers segments of `mss` bytes.

@@ -7,6 +7,8 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
+use weir_abi::drop::DropReason;
+
 use super::passing;
 use crate::engine::port::{BURST_LEN, RxBurst, RxMeta, RxPort, SUPERPACKET_LEN_MAX, TxMeta, TxPort, TxSink};
 use crate::io::epoll::Epoll;
@@ -20,12 +22,12 @@ pub struct TunRx {
     memory: Box<[u8]>,
     buffer_len: usize,
     packets: Vec<Packet>,
+    /// Frames with a header that means nothing we know, since they were last reported.
     refused: u64,
 }
 
-/// A packet of the burst, and the buffer that it is in.
+/// A packet of the burst, in the buffer of the same number.
 struct Packet {
-    buffer: usize,
     len: usize,
     meta: RxMeta,
 }
@@ -45,11 +47,6 @@ impl TunRx {
         let memory = vec![0; buffer_len * BURST_LEN].into();
         Ok(Self { queue, memory, buffer_len, packets: Vec::with_capacity(BURST_LEN), refused: 0 })
     }
-
-    /// Frames that came with a header that means nothing we know, and were thrown away.
-    pub fn refused(&self) -> u64 {
-        self.refused
-    }
 }
 
 impl RxBurst for TunRx {
@@ -58,16 +55,17 @@ impl RxBurst for TunRx {
     }
 
     fn frame(&mut self, i: usize) -> (&mut [u8], RxMeta) {
-        let &Packet { buffer, len, meta } = &self.packets[i];
-        (&mut self.memory[buffer * self.buffer_len + self.queue.header_len()..][..len], meta)
+        let &Packet { len, meta } = &self.packets[i];
+        (&mut self.memory[i * self.buffer_len + self.queue.header_len()..][..len], meta)
     }
 }
 
 impl RxPort for TunRx {
     fn receive(&mut self) -> io::Result<usize> {
         self.packets.clear();
-        for buffer in 0..BURST_LEN {
-            let memory = &mut self.memory[buffer * self.buffer_len..][..self.buffer_len];
+        // A frame that is thrown away takes no place: a burst that is empty must mean that nothing waits.
+        while self.packets.len() < BURST_LEN {
+            let memory = &mut self.memory[self.packets.len() * self.buffer_len..][..self.buffer_len];
             let len = match self.queue.file().read(memory) {
                 Ok(0) => break,
                 Ok(len) => len,
@@ -80,12 +78,17 @@ impl RxPort for TunRx {
             match vnet::offload_of(&memory[..len], header_len) {
                 Ok(offload) => {
                     let meta = RxMeta { truncated: len == self.buffer_len, offload, ..RxMeta::default() };
-                    self.packets.push(Packet { buffer, len: len - header_len, meta });
+                    self.packets.push(Packet { len: len - header_len, meta });
                 }
                 Err(vnet::Refused) => self.refused += 1,
             }
         }
         Ok(self.packets.len())
+    }
+
+    fn take_dropped(&mut self) -> Option<(DropReason, u64)> {
+        let refused = std::mem::take(&mut self.refused);
+        (refused > 0).then_some((DropReason::LocalOffload, refused))
     }
 }
 

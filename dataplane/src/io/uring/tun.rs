@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use io_uring::opcode::{ReadMulti, Write};
 use io_uring::types::{Fd, Fixed};
+use weir_abi::drop::DropReason;
 
 use super::RxCounters;
 use super::buffers::BufferRing;
@@ -52,6 +53,8 @@ pub struct TunRx {
     buffers: BufferRing,
     armed: bool,
     counters: RxCounters,
+    /// Frames with a header that means nothing we know, since they were last reported.
+    refused: u64,
     queue: Arc<TunQueue>,
 }
 
@@ -70,6 +73,7 @@ impl TunRx {
             buffers,
             armed: false,
             counters: RxCounters::default(),
+            refused: 0,
             queue,
         };
         port.arm()?;
@@ -110,7 +114,7 @@ impl TunRx {
                         self.buffers.lend(buffer, header_len, len - header_len, meta);
                     }
                     Err(vnet::Refused) => {
-                        self.counters.refused += 1;
+                        self.refused += 1;
                         self.buffers.reject(buffer);
                     }
                 }
@@ -148,6 +152,11 @@ impl RxPort for TunRx {
             self.arm()?;
         }
         Ok(self.buffers.len())
+    }
+
+    fn take_dropped(&mut self) -> Option<(DropReason, u64)> {
+        let refused = std::mem::take(&mut self.refused);
+        (refused > 0).then_some((DropReason::LocalOffload, refused))
     }
 }
 

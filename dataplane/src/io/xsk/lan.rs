@@ -90,6 +90,8 @@ pub struct LanTx<S> {
     transmit: Transmit,
     hops: Reader,
     tun: S,
+    /// How long the slot that was lent last was to be. Asked for the same again, the TUN port lends the same one; for less, perhaps another.
+    asked: usize,
 }
 
 impl<S: TxPort> LanTx<S> {
@@ -100,12 +102,12 @@ impl<S: TxPort> LanTx<S> {
     pub fn new(watch: &Watch, halves: &mut Halves, interfaces: &[u32], hops: &Shared, tun: S) -> io::Result<Self> {
         let taken = halves.take_tx(interfaces);
         let transmit = Transmit::new(watch, Rc::clone(&halves.umem), taken, halves.multi_buffer)?;
-        Ok(Self { transmit, hops: hops.reader(), tun })
+        Ok(Self { transmit, hops: hops.reader(), tun, asked: 0 })
     }
 
     /// Sends the packet in the TUN's slot by a device. Returns whether it went.
     fn send(&mut self, len: usize) -> bool {
-        let Some(packet) = self.tun.slot(len).and_then(|slot| slot.get(..len)) else { return false };
+        let Some(packet) = self.tun.slot(self.asked).and_then(|slot| slot.get(..len)) else { return false };
         let Some(hop) = destination(packet).and_then(|to| self.hops.resolve(to)) else { return false };
         // Written beside the packet: what does not go here is the kernel's as it came.
         let mut headers = [0; LAN_HEADERS_LEN_MAX];
@@ -120,6 +122,7 @@ impl<S: TxPort> TxSink for LanTx<S> {
     fn slot(&mut self, len: usize) -> Option<&mut [u8]> {
         // Here and not at a flush: the table of a port that was idle may be old.
         self.hops.refresh();
+        self.asked = len;
         if self.transmit.has_room() { self.tun.slot(len) } else { None }
     }
 

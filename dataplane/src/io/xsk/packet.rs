@@ -56,11 +56,12 @@ fn ip(address: frame::Address) -> IpAddr {
     Ipv6Addr::from(address).to_canonical()
 }
 
-/// The datagram of ours in a frame from the underlay, and what the engine wants to know of it.
+/// The datagram of ours in a frame from the underlay, and what the engine wants to know of it. What came to another port than `port` came to
+/// a lane port.
 ///
 /// # Errors
 /// When the frame is not one that `wan` gives to a socket: tagged, no datagram, or with lengths that contradict each other.
-pub(super) fn parse_wan(bytes: &[u8]) -> Result<(Range<usize>, RxMeta), DropReason> {
+pub(super) fn parse_wan(bytes: &[u8], port: u16) -> Result<(Range<usize>, RxMeta), DropReason> {
     let datagram = frame::parse_ethernet(bytes).map_err(|_| DropReason::XskMalformed)?;
     let at = datagram.network_offset;
     let payload = datagram.payload_offset()..datagram.payload_offset() + datagram.payload_len;
@@ -73,6 +74,7 @@ pub(super) fn parse_wan(bytes: &[u8]) -> Result<(Range<usize>, RxMeta), DropReas
         source: Some(SocketAddr::new(ip(datagram.source), datagram.source_port)),
         local: Some(ip(datagram.destination)),
         class,
+        lane_port: datagram.destination_port != port,
         ..RxMeta::default()
     };
     Ok((payload, meta))
@@ -541,14 +543,16 @@ mod tests {
             let (from, to) = ends(v6);
             let len = write_wan_headers(&mut headers, &hop(), (from, to), class, &payload).unwrap();
             let frame = [&headers[..len], &payload, &vec![0xee; padding]].concat();
-            let (span, meta) = parse_wan(&frame).unwrap();
+            let (span, meta) = parse_wan(&frame, 4646).unwrap();
             prop_assert_eq!(&frame[span], &payload[..]);
             prop_assert_eq!((meta.source, meta.local, meta.class), (Some(from), Some(to.ip()), class));
+            let comes_by_lane_port = |port| parse_wan(&frame, port).map(|(_, meta)| meta.lane_port);
+            prop_assert_eq!((comes_by_lane_port(to.port()), comes_by_lane_port(to.port() ^ 1)), (Ok(false), Ok(true)));
             let addresses = if v6 { &frame[22..54] } else { &frame[26..34] };
             prop_assert_eq!(plain_sum(addresses, UDP, &frame[len - 8..len + payload.len()]), 0xffff);
             prop_assert!(frame[len - 2..len] != [0, 0]);
             for cut in 0..len + payload.len() {
-                prop_assert!(parse_wan(&frame[..cut]).is_err(), "{}", cut);
+                prop_assert!(parse_wan(&frame[..cut], 4646).is_err(), "{}", cut);
             }
         }
 
@@ -561,7 +565,7 @@ mod tests {
                     _ => {}
                 }
             }
-            let _ = parse_wan(&bytes);
+            let _ = parse_wan(&bytes, 4646);
             for wire_checksums in [true, false] {
                 if let Ok(span) = parse_lan(&mut bytes.clone(), wire_checksums) {
                     prop_assert!(span.end <= bytes.len());

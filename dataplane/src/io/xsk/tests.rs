@@ -1,8 +1,10 @@
 //! The ports in a network namespace, against the kernel's own sockets over veth, and on rings of a kernel gone mad.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -250,7 +252,7 @@ fn wan_carries(mode: AttachMode, ring: bool) {
     let mut wait = Wait::new(ring);
     let mut halves = Halves::new(xsks);
     let (socket, mut beside) = ordinary();
-    let mut rx = WanRx::new(&wait.watch(), &mut halves, vb, socket.rx).unwrap();
+    let mut rx = WanRx::new(&wait.watch(), &mut halves, vb, 4646, socket.rx).unwrap();
     let hops = Shared::default();
     let source: IpAddr = "10.0.0.9".parse().unwrap();
     let hop = L2 { interface: va, source_mac: mac("va"), destination_mac: mac("vb"), source: Some(source), mtu: 1500 };
@@ -377,4 +379,58 @@ fn a_socket_is_in_the_maps_by_its_queue() {
     let xsks = Xsks::open(&[Queue { interface, queue: 1 }], &XskConfig::default()).unwrap();
     let all: Vec<_> = xsks.each().map(|(queue, fd)| (queue, fd.as_fd().try_clone_to_owned().is_ok())).collect();
     assert_eq!(all, [(Queue { interface, queue: 1 }, true)]);
+}
+
+/// An ordinary port that lends long slots and short ones from different places, and what was committed.
+#[derive(Default)]
+struct TwoPlaces {
+    places: [Vec<u8>; 2],
+    lent: usize,
+    committed: Rc<RefCell<Vec<Vec<u8>>>>,
+}
+
+impl TxSink for TwoPlaces {
+    fn slot(&mut self, len: usize) -> Option<&mut [u8]> {
+        self.lent = usize::from(len > 100);
+        self.places[self.lent].resize(2000, 0xee);
+        Some(&mut self.places[self.lent])
+    }
+
+    fn commit(&mut self, len: usize, _: TxMeta) {
+        self.committed.borrow_mut().push(self.places[self.lent][..len].to_vec());
+    }
+}
+
+impl TxPort for TwoPlaces {
+    fn flush(&mut self) -> io::Result<usize> {
+        Ok(0)
+    }
+
+    fn room(&self) -> usize {
+        1
+    }
+
+    fn take_failed(&mut self) -> u64 {
+        0
+    }
+}
+
+#[test]
+fn what_leaves_is_what_was_written_however_long_the_slot_was_to_be() {
+    fn check(tx: &mut impl TxPort, committed: &RefCell<Vec<Vec<u8>>>) {
+        tx.slot(1280).unwrap()[..60].fill(7);
+        let destination = Some(([10, 0, 0, 1], 4646).into());
+        tx.commit(60, TxMeta { destination, ..TxMeta::default() });
+        assert_eq!(*committed.borrow(), [[7; 60]]);
+    }
+    let watch = Watch::Epoll(Epoll::new().unwrap());
+    let umem = Rc::new(Umem::new(128, 4096).unwrap());
+    let mut halves = Halves { umem, rx: vec![], tx: vec![], multi_buffer: false };
+    let hops = Shared::default();
+    let local = TwoPlaces::default();
+    let committed = Rc::clone(&local.committed);
+    check(&mut LanTx::new(&watch, &mut halves, &[1], &hops, local).unwrap(), &committed);
+    let underlay = TwoPlaces::default();
+    let committed = Rc::clone(&underlay.committed);
+    check(&mut WanTx::new(&watch, &mut halves, 1, 4646, &hops, underlay).unwrap(), &committed);
 }

@@ -17,18 +17,20 @@ use crate::engine::port::{RxBurst, RxMeta, RxPort, TxMeta, TxPort, TxSink};
 /// take turns.
 pub struct WanRx<S> {
     receive: Receive,
+    /// The UDP port that all workers share; what came to another came to a lane port.
+    port: u16,
     socket: S,
     /// Whether the current burst is the socket's, and so the next one the queues' first.
     from_socket: bool,
 }
 
 impl<S: RxPort> WanRx<S> {
-    /// A port on the sockets of `halves` that are on the interface.
+    /// A port on the sockets of `halves` that are on the interface; `port` is the UDP port that all workers share.
     ///
     /// # Errors
     /// When they cannot be watched.
-    pub fn new(watch: &Watch, halves: &mut Halves, interface: u32, socket: S) -> io::Result<Self> {
-        Ok(Self { receive: Receive::new(watch, halves, &[interface])?, socket, from_socket: true })
+    pub fn new(watch: &Watch, halves: &mut Halves, interface: u32, port: u16, socket: S) -> io::Result<Self> {
+        Ok(Self { receive: Receive::new(watch, halves, &[interface])?, port, socket, from_socket: true })
     }
 }
 
@@ -50,7 +52,7 @@ impl<S: RxPort> RxPort for WanRx<S> {
             self.from_socket = !self.from_socket;
             received = match self.from_socket {
                 true => self.socket.receive()?,
-                false => self.receive.burst(|bytes| parse_wan(bytes))?,
+                false => self.receive.burst(|bytes| parse_wan(bytes, self.port))?,
             };
             if received > 0 {
                 break;
@@ -71,6 +73,8 @@ pub struct WanTx<S> {
     hops: Reader,
     port: u16,
     socket: S,
+    /// How long the slot that was lent last was to be. Asked for the same again, the socket port lends the same one; for less, perhaps another.
+    asked: usize,
     /// Datagrams that could not be queued since the last look.
     failed: u64,
 }
@@ -90,7 +94,7 @@ impl<S: TxPort> WanTx<S> {
     ) -> io::Result<Self> {
         let taken = halves.take_tx(&[interface]);
         let transmit = Transmit::new(watch, Rc::clone(&halves.umem), taken, halves.multi_buffer)?;
-        Ok(Self { transmit, hops: hops.reader(), port, socket, failed: 0 })
+        Ok(Self { transmit, hops: hops.reader(), port, socket, asked: 0, failed: 0 })
     }
 
     /// Sends the train in the socket's slot by the device. Returns whether it went.
@@ -102,7 +106,7 @@ impl<S: TxPort> WanTx<S> {
         let to = SocketAddr::new(to.ip().to_canonical(), to.port());
         let segment = if meta.segment == 0 { len } else { usize::from(meta.segment) };
         let headers_len = if to.is_ipv4() { 28 } else { 48 };
-        let Some(train) = self.socket.slot(len).and_then(|slot| slot.get(..len)) else { return false };
+        let Some(train) = self.socket.slot(self.asked).and_then(|slot| slot.get(..len)) else { return false };
         let longest = segment.min(len) + headers_len;
         if len == 0 || from.is_ipv4() != to.is_ipv4() || longest > hop.mtu as usize {
             return false;
@@ -125,11 +129,13 @@ impl<S: TxPort> TxSink for WanTx<S> {
     fn slot(&mut self, len: usize) -> Option<&mut [u8]> {
         // Here and not at a flush: the table of a port that was idle may be old.
         self.hops.refresh();
+        self.asked = len;
         if self.transmit.has_room() { self.socket.slot(len) } else { None }
     }
 
     fn commit(&mut self, len: usize, meta: TxMeta) {
-        if !self.send(len, &meta) {
+        // A lane port is a socket's.
+        if meta.lane_port || !self.send(len, &meta) {
             self.socket.commit(len, meta);
         }
     }
