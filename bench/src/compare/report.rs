@@ -265,6 +265,7 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::super::peer::Peer;
+    use super::super::subject::Place;
     use super::*;
     use crate::rig::Family;
 
@@ -274,8 +275,8 @@ mod tests {
         let mut report = Report::new(&Plan::default(), 45.0);
         let subjects = [
             (Subject::Plain { udp_gro_forwarding: false }, vec![10.0, 30.0, 20.0]),
-            (Subject::Weir { variant: "auto".into(), apart: false, settings: vec![] }, vec![8.0, 12.0]),
-            (Subject::Weir { variant: "spin".into(), apart: false, settings: vec![] }, vec![9.0]),
+            (Subject::Weir { variant: "auto".into(), place: Place::Chosen, settings: vec![] }, vec![8.0, 12.0]),
+            (Subject::Weir { variant: "spin".into(), place: Place::Chosen, settings: vec![] }, vec![9.0]),
             (Subject::Peer(Peer::Gotatun), vec![0.5]),
         ];
         for (subject, samples) in subjects {

@@ -25,33 +25,59 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// A combination of Weir's ports.
 struct Variant {
     name: &'static str,
-    /// One worker for each gateway, on a core of its own, as if the two were two machines. Otherwise the program chooses.
-    apart: bool,
+    place: Place,
     /// The keys of the configuration that force it, as TOML. A combination with a key that this build does not know is left out.
     keys: &'static [(&'static str, &'static str)],
 }
 
-const fn variant(name: &'static str, apart: bool, keys: &'static [(&'static str, &'static str)]) -> Variant {
-    Variant { name, apart, keys }
+const fn variant(name: &'static str, place: Place, keys: &'static [(&'static str, &'static str)]) -> Variant {
+    Variant { name, place, keys }
 }
+
+/// Where the workers of the two gateways run. Both gateways choose workers by the same hash, so with the same cores in the same order one
+/// core would do all the work of a flow, which two machines would share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// Where the program puts them.
+    #[default]
+    Chosen,
+    /// One worker for each gateway, on a core of its own.
+    Apart,
+    /// Two workers for each gateway, those of the second one in the opposite order.
+    Crossed,
+}
+
+impl Place {
+    fn cores(self) -> [Vec<u16>; 2] {
+        match self {
+            Self::Chosen => Default::default(),
+            Self::Apart => [vec![0], vec![1]],
+            Self::Crossed => [vec![0, 1], vec![1, 0]],
+        }
+    }
+}
+
+use Place::{Apart, Chosen, Crossed};
 
 const SOCKETS: [(&str, &str); 2] = [("wan.rx", "\"socket\""), ("wan.tx", "\"socket\"")];
 const XSK_LAN: [(&str, &str); 2] = [("lan.rx", "\"xsk\""), ("lan.tx", "\"xsk\"")];
 
 /// What is compared. The first is what an operator gets who chooses nothing.
 const VARIANTS: &[Variant] = &[
-    variant("auto", false, &[]),
-    variant("apart", true, &[]),
-    variant("uring", false, &[("wan.io", "\"uring\"")]),
-    variant("mmsg", false, &[("wan.io", "\"mmsg\"")]),
-    variant("spin", true, &[("workers.latency", "\"spin\"")]),
-    variant("no-gro", false, &[("lan.gro_forwarding", "false")]),
-    variant("xsk-rx", false, &[("wan.rx", "\"xsk\""), ("wan.tx", "\"socket\""), ("lan.rx", "\"tun\"")]),
-    variant("xsk-wan", false, &[("wan.rx", "\"xsk\""), ("wan.tx", "\"xsk\""), ("lan.rx", "\"tun\"")]),
-    variant("xsk-lan-rx", false, &[SOCKETS[0], SOCKETS[1], XSK_LAN[0], ("lan.tx", "\"tun\"")]),
-    variant("xsk-lan", false, &[SOCKETS[0], SOCKETS[1], XSK_LAN[0], XSK_LAN[1]]),
-    variant("xsk-lan-apart", true, &[SOCKETS[0], SOCKETS[1], XSK_LAN[0], XSK_LAN[1]]),
-    variant("xsk", false, &[("wan.rx", "\"xsk\""), ("wan.tx", "\"xsk\""), XSK_LAN[0], XSK_LAN[1]]),
+    variant("auto", Chosen, &[]),
+    variant("apart", Apart, &[]),
+    variant("crossed", Crossed, &[]),
+    variant("uring", Chosen, &[("wan.io", "\"uring\"")]),
+    variant("mmsg", Chosen, &[("wan.io", "\"mmsg\"")]),
+    variant("spin", Apart, &[("workers.latency", "\"spin\"")]),
+    variant("no-gro", Chosen, &[("lan.gro_forwarding", "false")]),
+    variant("xsk-rx", Chosen, &[("wan.rx", "\"xsk\""), ("wan.tx", "\"socket\""), ("lan.rx", "\"tun\"")]),
+    variant("xsk-wan", Chosen, &[("wan.rx", "\"xsk\""), ("wan.tx", "\"xsk\""), ("lan.rx", "\"tun\"")]),
+    variant("xsk-lan-rx", Chosen, &[SOCKETS[0], SOCKETS[1], XSK_LAN[0], ("lan.tx", "\"tun\"")]),
+    variant("xsk-lan", Chosen, &[SOCKETS[0], SOCKETS[1], XSK_LAN[0], XSK_LAN[1]]),
+    variant("xsk-lan-apart", Apart, &[SOCKETS[0], SOCKETS[1], XSK_LAN[0], XSK_LAN[1]]),
+    variant("xsk-lan-crossed", Crossed, &[SOCKETS[0], SOCKETS[1], XSK_LAN[0], XSK_LAN[1]]),
+    variant("xsk", Chosen, &[("wan.rx", "\"xsk\""), ("wan.tx", "\"xsk\""), XSK_LAN[0], XSK_LAN[1]]),
 ];
 
 /// A subject.
@@ -68,8 +94,8 @@ pub enum Subject {
     Weir {
         /// The name of the combination.
         variant: String,
-        /// One worker for each gateway, on a core of its own.
-        apart: bool,
+        /// Where its workers run.
+        place: Place,
         /// Keys and their TOML values.
         settings: Vec<(String, String)>,
     },
@@ -81,9 +107,9 @@ impl Subject {
     /// Every subject that this build knows, in the order of reports.
     pub fn all() -> Vec<Self> {
         let plain = [false, true].map(|udp_gro_forwarding| Self::Plain { udp_gro_forwarding });
-        let weir = VARIANTS.iter().map(|&Variant { name, apart, keys }| {
+        let weir = VARIANTS.iter().map(|&Variant { name, place, keys }| {
             let settings = keys.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-            Self::Weir { variant: name.to_owned(), apart, settings }
+            Self::Weir { variant: name.to_owned(), place, settings }
         });
         let known = weir.filter(Self::is_known);
         plain.into_iter().chain([Self::Splice]).chain(known).chain(Peer::ALL.map(Self::Peer)).collect()
@@ -190,9 +216,8 @@ impl Ready {
                 }
                 Running::Splice(splice)
             }
-            Subject::Weir { settings, apart, .. } => {
-                let cores = if *apart { [vec![0], vec![1]] } else { Default::default() };
-                let config = PairConfig { settings: settings.clone(), cores, ..PairConfig::default() };
+            Subject::Weir { settings, place, .. } => {
+                let config = PairConfig { settings: settings.clone(), cores: place.cores(), ..PairConfig::default() };
                 Running::Weir(Box::new(Pair::up(rig, config)?))
             }
             Subject::Peer(peer) => Running::Peer(Tunnel::start(*peer, &self.program, rig)?),
@@ -275,7 +300,7 @@ mod tests {
     #[test]
     fn combinations_that_the_configuration_refuses_are_left_out() {
         let settings = |key: &str| vec![(key.to_owned(), "\"uring\"".to_owned())];
-        let subject = |key| Subject::Weir { variant: "x".into(), apart: false, settings: settings(key) };
+        let subject = |key| Subject::Weir { variant: "x".into(), place: Place::Chosen, settings: settings(key) };
         assert!(!subject("wan.no_such_key").is_known());
         assert!(Subject::all().iter().all(Subject::is_known));
     }

@@ -137,11 +137,11 @@ mod tests {
     use super::super::Plan;
     use super::super::peer::Peer;
     use super::super::report::Entry;
-    use super::super::subject::Subject;
+    use super::super::subject::{Place, Subject};
     use super::*;
 
     fn weir(variant: &str) -> Subject {
-        Subject::Weir { variant: variant.into(), apart: false, settings: vec![] }
+        Subject::Weir { variant: variant.into(), place: Place::Chosen, settings: vec![] }
     }
 
     fn report(figures: &[(Subject, &[(Metric, f64)])]) -> Report {

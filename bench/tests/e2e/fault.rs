@@ -123,3 +123,24 @@ fn a_bad_network_corrupts_and_repeats_nothing_over_plain_system_calls() {
 fn a_bad_network_corrupts_and_repeats_nothing_without_superpackets() {
     a_bad_network_corrupts_and_repeats_nothing(Family::V6, settings("mmsg", &[("tun.offload", "\"off\"")]));
 }
+
+/// AF_XDP on the sides named.
+fn af_xdp(wan: bool, lan: bool) -> Vec<(&'static str, &'static str)> {
+    let halves = [(wan, "wan.rx"), (wan, "wan.tx"), (lan, "lan.rx"), (lan, "lan.tx")];
+    halves.into_iter().filter(|(wanted, _)| *wanted).map(|(_, key)| (key, "\"xsk\"")).collect()
+}
+
+#[test]
+fn a_bad_network_corrupts_and_repeats_nothing_over_af_xdp() {
+    a_bad_network_corrupts_and_repeats_nothing(Family::V4, settings("uring", &af_xdp(true, true)));
+}
+
+#[test]
+fn a_bad_network_corrupts_and_repeats_nothing_over_af_xdp_on_the_wan() {
+    a_bad_network_corrupts_and_repeats_nothing(Family::V6, settings("uring", &af_xdp(true, false)));
+}
+
+#[test]
+fn a_bad_network_corrupts_and_repeats_nothing_over_af_xdp_on_the_lan() {
+    a_bad_network_corrupts_and_repeats_nothing(Family::V4, settings("mmsg", &af_xdp(false, true)));
+}

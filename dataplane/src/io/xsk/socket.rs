@@ -204,7 +204,7 @@ impl Xsk {
     pub(super) fn split(self, mode: Mode) -> (RxHalf, TxHalf) {
         let Self { fd, queue, rx, fill, tx, completion } = self;
         let rx = RxHalf { fd: Arc::clone(&fd), rx, fill, lent: 0, counted: 0 };
-        (rx, TxHalf { fd, queue, tx, completion, mode, pushed: false, gone: false })
+        (rx, TxHalf { fd, queue, tx, completion, mode, pushed: false, gone: false, down: false })
     }
 }
 
@@ -287,6 +287,8 @@ pub(super) struct TxHalf {
     pushed: bool,
     /// Its device is gone, and what was queued with it.
     gone: bool,
+    /// Its device was down at the last kick, and frames wait for it.
+    down: bool,
 }
 
 impl TxHalf {
@@ -295,9 +297,10 @@ impl TxHalf {
         self.queue
     }
 
-    /// Whether its device is gone: nothing leaves by it any more, and what it holds never comes back.
-    pub(super) fn is_gone(&self) -> bool {
-        self.gone
+    /// Whether frames leave by it. They do not when its device is gone, and what it holds never comes back then; nor while the device is
+    /// down and holds what was queued before.
+    pub(super) fn is_open(&self) -> bool {
+        !self.gone && !self.down
     }
 
     /// Takes back frames that are sent.
@@ -353,6 +356,7 @@ impl TxHalf {
             self.tx.submit();
         }
         let mut pending = self.tx.pending();
+        self.down &= pending > 0;
         while pending > 0 && self.tx.needs_wakeup() {
             // SAFETY: an empty message without address reads no memory.
             let sent = unsafe {
@@ -361,9 +365,12 @@ impl TxHalf {
             let error = (sent < 0).then(io::Error::last_os_error);
             match error.as_ref().and_then(io::Error::raw_os_error) {
                 // In copy mode a call takes a batch and says EAGAIN when more is left. EBUSY: the device dropped one.
-                None | Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::EINTR) => {}
+                None | Some(libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::EINTR) => self.down = false,
                 // The device is down: frames wait until it is up.
-                Some(libc::ENETDOWN) => return Ok(pending),
+                Some(libc::ENETDOWN) => {
+                    self.down = true;
+                    return Ok(pending);
+                }
                 // The kernel has taken the socket off its device, which is gone.
                 Some(libc::ENXIO) => {
                     self.gone = true;

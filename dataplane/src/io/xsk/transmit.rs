@@ -38,10 +38,10 @@ impl Transmit {
 
     /// The same, by what was known last.
     pub(super) fn looks_free(&self) -> bool {
-        let mut living = self.halves.iter().filter(|half| !half.is_gone()).peekable();
+        let mut open = self.halves.iter().filter(|half| half.is_open()).peekable();
         // Whoever sends by no socket needs no frames: those that went with a device never come back.
-        living.peek().is_none()
-            || (self.umem.free() >= self.room_min && living.all(|half| half.known_room() >= self.room_min))
+        open.peek().is_none()
+            || (self.umem.free() >= self.room_min && open.all(|half| half.known_room() >= self.room_min))
     }
 
     fn reclaim(&mut self) {
@@ -51,7 +51,7 @@ impl Transmit {
     /// Whether a frame of this length can go by a socket on this interface.
     pub(super) fn takes(&self, interface: u32, len: usize) -> bool {
         let fits = self.multi_buffer || len <= self.umem.frame_len();
-        fits && self.halves.iter().any(|half| half.queue().interface == interface && !half.is_gone())
+        fits && self.halves.iter().any(|half| half.queue().interface == interface && half.is_open())
     }
 
     /// Queues one frame on an interface. Returns whether it did: there was room, and a socket is there.
@@ -86,7 +86,7 @@ impl Transmit {
         self.reclaim();
         let full = !self.looks_free();
         for (i, half) in self.halves.iter_mut().enumerate() {
-            self.watched.want(i, !half.is_gone() && (full || half.pending() > 0))?;
+            self.watched.want(i, half.is_open() && (full || half.pending() > 0))?;
         }
         Ok(pending)
     }
