@@ -11,6 +11,7 @@ mod lanes;
 mod lookup;
 mod memory;
 mod planes;
+mod rings;
 mod scale;
 
 use std::time::Instant;
@@ -113,8 +114,8 @@ pub fn run(mut progress: impl FnMut(&str)) -> Result<Vec<Figure>> {
     // First, while the allocator has nothing to give again.
     progress("10,000 sessions, 100,000 routes");
     let scale = scale::figures();
-    progress("copy, checksum, replay window, memory port");
-    let mut figures = compare(memory::subjects());
+    progress("copy, checksum, replay window, memory port, rings");
+    let mut figures = compare(memory::subjects().into_iter().chain(rings::subjects()).collect());
     progress("AEAD: seal, both libraries; engine without I/O");
     figures.extend(compare(aead::subjects().into_iter().chain(engine::subjects()).collect()));
     let ratios: Vec<_> = RATIOS.iter().filter_map(|ratio| ratio.of(&figures)).collect();
@@ -197,7 +198,8 @@ mod tests {
 
     #[test]
     fn the_sets_without_a_kernel_run() {
-        for subject in aead::subjects().into_iter().take(2).chain(engine::subjects().into_iter().take(1)) {
+        let engine = engine::subjects().into_iter().take(1);
+        for subject in aead::subjects().into_iter().take(2).chain(engine).chain(rings::subjects()) {
             let mut subject = subject;
             assert!((subject.round)() > 0.0, "{}", subject.what);
         }

@@ -289,6 +289,8 @@ pub fn apply(report: &Report) -> Result<Vec<Result<String, String>>, Error> {
 pub struct Calibration {
     /// The costs that `run` reckons with from now on.
     pub costs: Costs,
+    /// Why AF_XDP with copying was not measured, in words; `None` when it was. Without copying it never is.
+    pub xsk_not_measured: Option<String>,
     /// The file.
     pub file: PathBuf,
 }
@@ -296,9 +298,19 @@ pub struct Calibration {
 impl fmt::Display for Calibration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Costs { socket_rx_ns, socket_tx_ns, tun_rx_ns, tun_tx_ns, .. } = self.costs;
+        let Costs { xsk_copy_rx_ns, xsk_copy_tx_ns, xsk_zero_copy_rx_ns, xsk_zero_copy_tx_ns, .. } = self.costs;
+        writeln!(f, "a packet takes, measured here:")?;
+        writeln!(f, "  socket {socket_rx_ns} ns received, {socket_tx_ns} ns sent")?;
+        writeln!(f, "  TUN {tun_rx_ns} ns read, {tun_tx_ns} ns written")?;
+        let copy = format!("  AF_XDP with copying {xsk_copy_rx_ns} ns received, {xsk_copy_tx_ns} ns sent");
+        let scaled = "built-in figures, scaled by how the socket compares:";
+        match &self.xsk_not_measured {
+            None => writeln!(f, "{copy}\n{scaled}")?,
+            Some(why) => writeln!(f, "{scaled}\n{copy} (not measured: {why})")?,
+        }
         writeln!(
             f,
-            "a packet takes: socket {socket_rx_ns} ns received, {socket_tx_ns} ns sent; TUN {tun_rx_ns} ns read, {tun_tx_ns} ns written"
+            "  AF_XDP in zero-copy {xsk_zero_copy_rx_ns} ns received, {xsk_zero_copy_tx_ns} ns sent (not measured: a veth pair has none)"
         )?;
         writeln!(f, "written to {}; `run` reads it at its start", self.file.display())
     }
@@ -320,33 +332,36 @@ pub enum CalibrationError {
     },
 }
 
-/// Measures what packets cost in sockets and TUN on a private veth pair, and writes it where `run` looks for it.
+/// Measures what packets cost in sockets, TUN and AF_XDP with copying on a private veth pair, and writes it where `run` looks for it.
 ///
 /// # Errors
 /// [`CalibrationError`].
 pub fn calibrate(config: Option<&Config>) -> Result<Calibration, CalibrationError> {
-    let costs = scaled(&measure()?);
+    let measured = measure()?;
+    let costs = costs(&measured);
+    let xsk_not_measured = measured.xsk.err();
     let file = config.map_or_else(|| PathBuf::from(CALIBRATION_PATH), |config| config.calibration.clone());
     match calibration::save(&file, &costs) {
-        Ok(()) => Ok(Calibration { costs, file }),
+        Ok(()) => Ok(Calibration { costs, xsk_not_measured, file }),
         Err(error) => Err(CalibrationError::Write { path: file, error }),
     }
 }
 
-/// The measured costs of sockets and TUN, and with them those of AF_XDP: a private veth pair has no driver of its own to measure, so the
-/// built-in figures are scaled by how this machine's sockets compare with those that they were measured beside.
-fn scaled(measured: &Measured) -> Costs {
+/// The measured costs, and with them those that were not measured: zero-copy, which a veth pair has not, and copying where the kernel gives
+/// no AF_XDP. Their built-in figures are scaled by how this machine's sockets compare with those that they were measured beside.
+fn costs(measured: &Measured) -> Costs {
     let built_in = Costs::BUILT_IN;
     let (here, there) =
         (u64::from(measured.socket_tx_ns) + u64::from(measured.socket_rx_ns), u64::from(SOCKET_PAIR_NS));
     let scale = |ns: u32| u32::try_from(u64::from(ns) * here / there).unwrap_or(u32::MAX).max(1);
+    let xsk = measured.xsk.as_ref().ok();
     Costs {
         socket_rx_ns: measured.socket_rx_ns,
         socket_tx_ns: measured.socket_tx_ns,
         tun_rx_ns: measured.tun_rx_ns,
         tun_tx_ns: measured.tun_tx_ns,
-        xsk_copy_rx_ns: scale(built_in.xsk_copy_rx_ns),
-        xsk_copy_tx_ns: scale(built_in.xsk_copy_tx_ns),
+        xsk_copy_rx_ns: xsk.map_or_else(|| scale(built_in.xsk_copy_rx_ns), |xsk| xsk.rx_ns),
+        xsk_copy_tx_ns: xsk.map_or_else(|| scale(built_in.xsk_copy_tx_ns), |xsk| xsk.tx_ns),
         xsk_zero_copy_rx_ns: scale(built_in.xsk_zero_copy_rx_ns),
         xsk_zero_copy_tx_ns: scale(built_in.xsk_zero_copy_tx_ns),
     }
@@ -372,6 +387,7 @@ fn has_rps(queues: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::calibrate::XskMeasured;
     use crate::io::netlink::testing::{Namespace, ip};
 
     fn device(role: Role) -> DeviceState {
@@ -432,12 +448,42 @@ mod tests {
 
     #[test]
     fn costs_that_are_not_measured_follow_those_that_are() {
-        let measured = Measured { socket_tx_ns: 30, socket_rx_ns: 10, tun_rx_ns: 7, tun_tx_ns: 8 };
-        let costs = scaled(&measured);
-        assert_eq!((costs.socket_tx_ns, costs.socket_rx_ns, costs.tun_rx_ns, costs.tun_tx_ns), (30, 10, 7, 8));
+        let xsk = Err("no AF_XDP here".to_owned());
+        let measured = Measured { socket_tx_ns: 30, socket_rx_ns: 10, tun_rx_ns: 7, tun_tx_ns: 8, xsk };
+        let scaled = costs(&measured);
+        assert_eq!((scaled.socket_tx_ns, scaled.socket_rx_ns, scaled.tun_rx_ns, scaled.tun_tx_ns), (30, 10, 7, 8));
         // Twice as slow as the machine of the built-in figures.
-        assert_eq!(costs.xsk_copy_rx_ns, 2 * Costs::BUILT_IN.xsk_copy_rx_ns);
-        assert_eq!(costs.xsk_zero_copy_tx_ns, 2 * Costs::BUILT_IN.xsk_zero_copy_tx_ns);
+        assert_eq!(scaled.xsk_copy_rx_ns, 2 * Costs::BUILT_IN.xsk_copy_rx_ns);
+        assert_eq!(scaled.xsk_copy_tx_ns, 2 * Costs::BUILT_IN.xsk_copy_tx_ns);
+        assert_eq!(scaled.xsk_zero_copy_tx_ns, 2 * Costs::BUILT_IN.xsk_zero_copy_tx_ns);
+        let with = costs(&Measured { xsk: Ok(XskMeasured { rx_ns: 11, tx_ns: 12 }), ..measured });
+        assert_eq!(with, Costs { xsk_copy_rx_ns: 11, xsk_copy_tx_ns: 12, ..scaled });
+    }
+
+    #[test]
+    fn a_calibration_says_what_was_measured_and_what_was_not() {
+        let file = std::env::temp_dir().join("calibration.json");
+        let mut calibration = Calibration { costs: Costs::BUILT_IN, xsk_not_measured: None, file };
+        let measured = |text: &str| text.split_once("built-in").unwrap().0.contains("AF_XDP with copying 370 ns");
+        assert!(measured(&calibration.to_string()), "{calibration}");
+        calibration.xsk_not_measured = Some("no AF_XDP here".to_owned());
+        let text = calibration.to_string();
+        assert!(!measured(&text) && text.contains("910 ns sent (not measured: no AF_XDP here)"), "{text}");
+    }
+
+    #[test]
+    fn calibrating_saves_figures_for_all() {
+        let directory = std::env::temp_dir().join(format!("weir-tune-{}", std::process::id()));
+        let file = directory.join("calibration.json");
+        let example = include_str!("../../docs/examples/weir-dataplane.toml");
+        let mut config = Config::parse(Path::new("weir-dataplane.toml"), example).unwrap();
+        config.calibration.clone_from(&file);
+        let calibration = calibrate(Some(&config)).unwrap();
+        let saved = calibration::load(&file).unwrap();
+        std::fs::remove_dir_all(directory).unwrap();
+        assert_eq!((saved, calibration.xsk_not_measured), (Some(calibration.costs), None));
+        let figures = serde_json::to_value(calibration.costs).unwrap();
+        assert!(figures.as_object().unwrap().values().all(|ns| ns.as_u64().unwrap() > 0), "{figures}");
     }
 
     #[test]

@@ -17,7 +17,7 @@ mod hops;
 mod lan;
 mod packet;
 mod receive;
-mod ring;
+pub mod ring;
 mod socket;
 #[cfg(test)]
 mod tests;

@@ -77,7 +77,7 @@ impl Handoff {
     }
 
     /// Hands a run over; `false` when there is no buffer, or no such worker.
-    pub(super) fn give(&self, worker: u8, datagrams: &[u8], meta: RxMeta) -> bool {
+    pub fn give(&self, worker: u8, datagrams: &[u8], meta: RxMeta) -> bool {
         let to = usize::from(worker);
         if to == self.number || to >= self.mesh.inboxes.len() || datagrams.len() > BUFFER_LEN {
             return false;
@@ -104,7 +104,7 @@ impl Handoff {
     }
 
     /// Takes what has arrived. Returns how many runs that is.
-    pub(super) fn receive(&mut self) -> usize {
+    pub fn receive(&mut self) -> usize {
         self.give_back();
         while self.burst.len() < BURST_LEN
             && let Some(run) = self.mesh.inboxes[self.number].pop()

@@ -92,6 +92,26 @@ pub(super) struct Layout {
     pub(super) entries: usize,
 }
 
+/// Indices a cache line apart, as the kernel has them, in memory that no kernel knows.
+pub(super) const LAYOUT: Layout = Layout { producer: 0, consumer: 64, flags: 128, entries: 192 };
+
+/// Zeroed memory for a ring of so many entries in [`LAYOUT`].
+fn plain<T>(entries: u32) -> io::Result<Arc<Mapping>> {
+    Mapping::anonymous(LAYOUT.entries + entries as usize * size_of::<T>()).map(Arc::new)
+}
+
+/// Both ends of a ring in memory of the process: the ring without its kernel.
+///
+/// # Errors
+/// When there is no memory.
+///
+/// # Panics
+/// When `entries` is no power of two, or `T` is aligned to more than 64 bytes.
+pub fn pair<T: Copy>(entries: u32) -> io::Result<(Producer<T>, Consumer<T>)> {
+    let memory = plain::<T>(entries)?;
+    Ok((Producer::new(Arc::clone(&memory), LAYOUT, entries), Consumer::new(memory, LAYOUT, entries)))
+}
+
 /// What both ends see. `T` is plain data: any bytes are a value.
 struct Ring<T> {
     memory: Arc<Mapping>,
@@ -134,7 +154,7 @@ impl<T: Copy> Ring<T> {
 }
 
 /// The end that fills a ring: of the fill and the TX ring it is ours.
-pub(super) struct Producer<T> {
+pub struct Producer<T> {
     ring: Ring<T>,
     /// The entry that is written next; entries up to it are published by `submit`.
     next: u32,
@@ -157,7 +177,7 @@ impl<T: Copy> Producer<T> {
     }
 
     /// Entries that can be pushed now; looks at the consumer's index only when fewer than `wanted` are known to be free.
-    pub(super) fn free(&mut self, wanted: u32) -> u32 {
+    pub fn free(&mut self, wanted: u32) -> u32 {
         if self.known_free() < wanted {
             self.consumed = self.ring.atomic(self.ring.consumer).load(Ordering::Acquire);
         }
@@ -177,7 +197,7 @@ impl<T: Copy> Producer<T> {
     }
 
     /// Writes one entry, which the other end sees after [`Self::submit`]. Returns whether there was room.
-    pub(super) fn push(&mut self, value: T) -> bool {
+    pub fn push(&mut self, value: T) -> bool {
         if self.free(1) == 0 {
             return false;
         }
@@ -188,7 +208,7 @@ impl<T: Copy> Producer<T> {
     }
 
     /// Publishes what was pushed.
-    pub(super) fn submit(&mut self) {
+    pub fn submit(&mut self) {
         self.ring.atomic(self.ring.producer).store(self.next, Ordering::Release);
     }
 
@@ -199,7 +219,7 @@ impl<T: Copy> Producer<T> {
 }
 
 /// The end that empties a ring: of the RX and the completion ring it is ours.
-pub(super) struct Consumer<T> {
+pub struct Consumer<T> {
     ring: Ring<T>,
     /// The entry that is read next; entries before it are given back by `release`.
     next: u32,
@@ -218,7 +238,7 @@ impl<T: Copy> Consumer<T> {
     }
 
     /// The next entry, if the producer has published one.
-    pub(super) fn pop(&mut self) -> Option<T> {
+    pub fn pop(&mut self) -> Option<T> {
         if self.next == self.produced {
             let produced = self.ring.atomic(self.ring.producer).load(Ordering::Acquire);
             // A producer that claims more than the ring holds is believed up to that, and one that goes back is not.
@@ -236,7 +256,7 @@ impl<T: Copy> Consumer<T> {
     }
 
     /// Gives the entries that were popped back to the producer.
-    pub(super) fn release(&mut self) {
+    pub fn release(&mut self) {
         self.released = self.next;
         self.ring.atomic(self.ring.consumer).store(self.next, Ordering::Release);
     }
@@ -246,12 +266,9 @@ impl<T: Copy> Consumer<T> {
 pub(super) mod testing {
     use super::*;
 
-    /// Indices a cache line apart, as the kernel has them.
-    pub(in super::super) const LAYOUT: Layout = Layout { producer: 0, consumer: 64, flags: 128, entries: 192 };
-
     /// Memory of a ring whose indices both begin at `start`.
     pub(in super::super) fn memory<T>(entries: u32, start: u32) -> Arc<Mapping> {
-        let memory = Arc::new(Mapping::anonymous(LAYOUT.entries + entries as usize * size_of::<T>()).unwrap());
+        let memory = plain::<T>(entries).unwrap();
         set(&memory, LAYOUT.producer, start);
         set(&memory, LAYOUT.consumer, start);
         memory
@@ -263,8 +280,8 @@ pub(super) mod testing {
         unsafe { AtomicU32::from_ptr(memory.at(offset, 4).cast().as_ptr()) }.store(value, Ordering::Release);
     }
 
-    /// Both ends of one ring in memory.
-    pub(in super::super) fn pair<T: Copy>(entries: u32, start: u32) -> (Producer<T>, Consumer<T>) {
+    /// Both ends of one ring whose indices begin at `start`.
+    pub(in super::super) fn pair_at<T: Copy>(entries: u32, start: u32) -> (Producer<T>, Consumer<T>) {
         let memory = memory::<T>(entries, start);
         (Producer::new(Arc::clone(&memory), LAYOUT, entries), Consumer::new(memory, LAYOUT, entries))
     }
@@ -276,12 +293,12 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::testing::{LAYOUT, memory, pair, set};
+    use super::testing::{memory, pair_at, set};
     use super::*;
 
     #[test]
     fn a_ring_holds_its_entries_and_not_one_more() {
-        let (mut producer, mut consumer) = pair::<u64>(4, u32::MAX - 1);
+        let (mut producer, mut consumer) = pair_at::<u64>(4, u32::MAX - 1);
         for value in 0..4 {
             assert!(producer.push(value));
         }
@@ -292,6 +309,19 @@ mod tests {
         assert!(!producer.push(4), "nothing is free before it is released");
         consumer.release();
         assert_eq!(producer.free(4), 4);
+    }
+
+    #[test]
+    fn a_ring_without_a_kernel_carries_batches_round_its_end() {
+        let (mut producer, mut consumer) = pair::<[u64; 2]>(128).unwrap();
+        for batch in 0..5 {
+            assert_eq!(producer.free(128), 128);
+            (0..64).for_each(|i| assert!(producer.push([batch, i])));
+            producer.submit();
+            (0..64).for_each(|i| assert_eq!(consumer.pop(), Some([batch, i])));
+            assert_eq!(consumer.pop(), None);
+            consumer.release();
+        }
     }
 
     #[test]
@@ -313,7 +343,7 @@ mod tests {
             steps in prop::collection::vec((0u8..4, 1u32..9), 1..200),
         ) {
             let len = 1 << bits;
-            let (mut producer, mut consumer) = pair::<u64>(len, 0u32.wrapping_sub(before_end));
+            let (mut producer, mut consumer) = pair_at::<u64>(len, 0u32.wrapping_sub(before_end));
             let (mut written, mut published, mut read) = (VecDeque::new(), VecDeque::new(), 0u32);
             let mut value = 0;
             for (step, count) in steps {
@@ -353,7 +383,7 @@ mod tests {
     #[test]
     fn two_threads_pass_ten_thousand_entries_in_order() {
         const COUNT: u64 = 10_000;
-        let (mut producer, mut consumer) = pair::<[u64; 2]>(64, u32::MAX - 5_000);
+        let (mut producer, mut consumer) = pair_at::<[u64; 2]>(64, u32::MAX - 5_000);
         let sender = std::thread::spawn(move || {
             let mut next = 0;
             while next < COUNT {

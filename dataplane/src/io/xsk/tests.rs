@@ -14,8 +14,8 @@ use weir_abi::map::{self, Class, LanQueue};
 use weir_abi::wire::{DataHeader, ReceiverIndex};
 
 use super::receive::Receive;
-use super::ring::testing::{LAYOUT, memory};
-use super::ring::{Consumer, Producer};
+use super::ring::testing::memory;
+use super::ring::{Consumer, LAYOUT, Producer};
 use super::socket::RxHalf;
 use super::umem::Umem;
 use super::watch::Watched;
