@@ -9,7 +9,6 @@ const LENGTHS: [usize; 3] = [64, 1400, 8900];
 const TIMES: u32 = 20_000;
 
 /// Name of the figure that the engine's are set against.
-/// Name of the figure that the engine's are set against.
 pub(super) const SEAL_1400: &str = "seal 1400 B, AES-256-GCM, aws_lc_rs";
 
 /// A subject for each length of one library's algorithm; `ring` and `aws_lc_rs` have the same interface.

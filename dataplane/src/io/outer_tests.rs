@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::epoll::Epoll;
 use super::reactor::Reactor;
 use super::ring::{Ring, RingConfig};
-use super::socket::{SocketConfig, Sockets, Underlay};
+use super::socket::{SocketConfig, SocketError, Sockets, Underlay};
 use super::testing::{bring_up, in_namespace, with_icmp_errors};
 use super::tun::{TunConfig, TunQueue};
 use super::{UdpTxConfig, mmsg, uring};
@@ -16,9 +16,16 @@ use crate::engine::port::{RxMeta, RxPort, TxMeta, TxPort};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The last of so many workers' sockets; without the others', and the control plane's, which would get their share.
+/// The last of so many workers' sockets; without the others', and the control plane's, which would get their share. What an io_uring port
+/// held before is let go some time after it was dropped, so a port in use is waited for.
 fn open(config: SocketConfig, workers: usize) -> Arc<Sockets> {
-    Arc::new(Underlay::open(config, workers).unwrap().workers.pop().unwrap())
+    let deadline = Instant::now() + Duration::from_secs(2);
+    loop {
+        match Underlay::open(config, workers) {
+            Err(SocketError::PortInUse { .. }) if Instant::now() < deadline => std::thread::yield_now(),
+            opened => return Arc::new(opened.unwrap().workers.pop().unwrap()),
+        }
+    }
 }
 
 fn at(port: u16) -> SocketConfig {
