@@ -1,0 +1,9 @@
+//! Weir's control plane: who is a member, which keys two gateways share, and what the packet plane is told.
+//!
+//! Everything that decides is a plain state machine: inputs by `handle_…(…, now)`, outputs by `poll_…()`, with time and randomness as
+//! arguments. The shell around it is small and knows no rule.
+
+pub mod codec;
+pub mod pki;
+pub mod random;
+pub mod time;
