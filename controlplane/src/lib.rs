@@ -6,4 +6,5 @@
 pub mod codec;
 pub mod pki;
 pub mod random;
+pub mod store;
 pub mod time;

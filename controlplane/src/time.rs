@@ -76,6 +76,9 @@ mod tests {
         let day = Duration::from_secs(86_400);
         assert_eq!(UnixSecs(u64::MAX).plus(day), UnixSecs(u64::MAX));
         assert_eq!(UnixSecs(1).minus(day), UnixSecs(0));
-        assert_eq!((UnixSecs(9).since(UnixSecs(4)), UnixSecs(4).since(UnixSecs(9))), (Duration::from_secs(5), Duration::ZERO));
+        assert_eq!(
+            (UnixSecs(9).since(UnixSecs(4)), UnixSecs(4).since(UnixSecs(9))),
+            (Duration::from_secs(5), Duration::ZERO)
+        );
     }
 }
