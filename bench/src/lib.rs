@@ -14,6 +14,7 @@
 //! - [`plain`]: the yardstick: the same rig with the kernel's own forwarding;
 //! - [`gateway`]: a `weir-dataplane` process in a gateway's namespace;
 //! - [`pair`]: two of them with a session between;
+//! - [`member`]: a whole node, `weir run`, on a gateway of a [`rig::mesh`];
 //! - [`demo`]: the whole house in half a minute, with real programs as judges;
 //! - [`compare`]: Weir, the kernel and other programs on the same rig;
 //! - [`profile`]: where the time goes, by `perf`;
@@ -34,6 +35,7 @@ pub mod generator;
 pub mod histogram;
 #[path = "../../ebpf/src/bench/layout.rs"]
 pub mod layout;
+pub mod member;
 pub mod micro;
 pub mod object;
 pub mod pair;

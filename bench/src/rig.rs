@@ -10,6 +10,7 @@
 //! [`RigConfig::plain`]: that is what the overlay is for. Names are `weir-<pid>-<n>-<host>`, so that rigs can stand side by side and
 //! [`clean`] can tell whose process is gone. Nothing here knows of Weir's processes.
 
+pub mod mesh;
 mod namespace;
 mod netlink;
 
@@ -157,8 +158,7 @@ impl Rig {
     /// # Errors
     /// [`Error::NotRoot`], or [`Error::Io`] naming the step.
     pub fn new(config: RigConfig) -> Result<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("{PREFIX}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = fresh_name();
         let mut namespaces = Vec::with_capacity(HOSTS.len());
         for host in HOSTS {
             let namespace = Namespace::create(&format!("{name}-{host}"))?;
@@ -254,6 +254,12 @@ impl Rig {
         }
         Ok(())
     }
+}
+
+/// A name that no other rig of any process has.
+fn fresh_name() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{PREFIX}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 fn path(from: &Host, gateway: &Host, to: &Host, family: Family) -> Path {
@@ -363,7 +369,13 @@ fn owner(name: &str) -> Option<u32> {
     let pid = parts.next()?.parse().ok()?;
     parts.next()?.parse::<u32>().ok()?;
     let host = parts.next()?;
-    (HOSTS.contains(&host) && parts.next().is_none()).then_some(pid)
+    (is_host(host) && parts.next().is_none()).then_some(pid)
+}
+
+/// A host of a rig or of a mesh.
+fn is_host(name: &str) -> bool {
+    let number = name.strip_prefix(['g', 'h']).and_then(|number| number.parse::<u8>().ok());
+    name == "switch" || number.is_some_and(|number| (1..=mesh::GATEWAYS_MAX).contains(&number))
 }
 
 /// Makes SIGINT, SIGTERM and aborting panics remove this process's rigs before it ends. Call it first thing in `main`: threads started
@@ -398,8 +410,19 @@ mod tests {
 
     #[test]
     fn only_names_of_rigs_have_an_owner() {
-        assert_eq!(owner("weir-17-0-g1"), Some(17));
-        for other in ["weir-17-0-g3", "weir-17-0", "weir-x-0-g1", "weir-17-x-g1", "weir-17-0-g1-x", "other", "weir-"] {
+        for ours in ["weir-17-0-g1", "weir-17-0-h64", "weir-17-0-switch"] {
+            assert_eq!(owner(ours), Some(17), "{ours}");
+        }
+        for other in [
+            "weir-17-0-g65",
+            "weir-17-0-g0",
+            "weir-17-0",
+            "weir-x-0-g1",
+            "weir-17-x-g1",
+            "weir-17-0-g1-x",
+            "other",
+            "weir-",
+        ] {
             assert_eq!(owner(other), None, "{other}");
         }
     }

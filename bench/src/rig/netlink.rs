@@ -104,10 +104,33 @@ impl Rtnetlink {
 
     /// Brings a link up.
     pub(super) fn up(&mut self, index: u32) -> io::Result<()> {
+        self.set_up(index, true)
+    }
+
+    /// Brings a link up or down.
+    pub(super) fn set_up(&mut self, index: u32, up: bool) -> io::Result<()> {
         let mut link = LinkMessage::default();
         link.header.index = index;
-        link.header.flags = LinkFlags::Up;
+        link.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
         link.header.change_mask = LinkFlags::Up;
+        self.request(RouteNetlinkMessage::SetLink(link), NLM_F_ACK).map(|_| ())
+    }
+
+    /// Makes a bridge in this namespace.
+    pub(super) fn bridge(&mut self, name: &str) -> io::Result<()> {
+        let mut link = LinkMessage::default();
+        link.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
+        ];
+        self.create(RouteNetlinkMessage::NewLink(link))
+    }
+
+    /// Makes a link a port of a bridge.
+    pub(super) fn enslave(&mut self, index: u32, bridge: u32) -> io::Result<()> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.attributes = vec![LinkAttribute::Controller(bridge)];
         self.request(RouteNetlinkMessage::SetLink(link), NLM_F_ACK).map(|_| ())
     }
 

@@ -63,6 +63,15 @@ pub fn terminate(child: u32) -> io::Result<()> {
     super::check(unsafe { libc::kill(child as libc::pid_t, libc::SIGTERM) }).map(|_| ())
 }
 
+/// Ends a process of ours at once: SIGKILL.
+///
+/// # Errors
+/// The errno of `kill`.
+pub fn kill9(pid: u32) -> io::Result<()> {
+    // SAFETY: sends a signal and touches no memory.
+    super::check(unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) }).map(|_| ())
+}
+
 /// Has the kernel send SIGTERM to the child of `command` when the thread that starts it ends, so that none outlives its bench.
 pub fn end_with_parent(command: &mut Command) {
     // SAFETY: between fork and exec the closure does one system call and allocates nothing.

@@ -1,0 +1,291 @@
+//! The whole of Weir on one gateway of a mesh: `weir run` with its processes, and `weir` as a person calls it.
+//!
+//! Configuration, state, sockets and log live in a directory of its own. A [`Member`] owns its supervisor by id and finds the other processes
+//! as the supervisor's children; dropping it stops them all.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::gateway::PORT;
+use crate::rig::mesh::Site;
+use crate::sys::signal;
+use crate::{Error, Result};
+
+/// How long a start, a join or a stop may take on a slow machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often what is waited for is looked at.
+const POLL: Duration = Duration::from_millis(20);
+
+/// One of the processes of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Parses what comes from the network.
+    Control,
+    /// Carries packets.
+    Plane,
+    /// Signs certificates.
+    Issuer,
+}
+
+impl Part {
+    /// Words of its command line.
+    fn marks(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Control => ("weir", "control"),
+            Self::Plane => ("weir-dataplane", "run"),
+            Self::Issuer => ("weir", "issuer"),
+        }
+    }
+}
+
+/// A node on a gateway of a mesh.
+pub struct Member<'a> {
+    site: &'a Site,
+    directory: PathBuf,
+    supervisor: Option<Child>,
+}
+
+fn program(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().map_err(Error::io("cannot find this program"))?;
+    // Tests lie one folder below the programs.
+    let beside = own.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.exists());
+    beside.ok_or_else(|| Error::Broken {
+        what: format!("finding {name}"),
+        detail: "build it first: cargo build -p weir-controlplane -p weir-dataplane".to_owned(),
+    })
+}
+
+impl<'a> Member<'a> {
+    /// Makes the directory and the configuration of a node. Nothing runs yet.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn new(site: &'a Site, settings: &str) -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("{}-{}", site.gateway.name(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let directory = std::env::temp_dir().join(name);
+        fs::create_dir_all(&directory).map_err(Error::io(format!("cannot make {}", directory.display())))?;
+        let member = Self { site, directory, supervisor: None };
+        let shown = member.directory.display();
+        let text = format!(
+            "[node]\nstate_directory = \"{shown}/state\"\nruntime_directory = \"{shown}/run\"\n\
+             [wan]\ninterface = \"wan\"\nport = {PORT}\nadvertise = [\"{}:{PORT}\"]\n\
+             [lan]\ninterfaces = [\"lan\"]\n[api]\nsocket = \"{shown}/run/api.sock\"\nread = []\n{settings}",
+            site.wan()
+        );
+        fs::write(member.config_file(), text).map_err(Error::io("cannot write the configuration of a node"))?;
+        Ok(member)
+    }
+
+    /// The site that it is on.
+    pub fn site(&self) -> &'a Site {
+        self.site
+    }
+
+    /// Its directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    fn config_file(&self) -> PathBuf {
+        self.directory.join("weir.toml")
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.directory.join("log")
+    }
+
+    /// What its processes said.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    fn command(&self) -> Result<Command> {
+        let program = program("weir")?;
+        let mut command = self.site.gateway.command(&program.to_string_lossy());
+        command.arg("--config").arg(self.config_file());
+        Ok(command)
+    }
+
+    /// Calls `weir` with these arguments, as a person would, with `--json`.
+    ///
+    /// # Errors
+    /// [`Error::Broken`] with what it said when it fails or prints no JSON.
+    pub fn weir(&self, arguments: &[&str]) -> Result<Value> {
+        let output = self.output(arguments)?;
+        let what = || format!("weir {} on g{}", arguments.join(" "), self.site.number);
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(Error::Broken { what: what(), detail: said });
+        }
+        serde_json::from_slice(&output.stdout).map_err(|error| Error::Broken {
+            what: what(),
+            detail: format!("{error}: {}", String::from_utf8_lossy(&output.stdout)),
+        })
+    }
+
+    /// The same, whatever comes of it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be started.
+    pub fn output(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = self.command()?;
+        command.arg("--json").args(arguments).stdin(Stdio::null());
+        command.output().map_err(Error::io("cannot start weir"))
+    }
+
+    /// Founds a network here.
+    ///
+    /// # Errors
+    /// As [`Self::weir`].
+    pub fn found(&self, network: &str) -> Result<Value> {
+        let roots = self.directory.join("roots");
+        let passphrase = self.directory.join("passphrase");
+        fs::write(&passphrase, "correct horse battery staple\n").map_err(Error::io("cannot write a passphrase"))?;
+        let (roots, passphrase) = (roots.display().to_string(), passphrase.display().to_string());
+        let name = format!("site-{}", self.site.number);
+        let subnet = self.site.subnet();
+        self.weir(&[
+            "init",
+            network,
+            "--name",
+            &name,
+            "--subnet",
+            &subnet,
+            "--roots",
+            &roots,
+            "--passphrase-file-a",
+            &passphrase,
+            "--passphrase-file-b",
+            &passphrase,
+        ])
+    }
+
+    /// Starts `weir run` and waits until its API answers.
+    ///
+    /// # Errors
+    /// [`Error::Broken`] with its log.
+    ///
+    /// # Panics
+    /// When it runs already.
+    pub fn run(&mut self) -> Result<()> {
+        assert!(self.supervisor.is_none(), "it runs already");
+        let log = File::options().create(true).append(true).open(self.log_file());
+        let log = log.map_err(Error::io("cannot make the log of a node"))?;
+        let mut command = self.command()?;
+        command.arg("run").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        signal::end_with_parent(&mut command);
+        self.supervisor = Some(command.spawn().map_err(Error::io("cannot start weir run"))?);
+        self.wait_for("the API", |member| member.weir(&["status"]).is_ok())
+    }
+
+    /// Waits until the packet plane forwards for this node.
+    ///
+    /// # Errors
+    /// [`Error::Broken`] with its log.
+    pub fn wait_for_plane(&self) -> Result<()> {
+        let runs = |status: &Value| status["plane"]["running"] == Value::Bool(true);
+        self.wait_for("the packet plane", |member| member.weir(&["status"]).is_ok_and(|status| runs(&status)))
+    }
+
+    /// Waits until sessions with so many peers stand.
+    ///
+    /// # Errors
+    /// [`Error::Broken`] with its log.
+    pub fn wait_for_peers(&self, count: u64) -> Result<()> {
+        self.wait_for(&format!("{count} peers"), |member| {
+            member.weir(&["status"]).is_ok_and(|status| status["peers_connected"].as_u64() >= Some(count))
+        })
+    }
+
+    /// Waits until something holds.
+    ///
+    /// # Errors
+    /// [`Error::Broken`] with the log when it does not in time.
+    pub fn wait_for(&self, what: &str, holds: impl Fn(&Self) -> bool) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds(self) {
+            if Instant::now() > deadline {
+                let what = format!("waiting for {what} on g{}", self.site.number);
+                return Err(Error::Broken { what, detail: self.log() });
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// Invites a site from here; the token.
+    ///
+    /// # Errors
+    /// As [`Self::weir`].
+    pub fn invite(&self, site: &Site) -> Result<String> {
+        let (name, subnet) = (format!("site-{}", site.number), site.subnet());
+        let invited = self.weir(&["invite", "--name", &name, "--subnet", &subnet])?;
+        let token = invited["token"].as_str().map(str::to_owned);
+        token.ok_or_else(|| Error::Broken { what: "weir invite".into(), detail: invited.to_string() })
+    }
+
+    /// The process id of one of its processes.
+    pub fn pid(&self, part: Part) -> Option<u32> {
+        let supervisor = self.supervisor.as_ref()?.id();
+        let children = fs::read_to_string(format!("/proc/{supervisor}/task/{supervisor}/children")).ok()?;
+        let (name, word) = part.marks();
+        children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()).find(|pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let mut words = line.split(|byte| *byte == 0);
+            let program = words.next().unwrap_or_default();
+            program.ends_with(format!("/{name}").as_bytes()) && words.any(|arg| arg == word.as_bytes())
+        })
+    }
+
+    /// Kills one of its processes, as the kernel does when memory is short.
+    ///
+    /// # Errors
+    /// [`Error::Broken`] when it does not run.
+    pub fn kill9(&self, part: Part) -> Result<()> {
+        let what = || format!("killing {part:?} of g{}", self.site.number);
+        let pid = self.pid(part).ok_or_else(|| Error::Broken { what: what(), detail: "it does not run".into() })?;
+        signal::kill9(pid).map_err(Error::io(what()))
+    }
+
+    /// Stops everything as a person does.
+    ///
+    /// # Errors
+    /// [`Error::Broken`] when it does not end in time, or not well.
+    pub fn stop(&mut self) -> Result<()> {
+        let Some(mut supervisor) = self.supervisor.take() else { return Ok(()) };
+        signal::terminate(supervisor.id()).map_err(Error::io("cannot stop weir run"))?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match supervisor.try_wait().map_err(Error::io("cannot wait for weir run"))? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => {
+                    return Err(Error::Broken {
+                        what: "a clean stop".into(),
+                        detail: format!("{status}: {}", self.log()),
+                    });
+                }
+                None if Instant::now() > deadline => {
+                    let _ = supervisor.kill();
+                    return Err(Error::Broken { what: "a stop".into(), detail: self.log() });
+                }
+                None => std::thread::sleep(POLL),
+            }
+        }
+    }
+}
+
+impl Drop for Member<'_> {
+    fn drop(&mut self) {
+        // Whoever wants to know how it ended has called `stop`.
+        let _ = self.stop();
+        if !std::thread::panicking() {
+            let _ = fs::remove_dir_all(&self.directory);
+        }
+    }
+}
