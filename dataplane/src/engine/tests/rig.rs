@@ -234,6 +234,7 @@ impl Gateway {
     }
 
     /// The session with gateway `m` and its open lane. Its keys have the number of their exchange.
+    #[allow(clippy::vec_box, reason = "see Command::Install")]
     fn made(&self, m: u8, link: &Link<'_>) -> (Box<Session>, Vec<Box<OpenEnd>>) {
         let sources: Vec<_> = [m].iter().chain(link.behind).flat_map(|&n| prefixes(n)).collect();
         let mut session = Session::new(
