@@ -161,6 +161,8 @@ impl<'a> Pair<'a> {
                 datagram_len_max: self.datagram_len_max(),
                 inner_mtu: self.config.inner_mtu,
                 rate: None,
+                activate: true,
+                idle_after_s: 0,
             };
             let local = lans(hosts[side]).into_iter().map(|prefix| Route { prefix, target: Target::Local });
             let far = behind(hosts[other], other);

@@ -17,15 +17,17 @@
 
 pub mod client;
 pub mod codec;
+pub mod connection;
 pub mod message;
 pub mod prefix;
 
 pub use client::{Client, ClientError};
+pub use connection::Connection;
 pub use message::{Event, Reply, Request};
 pub use prefix::Prefix;
 
 /// Version of the message set. Raised whenever a message changes its meaning or layout.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// Longest message in bytes, header included.
 pub const MESSAGE_LEN_MAX: usize = 60 * 1024;
 /// Most routes in one [`message::Request::StageRoutes`].
@@ -34,6 +36,10 @@ pub const ROUTES_PER_MESSAGE: usize = 1024;
 pub const ROUTES_MAX: usize = 1 << 20;
 /// Most sessions at a time.
 pub const SESSIONS_MAX: usize = 16 * 1024;
+/// Most [`message::Request::Probe`]s of one session within [`PROBE_LIFETIME_MS`].
+pub const PROBES_MAX: usize = 8;
+/// How long the answer to a probe is awaited, in milliseconds, and a probe counts towards [`PROBES_MAX`].
+pub const PROBE_LIFETIME_MS: u64 = 4000;
 /// Most source prefixes of one peer.
 pub const SOURCES_MAX: usize = 256;
 /// Lowest rate limit of a peer in bytes per second: keep-alives and a key exchange's worth of anything get through.

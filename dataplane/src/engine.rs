@@ -23,6 +23,7 @@ pub mod counters;
 mod delivery;
 mod departure;
 pub mod foreign;
+pub mod held;
 pub mod icmp;
 pub mod inner;
 pub mod keys;
@@ -37,12 +38,15 @@ pub mod path_mtu;
 pub mod port;
 pub mod prefix_set;
 pub mod replay;
+pub mod roam;
 pub mod session;
 pub mod snapshot;
 pub mod time;
+pub mod traffic;
 pub mod wheel;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,11 +62,15 @@ use self::counters::{Counters, Metric};
 use self::delivery::Delivery;
 use self::departure::Departure;
 use self::foreign::{FOREIGN_RUNS_MAX, Foreign, ForeignRun};
+use self::held::Held;
 use self::icmp::{ERROR_RATE, ErrorLimiter};
 use self::inner::Inner;
+use self::lane_port::SharedLanePorts;
 use self::outbox::Outbox;
+use self::path::SharedPath;
 use self::port::{BURST_LEN, RxBurst, RxMeta, TRAIN_LEN_MAX, TxSink};
-use self::session::{OpenEnd, Session};
+use self::roam::{Asides, ELSEWHERE_INTERVAL};
+use self::session::{KeysId, OpenEnd, Session};
 use self::snapshot::{Recent, SessionSlot, Snapshot};
 use self::time::Time;
 use self::wheel::{TimerId, Wheel};
@@ -88,6 +96,46 @@ pub enum Command {
             reason = "the engine's table holds boxes, and boxing there would allocate on the packet thread"
         )]
         lanes: Vec<Box<OpenEnd>>,
+    },
+    /// As [`Self::Install`], but the session's datagrams are sealed as before until [`Self::Activate`], or until the peer proves with a
+    /// datagram that it has the new keys. One that was prepared before and not activated is replaced.
+    Prepare {
+        /// Its place in the table.
+        slot: SessionSlot,
+        /// The session with the lane that this worker will seal.
+        session: Box<Session>,
+        /// The lanes of the session that this worker opens, from now on.
+        #[allow(clippy::vec_box, reason = "see Command::Install")]
+        lanes: Vec<Box<OpenEnd>>,
+    },
+    /// Seals under the prepared keys from now on, if these are they.
+    Activate {
+        /// The session's place.
+        slot: SessionSlot,
+        /// Which keys.
+        keys: KeysId,
+    },
+    /// Sends a session's datagrams elsewhere. What was found out of the path before is forgotten.
+    Move {
+        /// The session's place.
+        slot: SessionSlot,
+        /// Under which keys: the session that is prepared moves by a command of its own.
+        keys: KeysId,
+        /// Where to.
+        endpoint: SocketAddr,
+        /// The path to there.
+        path: Arc<SharedPath>,
+        /// The lane ports there, where both sides have some.
+        lane_ports: Option<Arc<SharedLanePorts>>,
+    },
+    /// Asks whether the peer is at this address, with a token that cannot be guessed.
+    Challenge {
+        /// The session's place.
+        slot: SessionSlot,
+        /// Where to ask.
+        to: SocketAddr,
+        /// One of those that the session's [`Challenges`](session::Challenges) expect.
+        token: u64,
     },
     /// Stops opening a lane and erases its keys.
     CloseLane(ReceiverIndex),
@@ -126,6 +174,33 @@ pub enum Event {
         /// Bytes of an inner packet.
         inner_mtu: u16,
     },
+    /// The peer has sealed under prepared keys; this worker does so as well now.
+    Activated {
+        /// Which session.
+        session: SessionId,
+        /// Which keys.
+        keys: KeysId,
+    },
+    /// Packets wait for a session that is not there.
+    Wanted(SessionSlot),
+    /// A challenge was answered by the peer.
+    Response {
+        /// Which session.
+        session: SessionId,
+        /// Where the answer came from.
+        from: SocketAddr,
+        /// The challenge's token.
+        token: u64,
+        /// When it came.
+        at: Time,
+    },
+    /// An authentic datagram came from where the peer is not known to be.
+    Elsewhere {
+        /// Which session.
+        session: SessionId,
+        /// Where it came from.
+        from: SocketAddr,
+    },
     /// A snapshot that this worker no longer reads, to be freed elsewhere.
     Retired(Arc<Snapshot>),
     /// So many events were lost before this one.
@@ -143,6 +218,8 @@ enum Deadline {
     Probe(SessionSlot),
     /// The lane port of the session's peer may have to be asked for.
     LanePort(SessionSlot),
+    /// Packets have waited long enough for a session, or were refused long enough.
+    Hold(SessionSlot),
 }
 
 /// Events on their way out, bounded.
@@ -175,7 +252,7 @@ impl Events {
 
 /// One worker's engine. See the module for what flows through it.
 ///
-/// Call order per batch: [`Self::command`] for what waits, [`Self::decapsulate`], [`Self::encapsulate`], [`Self::expire`], then drain
+/// Call order per batch: [`Self::command`] for what waits, [`Self::send_held`], [`Self::decapsulate`], [`Self::encapsulate`], [`Self::expire`], then drain
 /// [`Self::poll_event`]; sleep no longer than [`Self::next_deadline`].
 pub struct Engine {
     worker: u8,
@@ -184,6 +261,8 @@ pub struct Engine {
     /// For the burst that is being opened.
     recent: Recent,
     sessions: Vec<Option<Box<Session>>>,
+    /// Sessions whose keys wait for their activation, by slot.
+    prepared: Vec<Option<Box<Session>>>,
     open: Vec<Option<Box<OpenEnd>>>,
     /// For each open lane, when its old key is erased: one timer a lane, however fast a peer goes through its generations.
     erasures: Vec<Option<TimerId>>,
@@ -195,6 +274,10 @@ pub struct Engine {
     delivery: Delivery,
     /// Sessions whose control blocks wait for a datagram.
     waiting: Waiting,
+    /// Packets that wait for a session.
+    held: Held,
+    /// Control blocks that go to an address of their own.
+    asides: Asides,
     foreign: Foreign,
     events: Events,
     wheel: Wheel<Deadline>,
@@ -226,6 +309,7 @@ impl Engine {
             snapshot: Arc::new(Snapshot::empty()),
             recent: Recent::default(),
             sessions: std::iter::repeat_with(|| None).take(SESSIONS_MAX).collect(),
+            prepared: std::iter::repeat_with(|| None).take(SESSIONS_MAX).collect(),
             open: std::iter::repeat_with(|| None).take(SLOTS_PER_WORKER as usize).collect(),
             erasures: vec![None; SLOTS_PER_WORKER as usize],
             counters,
@@ -234,16 +318,37 @@ impl Engine {
             batch: Batch::new(),
             delivery: Delivery::new(),
             waiting: Waiting { slots: [SessionSlot(u32::MAX); BURST_LEN], count: 0 },
+            held: Held::default(),
+            asides: Asides::new(),
             foreign: Foreign(Vec::with_capacity(FOREIGN_RUNS_MAX)),
             events: Events { queue: VecDeque::with_capacity(EVENTS_MAX), lost: 0 },
-            wheel: Wheel::new(3 * SESSIONS_MAX + SLOTS_PER_WORKER as usize),
+            wheel: Wheel::new(4 * SESSIONS_MAX + SLOTS_PER_WORKER as usize),
         }
     }
 
     /// Carries out one order of the control thread.
     pub fn command(&mut self, command: Command, now: Time) {
         match command {
-            Command::Install { slot, session, lanes } => self.install(slot, session, lanes),
+            Command::Install { slot, session, lanes } => {
+                if self.prepare(slot, session, lanes) {
+                    self.activate(slot, None);
+                }
+            }
+            Command::Prepare { slot, session, mut lanes } => {
+                lanes.iter_mut().for_each(|end| end.proves_keys = true);
+                self.prepare(slot, session, lanes);
+            }
+            Command::Activate { slot, keys } => {
+                self.activate(slot, Some(keys));
+            }
+            Command::Move { slot, keys, endpoint, path, lane_ports } => {
+                self.relocate(slot, keys, endpoint, path, lane_ports, now);
+            }
+            Command::Challenge { slot, to, token } => {
+                if session(&self.sessions, slot).is_some() {
+                    self.asides.push(slot, to, Control::PathChallenge(token.to_be_bytes()), &self.counters);
+                }
+            }
             Command::CloseLane(index) => {
                 let at = usize::from(index.slot());
                 if self.open.get(at).and_then(Option::as_ref).is_some_and(|end| end.receiver() == index) {
@@ -252,6 +357,7 @@ impl Engine {
             }
             Command::Remove(slot) => {
                 self.take_session(slot);
+                self.prepared.get_mut(slot.0 as usize).and_then(Option::take);
                 self.close_lanes_of(slot);
             }
             Command::Routes(snapshot) => {
@@ -270,18 +376,18 @@ impl Engine {
         }
     }
 
+    /// Opens the lanes of a session and keeps the rest for its activation. `false` when there is no such place.
     #[allow(clippy::vec_box, reason = "see Command::Install")]
-    fn install(&mut self, slot: SessionSlot, mut session: Box<Session>, lanes: Vec<Box<OpenEnd>>) {
-        if self.sessions.len() <= slot.0 as usize {
-            return;
-        }
-        match self.take_session(slot) {
-            Some(former) if former.id == session.id => session.take_over(*former),
+    fn prepare(&mut self, slot: SessionSlot, session: Box<Session>, lanes: Vec<Box<OpenEnd>>) -> bool {
+        let at = slot.0 as usize;
+        let (Some(current), Some(prepared)) = (self.sessions.get(at), self.prepared.get(at)) else { return false };
+        let id = session.id;
+        if !current.iter().chain(prepared).all(|former| former.id == id) || (current.is_none() && prepared.is_none()) {
             // A lane knows its session by the slot; what is left of another's must not speak for this one.
-            _ => self.close_lanes_of(slot),
+            self.take_session(slot);
+            self.close_lanes_of(slot);
         }
-        session.expiry = self.schedule(session.seal.expires_at(), Deadline::Expire(slot));
-        self.sessions[slot.0 as usize] = Some(session);
+        self.prepared[at] = Some(session);
         for end in lanes {
             let at = usize::from(end.receiver().slot());
             if at < self.open.len() {
@@ -289,6 +395,22 @@ impl Engine {
                 self.open[at] = Some(end);
             }
         }
+        true
+    }
+
+    /// Seals under the prepared keys from now on, if they are the ones that are meant. Tells whether they are.
+    fn activate(&mut self, slot: SessionSlot, keys: Option<KeysId>) -> bool {
+        let prepared = self.prepared.get_mut(slot.0 as usize);
+        let is_meant = |session: &mut Box<Session>| keys.is_none_or(|keys| session.keys == keys);
+        let Some(mut session) = prepared.and_then(|prepared| prepared.take_if(is_meant)) else { return false };
+        if let Some(former) = self.take_session(slot) {
+            session.take_over(*former);
+        }
+        session.traffic.begin_keys(session.seal.number());
+        session.expiry = self.schedule(session.seal.expires_at(), Deadline::Expire(slot));
+        self.sessions[slot.0 as usize] = Some(session);
+        self.held.is_up(slot, &mut self.wheel);
+        true
     }
 
     fn take_session(&mut self, slot: SessionSlot) -> Option<Box<Session>> {
@@ -318,7 +440,7 @@ impl Engine {
     }
 
     fn schedule(&mut self, at: Time, what: Deadline) -> Option<TimerId> {
-        // The wheel has room for three deadlines of every session and one of every lane there can be.
+        // The wheel has room for four deadlines of every session and one of every lane there can be.
         let scheduled = self.wheel.schedule(at, what);
         debug_assert!(scheduled.is_ok(), "the wheel is large enough");
         scheduled.ok()
@@ -349,6 +471,9 @@ impl Engine {
                     Ok(()) => {}
                     Err(Refused::Foreign(worker)) => self.foreign.push(i, start, datagram_len, worker, &self.counters),
                     Err(Refused::Dropped(reason)) => self.counters.drop(reason),
+                }
+                if self.held.is_due() {
+                    self.send_held(now, wan, lan);
                 }
                 // One train can bring more for other peers than the outbox holds, so the batch's end is not the only place to empty it.
                 if self.outbox.is_half_full() {
@@ -400,18 +525,31 @@ impl Engine {
             _ => return Err(DropReason::UnknownIndex.into()),
         }
         let lane = usize::from(header.receiver.slot());
-        let end = self.open.get_mut(lane).and_then(Option::as_mut);
-        let end = end.ok_or(DropReason::UnknownIndex)?;
+        let mut end = self.open.get_mut(lane).and_then(Option::as_mut).ok_or(DropReason::UnknownIndex)?;
         let generation = end.lane.generation();
         let plaintext = end.lane.open(&header, datagram, now)?;
         self.counters.add(Metric::DatagramsOpened, 1);
         // Only now is it certain that the peer has sent it.
+        if std::mem::take(&mut end.proves_keys) {
+            let (slot, keys) = (end.session, end.keys);
+            if self.activate(slot, Some(keys))
+                && let Some(session) = session(&self.sessions, slot)
+            {
+                self.events.push(Event::Activated { session: session.id, keys });
+            }
+            end = self.open.get_mut(lane).and_then(Option::as_mut).ok_or(DropReason::UnknownIndex)?;
+        }
         if let Some(session) = session_mut(&mut self.sessions, end.session)
-            && meta.local.is_some()
-            && session.source != meta.local
-            && session.is_from_peer(meta.source)
+            && let Some(source) = meta.source
         {
-            session.source = meta.local;
+            if session.is_from_peer(meta.source) {
+                if meta.local.is_some() && session.source != meta.local {
+                    session.source = meta.local;
+                }
+            } else if now >= session.elsewhere_from {
+                session.elsewhere_from = now.plus(ELSEWHERE_INTERVAL);
+                self.events.push(Event::Elsewhere { session: session.id, from: source });
+            }
         }
         let ecn = Ecn::of(meta.class);
         let mut arrival = Arrival {
@@ -419,6 +557,7 @@ impl Engine {
             from: end.session,
             lane: end.lane.number(),
             by_lane_port: meta.lane_port,
+            source: meta.source,
             sessions: &mut self.sessions,
             snapshot: &self.snapshot,
             recent: &mut self.recent,
@@ -426,14 +565,24 @@ impl Engine {
             outbox: &mut self.outbox,
             waiting: &mut self.waiting,
             events: &mut self.events,
+            held: &mut self.held,
+            asides: &mut self.asides,
+            wheel: &mut self.wheel,
             round_trip: None,
+            carried: (0, 0),
             ecn,
             at: (at.0, at.1 + HEADER_LEN),
             lan,
             delivery: joins.then_some(&mut self.delivery),
         };
         end.partial.feed(header.counter, ecn == Ecn::Ce, plaintext, &mut arrival);
-        if let Some(round_trip) = arrival.round_trip {
+        let (round_trip, (packets, bytes)) = (arrival.round_trip, arrival.carried);
+        if packets > 0
+            && let Some(session) = session(&self.sessions, end.session)
+        {
+            session.traffic.received(session.seal.number(), packets, bytes, now);
+        }
+        if let Some(round_trip) = round_trip {
             end.lane.set_round_trip(round_trip);
         }
         if end.lane.generation() != generation
@@ -451,14 +600,34 @@ impl Engine {
     /// Seals a burst of inner packets towards the peers that they are routed to; errors to their senders go to `lan`.
     pub fn encapsulate(&mut self, now: Time, rx: &mut impl RxBurst, wan: &mut impl TxSink, lan: &mut impl TxSink) {
         self.counters.add(Metric::LanBursts, u64::from(!rx.is_empty()));
+        self.send_held(now, wan, lan);
         let (mut departure, batch, _) = self.departure(now);
         departure.burst(batch, rx, wan, lan);
         self.send_own(now, wan);
     }
 
+    /// Sends the packets that have waited for sessions which are there now, before any that come later. Batches do so by themselves; this is
+    /// for after [`Self::command`], when there may be none.
+    pub fn send_held(&mut self, now: Time, wan: &mut impl TxSink, lan: &mut impl TxSink) {
+        while let Some(packets) = self.held.next_due(&mut self.wheel) {
+            let (transit, local): (VecDeque<_>, _) = packets.into_iter().partition(|packet| packet.is_transit);
+            if !transit.is_empty() && self.outbox.is_half_full() {
+                self.send_own(now, wan);
+            }
+            let (mut departure, batch, outbox) = self.departure(now);
+            departure.burst(batch, &mut held::Burst(local), wan, lan);
+            for mut packet in transit {
+                if let Err(reason) = departure.held_transit(&mut packet.bytes, outbox) {
+                    departure.counters.drop(reason);
+                }
+            }
+            self.send_own(now, wan);
+        }
+    }
+
     /// Sends what came up inside the engine: packets between peers, ICMP errors, echoes.
     fn send_own(&mut self, now: Time, wan: &mut impl TxSink) {
-        if self.outbox.len() > 0 || self.waiting.count > 0 {
+        if self.outbox.len() > 0 || self.waiting.count > 0 || !self.asides.is_empty() {
             let (mut departure, batch, outbox) = self.departure(now);
             departure.own(batch, outbox, wan);
         }
@@ -473,6 +642,8 @@ impl Engine {
             counters: &self.counters,
             limiter: &mut self.limiter,
             waiting: &mut self.waiting,
+            held: &mut self.held,
+            asides: &mut self.asides,
             events: &mut self.events,
             wheel: &mut self.wheel,
             worker: self.worker,
@@ -506,6 +677,7 @@ impl Engine {
                 }
                 Deadline::Probe(slot) => self.departure(now).0.path_is_due(slot),
                 Deadline::LanePort(slot) => self.departure(now).0.lane_port_is_due(slot),
+                Deadline::Hold(slot) => self.held.expire(slot, now, &mut self.wheel, &self.counters),
             }
         }
     }

@@ -321,7 +321,7 @@ impl Plane {
     fn take_events(&mut self) {
         for worker in &self.workers {
             while let Some(event) = worker.poll_event() {
-                if let Some(notice) = self.state.handle_event(event) {
+                if let Some(notice) = self.state.handle_event(event, self.clock.now()) {
                     self.server.publish(&notice);
                 }
             }
@@ -497,6 +497,7 @@ impl Plane {
                     }
                 }
                 Effect::Live(index, live) => self.programs.set_live(index, live)?,
+                Effect::Tell(notice) => self.server.publish(&notice),
             }
         }
         Ok(())

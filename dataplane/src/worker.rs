@@ -424,6 +424,8 @@ impl<R: Reactor, WR: RxPort, WT: TxPort, LR: RxPort, LT: TxPort> Running<R, WR, 
             self.engine.command(command, now);
             moved = true;
         }
+        // A session that has come up may have packets waiting for it.
+        self.engine.send_held(now, &mut Eager(&mut self.wan_tx), &mut Eager(&mut self.lan_tx));
         let had_room = self.has_room();
         if had_room {
             let handed = self.handoff.receive();

@@ -24,7 +24,7 @@ use weir_dataplane::engine::port::{
     BURST_LEN, Offload, RxBurst, RxMeta, SUPERPACKET_LEN_MAX, Segmentation, TxMeta, TxSink,
 };
 use weir_dataplane::engine::prefix_set::PrefixSet;
-use weir_dataplane::engine::session::{OpenEnd, Session};
+use weir_dataplane::engine::session::{KeysId, OpenEnd, Session};
 use weir_dataplane::engine::snapshot::{NextHop, SessionSlot, Snapshot};
 use weir_dataplane::engine::time::Time;
 use weir_dataplane::engine::{Command, Engine};
@@ -122,7 +122,7 @@ fn gateway(n: u8) -> (Engine, CountersReader) {
         SealLane::new(&secret(n), 0, index(other), Time::ZERO, Limits::default()),
     );
     let lane = OpenLane::new(&secret(other), 0, index(n), Time::ZERO, Limits::default());
-    let lanes = vec![Box::new(OpenEnd { session: SLOT, lane, partial: Reassembly::new() })];
+    let lanes = vec![Box::new(OpenEnd::new(SLOT, KeysId(0), lane, Reassembly::new()))];
     engine.command(Command::Install { slot: SLOT, session: Box::new(session), lanes }, Time::ZERO);
     (engine, reader)
 }

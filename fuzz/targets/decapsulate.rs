@@ -21,7 +21,7 @@ use weir_dataplane::engine::lane::{DATAGRAM_CHARGE_MIN, GENERATION_LAST, Limits,
 use weir_dataplane::engine::lpm::Lpm;
 use weir_dataplane::engine::port::{RxBurst, RxMeta, TxMeta, TxSink};
 use weir_dataplane::engine::prefix_set::PrefixSet;
-use weir_dataplane::engine::session::{OpenEnd, Session};
+use weir_dataplane::engine::session::{KeysId, OpenEnd, Session};
 use weir_dataplane::engine::snapshot::{NextHop, SessionSlot, Snapshot};
 use weir_dataplane::engine::time::Time;
 use weir_dataplane::engine::{Command, Engine};
@@ -150,7 +150,7 @@ fuzz_target!(|data: &[u8]| {
         let mut now = Time::from_nanos(1_000_000_000);
         let mut peer = SealLane::new(&secret(true), 0, LANE, now, limits);
         let lane = OpenLane::new(&secret(true), 0, LANE, now, limits);
-        let end = OpenEnd { session: PEER, lane, partial: Reassembly::new() };
+        let end = OpenEnd::new(PEER, KeysId(0), lane, Reassembly::new());
         let install = Command::Install { slot: PEER, session: session(PEER), lanes: vec![Box::new(end)] };
         engine.command(install, now);
         let mut rest = data;

@@ -140,6 +140,8 @@ pub(super) fn pair(workers: u8) -> Option<[Vec<Engine>; 2]> {
             datagram_len_max: DATAGRAM_LEN_MAX,
             inner_mtu: 1420,
             rate: None,
+            activate: true,
+            idle_after_s: 0,
         };
         let routes = vec![
             Route { prefix: network(own)?, target: Target::Local },

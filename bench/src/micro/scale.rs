@@ -48,6 +48,8 @@ fn install(plane: &mut State<Numbers>, engines: &mut [Engine], sessions: u64, pe
             datagram_len_max: DATAGRAM_LEN_MAX,
             inner_mtu: 1420,
             rate: None,
+            activate: true,
+            idle_after_s: 0,
         };
         let done = plane.handle_request(Request::Install(Box::new(install)), START);
         if !matches!(done[..], [Reply::Done]) {

@@ -352,6 +352,8 @@ impl Forger {
             datagram_len_max,
             inner_mtu: INNER_MTU,
             rate: None,
+            activate: true,
+            idle_after_s: 0,
         };
         client.order(&Request::Install(Box::new(install))).unwrap();
         let mut routes: Vec<_> =

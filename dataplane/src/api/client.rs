@@ -2,21 +2,17 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags,
-    SocketType, connect, recvmsg, send, socket_with,
-};
-use zeroize::Zeroize as _;
+use rustix::net::{RecvFlags, SendFlags};
 
-use super::codec::{self, DecodeError, TooLong};
+use super::ROUTES_PER_MESSAGE;
+use super::codec::{DecodeError, TooLong};
+use super::connection::{Connection, Received};
 use super::message::{Counters, DumpItem, Event, Incarnation, Offer, Refusal, Reply, Request, ReservationId, Route};
-use super::{MESSAGE_LEN_MAX, ROUTES_PER_MESSAGE};
 
 /// Longest wait for an answer. The plane answers from memory; a second is already a sign of trouble.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -51,6 +47,11 @@ pub enum ClientError {
     /// The request is too long.
     #[error(transparent)]
     TooLong(#[from] TooLong),
+    /// The plane does not read as fast as it is asked; only [`Connection::send`] says so.
+    #[error(
+        "the packet plane has not read what it was sent before: wait until the socket is writable, then send again"
+    )]
+    Full,
     /// An answer that does not belong to the request.
     #[error("the packet plane answered something else: {0:?}")]
     Unexpected(Box<Reply>),
@@ -77,11 +78,9 @@ pub struct Welcome {
 
 /// A connection to a packet plane.
 pub struct Client {
-    socket: OwnedFd,
+    connection: Connection,
     welcome: Welcome,
-    next_id: u32,
     events: VecDeque<Event>,
-    buffer: Vec<u8>,
 }
 
 impl Client {
@@ -90,13 +89,8 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub fn connect(path: &Path, name: &str) -> Result<Self, ClientError> {
-        let failed = |errno: rustix::io::Errno| ClientError::Connect { path: path.to_owned(), error: errno.into() };
-        let socket =
-            socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(failed)?;
-        connect(&socket, &SocketAddrUnix::new(path).map_err(failed)?).map_err(failed)?;
         let nobody = Welcome { incarnation: Incarnation(0), workers: 0, port: 0, program: String::new() };
-        let mut client =
-            Self { socket, welcome: nobody, next_id: 1, events: VecDeque::new(), buffer: vec![0; MESSAGE_LEN_MAX] };
+        let mut client = Self { connection: Connection::open(path)?, welcome: nobody, events: VecDeque::new() };
         client.welcome = match client.request(&Request::Hello { name: name.to_owned() })? {
             Reply::Welcome { incarnation, workers, port, program } => Welcome { incarnation, workers, port, program },
             other => return Err(unexpected(other)),
@@ -216,15 +210,7 @@ impl Client {
     }
 
     fn send(&mut self, request: &Request) -> Result<u32, ClientError> {
-        let id = self.next_id;
-        // Id 0 is for events.
-        self.next_id = self.next_id.checked_add(1).unwrap_or(1);
-        let encoded = codec::encode_to(&mut self.buffer, id, request);
-        let sent = encoded.map(|len| send(&self.socket, &self.buffer[..len], SendFlags::NOSIGNAL));
-        // An install holds a secret.
-        self.buffer[..].zeroize();
-        sent??;
-        Ok(id)
+        self.connection.transmit(request, SendFlags::empty())
     }
 
     fn answer(&mut self, id: u32) -> Result<Reply, ClientError> {
@@ -251,72 +237,12 @@ impl Client {
         }
     }
 
-    fn receive(&mut self, timeout: Duration) -> Result<Option<(u32, Reply, Vec<OwnedFd>)>, ClientError> {
-        set_socket_timeout(&self.socket, Timeout::Recv, Some(timeout))?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let mut slices = [io::IoSliceMut::new(&mut self.buffer)];
-        let got =
-            rustix::io::retry_on_intr(|| recvmsg(&self.socket, &mut slices, &mut ancillary, RecvFlags::CMSG_CLOEXEC))?;
-        if got.bytes == 0 {
-            return Ok(None);
-        }
-        let mut descriptors = vec![];
-        for message in ancillary.drain() {
-            if let RecvAncillaryMessage::ScmRights(rights) = message {
-                descriptors.extend(rights);
-            }
-        }
-        let (id, reply) = codec::decode(&self.buffer[..got.bytes])?;
-        Ok(Some((id, reply, descriptors)))
+    fn receive(&mut self, timeout: Duration) -> Result<Option<Received>, ClientError> {
+        set_socket_timeout(&self.connection, Timeout::Recv, Some(timeout))?;
+        self.connection.take(RecvFlags::empty())
     }
 }
 
 fn unexpected(reply: Reply) -> ClientError {
     ClientError::Unexpected(Box::new(reply))
-}
-
-#[cfg(test)]
-mod tests {
-    use rustix::net::{recv, socketpair};
-
-    use super::*;
-    use crate::api::message::{Install, Salt, Secret, SessionId};
-
-    #[test]
-    fn a_sent_secret_is_erased() {
-        let (ours, theirs) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
-        let welcome = Welcome { incarnation: Incarnation(0), workers: 0, port: 0, program: String::new() };
-        let mut client =
-            Client { socket: ours, welcome, next_id: 1, events: VecDeque::new(), buffer: vec![0; MESSAGE_LEN_MAX] };
-        let peer =
-            Offer { incarnation: Incarnation(1), salt: Salt::default(), indices: vec![], has_aes: true, lane_ports: 0 };
-        let install = |sources: usize| {
-            Request::Install(Box::new(Install {
-                session: SessionId(1),
-                reservation: ReservationId(1),
-                incarnation: Incarnation(2),
-                peer: peer.clone(),
-                secret: Secret::new([0xa5; 32]),
-                initiator: true,
-                endpoint: "192.0.2.1:4646".parse().unwrap(),
-                sources: vec!["10.0.0.0/8".parse().unwrap(); sources],
-                datagram_len_max: 1472,
-                inner_mtu: 1420,
-                rate: None,
-            }))
-        };
-        client.send(&install(1)).unwrap();
-        let mut sent = vec![0; MESSAGE_LEN_MAX];
-        let (len, _) = recv(&theirs, &mut sent[..], RecvFlags::empty()).unwrap();
-        assert!(sent[..len].windows(32).any(|window| window == [0xa5; 32]));
-        assert!(client.buffer.len() == MESSAGE_LEN_MAX && client.buffer.iter().all(|&byte| byte == 0));
-        // One that is too long leaves nothing either.
-        assert!(matches!(client.send(&install(MESSAGE_LEN_MAX)), Err(ClientError::TooLong(_))));
-        assert!(client.buffer.iter().all(|&byte| byte == 0));
-        drop(theirs);
-        assert!(matches!(client.send(&install(1)), Err(ClientError::Broken(_))));
-        assert!(client.buffer.iter().all(|&byte| byte == 0));
-    }
 }

@@ -122,6 +122,8 @@ mod tests {
             datagram_len_max: 1452,
             inner_mtu: 1420,
             rate: None,
+            activate: true,
+            idle_after_s: 0,
         }))
     }
 

@@ -84,6 +84,11 @@ pub struct Install {
     pub inner_mtu: u16,
     /// How much the peer may be sent; `None` for as much as there is.
     pub rate: Option<RateLimit>,
+    /// Whether packets are sealed under these keys at once. With `false` only the lanes that this side opens are there; the session goes on
+    /// under the keys before, and without any its packets wait, until [`Request::Activate`] or until the peer proves that it has the keys.
+    pub activate: bool,
+    /// After how many seconds without a packet either way [`Event::Idle`] is told; 0 for never.
+    pub idle_after_s: u32,
 }
 
 /// How much a peer may be sent, all workers together. Inner packets count with their own headers, those of datagrams do not.
@@ -148,6 +153,25 @@ pub enum Request {
     Subscribe,
     /// Takes the control sockets over, by `SCM_RIGHTS`; the plane keeps its own duplicates. Answer: [`Reply::ControlSockets`].
     TakeControlSockets,
+    /// Seals under the newest installed keys from now on. Nothing happens when that is so already. Answer: [`Reply::Done`].
+    Activate(SessionId),
+    /// Asks whether the peer is at an address, inside the AEAD. Answer: [`Reply::Done`], later [`Event::Probed`] if it is.
+    Probe {
+        /// Which session.
+        session: SessionId,
+        /// The address to ask at.
+        endpoint: SocketAddr,
+        /// Comes back with the event.
+        token: u64,
+    },
+    /// Sends a session's datagrams to another address from now on, under the same keys. Path MTU and lane ports are found out anew there.
+    /// Answer: [`Reply::Done`].
+    Move {
+        /// Which session.
+        session: SessionId,
+        /// Where the peer is.
+        endpoint: SocketAddr,
+    },
 }
 
 /// What the plane answers. Variants are only ever appended.
@@ -259,6 +283,31 @@ pub enum Event {
         /// Largest inner packet that is carried without telling its sender to send smaller ones.
         inner_mtu: u16,
     },
+    /// The peer has sealed under keys that were installed without being activated; this side does so as well now.
+    Activated(SessionId),
+    /// Packets wait for a session that is not there, or not activated. Told once, and again later as long as packets keep coming.
+    Wanted(SessionId),
+    /// No packet has passed either way for as long as [`Install::idle_after_s`] says. Told once, until there are packets again.
+    Idle(SessionId),
+    /// The peer has answered a probe from the address that was asked about.
+    Probed {
+        /// Which session.
+        session: SessionId,
+        /// The address.
+        endpoint: SocketAddr,
+        /// The probe's token.
+        token: u64,
+        /// Round trip in nanoseconds.
+        rtt_ns: u64,
+    },
+    /// An authentic datagram of the session came from another address than its endpoint. Nothing follows from it by itself. Told at most once a
+    /// second by each worker.
+    Elsewhere {
+        /// Which session.
+        session: SessionId,
+        /// Where it came from.
+        from: SocketAddr,
+    },
 }
 
 /// A named counter and its value.
@@ -318,4 +367,24 @@ pub struct SessionDump {
     pub inner_mtu: u16,
     /// How many of the lanes that this side seals go to a lane port of the peer now; the others share the common port.
     pub lanes_by_port: u8,
+    /// Whether anything is sealed: `false` while the first keys wait for their activation.
+    pub activated: bool,
+    /// Whether newer keys wait for their activation.
+    pub has_pending_keys: bool,
+    /// Name of the AEAD (RFC 5116).
+    pub algorithm: String,
+    /// The newest generation of the keys that any worker seals under.
+    pub generation: u8,
+    /// Inner packets that were sealed for the peer since the session came up, over all its keys.
+    pub tx_packets: u64,
+    /// Bytes of them, with their own headers.
+    pub tx_bytes: u64,
+    /// Inner packets of the peer that were let in.
+    pub rx_packets: u64,
+    /// Bytes of them.
+    pub rx_bytes: u64,
+    /// Nanoseconds since the last one was sealed; `None` before the first.
+    pub tx_last_ns: Option<u64>,
+    /// Nanoseconds since the last one came; `None` before the first.
+    pub rx_last_ns: Option<u64>,
 }

@@ -41,6 +41,14 @@ impl Algorithm {
     pub const fn id(self) -> u8 {
         self as u8
     }
+
+    /// The name in the registry of AEAD algorithms (RFC 5116).
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Aes256Gcm => "AEAD_AES_256_GCM",
+            Self::ChaCha20Poly1305 => "AEAD_CHACHA20_POLY1305",
+        }
+    }
 }
 
 /// The AEAD refused: a tag that does not fit, or a message that is longer than the algorithm allows.

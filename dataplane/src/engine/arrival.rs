@@ -1,5 +1,6 @@
 //! What becomes of the packets and control blocks in an opened datagram.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use weir_abi::drop::DropReason;
@@ -8,14 +9,17 @@ use super::block::{Control, Origin, Visitor};
 use super::class::Ecn;
 use super::counters::{Counters, Metric};
 use super::delivery::Delivery;
+use super::held::{Held, Offered};
 use super::icmp::{self, ErrorKind};
 use super::inner::{self, Inner, mss};
 use super::outbox::Outbox;
-use super::port::{TxMeta, TxSink};
+use super::port::{RxMeta, TxMeta, TxSink};
+use super::roam::Asides;
 use super::session::Session;
 use super::snapshot::{NextHop, Recent, SessionSlot, Snapshot};
 use super::time::Time;
-use super::{Event, Events, Waiting, session, session_mut, too_big};
+use super::wheel::Wheel;
+use super::{Deadline, Event, Events, Waiting, session, session_mut, too_big};
 
 /// What one opened datagram meets on its way inwards.
 pub(super) struct Arrival<'a, L> {
@@ -25,6 +29,8 @@ pub(super) struct Arrival<'a, L> {
     pub(super) lane: u8,
     /// Whether it came to our lane port.
     pub(super) by_lane_port: bool,
+    /// Where it came from, where the port can tell.
+    pub(super) source: Option<SocketAddr>,
     pub(super) sessions: &'a mut [Option<Box<Session>>],
     pub(super) snapshot: &'a Snapshot,
     /// Where the last packet of the burst went.
@@ -33,7 +39,12 @@ pub(super) struct Arrival<'a, L> {
     pub(super) outbox: &'a mut Outbox,
     pub(super) waiting: &'a mut Waiting,
     pub(super) events: &'a mut Events,
+    pub(super) held: &'a mut Held,
+    pub(super) asides: &'a mut Asides,
+    pub(super) wheel: &'a mut Wheel<Deadline>,
     pub(super) round_trip: Option<Duration>,
+    /// Packets of it that were let in, and their bytes.
+    pub(super) carried: (u64, u64),
     /// The congestion mark of the datagram.
     pub(super) ecn: Ecn,
     /// Where the plaintext begins: the frame in the burst, and the byte in the frame.
@@ -111,7 +122,16 @@ impl<L: TxSink> Arrival<'_, L> {
             return Err(self.answer(ErrorKind::AdminProhibited, DropReason::TransitRefused, packet));
         }
         let Some(next) = session(self.sessions, to) else {
-            return Err(self.answer(ErrorKind::HostUnreachable, DropReason::NoSession, packet));
+            if self.held.refuses(to, self.snapshot.epoch) {
+                return Err(self.answer(ErrorKind::HostUnreachable, DropReason::NoSession, packet));
+            }
+            if let Err(reason) = inner::decrement_ttl(packet) {
+                return Err(self.answer(ErrorKind::TimeExceeded, reason, packet));
+            }
+            let offered = Offered { bytes: packet, meta: RxMeta::default(), packets: 1, is_transit: true };
+            let around = (&mut *self.wheel, &mut *self.events, self.counters);
+            self.held.push(to, &offered, self.snapshot.epoch, self.now, around);
+            return Ok(());
         };
         let (mtu, too_big) = (next.inner_mtu, too_big(inner, packet.len(), next));
         if let Err(reason) = inner::decrement_ttl(packet) {
@@ -140,8 +160,12 @@ impl<L: TxSink> Arrival<'_, L> {
 
 impl<L: TxSink> Visitor for Arrival<'_, L> {
     fn packet(&mut self, packet: &mut [u8], origin: Origin) {
-        if let Err(reason) = self.judge(packet, origin) {
-            self.counters.drop(reason);
+        match self.judge(packet, origin) {
+            Ok(()) => {
+                self.carried.0 += 1;
+                self.carried.1 += packet.len() as u64;
+            }
+            Err(reason) => self.counters.drop(reason),
         }
     }
 
@@ -174,6 +198,19 @@ impl<L: TxSink> Visitor for Arrival<'_, L> {
                 Some(_) => {}
                 None => self.counters.drop(DropReason::ControlMalformed),
             },
+            Control::PathChallenge(token) => match self.source {
+                Some(source) => self.asides.respond(self.from, source, token, self.counters),
+                None => self.counters.drop(DropReason::ControlMalformed),
+            },
+            Control::PathResponse(token) => {
+                let token = u64::from_be_bytes(token);
+                match self.source {
+                    Some(from) if session.challenges.answer(token) => {
+                        self.events.push(Event::Response { session: session.id, from, token, at: self.now });
+                    }
+                    _ => self.counters.drop(DropReason::ControlMalformed),
+                }
+            }
             Control::LaneRequest(token) | Control::LaneReply(token) => {
                 let is_request = matches!(control, Control::LaneRequest(_));
                 let token = u64::from_be_bytes(token);

@@ -25,7 +25,7 @@ use weir_abi::cursor::Bytes;
 use weir_abi::drop::DropReason;
 use weir_abi::wire::block::{
     CLOSE, CONTINUATION, CONTINUATION_HEADER_LEN, CONTROL, CONTROL_HEADER_LEN, ECHO_LEN, ECHO_REPLY, ECHO_REQUEST,
-    IPV4, IPV6, LANE_REPLY, LANE_REQUEST, PADDING, PROBE_REPLY, PROBE_REQUEST,
+    IPV4, IPV6, LANE_REPLY, LANE_REQUEST, PADDING, PATH_CHALLENGE, PATH_RESPONSE, PROBE_REPLY, PROBE_REQUEST,
 };
 
 // From specifications.
@@ -134,6 +134,10 @@ pub enum Control {
     LaneRequest([u8; ECHO_LEN]),
     /// Brings a lane probe's token back: both lane ports can be reached from each other.
     LaneReply([u8; ECHO_LEN]),
+    /// Asks for the token back, at the address that this came from.
+    PathChallenge([u8; ECHO_LEN]),
+    /// Brings a challenge's token back: whoever holds the keys is where the challenge went.
+    PathResponse([u8; ECHO_LEN]),
 }
 
 impl Control {
@@ -154,6 +158,8 @@ impl Control {
             PROBE_REPLY => token().map(Self::ProbeReply),
             LANE_REQUEST => token().map(Self::LaneRequest),
             LANE_REPLY => token().map(Self::LaneReply),
+            PATH_CHALLENGE => token().map(Self::PathChallenge),
+            PATH_RESPONSE => token().map(Self::PathResponse),
             _ => Err(DropReason::ControlMalformed),
         }
     }
@@ -168,6 +174,8 @@ impl Control {
             Self::ProbeReply(token) => (PROBE_REPLY, Some(token)),
             Self::LaneRequest(token) => (LANE_REQUEST, Some(token)),
             Self::LaneReply(token) => (LANE_REPLY, Some(token)),
+            Self::PathChallenge(token) => (PATH_CHALLENGE, Some(token)),
+            Self::PathResponse(token) => (PATH_RESPONSE, Some(token)),
         };
         let body = token.map_or(0, |token| token.len());
         out[0] = CONTROL << 4 | kind;

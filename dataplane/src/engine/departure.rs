@@ -12,11 +12,13 @@ use super::batch::{Batch, InBurst, InOutbox, Members, Nothing, Stream};
 use super::bundle::{self, Packets, Plan};
 use super::class::Priority;
 use super::counters::{Counters, Metric};
+use super::held::{Held, Offered};
 use super::icmp::{self, ErrorKind, ErrorLimiter};
 use super::inner::{Inner, mss};
 use super::offload::Segments;
 use super::outbox::Outbox;
 use super::port::{BURST_LEN, Offload, RxBurst, RxMeta, TxMeta, TxSink};
+use super::roam::Asides;
 use super::session::Session;
 use super::snapshot::{NextHop, Recent, SessionSlot, Snapshot};
 use super::time::Time;
@@ -31,6 +33,8 @@ pub(super) struct Departure<'a> {
     pub(super) counters: &'a Counters,
     pub(super) limiter: &'a mut ErrorLimiter,
     pub(super) waiting: &'a mut Waiting,
+    pub(super) held: &'a mut Held,
+    pub(super) asides: &'a mut Asides,
     pub(super) events: &'a mut Events,
     pub(super) wheel: &'a mut Wheel<Deadline>,
     pub(super) worker: u8,
@@ -65,7 +69,8 @@ impl Departure<'_> {
                         batch.push_segment(frame, k, stream, flow, segments.len(k));
                     }
                 }
-                Err(Refused { reason, packets }) => self.counters.drop_n(reason, packets as u64),
+                Err(Kept::Dropped { reason, packets }) => self.counters.drop_n(reason, packets as u64),
+                Err(Kept::Held) => {}
             }
         }
         self.send_batch(batch, rx, wan);
@@ -94,7 +99,7 @@ impl Departure<'_> {
         packet: &mut [u8],
         meta: &RxMeta,
         lan: &mut impl TxSink,
-    ) -> Result<(Stream, Option<Segments>), Refused> {
+    ) -> Result<(Stream, Option<Segments>), Kept> {
         if meta.truncated {
             return Err(DropReason::LanReadTruncated.into());
         }
@@ -113,21 +118,22 @@ impl Departure<'_> {
         };
         // The first segment is as long as any.
         let (packets, len) = segments.map_or((1, packet.len()), |segments| (segments.count(), segments.len(0)));
-        match self.route(packet, inner, len, meta.offload.checksum.is_some(), lan) {
-            Ok(stream) => Ok((stream, segments)),
-            Err(reason) => Err(Refused { reason, packets }),
+        match self.route(packet, inner, len, (meta, packets), lan) {
+            Ok(Some(stream)) => Ok((stream, segments)),
+            Ok(None) => Err(Kept::Held),
+            Err(reason) => Err(Kept::Dropped { reason, packets }),
         }
     }
 
-    /// Where a packet goes whose pieces have `len` bytes; `partial` says that its transport checksum is still to be completed.
+    /// Where a packet goes that is cut into `packets` pieces of `len` bytes; nowhere yet when it waits for its peer's session.
     fn route(
         &mut self,
         packet: &mut [u8],
         inner: &Inner,
         len: usize,
-        partial: bool,
+        (meta, packets): (&RxMeta, usize),
         lan: &mut impl TxSink,
-    ) -> Result<Stream, DropReason> {
+    ) -> Result<Option<Stream>, DropReason> {
         inner.scope()?;
         if self.sources.next_hop(self.snapshot, inner.source) != Some(NextHop::Local) {
             return Err(DropReason::LocalSource);
@@ -135,10 +141,16 @@ impl Departure<'_> {
         let (kind, reason) = match self.destinations.next_hop(self.snapshot, inner.destination) {
             Some(NextHop::Session(slot)) => match session(self.sessions, slot) {
                 Some(session) if !too_big(inner, len, session) => {
-                    mss::clamp(packet, inner, session.inner_mtu, partial);
-                    return Ok(self.stream(slot, session, inner.traffic_class));
+                    mss::clamp(packet, inner, session.inner_mtu, meta.offload.checksum.is_some());
+                    return Ok(Some(self.stream(slot, session, inner.traffic_class)));
                 }
                 Some(session) => (ErrorKind::PacketTooBig { mtu: session.inner_mtu }, DropReason::PacketTooBig),
+                None if !self.held.refuses(slot, self.snapshot.epoch) => {
+                    let offered = Offered { bytes: packet, meta: *meta, packets, is_transit: false };
+                    let around = (&mut *self.wheel, &mut *self.events, self.counters);
+                    self.held.push(slot, &offered, self.snapshot.epoch, self.now, around);
+                    return Ok(None);
+                }
                 None => (ErrorKind::HostUnreachable, DropReason::NoSession),
             },
             Some(NextHop::Local) | None => (ErrorKind::NoRoute, DropReason::NoRoute),
@@ -151,6 +163,20 @@ impl Departure<'_> {
             self.counters.add(Metric::IcmpErrorsSent, 1);
         }
         Err(reason)
+    }
+
+    /// Takes another peer's packet into the outbox, which has waited for a session. Its sender is told nothing any more.
+    pub(super) fn held_transit(&mut self, packet: &mut [u8], outbox: &mut Outbox) -> Result<(), DropReason> {
+        let inner = Inner::parse(packet)?;
+        let Some(NextHop::Session(slot)) = self.snapshot.next_hop(inner.destination) else {
+            return Err(DropReason::NoRoute);
+        };
+        let session = session(self.sessions, slot).ok_or(DropReason::NoSession)?;
+        if too_big(&inner, packet.len(), session) {
+            return Err(DropReason::PacketTooBig);
+        }
+        mss::clamp(packet, &inner, session.inner_mtu, false);
+        outbox.push(slot, packet)
     }
 
     /// The stream towards a session of packets with this traffic class.
@@ -191,6 +217,7 @@ impl Departure<'_> {
             }
         }
         outbox.clear();
+        self.send_asides(wan);
         for i in 0..std::mem::take(&mut self.waiting.count) {
             let slot = self.waiting.slots[i];
             if session(self.sessions, slot).is_some_and(Session::has_control) {
@@ -255,6 +282,9 @@ impl Departure<'_> {
             session.rekey_told = self.events.push(Event::RekeyDue(session.id));
         }
         if sent.packets > 0 {
+            let bytes = lens[..sent.packets].iter().map(|&len| u64::from(len)).sum();
+            let (worker, generation) = (session.seal.number(), session.seal.generation());
+            session.traffic.sent(worker, sent.packets, bytes, generation, self.now);
             self.note_sent(stream.slot, sent.bytes);
             self.note_sent_by_lane(stream.slot);
         }
@@ -262,14 +292,16 @@ impl Departure<'_> {
     }
 }
 
-/// Why a frame from the local side goes nowhere, and how many packets that is.
-struct Refused {
-    reason: DropReason,
-    packets: usize,
+/// Why a frame from the local side is not sent now.
+enum Kept {
+    /// It goes nowhere, and so many packets with it.
+    Dropped { reason: DropReason, packets: usize },
+    /// It waits for its peer's session.
+    Held,
 }
 
-impl From<DropReason> for Refused {
+impl From<DropReason> for Kept {
     fn from(reason: DropReason) -> Self {
-        Self { reason, packets: 1 }
+        Self::Dropped { reason, packets: 1 }
     }
 }

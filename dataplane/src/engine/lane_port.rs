@@ -213,6 +213,11 @@ impl SharedLanePorts {
         (self.endpoint, self.peer_ports) == (endpoint, peer_ports)
     }
 
+    /// The ports of the same peer at another endpoint.
+    pub fn to(&self, endpoint: SocketAddr) -> Self {
+        Self::new(endpoint, self.peer_ports)
+    }
+
     /// How many lanes go by their ports now.
     pub fn in_use(&self) -> u8 {
         self.in_use.load(Ordering::Relaxed).count_ones() as u8

@@ -87,6 +87,11 @@ impl SharedPath {
         (self.endpoint, self.ceiling, self.inner_mtu_max) == (other.endpoint, other.ceiling, other.inner_mtu_max)
     }
 
+    /// The path to another endpoint with the same limits, of which nothing is known.
+    pub fn to(&self, endpoint: SocketAddr) -> Self {
+        Self::new(endpoint, self.ceiling, self.inner_mtu_max)
+    }
+
     /// Bytes of UDP payload of the longest datagram, and the inner MTU, as they are now.
     pub fn in_force(&self) -> (u16, u16) {
         let both = self.in_force.load(Ordering::Relaxed);

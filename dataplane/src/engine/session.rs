@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use weir_abi::drop::DropReason;
@@ -19,6 +19,7 @@ use super::path::Path;
 use super::prefix_set::PrefixSet;
 use super::snapshot::SessionSlot;
 use super::time::Time;
+use super::traffic::Traffic;
 use super::wheel::TimerId;
 use crate::api::message::SessionId;
 
@@ -27,11 +28,20 @@ pub const CONTROL_BLOCKS_MAX: usize = 8;
 /// Longest round trip that an echo may report; anything longer is a forged or very late reply.
 pub const ROUND_TRIP_MAX: Duration = Duration::from_secs(60);
 
+/// Most challenges of one session that await their response: the addresses that a peer may be at, and some more tries.
+pub const CHALLENGES_MAX: usize = 8;
+
+/// Which keys of a session: each install has others. Given by the control thread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeysId(pub u64);
+
 /// A session as one worker has it.
 #[derive(Debug)]
 pub struct Session {
     /// Its name.
     pub id: SessionId,
+    /// Which of its keys these are.
+    pub keys: KeysId,
     /// Where its datagrams go. Only the control thread moves it: data never moves a peer.
     pub endpoint: SocketAddr,
     /// Which of our addresses the peer's datagrams hit, and ours leave from; `None` until an authentic one has come from the endpoint.
@@ -52,6 +62,12 @@ pub struct Session {
     pub(super) close_told: bool,
     /// Echoes of ours that were not answered yet.
     pub echoes: Echoes,
+    /// Challenges of ours that were not answered yet.
+    pub challenges: Challenges,
+    /// What it has carried.
+    pub traffic: Traffic,
+    /// From when on it may be told again that the peer's datagrams come from elsewhere.
+    pub(super) elsewhere_from: Time,
     /// How many ICMP errors the peer gets.
     pub(super) errors: ErrorLimiter,
     /// The engine's timer for the end of the keys.
@@ -100,6 +116,7 @@ impl Session {
     ) -> Self {
         Self {
             id,
+            keys: KeysId::default(),
             endpoint,
             source: None,
             limiter: None,
@@ -110,6 +127,9 @@ impl Session {
             rekey_told: false,
             close_told: false,
             echoes: Echoes::default(),
+            challenges: Challenges::default(),
+            traffic: Traffic::default(),
+            elsewhere_from: Time::ZERO,
             errors: ErrorLimiter::new(ERROR_RATE),
             expiry: None,
             path: None,
@@ -147,6 +167,9 @@ impl Session {
         }
         self.control = former.control;
         self.echoes = former.echoes;
+        self.challenges = former.challenges;
+        self.traffic = former.traffic;
+        self.elsewhere_from = former.elsewhere_from;
         self.errors = former.errors;
         if self.endpoint == former.endpoint {
             self.source = former.source;
@@ -205,11 +228,35 @@ impl Echoes {
     }
 }
 
+/// The tokens of a session's challenges that await their response; any other response is the peer's own idea.
+///
+/// Shared by all workers and the control thread, which draws the tokens. Zero is none.
+#[derive(Clone, Debug, Default)]
+pub struct Challenges(Arc<[AtomicU64; CHALLENGES_MAX]>);
+
+impl Challenges {
+    /// Awaits the response to this token, which is not zero. `false` when as many as can be are awaited.
+    pub fn expect(&self, token: u64) -> bool {
+        let empty = self.0.iter().find(|place| place.load(Ordering::Relaxed) == 0);
+        empty.inspect(|place| place.store(token, Ordering::Relaxed)).is_some()
+    }
+
+    /// Whether the token is awaited; it no longer is then.
+    pub fn answer(&self, token: u64) -> bool {
+        let take = |place: &AtomicU64| place.compare_exchange(token, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        token != 0 && self.0.iter().any(take)
+    }
+}
+
 /// The opening end of a lane with what belongs to it.
 #[derive(Debug)]
 pub struct OpenEnd {
     /// Whose lane it is.
     pub session: SessionSlot,
+    /// Which keys of the session it has.
+    pub keys: KeysId,
+    /// Whether the next authentic datagram shows that the peer has keys which we do not seal under yet.
+    pub(super) proves_keys: bool,
     /// Keys and replay window.
     pub lane: OpenLane,
     /// The packet that was cut by the end of a datagram.
@@ -217,6 +264,11 @@ pub struct OpenEnd {
 }
 
 impl OpenEnd {
+    /// An end with nothing begun. `partial` may have its memory already.
+    pub fn new(session: SessionSlot, keys: KeysId, lane: OpenLane, partial: Reassembly) -> Self {
+        Self { session, keys, proves_keys: false, lane, partial }
+    }
+
     /// Our index of the lane.
     pub fn receiver(&self) -> ReceiverIndex {
         self.lane.receiver()
@@ -226,6 +278,19 @@ impl OpenEnd {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn challenges_are_limited_and_each_is_answered_once() {
+        let challenges = Challenges::default();
+        let tokens: Vec<u64> = (1..=CHALLENGES_MAX as u64).collect();
+        assert!(tokens.iter().all(|&token| challenges.expect(token)));
+        assert!(!challenges.expect(99));
+        let worker = challenges.clone();
+        assert!(tokens.iter().all(|&token| worker.answer(token)));
+        assert!(!tokens.iter().any(|&token| challenges.answer(token)));
+        assert!(!challenges.answer(0), "an empty place is no token");
+        assert!(challenges.expect(99));
+    }
 
     #[test]
     fn a_token_tells_the_round_trip_only_when_it_can_be_true() {

@@ -5,6 +5,9 @@
 //!   ( nothing ) ────────▶ reservation ─────────────────▶ session ──▶ Install again: new keys, new indices,
 //!        ▲                    │ Release, or 60 s             │        old lanes open for a grace
 //!        └────────────────────┴──────────────────────────────┘ Remove
+//!
+//!   Install without activation: the keys are pending, their lanes open already, and the keys before go on sealing until
+//!   Activate, or until a worker tells that the peer seals under the new ones. Only then the grace of the old lanes begins.
 //! ```
 //!
 //! **Keys are write-once.** A reservation is drawn at random, serves one install, and its salt goes into the key derivation. So no message,
@@ -12,6 +15,12 @@
 //! (`docs/decisions/0002-write-once-keys.md`).
 //!
 //! It knows no socket and no thread. Randomness and time come in as arguments.
+
+mod check;
+mod dump;
+mod idle;
+mod roam;
+mod turn;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -21,28 +30,26 @@ use std::time::Duration;
 use weir_abi::map::WORKERS_MAX;
 use weir_abi::wire::ReceiverIndex;
 
+use self::check::{Checked, check};
 use super::indices::Indices;
 use crate::api::message::{
-    DumpItem, Event, Incarnation, Install, Offer, RateLimit, Refusal, Reply, Request, ReservationId, Route, Salt,
-    SessionDump, SessionId, Target,
+    Event, Incarnation, Install, Offer, Refusal, Reply, Request, ReservationId, Route, Salt, SessionId, Target,
 };
-use crate::api::{Prefix, RATE_BURST_MIN, RATE_MIN, ROUTES_MAX, ROUTES_PER_MESSAGE, SESSIONS_MAX, SOURCES_MAX};
-use crate::config::LANE_PORTS_MAX;
+use crate::api::{Prefix, ROUTES_MAX, ROUTES_PER_MESSAGE, SESSIONS_MAX};
 use crate::engine::aead::Algorithm;
 use crate::engine::block::Reassembly;
-use crate::engine::bundle::{DATAGRAM_LEN_MIN, PayloadLen};
 use crate::engine::class::Dscp;
 use crate::engine::keys::{Context, Direction, LaneSecret, Side};
-use crate::engine::lane::{Limits, OpenLane, RETAIN_MIN, RETAIN_ROUND_TRIPS, SealLane};
+use crate::engine::lane::{Limits, OpenLane, SealLane};
 use crate::engine::lane_port::SharedLanePorts;
 use crate::engine::limit::Limiter;
 use crate::engine::lpm::Lpm;
 pub use crate::engine::path::INNER_MTU_MIN;
 use crate::engine::path::SharedPath;
-use crate::engine::prefix_set::PrefixSet;
-use crate::engine::session::{Echoes, OpenEnd, Session};
+use crate::engine::session::{Echoes, KeysId, OpenEnd, Session};
 use crate::engine::snapshot::{NextHop, SessionSlot, Snapshot};
 use crate::engine::time::Time;
+use crate::engine::traffic::Traffic;
 use crate::engine::wheel::{TimerId, Wheel};
 use crate::engine::{self, Command};
 
@@ -58,6 +65,8 @@ pub enum Effect {
     Worker(u8, Command),
     /// Open or close an index for `wan` and `steer`.
     Live(ReceiverIndex, bool),
+    /// Tell this to subscribers.
+    Tell(Event),
 }
 
 /// A source of randomness for identifiers. Keys never come from here.
@@ -103,6 +112,9 @@ struct Reservation {
 
 #[derive(Debug)]
 struct Installed {
+    keys: KeysId,
+    algorithm: Algorithm,
+    idle_after: Option<Duration>,
     endpoint: SocketAddr,
     sources: Vec<Prefix>,
     indices: Vec<ReceiverIndex>,
@@ -116,18 +128,55 @@ struct Installed {
 #[derive(Debug)]
 struct Entry {
     slot: SessionSlot,
+    /// What is sealed under.
     installed: Option<Installed>,
+    /// What waits for its activation.
+    pending: Option<Installed>,
     /// Lanes under keys before, which are still opened. They go with the session: its place may be another's the next moment.
     closing: Vec<(ReceiverIndex, TimerId)>,
     round_trip: Duration,
     echoes: Echoes,
+    probes: roam::Probes,
+    traffic: Traffic,
+    idle: idle::Watch,
+    /// Until when nobody needs to be told once more that the session is wanted.
+    wanted_until: Time,
     routes: usize,
+}
+
+impl Entry {
+    fn new(slot: SessionSlot) -> Self {
+        Self {
+            slot,
+            installed: None,
+            pending: None,
+            closing: vec![],
+            round_trip: Duration::ZERO,
+            echoes: Echoes::default(),
+            probes: roam::Probes::default(),
+            traffic: Traffic::default(),
+            idle: idle::Watch::default(),
+            wanted_until: Time::ZERO,
+            routes: 0,
+        }
+    }
+
+    /// Whether there are any keys.
+    fn has_keys(&self) -> bool {
+        self.installed.is_some() || self.pending.is_some()
+    }
+
+    /// The keys in use and those that wait, newest first.
+    fn all(&self) -> impl Iterator<Item = &Installed> {
+        self.pending.iter().chain(&self.installed)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Deadline {
     Reservation(ReservationId),
     Close(SessionId, ReceiverIndex),
+    Idle(SessionId),
 }
 
 /// The state machine. Drive it with [`Self::handle_request`], [`Self::handle_event`] and [`Self::handle_timeout`]; after each, carry out
@@ -140,6 +189,7 @@ pub struct State<R> {
     free_slots: Vec<SessionSlot>,
     reservations: HashMap<ReservationId, Reservation>,
     indices: Indices,
+    last_keys: u64,
     stage: Vec<Route>,
     routes: Vec<Route>,
     epoch: u64,
@@ -160,10 +210,11 @@ impl<R: Random> State<R> {
             names: HashMap::new(),
             free_slots,
             reservations: HashMap::new(),
+            last_keys: 0,
             stage: vec![],
             routes: vec![],
             epoch: 0,
-            wheel: Wheel::new(RESERVATIONS_MAX + lanes_max),
+            wheel: Wheel::new(RESERVATIONS_MAX + lanes_max + SESSIONS_MAX),
             effects: std::collections::VecDeque::new(),
         };
         // The gateway's own addresses fit any table.
@@ -200,6 +251,9 @@ impl<R: Random> State<R> {
                 Ok(())
             }
             Request::Echo(session) => self.echo(session),
+            Request::Activate(session) => self.activate(session, now),
+            Request::Probe { session, endpoint, token } => self.probe(session, endpoint, token, now),
+            Request::Move { session, endpoint } => self.relocate(session, endpoint),
             Request::Hello { .. } | Request::Counters | Request::Subscribe | Request::TakeControlSockets => {
                 Err(Refusal::Invalid("this request does not concern sessions or routes".to_owned()))
             }
@@ -262,19 +316,24 @@ impl<R: Random> State<R> {
             let (ours, theirs) = (self.fixed.incarnation.0, install.incarnation.0);
             return Err(Refusal::WrongIncarnation { ours, theirs });
         }
-        let checked = check(&install, self.fixed.workers)?;
+        let Checked { sources, payload_len } = check(&install, self.fixed.workers)?;
         if !self.reservations.contains_key(&install.reservation) {
             return Err(Refusal::NoReservation);
         }
+        let workers = self.fixed.workers;
         let entry = self.entry(install.session)?;
-        let (slot, echoes) = (entry.slot, entry.echoes.clone());
+        if !entry.has_keys() {
+            entry.traffic = Traffic::new(workers);
+        }
+        let (slot, echoes, challenges) = (entry.slot, entry.echoes.clone(), entry.probes.challenges.clone());
+        let traffic = entry.traffic.clone();
         let (endpoint, datagram_len_max, inner_mtu) = (install.endpoint, install.datagram_len_max, install.inner_mtu);
         // New keys change nothing about the path.
-        let known = entry.installed.as_ref().map(|installed| &installed.path);
-        let known = known.filter(|path| path.is_for(endpoint, datagram_len_max, inner_mtu)).cloned();
+        let is_for = |path: &&Arc<SharedPath>| path.is_for(endpoint, datagram_len_max, inner_mtu);
+        let known = entry.all().map(|installed| &installed.path).find(is_for).cloned();
         let path = known.unwrap_or_else(|| Arc::new(SharedPath::new(endpoint, datagram_len_max, inner_mtu)));
-        let known = entry.installed.as_ref().and_then(|installed| installed.lane_ports.as_ref());
-        let known = known.filter(|ports| ports.is_for(endpoint, install.peer.lane_ports)).cloned();
+        let is_for = |ports: &&Arc<SharedLanePorts>| ports.is_for(endpoint, install.peer.lane_ports);
+        let known = entry.all().filter_map(|installed| installed.lane_ports.as_ref()).find(is_for).cloned();
         let both = self.fixed.lane_ports > 0 && install.peer.lane_ports > 0;
         let lane_ports =
             both.then(|| known.unwrap_or_else(|| Arc::new(SharedLanePorts::new(endpoint, install.peer.lane_ports))));
@@ -291,21 +350,20 @@ impl<R: Random> State<R> {
         let theirs = Side { incarnation: install.peer.incarnation, salt: install.peer.salt };
         let context = Context::new(install.session, ours, theirs, install.initiator, algorithm);
         let limits = Limits::default();
+        self.last_keys += 1;
+        let keys = KeysId(self.last_keys);
         let limiter = install.rate.map(|rate| Arc::new(Limiter::new(rate)));
         for worker in 0..self.fixed.workers {
             let seal_secret =
                 LaneSecret::derive(&install.secret, &context, Direction::sealed_by(install.initiator), worker);
             let receiver = ReceiverIndex(install.peer.indices[usize::from(worker)]);
             let seal = SealLane::new(&seal_secret, worker, receiver, now, limits);
-            let mut session = Session::new(
-                install.session,
-                install.endpoint,
-                checked.sources.clone(),
-                checked.payload_len,
-                install.inner_mtu,
-                seal,
-            );
+            let mut session =
+                Session::new(install.session, install.endpoint, sources.clone(), payload_len, install.inner_mtu, seal);
+            session.keys = keys;
             session.echoes = echoes.clone();
+            session.challenges = challenges.clone();
+            session.traffic = traffic.clone();
             session.follow(Arc::clone(&path));
             session.limiter = limiter.clone();
             if let Some(ports) = &lane_ports {
@@ -318,20 +376,24 @@ impl<R: Random> State<R> {
                     let secret = LaneSecret::derive(&install.secret, &context, direction, number);
                     let mut partial = Reassembly::new();
                     partial.reserve(usize::from(install.inner_mtu));
-                    Box::new(OpenEnd {
-                        session: slot,
-                        lane: OpenLane::new(&secret, number, index, now, limits),
-                        partial,
-                    })
+                    let lane = OpenLane::new(&secret, number, index, now, limits);
+                    Box::new(OpenEnd::new(slot, keys, lane, partial))
                 })
                 .collect();
-            self.effects
-                .push_back(Effect::Worker(worker, Command::Install { slot, session: Box::new(session), lanes }));
+            let session = Box::new(session);
+            let command = match install.activate {
+                true => Command::Install { slot, session, lanes },
+                false => Command::Prepare { slot, session, lanes },
+            };
+            self.effects.push_back(Effect::Worker(worker, command));
         }
         for &index in &reservation.indices {
             self.effects.push_back(Effect::Live(index, true));
         }
         let installed = Installed {
+            keys,
+            algorithm,
+            idle_after: (install.idle_after_s > 0).then(|| Duration::from_secs(install.idle_after_s.into())),
             endpoint: install.endpoint,
             sources: install.sources,
             indices: reservation.indices,
@@ -340,32 +402,32 @@ impl<R: Random> State<R> {
             path,
             lane_ports,
         };
-        if let Some(entry) = self.sessions.get_mut(&install.session)
-            && let Some(before) = entry.installed.replace(installed)
-        {
-            // Datagrams sealed under the keys before are still on their way.
-            let grace = RETAIN_MIN.max(entry.round_trip.saturating_mul(RETAIN_ROUND_TRIPS));
-            let mut without_timer = vec![];
-            for index in before.indices {
-                match self.wheel.schedule(now.plus(grace), Deadline::Close(install.session, index)) {
-                    Ok(timer) => entry.closing.push((index, timer)),
-                    Err(_) => without_timer.push(index),
-                }
-            }
-            without_timer.into_iter().for_each(|index| self.close(index));
+        let Some(entry) = self.sessions.get_mut(&install.session) else { return Err(Refusal::NoReservation) };
+        // The peer may have sealed under keys that it takes for the newest.
+        if let Some(replaced) = entry.pending.replace(installed) {
+            self.close_later(install.session, replaced.indices, now);
+        }
+        if install.activate {
+            self.use_pending(install.session, now);
         }
         Ok(())
     }
 
     fn remove(&mut self, session: SessionId) -> Result<(), Refusal> {
         let entry = self.sessions.get_mut(&session).ok_or(Refusal::NoSession(session.0))?;
-        let installed = entry.installed.take().ok_or(Refusal::NoSession(session.0))?;
+        if !entry.has_keys() {
+            return Err(Refusal::NoSession(session.0));
+        }
+        let all = [entry.installed.take(), entry.pending.take()];
         let closing = std::mem::take(&mut entry.closing);
+        if let Some(timer) = entry.idle.stop() {
+            self.wheel.cancel(timer);
+        }
         let slot = entry.slot;
         for worker in 0..self.fixed.workers {
             self.effects.push_back(Effect::Worker(worker, Command::Remove(slot)));
         }
-        for index in installed.indices {
+        for index in all.into_iter().flatten().flat_map(|installed| installed.indices) {
             self.close(index);
         }
         for (index, timer) in closing {
@@ -471,21 +533,14 @@ impl<R: Random> State<R> {
             std::collections::hash_map::Entry::Vacant(place) => {
                 let slot = self.free_slots.pop().ok_or_else(|| limit("sessions", SESSIONS_MAX))?;
                 self.names.insert(slot, session);
-                Ok(place.insert(Entry {
-                    slot,
-                    installed: None,
-                    closing: vec![],
-                    round_trip: Duration::ZERO,
-                    echoes: Echoes::default(),
-                    routes: 0,
-                }))
+                Ok(place.insert(Entry::new(slot)))
             }
         }
     }
 
     fn forget_if_unused(&mut self, session: SessionId) {
         if let Some(entry) = self.sessions.get(&session)
-            && entry.installed.is_none()
+            && !entry.has_keys()
             && entry.routes == 0
         {
             let slot = entry.slot;
@@ -495,34 +550,8 @@ impl<R: Random> State<R> {
         }
     }
 
-    fn dump(&self, now: Time) -> Vec<Reply> {
-        let mut replies: Vec<Reply> = vec![];
-        for (&session, entry) in &self.sessions {
-            if let Some(installed) = &entry.installed {
-                let (datagram_len, inner_mtu) = installed.path.in_force();
-                replies.push(Reply::Dump(DumpItem::Session(SessionDump {
-                    session,
-                    endpoint: installed.endpoint,
-                    sources: installed.sources.clone(),
-                    indices: installed.indices.iter().map(|index| index.0).collect(),
-                    peer_indices: installed.peer_indices.clone(),
-                    age_ns: now.since(installed.since).as_nanos() as u64,
-                    rtt_ns: entry.round_trip.as_nanos() as u64,
-                    datagram_len,
-                    inner_mtu,
-                    lanes_by_port: installed.lane_ports.as_ref().map_or(0, |ports| ports.in_use()),
-                })));
-            }
-        }
-        replies.extend(
-            self.routes.chunks(ROUTES_PER_MESSAGE).map(|routes| Reply::Dump(DumpItem::Routes(routes.to_vec()))),
-        );
-        replies.push(Reply::Done);
-        replies
-    }
-
     /// Takes in what a worker told. Returns the notice for subscribers, if it is one.
-    pub fn handle_event(&mut self, event: engine::Event) -> Option<Event> {
+    pub fn handle_event(&mut self, event: engine::Event, now: Time) -> Option<Event> {
         match event {
             engine::Event::Echo { session, round_trip } => {
                 if let Some(entry) = self.sessions.get_mut(&session) {
@@ -537,6 +566,12 @@ impl<R: Random> State<R> {
             engine::Event::PathMtu { session, datagram_len, inner_mtu } => {
                 Some(Event::PathMtu { session, datagram_len, inner_mtu })
             }
+            engine::Event::Activated { session, keys } => self.proved(session, keys, now),
+            engine::Event::Wanted(slot) => self.wanted(slot, now),
+            engine::Event::Response { session, from, token, at } => {
+                self.sessions.get_mut(&session)?.probes.answered(session, from, token, at)
+            }
+            engine::Event::Elsewhere { session, from } => Some(Event::Elsewhere { session, from }),
             // Freed here, where nobody waits for a packet.
             engine::Event::Retired(_) => None,
         }
@@ -558,6 +593,7 @@ impl<R: Random> State<R> {
                     }
                     self.close(index);
                 }
+                Deadline::Idle(session) => self.look_whether_idle(session, now),
             }
         }
     }
@@ -582,55 +618,6 @@ fn session_of(route: &Route) -> Option<SessionId> {
 
 fn limit(what: &str, limit: usize) -> Refusal {
     Refusal::Limit { what: what.to_owned(), limit: limit as u64 }
-}
-
-/// The parts of an install that are made while it is checked.
-struct Checked {
-    sources: PrefixSet,
-    payload_len: PayloadLen,
-}
-
-/// Checks everything of an install that does not depend on the plane's state.
-fn check(install: &Install, workers: u8) -> Result<Checked, Refusal> {
-    let invalid = |what: String| Err(Refusal::Invalid(what));
-    let lanes = install.peer.indices.len();
-    if lanes < usize::from(workers) || lanes > usize::from(WORKERS_MAX) {
-        return invalid(format!(
-            "the peer offers {lanes} lanes; this plane seals {workers}, one for each worker: reserve at least {workers} at the peer"
-        ));
-    }
-    if install.peer.incarnation == install.incarnation {
-        return invalid("the peer's incarnation is this plane's own".to_owned());
-    }
-    let ip = install.endpoint.ip();
-    if install.endpoint.port() == 0 || ip.is_unspecified() || ip.is_multicast() {
-        return invalid(format!("{} is no address to send to", install.endpoint));
-    }
-    if install.peer.lane_ports > LANE_PORTS_MAX {
-        return invalid(format!(
-            "{} lane ports of the peer: there are at most {LANE_PORTS_MAX}",
-            install.peer.lane_ports
-        ));
-    }
-    if install.inner_mtu < INNER_MTU_MIN {
-        return invalid(format!("an inner MTU of {} is below {INNER_MTU_MIN}, which IPv6 needs", install.inner_mtu));
-    }
-    let Some(payload_len) = PayloadLen::new(install.datagram_len_max) else {
-        return invalid(format!("datagrams of {} bytes are below {DATAGRAM_LEN_MIN}", install.datagram_len_max));
-    };
-    if let Some(rate) = install.rate
-        && (rate.bytes_per_s < RATE_MIN || rate.burst < RATE_BURST_MIN)
-    {
-        let RateLimit { bytes_per_s, burst } = rate;
-        return invalid(format!(
-            "a rate of {bytes_per_s} bytes per second with a burst of {burst}: at least {RATE_MIN} and {RATE_BURST_MIN} are needed"
-        ));
-    }
-    if install.sources.is_empty() {
-        return invalid("a peer without source prefixes could send nothing".to_owned());
-    }
-    let sources = PrefixSet::new(&install.sources).map_err(|_| limit("source prefixes of a peer", SOURCES_MAX))?;
-    Ok(Checked { sources, payload_len })
 }
 
 #[cfg(test)]

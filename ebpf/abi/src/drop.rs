@@ -133,6 +133,8 @@ drop_reasons! {
     106 XskDescriptor "xsk_descriptor" Machine "An AF_XDP descriptor that names no buffer of ours.";
     107 XskOverrun "xsk_overrun" Machine "Frames that the kernel could not put on an AF_XDP socket: no buffer free, or longer than one.";
     108 LanOversized "lan_oversized" Machine "A packet from a peer that is longer than any slot towards the local side.";
+    109 HoldQueueFull "hold_queue_full" Machine "Too many packets wait for a session that is not there yet; the oldest goes.";
+    110 HoldExpired "hold_expired" Machine "A packet waited for its peer's session, which did not come up in time.";
 }
 
 impl DropReason {

@@ -272,6 +272,18 @@ pub mod block {
     pub const LANE_REQUEST: u8 = 6;
     /// Control kind: the 8-byte token of a lane probe that came to the lane port.
     pub const LANE_REPLY: u8 = 7;
+    /// Control kind: an 8-byte token to be returned to the very address that this came from, as RFC 9000 §8.2 names it.
+    ///
+    /// ```text
+    /// +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-  …  -+
+    /// |0 0 0 1|1 0 0 0|       8       |  token  |                  challenge: alone in its datagram
+    /// +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-  …  -+
+    /// |0 0 0 1|1 0 0 1|       8       |  token  |                  response: to the challenge's source, of the same size
+    /// +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-  …  -+
+    /// ```
+    pub const PATH_CHALLENGE: u8 = 8;
+    /// Control kind: the 8-byte token of a path challenge.
+    pub const PATH_RESPONSE: u8 = 9;
 }
 
 #[cfg(test)]

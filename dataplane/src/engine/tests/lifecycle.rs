@@ -53,11 +53,16 @@ fn a_removed_session_neither_seals_nor_opens() {
         gateway.engine.command(Command::Remove(SessionSlot(u32::MAX)), START);
     }
     let (wan, lan) = one.encapsulate(START, Burst::of([v4(1, 2, 100, 0)]));
-    assert_eq!((wan.frames.len(), lan.frames.len()), (0, 1), "its sender is told");
-    assert_eq!(one.moved(), [("lan_bursts", 1), ("sent_icmp_errors", 1), ("no_session", 1)]);
+    assert_eq!((wan.frames.len(), lan.frames.len()), (0, 0), "the packet waits for another session");
+    assert_eq!(one.moved(), [("lan_bursts", 1)]);
     assert!(!opens(&mut two, START, late));
     assert_eq!(two.moved(), [("wan_bursts", 1), ("unknown_index", 1)]);
-    assert_eq!(one.engine.next_deadline(), None, "nothing is left to expire");
+    assert_eq!(one.engine.wheel.len(), 1, "nothing is left to expire but the wait");
+    one.engine.expire(START.plus(2 * held::HOLD_LIFETIME));
+    assert_eq!(one.moved(), [("hold_expired", 1)]);
+    let (_, lan) = one.encapsulate(START, Burst::of([v4(1, 2, 100, 0)]));
+    assert_eq!(lan.frames.len(), 1, "its sender is told");
+    assert_eq!(one.moved(), [("lan_bursts", 1), ("sent_icmp_errors", 1), ("no_session", 1)]);
 }
 
 /// A lane knows its session by the slot. One that outlived its session spoke for the next peer in the slot.

@@ -81,6 +81,8 @@ proptest! {
         let packets: Vec<_> = packets.into_iter().chain(more).take(BURST_LEN).collect();
         let count = packets.len() as u64;
         two.encapsulate(START, Burst::of(packets));
+        // Those that wait for a session wait in vain.
+        two.engine.expire(START.plus(2 * held::HOLD_LIFETIME));
         let moved: BTreeMap<_, _> = two.moved().into_iter().collect();
         let sent = moved.get("lan_to_wan_packets").copied().unwrap_or(0);
         let dropped: u64 = DropReason::ALL.iter().filter_map(|reason| moved.get(reason.name())).sum();
@@ -116,6 +118,7 @@ proptest! {
             burst.0.push((packet, RxMeta { offload, ..RxMeta::default() }));
         }
         two.encapsulate(START, burst);
+        two.engine.expire(START.plus(2 * held::HOLD_LIFETIME));
         let moved: BTreeMap<_, _> = two.moved().into_iter().collect();
         let sent = moved.get("lan_to_wan_packets").copied().unwrap_or(0);
         let dropped: u64 = DropReason::ALL.iter().filter_map(|reason| moved.get(reason.name())).sum();

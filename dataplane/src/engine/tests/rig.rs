@@ -3,6 +3,7 @@
 //! Gateway `n` owns 10.n.0.0/16 and fd00:n::/32, has the addresses 10.n.0.1 and fd00:n::1, is worker `n`, and knows peer `m` in slot `m`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::api::Prefix;
 use crate::api::message::{Incarnation, RateLimit, Secret, SessionId};
@@ -232,8 +233,9 @@ impl Gateway {
         }
     }
 
-    /// Brings the session with gateway `m` up.
-    pub(super) fn install(&mut self, m: u8, link: &Link<'_>) {
+    /// The session with gateway `m` and its open lane. Its keys have the number of their exchange.
+    #[allow(clippy::vec_box, reason = "see Command::Install")]
+    fn made(&self, m: u8, link: &Link<'_>) -> (Box<Session>, Vec<Box<OpenEnd>>) {
         let sources: Vec<_> = [m].iter().chain(link.behind).flat_map(|&n| prefixes(n)).collect();
         let mut session = Session::new(
             session_id(self.n, m),
@@ -243,10 +245,30 @@ impl Gateway {
             link.inner_mtu,
             link.seal_lane(self.n, m),
         );
+        session.keys = KeysId(link.exchange.into());
         session.limiter = link.rate.map(|rate| Arc::new(Limiter::new(rate)));
-        let end = OpenEnd { session: slot(m), lane: link.open_lane(m, self.n), partial: Reassembly::new() };
-        let install = Command::Install { slot: slot(m), session: Box::new(session), lanes: vec![Box::new(end)] };
-        self.engine.command(install, link.now);
+        let end = OpenEnd::new(slot(m), session.keys, link.open_lane(m, self.n), Reassembly::new());
+        (Box::new(session), vec![Box::new(end)])
+    }
+
+    /// Brings the session with gateway `m` up.
+    pub(super) fn install(&mut self, m: u8, link: &Link<'_>) {
+        let (session, lanes) = self.made(m, link);
+        self.engine.command(Command::Install { slot: slot(m), session, lanes }, link.now);
+    }
+
+    /// Gives the session with gateway `m` keys that wait for their activation.
+    pub(super) fn prepare(&mut self, m: u8, link: &Link<'_>) {
+        let (session, lanes) = self.made(m, link);
+        self.engine.command(Command::Prepare { slot: slot(m), session, lanes }, link.now);
+    }
+
+    /// Has a packet wait in vain for the session with gateway `m`, so that the next ones are refused.
+    pub(super) fn give_up(&mut self, m: u8) {
+        self.encapsulate(START, Burst::of([v4(self.n, m, 60, 0)]));
+        self.engine.expire(START.plus(held::HOLD_LIFETIME + Duration::from_nanos(wheel::TICK_NS)));
+        assert!(self.moved().contains(&("hold_expired", 1)));
+        self.events();
     }
 
     /// What a burst from the local side leads to: frames for WAN and for the local side.

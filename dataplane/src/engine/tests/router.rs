@@ -118,6 +118,7 @@ fn a_packet_from_a_peer_to_nowhere_is_answered_over_the_overlay() {
     assert_eq!(icmp_error(2, 1, &lan.frames[0].0, &no_route), (3, 0, 0));
     assert_eq!(two.moved().last(), Some(&("no_route", 1)));
     two.route(&[(3, NextHop::Session(slot(77)))], true);
+    two.give_up(3);
     let down = v6(1, 3, 100, 0);
     let wan = through(&mut one, &mut two, std::slice::from_ref(&down));
     let (lan, _) = one.decapsulate(START, Burst::trains(wan));
@@ -130,6 +131,7 @@ fn a_packet_from_a_peer_to_nowhere_is_answered_over_the_overlay() {
 fn a_packet_between_peers_whose_session_has_gone_is_answered() {
     let [mut one, mut two, _] = chain(true);
     two.engine.command(Command::Remove(slot(3)), START);
+    two.give_up(3);
     let packet = v4(1, 3, 100, 0);
     let wan = through(&mut one, &mut two, std::slice::from_ref(&packet));
     let (lan, _) = one.decapsulate(START, Burst::trains(wan));
@@ -200,6 +202,7 @@ fn a_local_sender_learns_why_its_packet_goes_nowhere() {
     let (mut one, _) = pair(&Link::default());
     let hops = [(2, NextHop::Session(slot(2))), (3, NextHop::Session(slot(77))), (4, NextHop::Session(slot(4)))];
     one.route(&hops, false);
+    [3, 4].into_iter().for_each(|m| one.give_up(m));
     let cases = [
         (v4(1, 7, 100, 0), (3, 0, 0), "no_route"),
         (v6(1, 7, 100, 0), (1, 0, 0), "no_route"),

@@ -189,6 +189,8 @@ fn a_received_secret_is_erased() {
             datagram_len_max: 1472,
             inner_mtu: 1420,
             rate: None,
+            activate: true,
+            idle_after_s: 0,
         })),
     );
     let requests = turn(&mut server);

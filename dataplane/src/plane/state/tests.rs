@@ -1,5 +1,7 @@
 mod model;
 mod pair;
+mod roam;
+mod turn;
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,8 +10,11 @@ use weir_abi::wire::{HEADER_LEN, TAG_LEN};
 
 use super::*;
 use crate::api::codec::encode;
-use crate::api::message::Secret;
+use crate::api::message::{DumpItem, RateLimit, Secret, SessionDump};
+use crate::api::{RATE_BURST_MIN, RATE_MIN, SOURCES_MAX};
+use crate::engine::bundle::DATAGRAM_LEN_MIN;
 use crate::engine::class::Dscp;
+use crate::engine::lane::{RETAIN_MIN, RETAIN_ROUND_TRIPS};
 use crate::engine::wheel::TICK_NS;
 
 const SECRET: [u8; 32] = [0xa5; 32];
@@ -58,11 +63,19 @@ fn effects(state: &mut State<Seeded>) -> Vec<Effect> {
 fn brief(effects: &[Effect]) -> Vec<String> {
     let line = |effect: &Effect| match effect {
         Effect::Live(index, live) => format!("live {:x} {live}", index.0),
+        Effect::Tell(notice) => format!("tell {notice:?}"),
         Effect::Worker(worker, command) => match command {
             Command::Install { slot, lanes, .. } => {
                 let lanes: Vec<_> = lanes.iter().map(|end| format!("{:x}", end.receiver().0)).collect();
                 format!("{worker}: install {} [{}]", slot.0, lanes.join(" "))
             }
+            Command::Prepare { slot, lanes, .. } => {
+                let lanes: Vec<_> = lanes.iter().map(|end| format!("{:x}", end.receiver().0)).collect();
+                format!("{worker}: prepare {} [{}]", slot.0, lanes.join(" "))
+            }
+            Command::Activate { slot, keys } => format!("{worker}: activate {} {}", slot.0, keys.0),
+            Command::Move { slot, keys, endpoint, .. } => format!("{worker}: move {} {} {endpoint}", slot.0, keys.0),
+            Command::Challenge { slot, to, .. } => format!("{worker}: challenge {} {to}", slot.0),
             Command::CloseLane(index) => format!("{worker}: close {:x}", index.0),
             Command::Remove(slot) => format!("{worker}: remove {}", slot.0),
             Command::Routes(snapshot) => format!("{worker}: routes {}", snapshot.epoch),
@@ -120,6 +133,8 @@ fn install(state: &State<Seeded>, session: u64, reservation: ReservationId) -> I
         datagram_len_max: 1452,
         inner_mtu: 1420,
         rate: None,
+        activate: true,
+        idle_after_s: 0,
     }
 }
 
@@ -296,7 +311,7 @@ fn a_rekey_closes_the_lanes_before_only_after_the_grace() {
         up(&mut state, 7, START);
         if let Some(round_trip) = round_trip {
             let session = SessionId(7);
-            let told = state.handle_event(engine::Event::Echo { session, round_trip });
+            let told = state.handle_event(engine::Event::Echo { session, round_trip }, START);
             assert_eq!(told, Some(Event::Echo { session, rtt_ns: round_trip.as_nanos() as u64 }));
         }
         let before = indices_of(&state, 7);
@@ -503,7 +518,7 @@ fn a_dump_tells_everything_but_secrets() {
     done(&mut state, Request::StageRoutes(vec![to_session("fd02::/32", 7)]), START);
     done(&mut state, Request::CommitRoutes, START);
     let session = SessionId(7);
-    state.handle_event(engine::Event::Echo { session, round_trip: Duration::from_micros(5) });
+    state.handle_event(engine::Event::Echo { session, round_trip: Duration::from_micros(5) }, START);
     let indices = indices_of(&state, 7).iter().map(|index| index.0).collect();
     let dump = state.handle_request(Request::Dump, START.plus(Duration::from_secs(1)));
     let expected = SessionDump {
@@ -517,6 +532,16 @@ fn a_dump_tells_everything_but_secrets() {
         datagram_len: 1200,
         inner_mtu: 1420,
         lanes_by_port: 0,
+        activated: true,
+        has_pending_keys: false,
+        algorithm: "AEAD_AES_256_GCM".to_owned(),
+        generation: 0,
+        tx_packets: 0,
+        tx_bytes: 0,
+        rx_packets: 0,
+        rx_bytes: 0,
+        tx_last_ns: None,
+        rx_last_ns: None,
     };
     let routes = DumpItem::Routes(vec![to_session("fd02::/32", 7)]);
     assert_eq!(dump, [Reply::Dump(DumpItem::Session(expected)), Reply::Dump(routes), Reply::Done]);
@@ -537,9 +562,13 @@ fn events_reach_subscribers_but_for_freed_snapshots() {
             engine::Event::PathMtu { session, datagram_len: 1472, inner_mtu: 1420 },
             Some(Event::PathMtu { session, datagram_len: 1472, inner_mtu: 1420 }),
         ),
+        (
+            engine::Event::Elsewhere { session, from: "192.0.2.9:1".parse().unwrap() },
+            Some(Event::Elsewhere { session, from: "192.0.2.9:1".parse().unwrap() }),
+        ),
         (engine::Event::Retired(Arc::new(Snapshot::empty())), None),
     ] {
-        assert_eq!(state.handle_event(event), notice);
+        assert_eq!(state.handle_event(event, START), notice);
     }
     for request in [Request::Counters, Request::Subscribe, Request::TakeControlSockets] {
         assert!(matches!(refused(&mut state, request, START), Refusal::Invalid(_)));

@@ -10,6 +10,12 @@ enum Step {
     Reserve(u8),
     Release(usize),
     Install { session: u64, pick: usize, wrong: u8 },
+    Prepare { session: u64, pick: usize },
+    Activate(u64),
+    Proved(u64),
+    Wanted(u32),
+    Probe(u64),
+    Move(u64, u16),
     Remove(u64),
     Stage(Vec<u64>),
     Commit,
@@ -26,6 +32,12 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0u8..=17).prop_map(Step::Reserve),
         1 => any::<usize>().prop_map(Step::Release),
         6 => (session(), any::<usize>(), 0u8..12).prop_map(|(session, pick, wrong)| Step::Install { session, pick, wrong }),
+        4 => (session(), any::<usize>()).prop_map(|(session, pick)| Step::Prepare { session, pick }),
+        2 => session().prop_map(Step::Activate),
+        2 => session().prop_map(Step::Proved),
+        1 => (0u32..8).prop_map(Step::Wanted),
+        1 => session().prop_map(Step::Probe),
+        1 => (session(), 1u16..4).prop_map(|(session, port)| Step::Move(session, port)),
         3 => session().prop_map(Step::Remove),
         2 => prop::collection::vec(0u64..8, 0..6).prop_map(Step::Stage),
         2 => Just(Step::Commit),
@@ -39,7 +51,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// Every slot of every worker is free or held once; what is live is what may be opened; every place and every claim is accounted for.
 fn check_invariants(state: &State<Seeded>, live: &HashSet<u32>) {
-    let installed = || state.sessions.values().filter_map(|entry| entry.installed.as_ref());
+    let installed = || state.sessions.values().flat_map(|entry| entry.all());
     let closing = || state.sessions.values().flat_map(|entry| &entry.closing);
     let open: Vec<ReceiverIndex> = installed()
         .flat_map(|installed| &installed.indices)
@@ -64,14 +76,16 @@ fn check_invariants(state: &State<Seeded>, live: &HashSet<u32>) {
         "slot 0 of each worker is never given, and nothing else is lost"
     );
 
-    assert_eq!(state.wheel.len(), state.reservations.len() + closing().count());
+    let watched = |entry: &&Entry| entry.installed.as_ref().is_some_and(|installed| installed.idle_after.is_some());
+    let watches = state.sessions.values().filter(watched).count();
+    assert_eq!(state.wheel.len(), state.reservations.len() + closing().count() + watches);
     assert_eq!(state.free_slots.len() + state.sessions.len(), SESSIONS_MAX);
     assert_eq!(state.names.len(), state.sessions.len());
     for (session, entry) in &state.sessions {
         assert_eq!(state.names.get(&entry.slot), Some(session));
         assert_eq!(entry.routes, state.routes.iter().filter_map(session_of).filter(|named| named == session).count());
-        assert!(entry.installed.is_some() || entry.routes > 0, "{session:?} holds a place for nothing");
-        assert!(entry.installed.is_some() || entry.closing.is_empty(), "{session:?} is gone and opens lanes");
+        assert!(entry.has_keys() || entry.routes > 0, "{session:?} holds a place for nothing");
+        assert!(entry.has_keys() || entry.closing.is_empty(), "{session:?} is gone and opens lanes");
     }
 }
 
@@ -80,6 +94,8 @@ struct Model {
     open: Vec<ReservationId>,
     since: HashMap<ReservationId, Time>,
     up: HashSet<u64>,
+    /// Those with keys that wait.
+    pending: HashSet<u64>,
 }
 
 impl Model {
@@ -95,7 +111,7 @@ proptest! {
     fn no_order_of_requests_breaks_the_books(steps in prop::collection::vec(step(), 1..120), seed in 100u64..) {
         let mut state = plane(1, 2);
         state.random = Seeded(seed);
-        let mut model = Model { open: vec![], since: HashMap::new(), up: HashSet::new() };
+        let mut model = Model { open: vec![], since: HashMap::new(), up: HashSet::new(), pending: HashSet::new() };
         let mut live = HashSet::new();
         let mut now = START;
         for step in steps {
@@ -111,6 +127,7 @@ proptest! {
                 Step::Install { session, pick, wrong } => {
                     let id = model.pick(pick);
                     let mut install = install(&state, session, id);
+                    install.idle_after_s = (session % 3) as u32;
                     match wrong {
                         0 => install.incarnation.0 += 1,
                         1 => install.peer.indices.truncate(1),
@@ -122,10 +139,60 @@ proptest! {
                     if good {
                         model.open.retain(|open| *open != id);
                         model.up.insert(session);
+                        model.pending.remove(&session);
                     }
                     (Request::Install(Box::new(install)), good)
                 }
-                Step::Remove(session) => (Request::Remove(SessionId(session)), model.up.remove(&session)),
+                Step::Prepare { session, pick } => {
+                    let id = model.pick(pick);
+                    let install = Install { activate: false, ..install(&state, session, id) };
+                    let good = model.open.contains(&id);
+                    if good {
+                        model.open.retain(|open| *open != id);
+                        model.pending.insert(session);
+                    }
+                    (Request::Install(Box::new(install)), good)
+                }
+                Step::Activate(session) => {
+                    let was_pending = model.pending.remove(&session);
+                    if was_pending {
+                        model.up.insert(session);
+                    }
+                    (Request::Activate(SessionId(session)), model.up.contains(&session))
+                }
+                Step::Proved(session) => {
+                    let keys = state.sessions.get(&SessionId(session)).and_then(|entry| entry.pending.as_ref());
+                    let keys = keys.map_or(KeysId(0), |pending| pending.keys);
+                    let told = state.handle_event(engine::Event::Activated { session: SessionId(session), keys }, now);
+                    let was_pending = model.pending.remove(&session);
+                    prop_assert_eq!(told, was_pending.then_some(Event::Activated(SessionId(session))));
+                    if was_pending {
+                        model.up.insert(session);
+                    }
+                    (Request::DiscardRoutes, true)
+                }
+                Step::Wanted(slot) => {
+                    let told = state.handle_event(engine::Event::Wanted(SessionSlot(slot)), now);
+                    let is_up = |id: SessionId| model.up.contains(&id.0);
+                    prop_assert!(!matches!(told, Some(Event::Wanted(id)) if is_up(id)));
+                    continue;
+                }
+                Step::Probe(session) => {
+                    let endpoint = "192.0.2.7:1".parse().unwrap();
+                    let replies = state.handle_request(Request::Probe { session: SessionId(session), endpoint, token: 1 }, now);
+                    let is_limit = matches!(replies[..], [Reply::Refused(Refusal::Limit { .. })]);
+                    prop_assert!(is_limit || (replies == [Reply::Done]) == model.up.contains(&session), "{:?}", replies);
+                    (Request::DiscardRoutes, true)
+                }
+                Step::Move(session, port) => {
+                    let endpoint = ([192, 0, 2, 1], port).into();
+                    let known = model.up.contains(&session) || model.pending.contains(&session);
+                    (Request::Move { session: SessionId(session), endpoint }, known)
+                }
+                Step::Remove(session) => {
+                    let (up, pending) = (model.up.remove(&session), model.pending.remove(&session));
+                    (Request::Remove(SessionId(session)), up || pending)
+                }
                 Step::Stage(sessions) => {
                     let routes = sessions.iter().map(|n| to_session(&format!("fd0{n}::/32"), *n)).collect();
                     (Request::StageRoutes(routes), true)
@@ -135,7 +202,7 @@ proptest! {
                 Step::Echo(session) => (Request::Echo(SessionId(session)), model.up.contains(&session)),
                 Step::RoundTrip(session, millis) => {
                     let round_trip = Duration::from_millis(millis);
-                    state.handle_event(engine::Event::Echo { session: SessionId(session), round_trip });
+                    state.handle_event(engine::Event::Echo { session: SessionId(session), round_trip }, now);
                     continue;
                 }
                 Step::Dump => (Request::Dump, true),
