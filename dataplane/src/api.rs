@@ -25,6 +25,7 @@ pub use client::{Client, ClientError};
 pub use connection::Connection;
 pub use message::{Event, Reply, Request};
 pub use prefix::Prefix;
+pub use weir_abi::admission;
 
 /// Version of the message set. Raised whenever a message changes its meaning or layout.
 pub const VERSION: u16 = 3;

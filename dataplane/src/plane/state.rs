@@ -228,7 +228,8 @@ impl<R: Random> State<R> {
         &self.fixed
     }
 
-    /// Carries out one request, all or nothing. [`Request::Hello`], counters, subscriptions and sockets are the server's business and
+    /// Carries out one request, all or nothing. [`Request::Hello`], counters, subscriptions, sockets and what concerns the
+    /// programs alone are the server's business and
     /// are refused here.
     pub fn handle_request(&mut self, request: Request, now: Time) -> Vec<Reply> {
         let done = match request {
@@ -254,7 +255,11 @@ impl<R: Random> State<R> {
             Request::Activate(session) => self.activate(session, now),
             Request::Probe { session, endpoint, token } => self.probe(session, endpoint, token, now),
             Request::Move { session, endpoint } => self.relocate(session, endpoint),
-            Request::Hello { .. } | Request::Counters | Request::Subscribe | Request::TakeControlSockets => {
+            Request::Hello { .. }
+            | Request::Counters
+            | Request::Subscribe
+            | Request::TakeControlSockets
+            | Request::SetAdmission { .. } => {
                 Err(Refusal::Invalid("this request does not concern sessions or routes".to_owned()))
             }
         };
