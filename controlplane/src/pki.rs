@@ -1,4 +1,9 @@
 //! Who is who: identities, certificates, the trust bundle, revocation, and the clock that judges them.
 
+pub mod bundle;
 pub mod id;
 pub mod key;
+pub mod name;
+pub mod revocation;
+pub mod signed;
+pub mod statement;
