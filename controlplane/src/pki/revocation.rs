@@ -156,7 +156,13 @@ pub fn link(before: [u8; 32], entry: &Entry) -> [u8; 32] {
 
 impl SignedRevocationList {
     /// Signs a whole list.
-    pub fn sign(key: &PrivateKey, version: u64, issued_at: UnixSecs, fresh_until: UnixSecs, entries: Vec<Entry>) -> Self {
+    pub fn sign(
+        key: &PrivateKey,
+        version: u64,
+        issued_at: UnixSecs,
+        fresh_until: UnixSecs,
+        entries: Vec<Entry>,
+    ) -> Self {
         let link = entries.iter().fold(FIRST_LINK, link);
         let count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
         let head = RevocationHead { signer: key.public().id(), version, issued_at, fresh_until, count, link };
@@ -316,11 +322,148 @@ fn new_entries(
     let before = have[..from].iter().fold(FIRST_LINK, link);
     if list.entries.iter().fold(before, link) != head.link {
         // A piece hangs on what we have; the whole list would tell which of the two is wrong.
-        return Err(if from == 0 { RevocationError::Entries } else { RevocationError::Gap { have: 0, from: list.from } });
+        return Err(if from == 0 {
+            RevocationError::Entries
+        } else {
+            RevocationError::Gap { have: 0, from: list.from }
+        });
     }
     let ours = have.len() - from;
     if list.entries[..ours].iter().fold(before, link) != have_link {
         return Err(RevocationError::Rewritten(head.signer));
     }
     Ok(list.entries[ours..].to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::pki::bundle::tests::{chain, first, key, next};
+
+    fn entry(byte: u8) -> Entry {
+        Entry { what: Revoked::Node(NodeId([byte; 32])), reason: "stolen".into(), at: UnixSecs(7) }
+    }
+
+    fn entries(count: u8) -> Vec<Entry> {
+        (0..count).map(entry).collect()
+    }
+
+    fn list(seed: u8, version: u64, entries: Vec<Entry>) -> SignedRevocationList {
+        SignedRevocationList::sign(&key(seed), version, UnixSecs(1000), UnixSecs(4600), entries)
+    }
+
+    fn known(count: u8) -> RevocationSet {
+        let mut set = RevocationSet::default();
+        set.apply(list(11, 1, entries(count)), &first()).unwrap();
+        set
+    }
+
+    fn applied(set: &mut RevocationSet, list: SignedRevocationList) -> Result<usize, RevocationError> {
+        set.apply(list, &first()).map(|applied| applied.added.len())
+    }
+
+    #[test]
+    fn what_counts_is_the_union_of_issuers_and_revocation_keys() {
+        let mut set = known(2);
+        assert_eq!(applied(&mut set, list(21, 1, vec![entry(9), entry(1)])), Ok(2));
+        let revoked =
+            |set: &RevocationSet| (0..12).filter(|byte| set.is_node_revoked(NodeId([*byte; 32]))).collect::<Vec<_>>();
+        assert_eq!(revoked(&set), [0, 1, 9]);
+        let stranger = key(13).public().id();
+        assert_eq!(applied(&mut set, list(13, 1, vec![entry(5)])), Err(RevocationError::Stranger(stranger)));
+        // What two lists name stays when one of them counts no longer.
+        let dropped = next(&chain(), |bundle| bundle.revokers.clear(), &[&key(1)]).peek().unwrap();
+        assert_eq!(set.retain(&dropped), [key(21).public().id()]);
+        assert_eq!(revoked(&set), [0, 1]);
+    }
+
+    #[test]
+    fn versions_never_go_back_and_entries_are_never_taken_back() {
+        let signer = key(11).public().id();
+        let mut set = known(3);
+        assert_eq!(applied(&mut set, list(11, 1, entries(4))), Err(RevocationError::Old { have: 1, found: 1 }));
+        assert_eq!(applied(&mut set, list(11, 2, entries(2))), Err(RevocationError::Rewritten(signer)));
+        let mut other = entries(4);
+        other[1].reason.push('!');
+        assert_eq!(applied(&mut set, list(11, 2, other)), Err(RevocationError::Rewritten(signer)));
+        assert_eq!((set.have(signer), set.entries().count()), ((1, 3), 3));
+        assert_eq!(applied(&mut set, list(11, 2, entries(3))), Ok(0));
+        assert_eq!(applied(&mut set, list(11, 9, entries(5))), Ok(2));
+    }
+
+    #[test]
+    fn the_end_of_a_list_suffices_for_who_has_its_begin() {
+        let signer = key(11).public().id();
+        let mut ahead = known(3);
+        ahead.apply(list(11, 2, entries(6)), &first()).unwrap();
+        for from in 0..=3 {
+            let mut set = known(3);
+            assert_eq!(applied(&mut set, ahead.list(signer, from).unwrap()), Ok(3), "{from}");
+            assert_eq!(set.digest(), ahead.digest());
+        }
+        let gap = applied(&mut known(3), ahead.list(signer, 4).unwrap());
+        assert_eq!(gap, Err(RevocationError::Gap { have: 3, from: 4 }));
+        assert_eq!(ahead.list(signer, 99).map(|list| list.entries.len()), Some(0));
+    }
+
+    #[test]
+    fn a_carrier_can_change_nothing() {
+        let whole = list(11, 2, entries(4));
+        let refused = |change: &dyn Fn(&mut SignedRevocationList)| {
+            let mut list = whole.clone();
+            change(&mut list);
+            applied(&mut known(2), list).unwrap_err()
+        };
+        assert_eq!(refused(&|list| drop(list.entries.pop())), RevocationError::Entries);
+        assert_eq!(refused(&|list| list.entries.swap(0, 3)), RevocationError::Entries);
+        assert_eq!(refused(&|list| list.entries[2].at = UnixSecs(0)), RevocationError::Entries);
+        assert_eq!(refused(&|list| list.from = 1), RevocationError::Entries);
+        assert!(matches!(refused(&|list| list.head.body[0] ^= 1), RevocationError::Open(_)));
+        assert!(matches!(refused(&|list| list.head.signer = key(12).public().id()), RevocationError::Open(_)));
+        assert_eq!(applied(&mut known(2), whole), Ok(2));
+    }
+
+    #[test]
+    fn lists_and_reasons_are_read_up_to_their_limits() {
+        let many = |count: usize| (0..count).map(|at| Entry { at: UnixSecs(at as u64), ..entry(1) }).collect();
+        assert_eq!(applied(&mut RevocationSet::default(), list(11, 1, many(ENTRIES_MAX))), Ok(ENTRIES_MAX));
+        let more = applied(&mut RevocationSet::default(), list(11, 1, many(ENTRIES_MAX + 1)));
+        assert_eq!(more, Err(RevocationError::TooLong(ENTRIES_MAX + 1)));
+        let reason = |len: usize| vec![Entry { reason: "x".repeat(len), ..entry(1) }];
+        assert_eq!(applied(&mut RevocationSet::default(), list(11, 1, reason(REASON_LEN_MAX))), Ok(1));
+        let more = applied(&mut RevocationSet::default(), list(11, 1, reason(REASON_LEN_MAX + 1)));
+        assert_eq!(more, Err(RevocationError::Reason(REASON_LEN_MAX + 1)));
+    }
+
+    #[test]
+    fn a_list_is_fresh_from_its_signing_to_its_end() {
+        let set = known(0);
+        let fresh = [699, 700, 1000, 4599, 4600].map(|secs| set.is_fresh(UnixSecs(secs)));
+        assert_eq!(fresh, [false, true, true, true, false]);
+        assert!(!RevocationSet::default().is_fresh(UnixSecs(1000)));
+        let reversed = SignedRevocationList::sign(&key(11), 1, UnixSecs(2), UnixSecs(1), vec![]);
+        assert_eq!(applied(&mut RevocationSet::default(), reversed), Err(RevocationError::Freshness));
+    }
+
+    proptest! {
+        /// Whatever pieces arrive in whatever order, what is known is a beginning of what the signer signed, and never less than before.
+        #[test]
+        fn pieces_in_any_order_never_shrink_a_list(pieces in proptest::collection::vec((0_u8..12, 0_u32..12), 1..20)) {
+            let signer = key(11).public().id();
+            let mut set = RevocationSet::default();
+            for (count, from) in pieces {
+                let before = set.entries().count();
+                let mut piece = list(11, u64::from(count) + 1, entries(count));
+                piece.from = from.min(u32::from(count));
+                piece.entries.drain(..piece.from as usize);
+                let _ = set.apply(piece, &first());
+                let after: Vec<Entry> = set.entries().cloned().collect();
+                prop_assert!(after.len() >= before);
+                prop_assert_eq!(&after[..], &entries(12)[..after.len()]);
+                prop_assert_eq!(set.have(signer).1 as usize, after.len());
+            }
+        }
+    }
 }

@@ -122,8 +122,90 @@ pub fn verify(
     if now < member.not_before {
         return Err(StatementError::NotYet(member.not_before));
     }
-    if now.0 >= member.not_after.0.saturating_add(bundle.parameters.grace_secs.into()) {
+    if now.0 > member.not_after.0.saturating_add(bundle.parameters.grace_secs.into()) {
         return Err(StatementError::Expired(member.not_after));
     }
     Ok(member)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pki::bundle::tests::{chain, key};
+    use crate::pki::key::BadSignature;
+    use crate::pki::revocation::{Entry, Revoked, SignedRevocationList};
+
+    fn statement() -> MemberStatement {
+        let network = chain().network();
+        let (identity, nonce) = (key(31).public(), Nonce([1; 16]));
+        MemberStatement {
+            network,
+            node: NodeId::derive(network, &identity.0, nonce),
+            identity,
+            nonce,
+            name: "berlin".into(),
+            prefixes: vec!["10.1.0.0/16".parse().unwrap()],
+            groups: vec!["edge".into()],
+            ds_digest: Some([7; 32]),
+            not_before: UnixSecs(1_000_000),
+            not_after: UnixSecs(1_086_400),
+        }
+    }
+
+    fn judged(statement: &MemberStatement, signer: u8, now: u64) -> Result<MemberStatement, StatementError> {
+        let chain = chain();
+        let signed = Signed::sign(statement, &key(signer));
+        verify(&signed, chain.network(), chain.current(), &RevocationSet::default(), UnixSecs(now))
+    }
+
+    #[test]
+    fn a_statement_is_believed_from_its_begin_to_the_end_of_grace() {
+        let grace = 7 * 86_400;
+        assert_eq!(judged(&statement(), 11, 999_999), Err(StatementError::NotYet(UnixSecs(1_000_000))));
+        assert_eq!(judged(&statement(), 12, 1_000_000), Ok(statement()));
+        assert_eq!(judged(&statement(), 11, 1_086_400 + grace), Ok(statement()));
+        let ended = Err(StatementError::Expired(UnixSecs(1_086_400)));
+        assert_eq!(judged(&statement(), 11, 1_086_401 + grace), ended);
+    }
+
+    #[test]
+    fn a_statement_must_be_an_issuers_and_fit_itself() {
+        let now = 1_000_000;
+        assert_eq!(judged(&statement(), 13, now), Err(StatementError::Stranger(key(13).public().id())));
+        let elsewhere = MemberStatement { network: NetworkId([1; 32]), ..statement() };
+        assert_eq!(judged(&elsewhere, 11, now), Err(StatementError::OtherNetwork(NetworkId([1; 32]))));
+        let stolen = MemberStatement { identity: key(32).public(), ..statement() };
+        assert_eq!(judged(&stolen, 11, now), Err(StatementError::NodeId));
+        let named = MemberStatement { name: "a.b".into(), ..statement() };
+        assert_eq!(judged(&named, 11, now), Err(StatementError::Name(NameError::Label)));
+        let mut bent = Signed::sign(&statement(), &key(11));
+        bent.body[100] ^= 1;
+        let chain = chain();
+        let refused = verify(&bent, chain.network(), chain.current(), &RevocationSet::default(), UnixSecs(now));
+        assert_eq!(refused, Err(StatementError::Open(OpenError::Signature(BadSignature))));
+    }
+
+    #[test]
+    fn revocation_of_the_member_or_its_issuer_ends_belief() {
+        let chain = chain();
+        let judged = |what| {
+            let entries = vec![Entry { what, reason: String::new(), at: UnixSecs(1) }];
+            let mut revoked = RevocationSet::default();
+            let list = SignedRevocationList::sign(&key(21), 1, UnixSecs(1), UnixSecs(2), entries);
+            revoked.apply(list, chain.current()).unwrap();
+            let signed = Signed::sign(&statement(), &key(11));
+            verify(&signed, chain.network(), chain.current(), &revoked, UnixSecs(1_000_000)).unwrap_err()
+        };
+        let (node, issuer) = (statement().node, key(11).public().id());
+        assert_eq!(judged(Revoked::Node(node)), StatementError::Revoked(node));
+        assert_eq!(judged(Revoked::Issuer(issuer)), StatementError::IssuerRevoked(issuer));
+    }
+
+    #[test]
+    fn the_fullest_statement_fits_its_limit() {
+        let prefixes = (0..PREFIXES_MAX).map(|at| format!("fd00:{at:x}::/120").parse().unwrap()).collect();
+        let groups = vec!["g".repeat(GROUP_LEN_MAX); GROUPS_MAX];
+        let full = MemberStatement { name: "n".repeat(63), prefixes, groups, ..statement() };
+        assert_eq!(judged(&full, 11, 1_000_000), Ok(full));
+    }
 }
