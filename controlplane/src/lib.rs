@@ -3,7 +3,9 @@
 //! Everything that decides is a plain state machine: inputs by `handle_…(…, now)`, outputs by `poll_…()`, with time and randomness as
 //! arguments. The shell around it is small and knows no rule.
 
+pub mod audit;
 pub mod codec;
+pub mod issuer;
 pub mod pki;
 pub mod random;
 pub mod store;
