@@ -4,6 +4,7 @@
 //! arguments. The shell around it is small and knows no rule.
 
 pub mod codec;
+pub mod config;
 pub mod pki;
 pub mod random;
 pub mod store;
