@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod codec;
 pub mod issuer;
+pub mod config;
 pub mod pki;
 pub mod random;
 pub mod store;

@@ -2,6 +2,8 @@
 //!
 //! Cores decide what to keep and hand over a [`Batch`]; they read only when they start. What is in a table, its owner knows.
 
+pub mod redb;
+
 use std::collections::BTreeMap;
 
 /// A table. Names are part of the format on disk: append only.
