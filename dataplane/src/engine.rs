@@ -22,6 +22,7 @@ pub mod class;
 pub mod counters;
 mod delivery;
 mod departure;
+mod destinations;
 pub mod foreign;
 pub mod icmp;
 pub mod inner;
@@ -57,6 +58,7 @@ use self::class::Ecn;
 use self::counters::{Counters, Metric};
 use self::delivery::Delivery;
 use self::departure::Departure;
+use self::destinations::Destinations;
 use self::foreign::{FOREIGN_RUNS_MAX, Foreign, ForeignRun};
 use self::icmp::{ERROR_RATE, ErrorLimiter};
 use self::inner::Inner;
@@ -183,6 +185,8 @@ pub struct Engine {
     snapshot: Arc<Snapshot>,
     /// For the burst that is being opened.
     recent: Recent,
+    /// For the burst of the local side that is being sent.
+    destinations: Destinations,
     sessions: Vec<Option<Box<Session>>>,
     open: Vec<Option<Box<OpenEnd>>>,
     /// For each open lane, when its old key is erased: one timer a lane, however fast a peer goes through its generations.
@@ -225,6 +229,7 @@ impl Engine {
             workers,
             snapshot: Arc::new(Snapshot::empty()),
             recent: Recent::default(),
+            destinations: Destinations::new(),
             sessions: std::iter::repeat_with(|| None).take(SESSIONS_MAX).collect(),
             open: std::iter::repeat_with(|| None).take(SLOTS_PER_WORKER as usize).collect(),
             erasures: vec![None; SLOTS_PER_WORKER as usize],
@@ -477,7 +482,7 @@ impl Engine {
             wheel: &mut self.wheel,
             worker: self.worker,
             sources: Recent::default(),
-            destinations: Recent::default(),
+            destinations: &mut self.destinations,
         };
         (departure, &mut self.batch, &mut self.outbox)
     }
