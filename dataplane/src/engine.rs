@@ -22,6 +22,7 @@ pub mod class;
 pub mod counters;
 mod delivery;
 mod departure;
+mod destinations;
 pub mod foreign;
 pub mod held;
 pub mod icmp;
@@ -61,6 +62,7 @@ use self::class::Ecn;
 use self::counters::{Counters, Metric};
 use self::delivery::Delivery;
 use self::departure::Departure;
+use self::destinations::Destinations;
 use self::foreign::{FOREIGN_RUNS_MAX, Foreign, ForeignRun};
 use self::held::Held;
 use self::icmp::{ERROR_RATE, ErrorLimiter};
@@ -260,6 +262,8 @@ pub struct Engine {
     snapshot: Arc<Snapshot>,
     /// For the burst that is being opened.
     recent: Recent,
+    /// For the burst of the local side that is being sent.
+    destinations: Destinations,
     sessions: Vec<Option<Box<Session>>>,
     /// Sessions whose keys wait for their activation, by slot.
     prepared: Vec<Option<Box<Session>>>,
@@ -308,6 +312,7 @@ impl Engine {
             workers,
             snapshot: Arc::new(Snapshot::empty()),
             recent: Recent::default(),
+            destinations: Destinations::new(),
             sessions: std::iter::repeat_with(|| None).take(SESSIONS_MAX).collect(),
             prepared: std::iter::repeat_with(|| None).take(SESSIONS_MAX).collect(),
             open: std::iter::repeat_with(|| None).take(SLOTS_PER_WORKER as usize).collect(),
@@ -648,7 +653,7 @@ impl Engine {
             wheel: &mut self.wheel,
             worker: self.worker,
             sources: Recent::default(),
-            destinations: Recent::default(),
+            destinations: &mut self.destinations,
         };
         (departure, &mut self.batch, &mut self.outbox)
     }

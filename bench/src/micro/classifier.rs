@@ -1,11 +1,17 @@
 //! What `wan` costs for one frame, as BPF test run counts it, with 10,000 refused prefixes in its trie.
+//!
+//! The frame that is not data has to pass all that such frames pass: a source between refused prefixes, so that the trie is walked down to
+//! its leaves, the source's bucket and that of its class. Both are wide enough to refuse nothing.
+
+use std::mem::offset_of;
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, LpmTrie};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use weir_abi::admission::{self, KEYS_MAX};
-use weir_abi::map::{Admission, Config, live_len, live_position, name};
+use weir_abi::gcra::Rate;
+use weir_abi::map::{Admission, Class, Config, live_len, live_position, name};
 use weir_abi::wire::{DataHeader, ReceiverIndex};
 use weir_dataplane::io::bpf::OBJECT;
 
@@ -16,6 +22,11 @@ use crate::{Error, Result};
 const PORT: u16 = 4646;
 const LIVE: ReceiverIndex = ReceiverIndex::new(0, 7, 5);
 const DENIED: u32 = 10_000;
+/// A source in the middle of the refused prefixes, of which each second one of 24 bits is refused.
+const SOURCE: [u8; 4] = [100, 39, 17, 9];
+/// More than a test run sends.
+const RATE_PPS: u64 = 1_000_000_000;
+const BURST: u64 = 1_000_000;
 const REPEAT: u32 = 500_000;
 const KEYS: [[u64; 2]; KEYS_MAX] = [[1, 2], [3, 4], [5, 6]];
 const NODE: [u8; 32] = [7; 32];
@@ -31,9 +42,14 @@ impl Wan {
             .map_max_entries(name::LIVE, live_len(1))
             .load(OBJECT)
             .map_err(Error::bpf("cannot load the packet plane's eBPF object"))?;
-        // The configuration as words: ports, no flags and no sampling, no rates.
+        // The configuration as words: ports, no flags, no sampling, and a rate for sources and for each class.
         let mut config = [0u64; size_of::<Config>() / 8];
         config[0] = u64::from(PORT) | u64::from(PORT) << 16;
+        let rate = Rate::per_second(RATE_PPS, BURST);
+        let rates = &mut config[offset_of!(Config, source) / 8..];
+        rates.as_chunks_mut::<2>().0.iter_mut().for_each(|words| *words = [rate.interval_ns, rate.burst_ns]);
+        const _: () =
+            assert!(offset_of!(Config, source) + size_of::<Rate>() * (1 + Class::COUNT) == size_of::<Config>());
         array::<[u64; size_of::<Config>() / 8]>(&mut bpf, name::CONFIG)?
             .set(0, config, 0)
             .map_err(Error::bpf("CONFIG"))?;
@@ -44,7 +60,7 @@ impl Wan {
         let deny = bpf.map_mut(name::DENY).ok_or_else(missing)?;
         let mut deny: LpmTrie<_, [u8; 16], u32> = deny.try_into().map_err(Error::bpf("DENY"))?;
         for i in 0..DENIED {
-            let network = (100 << 24 | i << 8).to_be_bytes();
+            let network = (100 << 24 | i << 9).to_be_bytes();
             let mut mapped = [0; 16];
             mapped[10..12].fill(0xff);
             mapped[12..].copy_from_slice(&network);
@@ -62,7 +78,7 @@ impl Wan {
         let data = [&header.encode()[..], &[0; 48]].concat();
         [
             ("live data", data, 60.0),
-            ("a QUIC handshake past the trie", vec![0xc0; 64], 160.0),
+            ("a QUIC handshake past trie and buckets", vec![0xc0; 64], 160.0),
             ("a QUIC Initial with a member's tag", initial(KEYS[0]), 160.0),
             ("a QUIC Initial with a forged tag", initial([0; 2]), 160.0),
         ]
@@ -118,7 +134,9 @@ fn initial(key: [u64; 2]) -> Vec<u8> {
 fn frame(payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0];
     frame.extend((28 + payload.len() as u16).to_be_bytes());
-    frame.extend([0, 0, 0x40, 0, 64, 17, 0, 0, 192, 0, 2, 9, 192, 0, 2, 1]);
+    frame.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
+    frame.extend(SOURCE);
+    frame.extend([192, 0, 2, 1]);
     frame.extend(4000u16.to_be_bytes());
     frame.extend(PORT.to_be_bytes());
     frame.extend((8 + payload.len() as u16).to_be_bytes());

@@ -1,11 +1,15 @@
 //! What the engine costs without I/O: from inner packets to sealed trains and back, over plain memory.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use weir_dataplane::engine::Command;
+use weir_dataplane::engine::lpm::Lpm;
 use weir_dataplane::engine::port::{BURST_LEN, Offload, RxMeta, Segmentation};
+use weir_dataplane::engine::snapshot::{NextHop, SessionSlot, Snapshot};
 
-use super::Subject;
-use super::planes::{Frames, START, Sink, packet, pair};
+use super::planes::{Frames, START, Sink, packet, packet_to, pair};
+use super::{Subject, lookup};
 
 const BURSTS: usize = 200;
 /// IPv4 and TCP without options.
@@ -41,6 +45,35 @@ fn round(burst: usize, len: usize) -> (f64, f64) {
     }
     let packets = (BURSTS * burst) as f64;
     (sealing.as_nanos() as f64 / packets, opening.as_nanos() as f64 / packets)
+}
+
+/// Packets of 64 bytes for places at random among 100,000 networks, all behind one peer; nanoseconds to seal one.
+fn scattered_round() -> f64 {
+    let Some([mut ones, _]) = pair(1) else { return f64::NAN };
+    let routes = lookup::routes_v4();
+    let Ok(local) = "10.1.0.0/16".parse() else { return f64::NAN };
+    let behind = routes.prefixes.into_iter().map(|prefix| (prefix, NextHop::Session(SessionSlot(0))));
+    let Ok(routes_of_all) = Lpm::build(behind.chain([(local, NextHop::Local)])) else { return f64::NAN };
+    let snapshot = Snapshot { routes: routes_of_all, ..Snapshot::empty() };
+    ones[0].command(Command::Routes(Arc::new(snapshot)), START);
+    let mut sealing = Duration::ZERO;
+    let (mut packets, mut offered) = (0, 0);
+    let [mut wan, mut errors] = [false; 2].map(Sink::new);
+    for destinations in routes.destinations.chunks_exact(BURST_LEN).take(5 * BURSTS) {
+        // A few of the networks are no places that a router sends packets to.
+        let frames = destinations.iter().filter_map(|destination| packet_to(*destination, 64));
+        let mut lan = Frames(frames.map(|packet| (packet, RxMeta::default())).collect());
+        offered += lan.0.len() as u64;
+        let start = Instant::now();
+        ones[0].encapsulate(START, &mut lan, &mut wan, &mut errors);
+        sealing += start.elapsed();
+        packets = wan.bytes / 64;
+    }
+    // A figure for packets that were dropped would be no figure.
+    if packets < offered * 9 / 10 {
+        return f64::NAN;
+    }
+    sealing.as_nanos() as f64 / offered as f64
 }
 
 /// A superpacket of TCP as the kernel reads it from a TUN: cut, summed, sealed, and opened again; nanoseconds to seal one segment. Not a
@@ -93,6 +126,8 @@ pub(super) fn subjects() -> Vec<Subject<'static>> {
         subjects.push(subject(format!("encapsulate {what}"), false));
         subjects.push(subject(format!("decapsulate {what}"), true));
     }
+    let scattered = "encapsulate a packet of 64 B in a burst of 64, to 64 of 100,000 networks";
+    subjects.push(Subject::measured(scattered, scattered_round));
     subjects.push(Subject::measured(SEAL_CUT, superpacket_round));
     subjects
 }

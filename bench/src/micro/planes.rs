@@ -1,6 +1,6 @@
 //! Planes, engines and frames without I/O: what the measurements of the engine share.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -198,13 +198,25 @@ pub(super) fn obey(plane: &mut State<Numbers>, engines: &mut [Engine]) {
 
 /// A UDP-less IPv4 packet (protocol 253, RFC 3692) of `len` bytes from network 1 to network 2, with a right header checksum.
 pub(super) fn packet(len: usize) -> Vec<u8> {
+    written(Ipv4Addr::new(10, 2, 0, 5), len)
+}
+
+/// The same to another IPv4 address; none to another family.
+pub(super) fn packet_to(destination: IpAddr, len: usize) -> Option<Vec<u8>> {
+    match destination {
+        IpAddr::V4(v4) => Some(written(v4, len)),
+        IpAddr::V6(_) => None,
+    }
+}
+
+fn written(destination: Ipv4Addr, len: usize) -> Vec<u8> {
     let mut packet = vec![0; len];
     packet[0] = 0x45;
     packet[2..4].copy_from_slice(&(len as u16).to_be_bytes());
     packet[6] = 0x40;
     packet[8..10].copy_from_slice(&[64, 253]);
     packet[12..16].copy_from_slice(&Ipv4Addr::new(10, 1, 0, 5).octets());
-    packet[16..20].copy_from_slice(&Ipv4Addr::new(10, 2, 0, 5).octets());
+    packet[16..20].copy_from_slice(&destination.octets());
     let checksum = weir_dataplane::engine::icmp::checksum(&packet[..20]);
     packet[10..12].copy_from_slice(&checksum.to_be_bytes());
     packet

@@ -31,7 +31,17 @@ fn the_demo_shows_what_happened_and_leaves_nothing() {
     let output = child.wait_with_output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    for words in ["ping IPv6", "in-band echo", "TCP IPv6", "flat out", "wan on wan", "wan_deliver", "dropped"] {
+    for words in [
+        "ping IPv6",
+        "in-band echo",
+        "TCP IPv6",
+        "flat out",
+        "wan rx",
+        "lan tx",
+        "wan on wan",
+        "wan_deliver",
+        "dropped",
+    ] {
         assert!(said.contains(words), "{words} is not in\n{said}");
     }
     let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();

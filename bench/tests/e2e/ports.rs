@@ -114,6 +114,12 @@ combinations! {
     both_sides_send_by_af_xdp [false, true, false, true], "uring";
     the_wan_goes_by_af_xdp [true, true, false, false], "mmsg";
     the_lan_goes_by_af_xdp [false, false, true, true], "uring";
+    from_wan_to_lan_goes_by_af_xdp [true, false, false, true], "uring";
+    from_lan_to_wan_goes_by_af_xdp [false, true, true, false], "mmsg";
+    all_but_sending_to_the_lan_goes_by_af_xdp [true, true, true, false], "uring";
+    all_but_receiving_from_the_lan_goes_by_af_xdp [true, true, false, true], "mmsg";
+    all_but_sending_to_the_wan_goes_by_af_xdp [true, false, true, true], "uring";
+    all_but_receiving_from_the_wan_goes_by_af_xdp [false, true, true, true], "mmsg";
 }
 
 #[test]

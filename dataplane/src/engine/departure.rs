@@ -12,6 +12,7 @@ use super::batch::{Batch, InBurst, InOutbox, Members, Nothing, Stream};
 use super::bundle::{self, Packets, Plan};
 use super::class::Priority;
 use super::counters::{Counters, Metric};
+use super::destinations::Destinations;
 use super::held::{Held, Offered};
 use super::icmp::{self, ErrorKind, ErrorLimiter};
 use super::inner::{Inner, mss};
@@ -38,9 +39,9 @@ pub(super) struct Departure<'a> {
     pub(super) events: &'a mut Events,
     pub(super) wheel: &'a mut Wheel<Deadline>,
     pub(super) worker: u8,
-    /// Where the last packet's source and destination are.
+    /// Where the last packet's source is.
     pub(super) sources: Recent,
-    pub(super) destinations: Recent,
+    pub(super) destinations: &'a mut Destinations,
 }
 
 impl Departure<'_> {
@@ -53,6 +54,7 @@ impl Departure<'_> {
         lan: &mut impl TxSink,
     ) {
         batch.clear();
+        self.destinations.begin(self.snapshot, rx);
         for frame in 0..rx.len().min(BURST_LEN) {
             let (packet, meta) = rx.frame(frame);
             let (len, flow) = (packet.len(), flow::hash_of(&*packet));

@@ -201,6 +201,16 @@ impl Inner {
     }
 }
 
+/// Where a packet goes, as its header says, whatever else is wrong with it. `None` without a whole header.
+#[inline]
+pub(crate) fn destination(packet: &[u8]) -> Option<IpAddr> {
+    match packet.first()? >> 4 {
+        4 => Some(Ipv4Addr::from(*packet.get(16..20)?.first_chunk::<4>()?).into()),
+        6 => Some(Ipv6Addr::from(*packet.get(24..40)?.first_chunk::<16>()?).into()),
+        _ => None,
+    }
+}
+
 #[inline]
 fn ports(packet: &[u8], protocol: u8, l4_offset: usize) -> Option<[u16; 2]> {
     if protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP {
@@ -300,6 +310,15 @@ mod tests {
 
     fn v6(next: u8, payload: &[u8]) -> Vec<u8> {
         ipv6("fd00:1::5", "fd00:2::9", next, payload)
+    }
+
+    #[test]
+    fn destinations_are_found_in_whole_headers() {
+        for (packet, expected) in [(v4(0, &[]), "10.2.0.9"), (v6(58, &[]), "fd00:2::9")] {
+            assert_eq!(destination(&packet), expected.parse().ok());
+            assert_eq!(destination(&packet[..packet.len() - 1]), None);
+        }
+        assert_eq!((destination(&[]), destination(&[0x55; 60])), (None, None));
     }
 
     #[test]

@@ -17,8 +17,11 @@
 //!
 //! Both families are built by the same code, on keys aligned to the left. What a route leads to is not known here.
 
+mod batch;
+
 use std::net::IpAddr;
 
+pub use self::batch::BATCH_LEN;
 use crate::api::{Prefix, ROUTES_MAX};
 
 /// Bits that one node consumes.
@@ -420,8 +423,21 @@ mod tests {
         assert_eq!(lpm.len(), unique.len());
         assert_eq!(lpm.is_empty(), unique.is_empty());
         let edges = unique.iter().flat_map(|&(prefix, _)| edges(prefix));
-        for address in edges.chain(addresses) {
-            assert_eq!(lpm.lookup(address), scan(&unique, address), "{address} in {unique:?}");
+        let addresses: Vec<_> = edges.chain(addresses).collect();
+        for address in &addresses {
+            assert_eq!(lpm.lookup(*address), scan(&unique, *address), "{address} in {unique:?}");
+        }
+        batches_equal_single_lookups(&lpm, &addresses);
+    }
+
+    /// The single look-up is the slower and plainer one.
+    fn batches_equal_single_lookups(lpm: &Lpm<u32>, addresses: &[IpAddr]) {
+        for batch in addresses.chunks(BATCH_LEN) {
+            // One place more, which is not to be written.
+            let mut found = [Some(u32::MAX); BATCH_LEN + 1];
+            lpm.lookup_batch(batch, &mut found);
+            let expected = batch.iter().map(|address| lpm.lookup(*address)).chain([Some(u32::MAX)]);
+            assert!(expected.eq(found.into_iter().take(batch.len() + 1)), "{batch:?}");
         }
     }
 
@@ -495,6 +511,20 @@ mod tests {
         assert_eq!(Lpm::build(routes(ROUTES_MAX + 1)).map(|lpm| lpm.len()), Err(TooManyRoutes));
     }
 
+    #[test]
+    fn a_batch_holds_both_families_in_any_order_and_as_many_as_it_says() {
+        let lpm = Lpm::build(table(&["10.0.0.0/8", "10.1.0.0/16", "fd00::/16", "fd00:1::/32"])).unwrap();
+        let four = ["10.1.0.1", "fd00:1::1", "11.0.0.1", "fd01::"].map(|a| a.parse().unwrap());
+        batches_equal_single_lookups(&lpm, &four);
+        let full: Vec<_> = four.into_iter().cycle().take(BATCH_LEN).collect();
+        batches_equal_single_lookups(&lpm, &full);
+        batches_equal_single_lookups(&Lpm::empty(), &full);
+        lpm.lookup_batch(&[], &mut []);
+        let beyond =
+            std::panic::catch_unwind(|| lpm.lookup_batch(&[four[0]; BATCH_LEN + 1], &mut [None; 2 * BATCH_LEN]));
+        assert!(beyond.is_err());
+    }
+
     /// Numbers without a pattern, the same in every run (splitmix64).
     fn numbers() -> impl Iterator<Item = u64> {
         (1u64..).map(|i| {
@@ -525,6 +555,8 @@ mod tests {
             let longest: u8 = if v6 { 128 } else { 32 };
             (0..=longest).rev().find_map(|len| known.get(&prefix(v6, bits, len)).copied())
         };
+        let asked: Vec<_> = routes.iter().step_by(10).flat_map(|(route, _)| edges(*route)).collect();
+        batches_equal_single_lookups(&lpm, &asked);
         for (route, _) in routes.iter().step_by(10) {
             for edge in edges(*route) {
                 let bits = match edge {

@@ -56,14 +56,23 @@ impl Recent {
     /// [`Snapshot::next_hop`]; `snapshot` is always the same.
     #[inline]
     pub(super) fn next_hop(&mut self, snapshot: &Snapshot, destination: IpAddr) -> Option<NextHop> {
-        match self.0 {
-            Some((asked, hop)) if asked == destination => hop,
-            _ => {
-                let hop = snapshot.next_hop(destination);
-                self.0 = Some((destination, hop));
-                hop
-            }
-        }
+        self.answer(destination).unwrap_or_else(|| {
+            let hop = snapshot.next_hop(destination);
+            self.remember(destination, hop);
+            hop
+        })
+    }
+
+    /// The last answer, if it was to this question.
+    #[inline]
+    pub(super) fn answer(&self, destination: IpAddr) -> Option<Option<NextHop>> {
+        self.0.filter(|(asked, _)| *asked == destination).map(|(_, hop)| hop)
+    }
+
+    /// Makes this the last answer.
+    #[inline]
+    pub(super) fn remember(&mut self, destination: IpAddr, hop: Option<NextHop>) {
+        self.0 = Some((destination, hop));
     }
 }
 

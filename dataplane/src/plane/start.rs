@@ -21,7 +21,7 @@ use super::xsk::Xsk;
 use super::{Events, Plane, PlaneError, SystemRandom, calibration, cores, set_local, system};
 use crate::api::message::Incarnation;
 use crate::config::{Config, Cores, LanPort, Latency, TunOffload, WanIo, WanPort};
-use crate::engine::aead::Algorithm;
+use crate::engine::aead::{Algorithm, Library};
 use crate::io::bpf::{self, BpfError, Programs};
 use crate::io::netlink::{Changes, Netlink};
 use crate::io::ring;
@@ -180,7 +180,7 @@ impl Plane {
             lane_ports: config.wan.lane_ports,
         };
         about.push(("incarnation".to_owned(), format!("{:016x}", fixed.incarnation.0)));
-        about.push(("aead".to_owned(), format!("{:?} preferred by this CPU", Algorithm::for_this_cpu())));
+        about.push(("aead".to_owned(), aead()));
 
         programs.deny(&config.wan.deny)?;
         set_local(&mut programs, &mut netlink, &mut map_config)?;
@@ -237,6 +237,13 @@ fn open_xsk(
         }
         done => done,
     }
+}
+
+/// What seals on this CPU. A session with a peer that has no AES instructions uses the other algorithm.
+fn aead() -> String {
+    let algorithm = Algorithm::for_this_cpu();
+    let (library, why) = Library::for_this_cpu(algorithm);
+    format!("{algorithm:?} preferred by this CPU, by {library} ({why})")
 }
 
 /// Where workers run.

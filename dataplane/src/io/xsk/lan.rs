@@ -11,11 +11,11 @@ use weir_abi::drop::DropReason;
 use weir_abi::frame::ETHERNET_LEN;
 
 use super::hops::Reader;
-use super::packet::{LAN_HEADERS_LEN_MAX, destination, parse_lan, write_lan_headers};
+use super::packet::{LAN_HEADERS_LEN_MAX, parse_lan, write_lan_headers};
 use super::receive::Receive;
 use super::transmit::Transmit;
 use super::{Halves, Shared, Watch};
-use crate::engine::inner::decrement_ttl;
+use crate::engine::inner::{decrement_ttl, destination};
 use crate::engine::port::{RxBurst, RxMeta, RxPort, TxMeta, TxPort, TxSink};
 
 /// The receiving half: the queues of the LAN devices that belong to this worker, and the TUN port `S`. A burst is from one of both; they take

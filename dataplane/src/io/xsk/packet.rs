@@ -8,7 +8,7 @@
 //! pseudo-header: the stack leaves the rest to a device that never comes (`CHECKSUM_PARTIAL` in `include/linux/skbuff.h`). On the local
 //! side it is completed here. On the underlay the checksum of what we receive is not looked at: our datagrams are authenticated.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 
 use weir_abi::drop::DropReason;
@@ -147,15 +147,6 @@ pub(super) fn write_lan_headers(headers: &mut [u8; LAN_HEADERS_LEN_MAX], hop: &L
     network.copy_from_slice(packet.get(..ip_len)?);
     decrement_ttl(network).ok()?;
     Some(ETHERNET_LEN + ip_len)
-}
-
-/// The destination of an IP packet.
-pub(super) fn destination(packet: &[u8]) -> Option<IpAddr> {
-    match packet.first()? >> 4 {
-        4 => Some(Ipv4Addr::from(*packet.get(16..20)?.first_chunk::<4>()?).into()),
-        6 => Some(Ipv6Addr::from(*packet.get(24..40)?.first_chunk::<16>()?).into()),
-        _ => None,
-    }
 }
 
 /// The inner packet in a frame from the local side, without padding. Unless the device has `wire_checksums`, its transport checksum is
@@ -495,15 +486,6 @@ mod tests {
             }
             assert_eq!(write_lan_headers(&mut headers, &hop(), &options), None);
         }
-    }
-
-    #[test]
-    fn destinations_are_found_in_whole_headers() {
-        for (packet, expected) in [(packet_of(V4, 1, &[]), V4[1]), (packet_of(V6, 58, &[]), V6[1])] {
-            assert_eq!(destination(&packet), expected.parse().ok());
-            assert_eq!(destination(&packet[..packet.len() - 1]), None);
-        }
-        assert_eq!((destination(&[]), destination(&[0x55; 60])), (None, None));
     }
 
     fn ends(v6: bool) -> (SocketAddr, SocketAddr) {
