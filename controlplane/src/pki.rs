@@ -6,6 +6,8 @@ pub mod ceremony;
 pub mod certificate;
 pub mod clock;
 pub mod crl;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod id;
 pub mod key;
 pub mod name;
