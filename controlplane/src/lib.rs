@@ -5,8 +5,8 @@
 
 pub mod audit;
 pub mod codec;
-pub mod issuer;
 pub mod config;
+pub mod issuer;
 pub mod pki;
 pub mod random;
 pub mod store;
