@@ -4,8 +4,10 @@
 //! arguments. The shell around it is small and knows no rule.
 
 pub mod api;
+pub mod audit;
 pub mod codec;
 pub mod config;
+pub mod issuer;
 pub mod pki;
 pub mod random;
 pub mod store;

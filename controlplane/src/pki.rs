@@ -1,4 +1,18 @@
 //! Who is who: identities, certificates, the trust bundle, revocation, and the clock that judges them.
 
+pub mod admission;
+pub mod bundle;
+pub mod ceremony;
+pub mod certificate;
+pub mod clock;
+pub mod crl;
 pub mod id;
 pub mod key;
+pub mod name;
+pub mod resources;
+pub mod revocation;
+pub mod signed;
+pub mod statement;
+pub mod token;
+pub mod trust;
+pub mod verifier;

@@ -1,0 +1,346 @@
+//! The audit log: what an issuer signed, when, and for whom, so that nothing signed can be denied or hidden later.
+//!
+//! ```text
+//!  entry, signed by the issuer:  sequence │ previous hash (32) │ at │ by │ what
+//!
+//!  hash n = SHA-256("weir-audit-entry-1" ‖ body n)      previous of entry n = hash n-1, of entry 0 = 32 zeros
+//! ```
+//!
+//! An entry goes to the store in the batch that allows the act, before anything is signed: the log may tell of a certificate that a crash
+//! kept from being sent, never the other way round. Entries that were changed, taken out or moved are found by [`verify`]; entries cut off
+//! at the end only by someone who noted a later [`Position`], which is why it is shown and part of a backup.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use weir_dataplane::api::Prefix;
+
+use crate::codec;
+use crate::pki::id::{InviteId, KeyId, NodeId, sha256};
+use crate::pki::key::{Domain, PrivateKey, PublicKey};
+use crate::pki::revocation::Revoked;
+use crate::pki::signed::{Document, OpenError, Signed};
+use crate::store::{Batch, Store, StoreError, Table};
+use crate::time::UnixSecs;
+
+/// Longest name of someone who asks.
+pub const BY_LEN_MAX: usize = 128;
+/// Where the end of the log is noted; entries have keys of 8 bytes.
+pub(crate) const END: &[u8] = b"end";
+
+/// What was done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Act {
+    /// A member was admitted.
+    Joined {
+        /// Its id.
+        node: NodeId,
+        /// Its name.
+        name: String,
+        /// What it may announce.
+        prefixes: Vec<Prefix>,
+        /// On which invitation.
+        invite: InviteId,
+    },
+    /// A certificate was renewed.
+    Renewed {
+        /// Whose.
+        node: NodeId,
+        /// Until when.
+        not_after: UnixSecs,
+    },
+    /// Someone was invited.
+    Invited {
+        /// The invitation.
+        invite: InviteId,
+        /// Under which name or pattern.
+        name: String,
+        /// How many may use it.
+        uses: u32,
+    },
+    /// Something was revoked.
+    Revoked {
+        /// Who or what.
+        what: Revoked,
+        /// Why.
+        reason: String,
+    },
+    /// A policy was signed.
+    Policy {
+        /// Its version.
+        version: u64,
+        /// SHA-256 of its bytes.
+        digest: [u8; 32],
+    },
+    /// A new admission seed was drawn.
+    Admission {
+        /// Its version.
+        version: u64,
+    },
+    /// State was given out as a backup, keys and all.
+    BackedUp {
+        /// The allocation counter in it.
+        counter: u64,
+    },
+    /// State was put back from a backup.
+    Restored {
+        /// The allocation counter in it.
+        counter: u64,
+    },
+}
+
+impl fmt::Display for Act {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Joined { node, name, prefixes, invite } => {
+                write!(f, "admitted {name} as {node} on invite {invite}, with")?;
+                prefixes.iter().try_for_each(|prefix| write!(f, " {prefix}"))
+            }
+            Self::Renewed { node, not_after } => write!(f, "renewed {node} until {not_after}"),
+            Self::Invited { invite, name, uses } => write!(f, "invited {name} by invite {invite}, {uses} uses"),
+            Self::Revoked { what, reason } => write!(f, "revoked {what}: {reason}"),
+            Self::Policy { version, digest: _ } => write!(f, "signed version {version} of the policy"),
+            Self::Admission { version } => write!(f, "drew version {version} of the admission seed"),
+            Self::BackedUp { counter } => write!(f, "wrote a backup of allocation {counter}"),
+            Self::Restored { counter } => write!(f, "restored the backup of allocation {counter}"),
+        }
+    }
+}
+
+/// One entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Counts from 0.
+    pub sequence: u64,
+    /// Hash of the entry before.
+    pub previous: [u8; 32],
+    /// When.
+    pub at: UnixSecs,
+    /// Who asked.
+    pub by: String,
+    /// For what.
+    pub what: Act,
+}
+
+impl Document for Entry {
+    const DOMAIN: Domain = Domain::Audit;
+    const BODY_LEN_MAX: usize = 2048;
+}
+
+/// Why a log is not believed.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An entry is missing, or one stands there twice.
+    #[error("the audit log has entry {found} where {expected} belongs; compare it with a backup")]
+    Sequence {
+        /// Which one belongs there.
+        expected: u64,
+        /// Which one is there.
+        found: u64,
+    },
+    /// An entry does not continue the one before.
+    #[error("entry {0} of the audit log does not continue the one before; compare it with a backup")]
+    Chain(u64),
+    /// An entry is signed by a stranger.
+    #[error("entry {sequence} of the audit log is signed by {signer}, which is no issuer of ours")]
+    Signer {
+        /// Which one.
+        sequence: u64,
+        /// By whom.
+        signer: KeyId,
+    },
+    /// An entry was changed.
+    #[error("entry {sequence} of the audit log was changed ({source}); compare it with a backup")]
+    Entry {
+        /// Which one.
+        sequence: u64,
+        /// What is wrong.
+        source: OpenError,
+    },
+    /// The end of the log is not where it was noted.
+    #[error("the audit log ends at entry {found}, {noted} were noted; compare it with a backup")]
+    End {
+        /// As noted.
+        noted: u64,
+        /// As found.
+        found: u64,
+    },
+    /// A record in the table is none.
+    #[error("the audit table has a record that is none")]
+    Record,
+}
+
+/// The end of a log: how many entries there are, and the hash of the last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// The sequence of the next entry.
+    pub next: u64,
+    /// The hash of the last one.
+    pub last: [u8; 32],
+}
+
+impl Position {
+    /// Where the log in this store ends.
+    ///
+    /// # Errors
+    /// [`AuditError`].
+    pub fn open(store: &impl Store) -> Result<Self, AuditError> {
+        store.value(Table::Audit, END)?.map_or(Ok(Self::default()), |bytes| Self::read(&bytes))
+    }
+
+    /// Reads the note of an end.
+    pub(crate) fn read(bytes: &[u8]) -> Result<Self, AuditError> {
+        codec::decode(bytes, 64).map_err(|_| AuditError::Record)
+    }
+
+    /// Adds an entry to a batch and returns the end that holds once the batch is committed.
+    #[must_use]
+    pub fn append(self, batch: &mut Batch, key: &PrivateKey, at: UnixSecs, by: &str, what: Act) -> Self {
+        let by = by.chars().take(BY_LEN_MAX / 4).collect();
+        let entry = Entry { sequence: self.next, previous: self.last, at, by, what };
+        let signed = Signed::sign(&entry, key);
+        let end = self.after(&signed);
+        batch.put(Table::Audit, self.next.to_be_bytes(), codec::encode(&signed));
+        batch.put(Table::Audit, END, codec::encode(&end));
+        end
+    }
+
+    fn after(self, entry: &Signed<Entry>) -> Self {
+        Self { next: self.next + 1, last: sha256("weir-audit-entry-1", &[&entry.body]) }
+    }
+}
+
+/// Entries from `from` on, at most `max`, as they stand in the store.
+///
+/// # Errors
+/// [`AuditError`].
+pub fn read(store: &impl Store, from: u64, max: usize) -> Result<Vec<Signed<Entry>>, AuditError> {
+    let end = Position::open(store)?.next;
+    let mut entries = Vec::new();
+    for sequence in (from..end).take(max) {
+        let bytes = store.value(Table::Audit, &sequence.to_be_bytes())?;
+        let bytes = bytes.ok_or(AuditError::Sequence { expected: sequence, found: sequence + 1 })?;
+        entries.push(codec::decode(&bytes, 4096).map_err(|_| AuditError::Record)?);
+    }
+    Ok(entries)
+}
+
+/// Checks entries that begin at `from`: signatures, sequence and chain. Returns where they end.
+///
+/// # Errors
+/// [`AuditError`] at the first entry that is wrong.
+pub fn verify(
+    entries: &[Signed<Entry>],
+    from: Position,
+    issuer: impl Fn(KeyId) -> Option<PublicKey>,
+) -> Result<Position, AuditError> {
+    entries.iter().try_fold(from, |position, signed| {
+        let sequence = position.next;
+        let key = issuer(signed.signer).ok_or(AuditError::Signer { sequence, signer: signed.signer })?;
+        let entry = signed.open(&key).map_err(|source| AuditError::Entry { sequence, source })?;
+        if entry.sequence != sequence {
+            return Err(AuditError::Sequence { expected: sequence, found: entry.sequence });
+        }
+        if entry.previous != position.last {
+            return Err(AuditError::Chain(sequence));
+        }
+        Ok(position.after(signed))
+    })
+}
+
+/// Checks the whole log in a store against the end that is noted there.
+///
+/// # Errors
+/// [`AuditError`].
+pub fn verify_store(store: &impl Store, issuer: impl Fn(KeyId) -> Option<PublicKey>) -> Result<Position, AuditError> {
+    let noted = Position::open(store)?;
+    let mut signed = Vec::new();
+    for (key, value) in store.entries(Table::Audit)? {
+        if key != END {
+            signed.push(codec::decode(&value, 4096).map_err(|_| AuditError::Record)?);
+        }
+    }
+    let found = verify(&signed, Position::default(), issuer)?;
+    if found == noted { Ok(found) } else { Err(AuditError::End { noted: noted.next, found: found.next }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::MemoryStore;
+
+    fn key() -> PrivateKey {
+        PrivateKey::from_seed(&[1; 32])
+    }
+
+    fn issuer(id: KeyId) -> Option<PublicKey> {
+        Some(key().public()).filter(|key| key.id() == id)
+    }
+
+    fn log(count: u64) -> (MemoryStore, Position) {
+        let mut store = MemoryStore::default();
+        let mut end = Position::open(&store).unwrap();
+        for version in 0..count {
+            let mut batch = Batch::default();
+            end = end.append(&mut batch, &key(), UnixSecs(version), "uid 0", Act::Admission { version });
+            store.commit(batch).unwrap();
+        }
+        (store, end)
+    }
+
+    fn change(store: &mut MemoryStore, sequence: u64, value: Option<Vec<u8>>) {
+        let mut batch = Batch::default();
+        match value {
+            Some(value) => batch.put(Table::Audit, sequence.to_be_bytes(), value),
+            None => batch.delete(Table::Audit, sequence.to_be_bytes()),
+        }
+        store.commit(batch).unwrap();
+    }
+
+    #[test]
+    fn a_log_continues_where_the_store_left_it() {
+        let (store, end) = log(300);
+        assert_eq!(Position::open(&store).unwrap(), end);
+        assert_eq!(verify_store(&store, issuer).unwrap(), end);
+        let some = read(&store, 298, 10).unwrap();
+        assert_eq!(some.iter().map(|entry| entry.peek().unwrap().sequence).collect::<Vec<_>>(), [298, 299]);
+    }
+
+    #[test]
+    fn every_tampering_is_found() {
+        let whole = log(5).0;
+        let value = |at: u64| whole.value(Table::Audit, &at.to_be_bytes()).unwrap().unwrap();
+        let tampered = |at, value| {
+            let mut store = whole.clone();
+            change(&mut store, at, value);
+            verify_store(&store, issuer).unwrap_err()
+        };
+        let mut bent: Signed<Entry> = codec::decode(&value(2), 4096).unwrap();
+        bent.body[40] ^= 1;
+        assert!(matches!(tampered(2, Some(codec::encode(&bent))), AuditError::Entry { sequence: 2, .. }));
+        assert!(matches!(tampered(2, None), AuditError::Sequence { expected: 2, found: 3 }));
+        assert!(matches!(tampered(2, Some(value(1))), AuditError::Sequence { expected: 2, found: 1 }));
+        assert!(matches!(tampered(4, None), AuditError::End { noted: 5, found: 4 }));
+        let entry = Entry { sequence: 2, ..codec::decode::<Signed<Entry>>(&value(3), 4096).unwrap().peek().unwrap() };
+        let forged = |key: &PrivateKey| Some(codec::encode(&Signed::sign(&entry, key)));
+        assert!(matches!(
+            tampered(2, forged(&PrivateKey::from_seed(&[2; 32]))),
+            AuditError::Signer { sequence: 2, .. }
+        ));
+        // Even the issuer itself cannot write another past without writing all that came after it.
+        assert!(matches!(tampered(2, forged(&key())), AuditError::Chain(2)));
+    }
+
+    #[test]
+    fn whoever_asks_is_named_up_to_a_limit() {
+        let mut batch = Batch::default();
+        let mut store = MemoryStore::default();
+        let what = Act::Admission { version: 1 };
+        let _end = Position::default().append(&mut batch, &key(), UnixSecs(1), &"ü".repeat(1000), what);
+        store.commit(batch).unwrap();
+        assert_eq!(read(&store, 0, 1).unwrap()[0].peek().unwrap().by.chars().count(), BY_LEN_MAX / 4);
+    }
+}

@@ -1,0 +1,227 @@
+//! The seed of the admission tags, by which a gateway tells a member's first packet from a stranger's.
+//!
+//! ```text
+//!  day key (16) = HKDF-SHA-256( salt: none, secret: seed, info: "weir-admission-1" ‖ day, big endian )     day = seconds since 1970 / 86,400
+//! ```
+//!
+//! Every member knows the seed, so it keeps strangers out and nobody else; an issuer draws a new one when a member was revoked. It stands
+//! in a document of its own and not in the trust bundle, because the bundle is public and needs a ceremony. It travels over authenticated
+//! links only; an invitation carries the key of one day instead.
+
+use std::fmt;
+
+use aws_lc_rs::hkdf;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::bundle::Bundle;
+use super::id::KeyId;
+use super::key::Domain;
+use super::signed::{Document, OpenError, Signed};
+use crate::time::UnixSecs;
+
+/// Seconds of a day.
+const DAY_SECS: u64 = 86_400;
+/// How long the day keys of the seed before are accepted. Ours: as long as any other day key, so that nobody who slept a day is locked out.
+const OLD_SEED_SECS: u64 = 2 * DAY_SECS;
+
+/// The seed, with its version.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdmissionDocument {
+    /// Rises with each new seed.
+    pub version: u64,
+    /// What the day keys are made of.
+    pub seed: Zeroizing<[u8; 32]>,
+    /// When it was drawn.
+    pub since: UnixSecs,
+}
+
+impl fmt::Debug for AdmissionDocument {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AdmissionDocument(version {}, since {})", self.version, self.since)
+    }
+}
+
+impl Document for AdmissionDocument {
+    const DOMAIN: Domain = Domain::Admission;
+    const BODY_LEN_MAX: usize = 64;
+}
+
+/// The document as it travels.
+pub type SignedAdmission = Signed<AdmissionDocument>;
+
+/// The key of one day.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DayKey {
+    /// Days since 1970.
+    pub day: u32,
+    /// The key.
+    pub key: Zeroizing<[u8; 16]>,
+}
+
+impl fmt::Debug for DayKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DayKey(day {})", self.day)
+    }
+}
+
+/// The day of a moment.
+pub fn day(at: UnixSecs) -> u32 {
+    u32::try_from(at.0 / DAY_SECS).unwrap_or(u32::MAX)
+}
+
+struct KeyLen;
+
+impl hkdf::KeyType for KeyLen {
+    fn len(&self) -> usize {
+        16
+    }
+}
+
+impl AdmissionDocument {
+    /// The key of a day.
+    pub fn day_key(&self, day: u32) -> DayKey {
+        let secret = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(&*self.seed);
+        let mut key = Zeroizing::new([0; 16]);
+        let day_octets = day.to_be_bytes();
+        let info = [&b"weir-admission-1"[..], &day_octets];
+        let expanded = secret.expand(&info, KeyLen).and_then(|output| output.fill(&mut *key));
+        // HKDF fails beyond 255 hashes of output (RFC 5869 §2.3); half a hash is asked for.
+        expanded.expect("16 bytes are within HKDF's limit");
+        DayKey { day, key }
+    }
+}
+
+/// Why an admission document is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AdmissionError {
+    /// No issuer of the bundle signed it.
+    #[error("{0} is no issuer of this network")]
+    Stranger(KeyId),
+    /// It is not what its issuer signed.
+    #[error("the admission document: {0}")]
+    Open(#[from] OpenError),
+}
+
+/// What a member knows of seeds: the one that holds and the one before.
+#[derive(Clone, Debug)]
+pub struct AdmissionKeys {
+    signed: SignedAdmission,
+    current: AdmissionDocument,
+    previous: Option<AdmissionDocument>,
+}
+
+fn open(signed: &SignedAdmission, bundle: &Bundle) -> Result<AdmissionDocument, AdmissionError> {
+    let issuer = bundle.issuer(signed.signer).ok_or(AdmissionError::Stranger(signed.signer))?;
+    Ok(signed.open(&issuer)?)
+}
+
+impl AdmissionKeys {
+    /// Begins with a document.
+    ///
+    /// # Errors
+    /// [`AdmissionError`].
+    pub fn new(signed: SignedAdmission, bundle: &Bundle) -> Result<Self, AdmissionError> {
+        let current = open(&signed, bundle)?;
+        Ok(Self { signed, current, previous: None })
+    }
+
+    /// Takes a document if it comes after what is known; tells whether it did. When two issuers draw a seed at once, all members prefer
+    /// the same one: the higher version, then the higher key id.
+    ///
+    /// # Errors
+    /// [`AdmissionError`].
+    pub fn apply(&mut self, signed: SignedAdmission, bundle: &Bundle) -> Result<bool, AdmissionError> {
+        let next = open(&signed, bundle)?;
+        if (next.version, signed.signer) <= (self.current.version, self.signed.signer) {
+            return Ok(false);
+        }
+        self.previous = Some(std::mem::replace(&mut self.current, next));
+        self.signed = signed;
+        Ok(true)
+    }
+
+    /// The document that holds, to hand on.
+    pub const fn signed(&self) -> &SignedAdmission {
+        &self.signed
+    }
+
+    /// Its version.
+    pub const fn version(&self) -> u64 {
+        self.current.version
+    }
+
+    /// The key to make tags with.
+    pub fn today(&self, now: UnixSecs) -> DayKey {
+        self.current.day_key(day(now))
+    }
+
+    /// The keys whose tags are good: yesterday's, today's and tomorrow's, and for two days also those of the seed before.
+    pub fn accepted(&self, now: UnixSecs) -> Vec<DayKey> {
+        let today = day(now);
+        let days = today.saturating_sub(1)..=today.saturating_add(1);
+        let previous = self.previous.as_ref().filter(|_| now.0 < self.current.since.0.saturating_add(OLD_SEED_SECS));
+        let seeds = [Some(&self.current), previous];
+        seeds.into_iter().flatten().flat_map(|seed| days.clone().map(|day| seed.day_key(day))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pki::bundle::tests::{first, key};
+    use crate::pki::key::PrivateKey;
+
+    const NOON: u64 = 20_000 * DAY_SECS + DAY_SECS / 2;
+
+    fn signed(version: u64, seed: u8, signer: &PrivateKey) -> SignedAdmission {
+        let since = UnixSecs(NOON);
+        Signed::sign(&AdmissionDocument { version, seed: Zeroizing::new([seed; 32]), since }, signer)
+    }
+
+    #[test]
+    fn yesterday_today_and_tomorrow_are_accepted() {
+        let keys = AdmissionKeys::new(signed(1, 5, &key(11)), &first()).unwrap();
+        let accepted = keys.accepted(UnixSecs(NOON));
+        assert_eq!(accepted.iter().map(|key| key.day).collect::<Vec<_>>(), [19_999, 20_000, 20_001]);
+        assert_eq!(accepted[1], keys.today(UnixSecs(NOON)));
+        assert!(accepted[0].key != accepted[1].key && accepted[1].key != accepted[2].key);
+        // A key made the day before is still good the day after, and no longer then.
+        let later = |days: u64| keys.accepted(UnixSecs(NOON + days * DAY_SECS)).contains(&accepted[1]);
+        assert_eq!([later(1), later(2)], [true, false]);
+    }
+
+    #[test]
+    fn the_seed_before_is_accepted_for_two_days() {
+        let mut keys = AdmissionKeys::new(signed(1, 5, &key(11)), &first()).unwrap();
+        let old = keys.today(UnixSecs(NOON));
+        assert_eq!(keys.apply(signed(2, 6, &key(12)), &first()), Ok(true));
+        assert_ne!(keys.today(UnixSecs(NOON)), old);
+        assert!(keys.accepted(UnixSecs(NOON)).contains(&old));
+        let at = |secs| keys.accepted(UnixSecs(NOON + secs)).len();
+        assert_eq!([at(0), at(OLD_SEED_SECS - 1), at(OLD_SEED_SECS)], [6, 6, 3]);
+    }
+
+    #[test]
+    fn all_members_prefer_the_same_of_two_seeds() {
+        let (one, other) = (signed(2, 6, &key(11)), signed(2, 7, &key(12)));
+        let after = |order: [&SignedAdmission; 2]| {
+            let mut keys = AdmissionKeys::new(signed(1, 5, &key(11)), &first()).unwrap();
+            order.into_iter().for_each(|next| drop(keys.apply(next.clone(), &first())));
+            keys.signed().clone()
+        };
+        assert_eq!(after([&one, &other]), after([&other, &one]));
+    }
+
+    #[test]
+    fn only_issuers_give_seeds_and_none_is_printed() {
+        let stranger = signed(9, 6, &key(13));
+        let id = key(13).public().id();
+        let refused = AdmissionKeys::new(stranger.clone(), &first()).unwrap_err();
+        assert_eq!(refused, AdmissionError::Stranger(id));
+        let mut keys = AdmissionKeys::new(signed(1, 0xab, &key(11)), &first()).unwrap();
+        assert_eq!(keys.apply(stranger, &first()), Err(AdmissionError::Stranger(id)));
+        let shown = format!("{keys:?} {:?}", keys.today(UnixSecs(NOON)));
+        assert!(!shown.contains("171, 171"), "{shown}");
+    }
+}

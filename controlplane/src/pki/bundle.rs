@@ -1,0 +1,755 @@
+//! The trust bundle: whom a network believes, in numbered versions that vouch for one another.
+//!
+//! ```text
+//!  network id = SHA-256("weir-network-1" ‖ body of version 1)
+//!
+//!  version 1 ◂──previous── version 2 ◂──previous── version 3          body ‖ signatures (root key id, signature)…
+//!  signed by a root         by a root of 1          by a root of 2
+//!  of its own               and one of its own      and one of its own
+//! ```
+//!
+//! So a member that knows only the network id, or slept through ten versions, walks from what it knows to what holds now, and a thief of
+//! one root cannot leave the line without both sides of the step agreeing (the scheme of The Update Framework, §5.3). Allocation is a
+//! right of its own: a [`Slice`] names the one issuer that may give out these names and prefixes for the first time. What an issuer's
+//! certificate covers is wider, since any issuer renews what another gave.
+
+use serde::{Deserialize, Serialize};
+use weir_dataplane::api::Prefix;
+
+use super::certificate::{self, CertificateError};
+use super::id::{KeyId, NetworkId, sha256};
+use super::key::{Domain, PrivateKey, PublicKey, Signature};
+use super::name::{NameError, NamePattern, check_label};
+use crate::codec::{self, DecodeError};
+
+/// Roots in one bundle: A and B, and their successors while one follows the other.
+pub const ROOTS_MAX: usize = 4;
+/// Issuer certificates in one bundle. Ours: 16 issuers with 12 successors each signed ahead, and the one that is running out.
+pub const ISSUERS_MAX: usize = 208;
+/// Issuers that the bundle names as revoked.
+pub const REVOKED_ISSUERS_MAX: usize = 1024;
+/// Keys outside the issuers that may sign revocations.
+pub const REVOKERS_MAX: usize = 8;
+/// Keys that may sign policy.
+pub const OPERATORS_MAX: usize = 64;
+/// Keys that sign the network zone's keys.
+pub const DNS_KEYS_MAX: usize = 8;
+/// Slices of names and prefixes.
+pub const SLICES_MAX: usize = 16;
+/// Patterns of names in one slice.
+pub const SLICE_NAMES_MAX: usize = 16;
+/// Prefixes in one slice.
+pub const SLICE_PREFIXES_MAX: usize = 64;
+/// Longest certificate in a bundle.
+pub const CERTIFICATE_LEN_MAX: usize = 2048;
+/// Longest body that is read: all of the above at once.
+pub const BODY_LEN_MAX: usize = 512 * 1024;
+/// Signatures on one version: every root of two versions.
+pub const SIGNATURES_MAX: usize = 2 * ROOTS_MAX;
+/// Versions that a chain holds. Ours: a ceremony every week for twenty years.
+pub const VERSIONS_MAX: usize = 1024;
+
+/// Shortest and longest life of a leaf.
+pub const LEAF_LIFETIME_SECS: std::ops::RangeInclusive<u32> = 3600..=7 * 86_400;
+/// Longest grace.
+pub const GRACE_SECS_MAX: u32 = 30 * 86_400;
+/// Shortest and longest time for which a revocation list counts as fresh.
+pub const REVOCATION_FRESH_SECS: std::ops::RangeInclusive<u32> = 1200..=7 * 86_400;
+
+/// What holds for the whole network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parameters {
+    /// How long a leaf is valid.
+    pub leaf_lifetime_secs: u32,
+    /// How long after its end peers still accept one when no issuer can be reached; 0 is strict.
+    pub grace_secs: u32,
+    /// How long a revocation list counts as fresh.
+    pub revocation_fresh_secs: u32,
+    /// Whether sessions under the draft group are allowed at all.
+    pub legacy_kyber_allowed: bool,
+}
+
+impl Default for Parameters {
+    /// Leaves of a day, a week of grace, lists fresh for an hour.
+    fn default() -> Self {
+        Self {
+            leaf_lifetime_secs: 86_400,
+            grace_secs: 7 * 86_400,
+            revocation_fresh_secs: 3600,
+            legacy_kyber_allowed: false,
+        }
+    }
+}
+
+/// What one issuer alone may give out for the first time. No two slices overlap, so a partition cannot assign anything twice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slice {
+    /// The allocating issuer.
+    pub issuer: KeyId,
+    /// Names.
+    pub names: Vec<NamePattern>,
+    /// Prefixes for the networks behind members.
+    pub prefixes: Vec<Prefix>,
+}
+
+/// One version of the bundle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bundle {
+    /// Counts from 1.
+    pub version: u64,
+    /// Hash of the body of the version before.
+    pub previous: Option<[u8; 32]>,
+    /// The network's name, which is also the name of its DNS zone: one label below `internal`.
+    pub network_name: String,
+    /// What policy does with what it does not mention.
+    pub default_allow: bool,
+    /// Root certificates in DER.
+    pub roots: Vec<Vec<u8>>,
+    /// Issuer certificates in DER, several of one issuer when successors are signed ahead.
+    pub issuers: Vec<Vec<u8>>,
+    /// Issuers whose signatures count no longer, whatever they signed.
+    pub revoked_issuers: Vec<KeyId>,
+    /// Keys outside the issuers that may sign revocations.
+    pub revokers: Vec<PublicKey>,
+    /// Who allocates what.
+    pub slices: Vec<Slice>,
+    /// Public keys that sign the network zone's DNSKEY RRset, as DNSKEY RDATA.
+    pub dns_ksks: Vec<Vec<u8>>,
+    /// Keys that may sign policy.
+    pub operators: Vec<PublicKey>,
+    /// What holds for all.
+    pub parameters: Parameters,
+}
+
+/// A version as it travels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedBundle {
+    /// The bundle's bytes.
+    pub body: Vec<u8>,
+    /// By roots.
+    pub signatures: Vec<(KeyId, Signature)>,
+}
+
+/// Why a bundle, or a step to one, is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BundleError {
+    /// Not a bundle.
+    #[error("the trust bundle does not decode: {0}")]
+    Decode(#[from] DecodeError),
+    /// A certificate in it is none.
+    #[error("a certificate in the trust bundle: {0}")]
+    Certificate(#[from] CertificateError),
+    /// The first version names another network.
+    #[error("this trust bundle begins network {found}, not {expected}")]
+    OtherNetwork {
+        /// The network that was asked for.
+        expected: NetworkId,
+        /// The network of this bundle.
+        found: NetworkId,
+    },
+    /// A version is missing in between.
+    #[error("version {found} of the trust bundle does not follow version {have}; ask for the ones between")]
+    Gap {
+        /// The latest that is known.
+        have: u64,
+        /// The one that came.
+        found: u64,
+    },
+    /// Two bundles of one version, both signed.
+    #[error(
+        "two different trust bundles claim version {0}; a root key is in two hands: run a ceremony with the other root"
+    )]
+    Fork(u64),
+    /// No root of the version before signed.
+    #[error("no root of version {0} signed its successor")]
+    NotByPredecessor(u64),
+    /// No root of its own signed.
+    #[error("no root of version {0} signed it")]
+    NotByItself(u64),
+    /// More signatures than roots can be.
+    #[error("{0} signatures on a trust bundle, at most {SIGNATURES_MAX} are read")]
+    Signatures(usize),
+    /// More versions than a chain holds.
+    #[error("a chain holds {VERSIONS_MAX} versions of the trust bundle; found the network anew")]
+    Versions,
+    /// There is no version to begin with.
+    #[error("no version of the trust bundle")]
+    Empty,
+    /// A list is too long or empty.
+    #[error("{found} {what} in the trust bundle, {min} to {max} are possible")]
+    Count {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        found: usize,
+        /// At least.
+        min: usize,
+        /// At most.
+        max: usize,
+    },
+    /// The network's name.
+    #[error("the network's name: {0}")]
+    Name(#[from] NameError),
+    /// A parameter is out of its range.
+    #[error("{what} of {secs} s is out of range")]
+    Parameter {
+        /// Which one.
+        what: &'static str,
+        /// Its value.
+        secs: u32,
+    },
+    /// Version and predecessor do not fit together.
+    #[error("version 1 of a trust bundle has no predecessor, every other has one")]
+    Previous,
+    /// A key or slice stands there twice.
+    #[error("{0} stands twice in the trust bundle")]
+    Twice(String),
+    /// Two slices share something.
+    #[error("the slices of {0} and {1} overlap; give each name and prefix to one issuer")]
+    SlicesOverlap(KeyId, KeyId),
+    /// A slice of an issuer that is not there.
+    #[error("a slice belongs to {0}, which is no issuer of the bundle")]
+    SliceOfStranger(KeyId),
+    /// A change names something that is not there.
+    #[error("the trust bundle has no {0}")]
+    Unknown(String),
+    /// Nobody who signs is a root.
+    #[error("none of the given keys is a root of version {0}")]
+    NoRootKey(u64),
+}
+
+/// The id of the network that this first version founds.
+pub fn network_id(first: &SignedBundle) -> NetworkId {
+    NetworkId(sha256("weir-network-1", &[&first.body]))
+}
+
+/// Whether two prefixes share an address.
+pub fn prefixes_overlap(one: &Prefix, other: &Prefix) -> bool {
+    one.contains(other.address()) || other.contains(one.address())
+}
+
+/// Whether every address of `inner` is in `outer`.
+pub fn prefix_covers(outer: &Prefix, inner: &Prefix) -> bool {
+    outer.bit_len() <= inner.bit_len() && outer.contains(inner.address())
+}
+
+impl SignedBundle {
+    /// Signs a version with every given key. Whether they suffice, [`Chain`] judges.
+    pub fn sign(bundle: &Bundle, roots: &[&PrivateKey]) -> Self {
+        let body = codec::encode(bundle);
+        let sign = |root: &&PrivateKey| (root.public().id(), root.sign(Domain::Bundle, &body));
+        let signatures = roots.iter().map(sign).collect();
+        Self { body, signatures }
+    }
+
+    /// How many bytes it has, about.
+    pub fn wire_len(&self) -> usize {
+        self.body.len() + 96 * self.signatures.len()
+    }
+
+    /// Hash of the body: what the next version calls its previous.
+    pub fn digest(&self) -> [u8; 32] {
+        sha256("weir-bundle-1", &[&self.body])
+    }
+
+    /// The bundle, well formed, but signed by whomever.
+    ///
+    /// # Errors
+    /// [`BundleError`].
+    pub fn peek(&self) -> Result<Bundle, BundleError> {
+        let bundle: Bundle = codec::decode(&self.body, BODY_LEN_MAX)?;
+        bundle.check()?;
+        Ok(bundle)
+    }
+
+    fn signed_by_one_of(&self, roots: &[PublicKey]) -> bool {
+        self.signatures.iter().any(|(id, signature)| {
+            let root = roots.iter().find(|root| root.id() == *id);
+            root.is_some_and(|root| root.verify(Domain::Bundle, &self.body, signature).is_ok())
+        })
+    }
+}
+
+fn count(what: &'static str, found: usize, min: usize, max: usize) -> Result<(), BundleError> {
+    if (min..=max).contains(&found) { Ok(()) } else { Err(BundleError::Count { what, found, min, max }) }
+}
+
+fn no_twins<T: Ord>(of: &[T], show: impl Fn(&T) -> String) -> Result<(), BundleError> {
+    let mut sorted: Vec<&T> = of.iter().collect();
+    sorted.sort();
+    match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(BundleError::Twice(show(pair[0]))),
+        None => Ok(()),
+    }
+}
+
+impl Bundle {
+    /// Checks everything that needs no other version.
+    ///
+    /// # Errors
+    /// [`BundleError`].
+    pub fn check(&self) -> Result<(), BundleError> {
+        if (self.version == 1) != self.previous.is_none() || self.version == 0 {
+            return Err(BundleError::Previous);
+        }
+        check_label(&self.network_name)?;
+        count("roots", self.roots.len(), 1, ROOTS_MAX)?;
+        count("issuers", self.issuers.len(), 0, ISSUERS_MAX)?;
+        count("revoked issuers", self.revoked_issuers.len(), 0, REVOKED_ISSUERS_MAX)?;
+        count("revocation keys", self.revokers.len(), 0, REVOKERS_MAX)?;
+        count("slices", self.slices.len(), 0, SLICES_MAX)?;
+        count("DNS keys", self.dns_ksks.len(), 0, DNS_KEYS_MAX)?;
+        count("operators", self.operators.len(), 0, OPERATORS_MAX)?;
+        for certificate in self.roots.iter().chain(&self.issuers) {
+            count("bytes of a certificate", certificate.len(), 1, CERTIFICATE_LEN_MAX)?;
+        }
+        for key in &self.dns_ksks {
+            count("bytes of a DNS key", key.len(), 1, CERTIFICATE_LEN_MAX)?;
+        }
+        no_twins(&self.root_keys()?, |key| format!("root {}", key.id()))?;
+        no_twins(&self.issuers, |_| "an issuer certificate".to_owned())?;
+        no_twins(&self.revoked_issuers, |id| format!("revoked issuer {id}"))?;
+        no_twins(&self.revokers, |key| format!("revocation key {}", key.id()))?;
+        no_twins(&self.operators, |key| format!("operator {}", key.id()))?;
+        self.check_slices()?;
+        self.check_parameters()
+    }
+
+    fn check_slices(&self) -> Result<(), BundleError> {
+        let issuers = self.issuer_keys()?;
+        for (at, slice) in self.slices.iter().enumerate() {
+            count("names of a slice", slice.names.len(), 0, SLICE_NAMES_MAX)?;
+            count("prefixes of a slice", slice.prefixes.len(), 0, SLICE_PREFIXES_MAX)?;
+            if !issuers.iter().any(|key| key.id() == slice.issuer) {
+                return Err(BundleError::SliceOfStranger(slice.issuer));
+            }
+            for other in &self.slices[..at] {
+                if other.issuer == slice.issuer {
+                    return Err(BundleError::Twice(format!("the slice of {}", slice.issuer)));
+                }
+                let names = slice.names.iter().any(|one| other.names.iter().any(|two| one.overlaps(two)));
+                let overlap = |one: &Prefix| other.prefixes.iter().any(|two| prefixes_overlap(one, two));
+                if names || slice.prefixes.iter().any(overlap) {
+                    return Err(BundleError::SlicesOverlap(other.issuer, slice.issuer));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_parameters(&self) -> Result<(), BundleError> {
+        let Parameters { leaf_lifetime_secs, grace_secs, revocation_fresh_secs, legacy_kyber_allowed: _ } =
+            self.parameters;
+        let ranges = [
+            ("a leaf's life", leaf_lifetime_secs, LEAF_LIFETIME_SECS),
+            ("grace", grace_secs, 0..=GRACE_SECS_MAX),
+            ("a revocation list's freshness", revocation_fresh_secs, REVOCATION_FRESH_SECS),
+        ];
+        let wrong = ranges.into_iter().find(|(_, secs, range)| !range.contains(secs));
+        wrong.map_or(Ok(()), |(what, secs, _)| Err(BundleError::Parameter { what, secs }))
+    }
+
+    /// The roots' keys.
+    ///
+    /// # Errors
+    /// [`BundleError::Certificate`], never for a checked bundle.
+    pub fn root_keys(&self) -> Result<Vec<PublicKey>, BundleError> {
+        self.roots.iter().map(|der| Ok(certificate::public_key(der)?)).collect()
+    }
+
+    /// The keys of all issuer certificates, revoked ones too, as often as they have certificates.
+    fn issuer_keys(&self) -> Result<Vec<PublicKey>, BundleError> {
+        self.issuers.iter().map(|der| Ok(certificate::public_key(der)?)).collect()
+    }
+
+    /// Whether the bundle takes back what this issuer signed.
+    pub fn is_revoked(&self, issuer: KeyId) -> bool {
+        self.revoked_issuers.contains(&issuer)
+    }
+
+    /// The key of an issuer that the bundle names and has not revoked.
+    pub fn issuer(&self, id: KeyId) -> Option<PublicKey> {
+        if self.is_revoked(id) {
+            return None;
+        }
+        let mut keys = self.issuers.iter().filter_map(|der| certificate::public_key(der).ok());
+        keys.find(|key| key.id() == id)
+    }
+
+    /// The certificates of one issuer in the order of the bundle; none when it is revoked.
+    pub fn issuer_certificates(&self, id: KeyId) -> Vec<&[u8]> {
+        let of_it = |der: &&Vec<u8>| certificate::public_key(der).is_ok_and(|key| key.id() == id);
+        if self.is_revoked(id) {
+            return vec![];
+        }
+        self.issuers.iter().filter(of_it).map(Vec::as_slice).collect()
+    }
+
+    /// The key of someone who may sign revocation lists: an issuer or a revocation key. Not judged by the clock: what an issuer cut stays
+    /// cut when its certificate has ended, and the union is the same for everyone who has the same bundle.
+    pub fn revoker(&self, id: KeyId) -> Option<PublicKey> {
+        let outside = self.revokers.iter().find(|key| key.id() == id).copied();
+        outside.or_else(|| self.issuer(id))
+    }
+
+    /// The key of someone who may sign policy.
+    pub fn operator(&self, id: KeyId) -> Option<PublicKey> {
+        self.operators.iter().find(|key| key.id() == id).copied()
+    }
+
+    /// What this issuer may allocate.
+    pub fn slice(&self, issuer: KeyId) -> Option<&Slice> {
+        if self.is_revoked(issuer) { None } else { self.slices.iter().find(|slice| slice.issuer == issuer) }
+    }
+}
+
+/// What [`Chain::extend`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extended {
+    /// The version is new and holds now.
+    New,
+    /// It was there already.
+    Known,
+}
+
+/// All versions from the first to the one that holds.
+#[derive(Clone, Debug)]
+pub struct Chain {
+    network: NetworkId,
+    versions: Vec<SignedBundle>,
+    current: Bundle,
+}
+
+impl Chain {
+    /// Begins with the version that founds the network.
+    ///
+    /// # Errors
+    /// [`BundleError`].
+    pub fn start(network: NetworkId, first: SignedBundle) -> Result<Self, BundleError> {
+        let found = network_id(&first);
+        if found != network {
+            return Err(BundleError::OtherNetwork { expected: network, found });
+        }
+        if first.signatures.len() > SIGNATURES_MAX {
+            return Err(BundleError::Signatures(first.signatures.len()));
+        }
+        let current = first.peek()?;
+        if current.version != 1 {
+            return Err(BundleError::Gap { have: 0, found: current.version });
+        }
+        if !first.signed_by_one_of(&current.root_keys()?) {
+            return Err(BundleError::NotByItself(1));
+        }
+        Ok(Self { network, versions: vec![first], current })
+    }
+
+    /// Walks versions in order, from the first.
+    ///
+    /// # Errors
+    /// [`BundleError`] at the first step that does not hold.
+    pub fn walk(network: NetworkId, versions: &[SignedBundle]) -> Result<Self, BundleError> {
+        let (first, later) = versions.split_first().ok_or(BundleError::Empty)?;
+        let mut chain = Self::start(network, first.clone())?;
+        for version in later {
+            chain.extend(version.clone())?;
+        }
+        Ok(chain)
+    }
+
+    /// Takes one more version. Nothing changes when it is refused.
+    ///
+    /// # Errors
+    /// [`BundleError`].
+    pub fn extend(&mut self, next: SignedBundle) -> Result<Extended, BundleError> {
+        if next.signatures.len() > SIGNATURES_MAX {
+            return Err(BundleError::Signatures(next.signatures.len()));
+        }
+        let bundle = next.peek()?;
+        let have = self.current.version;
+        if bundle.version <= have {
+            return self.compare(&next, bundle.version);
+        }
+        let last = self.last();
+        if bundle.version != have + 1 {
+            return Err(BundleError::Gap { have, found: bundle.version });
+        }
+        if !next.signed_by_one_of(&self.current.root_keys()?) {
+            return Err(BundleError::NotByPredecessor(have));
+        }
+        if !next.signed_by_one_of(&bundle.root_keys()?) {
+            return Err(BundleError::NotByItself(bundle.version));
+        }
+        // Signed by a root of ours, so it is no stranger's noise but another line of versions.
+        if bundle.previous != Some(last.digest()) {
+            return Err(BundleError::Fork(have));
+        }
+        if self.versions.len() >= VERSIONS_MAX {
+            return Err(BundleError::Versions);
+        }
+        self.versions.push(next);
+        self.current = bundle;
+        Ok(Extended::New)
+    }
+
+    /// A version that we have: the same, a forgery, or a fork.
+    fn compare(&self, other: &SignedBundle, version: u64) -> Result<Extended, BundleError> {
+        // Versions count from 1 and `peek` refuses 0.
+        let at = usize::try_from(version - 1).map_err(|_| BundleError::Versions)?;
+        if self.versions[at].body == other.body {
+            return Ok(Extended::Known);
+        }
+        let judge = if at == 0 { &self.versions[0] } else { &self.versions[at - 1] };
+        if at > 0 && other.signed_by_one_of(&judge.peek()?.root_keys()?) {
+            return Err(BundleError::Fork(version));
+        }
+        Err(BundleError::NotByPredecessor(version.saturating_sub(1)))
+    }
+
+    fn last(&self) -> &SignedBundle {
+        self.versions.last().expect("a chain starts with a version and never loses one")
+    }
+
+    /// The network.
+    pub const fn network(&self) -> NetworkId {
+        self.network
+    }
+
+    /// What holds now.
+    pub const fn current(&self) -> &Bundle {
+        &self.current
+    }
+
+    /// Hash of what holds now.
+    pub fn digest(&self) -> [u8; 32] {
+        self.last().digest()
+    }
+
+    /// All versions in order.
+    pub fn versions(&self) -> &[SignedBundle] {
+        &self.versions
+    }
+
+    /// The next version, with nothing changed yet.
+    pub fn successor(&self) -> Bundle {
+        let previous = Some(self.digest());
+        Bundle { version: self.current.version + 1, previous, ..self.current.clone() }
+    }
+
+    /// The versions after `version`, for someone who has that one.
+    pub fn after(&self, version: u64) -> &[SignedBundle] {
+        let from = usize::try_from(version).unwrap_or(usize::MAX).min(self.versions.len());
+        &self.versions[from..]
+    }
+
+    /// The key and the certificates of an issuer that any version named and the current one has not revoked: its certificate may have ended
+    /// and been dropped while a member that it certified was away.
+    pub fn issuer_ever(&self, id: KeyId) -> Option<(PublicKey, Vec<Vec<u8>>)> {
+        let of = |bundle: &Bundle| {
+            let certificates = bundle.issuer_certificates(id).into_iter().map(<[u8]>::to_vec).collect();
+            bundle.issuer(id).map(|key| (key, certificates))
+        };
+        if self.current.is_revoked(id) {
+            return None;
+        }
+        let past = || self.versions.iter().rev().find_map(|version| of(&version.peek().ok()?));
+        of(&self.current).or_else(past)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::pki::certificate::{IssuerSpec, RootSpec, Serial, Validity, issuer_certificate, root_certificate};
+    use crate::pki::resources::IpBlocks;
+    use crate::time::UnixSecs;
+
+    /// When the networks of these tests were founded.
+    pub(crate) const FOUNDED: u64 = 1_796_000_000;
+    const YEAR: u64 = 365 * 86_400;
+
+    pub(crate) fn key(seed: u8) -> PrivateKey {
+        PrivateKey::from_seed(&[seed; 32])
+    }
+
+    fn validity(years: u64) -> Validity {
+        Validity { not_before: UnixSecs(FOUNDED - 3600), not_after: UnixSecs(FOUNDED + years * YEAR) }
+    }
+
+    pub(crate) fn root(seed: u8, label: &str) -> Vec<u8> {
+        let spec =
+            RootSpec { label, network_name: "mynet", validity: validity(20), serial: Serial::from_bytes([seed; 16]) };
+        root_certificate(&key(seed), &spec).unwrap()
+    }
+
+    pub(crate) fn issuer(seed: u8, root_seed: u8, root_der: &[u8]) -> Vec<u8> {
+        let serial = Serial::from_bytes([seed; 16]);
+        let spec = IssuerSpec { public: key(seed).public(), blocks: IpBlocks::Inherit, validity: validity(1), serial };
+        issuer_certificate(&key(root_seed), root_der, &spec).unwrap()
+    }
+
+    /// Roots 1 and 2, issuers 11 (which allocates everything in 10.0.0.0/8) and 12 (which only renews).
+    pub(crate) fn first() -> Bundle {
+        let roots = vec![root(1, "A"), root(2, "B")];
+        let issuers = vec![issuer(11, 1, &roots[0]), issuer(12, 2, &roots[1])];
+        let names = vec![NamePattern::any()];
+        let prefixes = vec!["10.0.0.0/8".parse().unwrap()];
+        Bundle {
+            version: 1,
+            previous: None,
+            network_name: "mynet".into(),
+            default_allow: true,
+            roots,
+            issuers,
+            revoked_issuers: vec![],
+            revokers: vec![key(21).public()],
+            slices: vec![Slice { issuer: key(11).public().id(), names, prefixes }],
+            dns_ksks: vec![],
+            operators: vec![key(11).public()],
+            parameters: Parameters::default(),
+        }
+    }
+
+    pub(crate) fn network() -> (NetworkId, SignedBundle) {
+        let signed = SignedBundle::sign(&first(), &[&key(1)]);
+        (network_id(&signed), signed)
+    }
+
+    pub(crate) fn chain() -> Chain {
+        let (network, first) = network();
+        Chain::start(network, first).unwrap()
+    }
+
+    /// The next version, with a change, signed by these roots.
+    pub(crate) fn next(chain: &Chain, change: impl FnOnce(&mut Bundle), roots: &[&PrivateKey]) -> SignedBundle {
+        let mut bundle = chain.successor();
+        change(&mut bundle);
+        SignedBundle::sign(&bundle, roots)
+    }
+
+    #[test]
+    fn a_late_member_walks_from_the_network_id_through_a_rotation_of_both_roots() {
+        let mut chain = chain();
+        let third = root(3, "C");
+        let bundle = next(&chain, |bundle| bundle.roots[0] = third.clone(), &[&key(2)]);
+        assert_eq!(chain.extend(bundle), Ok(Extended::New));
+        let fourth = root(4, "D");
+        let bundle = next(&chain, |bundle| bundle.roots = vec![third, fourth], &[&key(2), &key(3)]);
+        assert_eq!(chain.extend(bundle.clone()), Ok(Extended::New));
+        assert_eq!(chain.extend(bundle), Ok(Extended::Known));
+        let late = Chain::walk(chain.network(), chain.versions()).unwrap();
+        assert_eq!((late.current(), late.digest()), (chain.current(), chain.digest()));
+        assert_eq!((chain.after(0).len(), chain.after(2).len(), chain.after(9).len()), (3, 1, 0));
+        let skipped = Chain::walk(chain.network(), &[chain.versions()[0].clone(), chain.versions()[2].clone()]);
+        assert_eq!(skipped.unwrap_err(), BundleError::Gap { have: 1, found: 3 });
+    }
+
+    #[test]
+    fn a_step_needs_a_root_of_each_side() {
+        let base = chain();
+        let third = root(3, "C");
+        let replaced = |bundle: &mut Bundle| bundle.roots = vec![third.clone()];
+        let refused = |roots: &[&PrivateKey]| base.clone().extend(next(&base, replaced, roots)).unwrap_err();
+        assert_eq!(refused(&[&key(3)]), BundleError::NotByPredecessor(1));
+        assert_eq!(refused(&[&key(1)]), BundleError::NotByItself(2));
+        assert_eq!(refused(&[&key(11)]), BundleError::NotByPredecessor(1));
+        assert_eq!(base.clone().extend(next(&base, replaced, &[&key(1), &key(3)])), Ok(Extended::New));
+    }
+
+    #[test]
+    fn another_first_version_is_another_network() {
+        let (network, _) = network();
+        let mut other = first();
+        other.default_allow = false;
+        let other = SignedBundle::sign(&other, &[&key(1)]);
+        let found = network_id(&other);
+        assert_eq!(Chain::start(network, other).unwrap_err(), BundleError::OtherNetwork { expected: network, found });
+        let unsigned = SignedBundle::sign(&first(), &[&key(3)]);
+        assert_eq!(Chain::start(network, unsigned).unwrap_err(), BundleError::NotByItself(1));
+        assert_eq!(Chain::walk(network, &[]).unwrap_err(), BundleError::Empty);
+    }
+
+    #[test]
+    fn two_versions_of_one_number_are_a_fork_when_both_are_signed() {
+        let mut chain = chain();
+        let one = next(&chain, |bundle| bundle.default_allow = false, &[&key(1)]);
+        let other = next(&chain, |bundle| bundle.parameters.grace_secs = 0, &[&key(2)]);
+        let forged = next(&chain, |bundle| bundle.parameters.grace_secs = 0, &[&key(3)]);
+        chain.extend(one).unwrap();
+        assert_eq!(chain.extend(other), Err(BundleError::Fork(2)));
+        assert_eq!(chain.extend(forged), Err(BundleError::NotByPredecessor(1)));
+        let elsewhere = next(&chain, |bundle| bundle.previous = Some([0; 32]), &[&key(1)]);
+        assert_eq!(chain.extend(elsewhere), Err(BundleError::Fork(2)));
+        assert_eq!(chain.current().version, 2);
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_no_bundle() {
+        let checked = |change: &dyn Fn(&mut Bundle)| {
+            let mut bundle = first();
+            change(&mut bundle);
+            bundle.check()
+        };
+        let count = |what, found, min, max| Err(BundleError::Count { what, found, min, max });
+        assert_eq!(checked(&|_| ()), Ok(()));
+        assert_eq!(checked(&|bundle| bundle.version = 0), Err(BundleError::Previous));
+        assert_eq!(checked(&|bundle| bundle.previous = Some([0; 32])), Err(BundleError::Previous));
+        assert_eq!(checked(&|bundle| bundle.network_name = "my.net".into()), Err(NameError::Label.into()));
+        assert_eq!(checked(&|bundle| bundle.roots.clear()), count("roots", 0, 1, ROOTS_MAX));
+        let five = || (1..=5).map(|seed| root(seed, "A")).collect();
+        assert_eq!(checked(&|bundle| bundle.roots = five()), count("roots", 5, 1, ROOTS_MAX));
+        assert_eq!(checked(&|bundle| bundle.roots = five()[..4].to_vec()), Ok(()));
+        let twice = checked(&|bundle| bundle.roots[1] = bundle.roots[0].clone());
+        assert!(matches!(twice, Err(BundleError::Twice(_))));
+        let strict = checked(&|bundle| bundle.parameters.grace_secs = 0);
+        assert_eq!(strict, Ok(()));
+        let short = checked(&|bundle| bundle.parameters.leaf_lifetime_secs = 3599);
+        assert_eq!(short, Err(BundleError::Parameter { what: "a leaf's life", secs: 3599 }));
+        assert!(matches!(checked(&|bundle| bundle.issuers[0] = vec![1]), Err(BundleError::Certificate(_))));
+    }
+
+    #[test]
+    fn slices_are_disjoint_and_belong_to_issuers() {
+        let with = |name: &str, prefix: &str, owner: u8| {
+            let mut bundle = first();
+            bundle.slices[0].names = vec!["edge-*".parse().unwrap()];
+            let (names, prefixes) = (vec![name.parse().unwrap()], vec![prefix.parse().unwrap()]);
+            bundle.slices.push(Slice { issuer: key(owner).public().id(), names, prefixes });
+            bundle.check()
+        };
+        let (first, second) = (key(11).public().id(), key(12).public().id());
+        assert_eq!(with("core-*", "172.16.0.0/12", 12), Ok(()));
+        assert_eq!(with("edge-9", "172.16.0.0/12", 12), Err(BundleError::SlicesOverlap(first, second)));
+        assert_eq!(with("core-*", "10.1.0.0/16", 12), Err(BundleError::SlicesOverlap(first, second)));
+        assert_eq!(with("core-*", "0.0.0.0/0", 12), Err(BundleError::SlicesOverlap(first, second)));
+        assert!(matches!(with("core-*", "172.16.0.0/12", 11), Err(BundleError::Twice(_))));
+        let stranger = key(13).public().id();
+        assert_eq!(with("core-*", "172.16.0.0/12", 13), Err(BundleError::SliceOfStranger(stranger)));
+    }
+
+    #[test]
+    fn a_revoked_issuer_is_none_and_one_that_was_dropped_still_was_one() {
+        let mut chain = chain();
+        let (first, second) = (key(11).public().id(), key(12).public().id());
+        let drop_second = next(&chain, |bundle| drop(bundle.issuers.pop()), &[&key(1)]);
+        chain.extend(drop_second).unwrap();
+        assert_eq!(chain.current().issuer(second), None);
+        assert_eq!(chain.issuer_ever(second).map(|(key, _)| key), Some(key(12).public()));
+        let revoke_both = next(&chain, |bundle| bundle.revoked_issuers = vec![first, second], &[&key(1)]);
+        chain.extend(revoke_both).unwrap();
+        let bundle = chain.current();
+        assert_eq!((bundle.issuer(first), bundle.slice(first), bundle.revoker(first)), (None, None, None));
+        assert_eq!((chain.issuer_ever(first), chain.issuer_ever(second)), (None, None));
+        assert_eq!(bundle.revoker(key(21).public().id()), Some(key(21).public()));
+    }
+
+    #[test]
+    fn more_signatures_than_roots_can_be_are_not_looked_at() {
+        let mut chain = chain();
+        let mut bundle = next(&chain, |_| (), &[&key(1)]);
+        let one = bundle.signatures[0];
+        bundle.signatures = vec![one; SIGNATURES_MAX + 1];
+        assert_eq!(chain.extend(bundle.clone()), Err(BundleError::Signatures(SIGNATURES_MAX + 1)));
+        bundle.signatures = vec![one; SIGNATURES_MAX];
+        assert_eq!(chain.extend(bundle), Ok(Extended::New));
+    }
+}
