@@ -3,6 +3,7 @@
 //! Everything that decides is a plain state machine: inputs by `handle_…(…, now)`, outputs by `poll_…()`, with time and randomness as
 //! arguments. The shell around it is small and knows no rule.
 
+pub mod api;
 pub mod audit;
 pub mod codec;
 pub mod config;
