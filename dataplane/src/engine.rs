@@ -5,8 +5,8 @@
 //!
 //! ```text
 //!              LAN                                                           WAN
-//!   RxBurst ──▶ parse ─▶ cut ─▶ route ─▶ MTU ─▶ group by stream ─▶ plan ─▶ lay ─▶ seal ─▶ TxSink      Engine::encapsulate
-//!   TxSink ◀── join ◀─ route ◀─ source ◀─ parse ◀─ blocks ◀─ replay ◀─ open ◀─ generation ◀─ RxBurst       Engine::decapsulate
+//!   RxBurst ──▶ parse ─▶ cut ─▶ route ─▶ policy ─▶ MTU ─▶ group by stream ─▶ plan ─▶ lay ─▶ seal ─▶ TxSink      Engine::encapsulate
+//!   TxSink ◀── join ◀─ policy ◀─ route ◀─ source ◀─ parse ◀─ blocks ◀─ replay ◀─ open ◀─ generation ◀─ RxBurst       Engine::decapsulate
 //!                 └─▶ peers, answers ─▶ outbox ─▶ plan ─▶ lay ─▶ seal ──────────────▶ TxSink        (same batch)
 //! ```
 //!
@@ -34,6 +34,7 @@ pub mod offload;
 mod outbox;
 pub mod path;
 pub mod path_mtu;
+pub mod policy;
 pub mod port;
 pub mod prefix_set;
 pub mod replay;
@@ -61,6 +62,7 @@ use self::foreign::{FOREIGN_RUNS_MAX, Foreign, ForeignRun};
 use self::icmp::{ERROR_RATE, ErrorLimiter};
 use self::inner::Inner;
 use self::outbox::Outbox;
+use self::policy::Policy;
 use self::port::{BURST_LEN, RxBurst, RxMeta, TRAIN_LEN_MAX, TxSink};
 use self::session::{OpenEnd, Session};
 use self::snapshot::{Recent, SessionSlot, Snapshot};
@@ -97,6 +99,8 @@ pub enum Command {
     Remove(SessionSlot),
     /// Swaps the snapshot.
     Routes(Arc<Snapshot>),
+    /// Swaps the policy; without one, everything passes.
+    Policy(Option<Arc<Policy>>),
     /// Sends an echo request to the peer.
     Echo(SessionSlot),
 }
@@ -128,6 +132,8 @@ pub enum Event {
     },
     /// A snapshot that this worker no longer reads, to be freed elsewhere.
     Retired(Arc<Snapshot>),
+    /// The same of a policy.
+    RetiredPolicy(Arc<Policy>),
     /// So many events were lost before this one.
     Lost(u64),
 }
@@ -181,6 +187,7 @@ pub struct Engine {
     worker: u8,
     workers: u8,
     snapshot: Arc<Snapshot>,
+    policy: Option<Arc<Policy>>,
     /// For the burst that is being opened.
     recent: Recent,
     sessions: Vec<Option<Box<Session>>>,
@@ -224,6 +231,7 @@ impl Engine {
             worker,
             workers,
             snapshot: Arc::new(Snapshot::empty()),
+            policy: None,
             recent: Recent::default(),
             sessions: std::iter::repeat_with(|| None).take(SESSIONS_MAX).collect(),
             open: std::iter::repeat_with(|| None).take(SLOTS_PER_WORKER as usize).collect(),
@@ -257,6 +265,11 @@ impl Engine {
             Command::Routes(snapshot) => {
                 let old = std::mem::replace(&mut self.snapshot, snapshot);
                 self.events.push(Event::Retired(old));
+            }
+            Command::Policy(policy) => {
+                if let Some(old) = std::mem::replace(&mut self.policy, policy) {
+                    self.events.push(Event::RetiredPolicy(old));
+                }
             }
             Command::Echo(slot) => {
                 if let Some(session) = session_mut(&mut self.sessions, slot) {
@@ -421,6 +434,8 @@ impl Engine {
             by_lane_port: meta.lane_port,
             sessions: &mut self.sessions,
             snapshot: &self.snapshot,
+            policy: self.policy.as_deref(),
+            worker: self.worker,
             recent: &mut self.recent,
             counters: &self.counters,
             outbox: &mut self.outbox,
@@ -470,6 +485,7 @@ impl Engine {
             now,
             sessions: &mut self.sessions,
             snapshot: &self.snapshot,
+            policy: self.policy.as_deref(),
             counters: &self.counters,
             limiter: &mut self.limiter,
             waiting: &mut self.waiting,

@@ -16,6 +16,7 @@ use zeroize::Zeroize as _;
 
 use super::codec::{self, DecodeError, TooLong};
 use super::message::{Counters, DumpItem, Event, Incarnation, Offer, Refusal, Reply, Request, ReservationId, Route};
+use super::policy::{self, PolicyRule};
 use super::{MESSAGE_LEN_MAX, ROUTES_PER_MESSAGE};
 
 /// Longest wait for an answer. The plane answers from memory; a second is already a sign of trouble.
@@ -150,6 +151,18 @@ impl Client {
             self.order(&Request::StageRoutes(chunk.to_vec()))?;
         }
         self.order(&Request::CommitRoutes)
+    }
+
+    /// Replaces the policy.
+    ///
+    /// # Errors
+    /// [`ClientError`]; then the policy before is still in force.
+    pub fn set_policy(&mut self, rules: &[PolicyRule], default_allow: bool, version: u64) -> Result<(), ClientError> {
+        self.order(&Request::DiscardPolicy)?;
+        for request in policy::stage(rules) {
+            self.order(&request)?;
+        }
+        self.order(&Request::CommitPolicy { default_allow, version })
     }
 
     /// All counters of the plane.

@@ -1,8 +1,8 @@
 //! The way of packets outwards: which peer they go to, whether they may, and into which datagrams.
 //!
 //! ```text
-//!   parse ─▶ scope ─▶ source is ours ─▶ next hop ─▶ MTU ─▶ stream │ batch │ rate ─▶ plan ─▶ lay ─▶ seal ─▶ commit
-//!            └──────── an error to the sender, rate limited ──────┘
+//!   parse ─▶ scope ─▶ source is ours ─▶ next hop ─▶ policy ─▶ MTU ─▶ stream │ batch │ rate ─▶ plan ─▶ lay ─▶ seal ─▶ commit
+//!            └───────────── an error to the sender, rate limited ────────────┘
 //! ```
 
 use weir_abi::drop::DropReason;
@@ -16,6 +16,7 @@ use super::icmp::{self, ErrorKind, ErrorLimiter};
 use super::inner::{Inner, mss};
 use super::offload::Segments;
 use super::outbox::Outbox;
+use super::policy::{Denial, Policy};
 use super::port::{BURST_LEN, Offload, RxBurst, RxMeta, TxMeta, TxSink};
 use super::session::Session;
 use super::snapshot::{NextHop, Recent, SessionSlot, Snapshot};
@@ -28,6 +29,8 @@ pub(super) struct Departure<'a> {
     pub(super) now: Time,
     pub(super) sessions: &'a mut [Option<Box<Session>>],
     pub(super) snapshot: &'a Snapshot,
+    /// What the other side will let in, if that was ever said.
+    pub(super) policy: Option<&'a Policy>,
     pub(super) counters: &'a Counters,
     pub(super) limiter: &'a mut ErrorLimiter,
     pub(super) waiting: &'a mut Waiting,
@@ -133,13 +136,15 @@ impl Departure<'_> {
             return Err(DropReason::LocalSource);
         }
         let (kind, reason) = match self.destinations.next_hop(self.snapshot, inner.destination) {
-            Some(NextHop::Session(slot)) => match session(self.sessions, slot) {
-                Some(session) if !too_big(inner, len, session) => {
+            Some(NextHop::Session(slot)) => match (session(self.sessions, slot), self.denies(inner, packet)) {
+                (Some(_), Some(Denial::FlowsFull)) => return Err(Denial::FlowsFull.from_local()),
+                (Some(_), Some(denial)) => (ErrorKind::AdminProhibited, denial.from_local()),
+                (Some(session), None) if !too_big(inner, len, session) => {
                     mss::clamp(packet, inner, session.inner_mtu, partial);
                     return Ok(self.stream(slot, session, inner.traffic_class));
                 }
-                Some(session) => (ErrorKind::PacketTooBig { mtu: session.inner_mtu }, DropReason::PacketTooBig),
-                None => (ErrorKind::HostUnreachable, DropReason::NoSession),
+                (Some(session), None) => (ErrorKind::PacketTooBig { mtu: session.inner_mtu }, DropReason::PacketTooBig),
+                (None, _) => (ErrorKind::HostUnreachable, DropReason::NoSession),
             },
             Some(NextHop::Local) | None => (ErrorKind::NoRoute, DropReason::NoRoute),
         };
@@ -151,6 +156,12 @@ impl Departure<'_> {
             self.counters.add(Metric::IcmpErrorsSent, 1);
         }
         Err(reason)
+    }
+
+    /// Why the policy has the packet dropped, if it has.
+    #[inline]
+    fn denies(&self, inner: &Inner, packet: &[u8]) -> Option<Denial> {
+        self.policy.and_then(|policy| policy.admit(inner, packet, self.worker, self.now).err())
     }
 
     /// The stream towards a session of packets with this traffic class.

@@ -10,6 +10,7 @@ mod hostile;
 mod lane_ports;
 mod lifecycle;
 mod path;
+mod policy;
 mod random;
 mod rig;
 mod router;

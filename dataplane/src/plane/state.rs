@@ -13,6 +13,8 @@
 //!
 //! It knows no socket and no thread. Randomness and time come in as arguments.
 
+mod policy;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use std::time::Duration;
 use weir_abi::map::WORKERS_MAX;
 use weir_abi::wire::ReceiverIndex;
 
+use self::policy::Policies;
 use super::indices::Indices;
 use crate::api::message::{
     DumpItem, Event, Incarnation, Install, Offer, RateLimit, Refusal, Reply, Request, ReservationId, Route, Salt,
@@ -143,6 +146,7 @@ pub struct State<R> {
     stage: Vec<Route>,
     routes: Vec<Route>,
     epoch: u64,
+    policies: Policies,
     wheel: Wheel<Deadline>,
     effects: std::collections::VecDeque<Effect>,
 }
@@ -163,6 +167,7 @@ impl<R: Random> State<R> {
             stage: vec![],
             routes: vec![],
             epoch: 0,
+            policies: Policies::default(),
             wheel: Wheel::new(RESERVATIONS_MAX + lanes_max),
             effects: std::collections::VecDeque::new(),
         };
@@ -200,8 +205,15 @@ impl<R: Random> State<R> {
                 Ok(())
             }
             Request::Echo(session) => self.echo(session),
+            Request::StagePolicy(rules) => self.stage_policy(rules),
+            Request::CommitPolicy { default_allow, version } => self.commit_policy(default_allow, version),
+            Request::DiscardPolicy => {
+                self.discard_policy();
+                Ok(())
+            }
+            Request::PolicyHits => return vec![self.policy_hits()],
             Request::Hello { .. } | Request::Counters | Request::Subscribe | Request::TakeControlSockets => {
-                Err(Refusal::Invalid("this request does not concern sessions or routes".to_owned()))
+                Err(Refusal::Invalid("this request does not concern sessions, routes or policy".to_owned()))
             }
         };
         vec![done.map_or_else(Reply::Refused, |()| Reply::Done)]
@@ -538,7 +550,7 @@ impl<R: Random> State<R> {
                 Some(Event::PathMtu { session, datagram_len, inner_mtu })
             }
             // Freed here, where nobody waits for a packet.
-            engine::Event::Retired(_) => None,
+            engine::Event::Retired(_) | engine::Event::RetiredPolicy(_) => None,
         }
     }
 
