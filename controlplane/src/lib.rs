@@ -5,6 +5,7 @@
 
 pub mod codec;
 pub mod pki;
+pub mod policy;
 pub mod random;
 pub mod store;
 pub mod time;
