@@ -9,6 +9,7 @@ pub mod codec;
 pub mod config;
 pub mod issuer;
 pub mod pki;
+pub mod policy;
 pub mod random;
 pub mod store;
 pub mod time;

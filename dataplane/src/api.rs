@@ -19,11 +19,13 @@ pub mod client;
 pub mod codec;
 pub mod connection;
 pub mod message;
+pub mod policy;
 pub mod prefix;
 
 pub use client::{Client, ClientError};
 pub use connection::Connection;
 pub use message::{Event, Reply, Request};
+pub use policy::{PolicyRule, PortRange, Protocol};
 pub use prefix::Prefix;
 pub use weir_abi::admission;
 
@@ -47,3 +49,14 @@ pub const SOURCES_MAX: usize = 256;
 pub const RATE_MIN: u64 = 1000;
 /// Smallest burst of a rate limit in bytes: an eighth of it, which the lowest class may use more than, holds a packet of any Ethernet.
 pub const RATE_BURST_MIN: u32 = 64 * 1024;
+/// Most rules of a policy: the packet plane keeps a bit for each of them with every range of addresses that they tell apart.
+pub const POLICY_RULES_MAX: usize = 1024;
+/// Most prefixes of all rules of a policy together, sources and destinations. Ranges of addresses are at most twice as many, so bits for
+/// [`POLICY_RULES_MAX`] rules take 16 MiB of them.
+pub const POLICY_PREFIXES_MAX: usize = 1 << 16;
+/// Most sources, and most destinations, of one rule: it fits one message.
+pub const POLICY_RULE_PREFIXES_MAX: usize = 1024;
+/// Most port ranges of one rule.
+pub const POLICY_RULE_PORTS_MAX: usize = 64;
+/// Bytes of rules in one [`message::Request::StagePolicy`], as [`policy::stage`] puts them together.
+pub const POLICY_MESSAGE_LEN_MAX: usize = MESSAGE_LEN_MAX - 1024;

@@ -5,8 +5,8 @@
 //!
 //! ```text
 //!              LAN                                                           WAN
-//!   RxBurst ──▶ parse ─▶ cut ─▶ route ─▶ MTU ─▶ group by stream ─▶ plan ─▶ lay ─▶ seal ─▶ TxSink      Engine::encapsulate
-//!   TxSink ◀── join ◀─ route ◀─ source ◀─ parse ◀─ blocks ◀─ replay ◀─ open ◀─ generation ◀─ RxBurst       Engine::decapsulate
+//!   RxBurst ──▶ parse ─▶ cut ─▶ route ─▶ policy ─▶ MTU ─▶ group by stream ─▶ plan ─▶ lay ─▶ seal ─▶ TxSink      Engine::encapsulate
+//!   TxSink ◀── join ◀─ policy ◀─ route ◀─ source ◀─ parse ◀─ blocks ◀─ replay ◀─ open ◀─ generation ◀─ RxBurst       Engine::decapsulate
 //!                 └─▶ peers, answers ─▶ outbox ─▶ plan ─▶ lay ─▶ seal ──────────────▶ TxSink        (same batch)
 //! ```
 //!
@@ -36,6 +36,7 @@ pub mod offload;
 mod outbox;
 pub mod path;
 pub mod path_mtu;
+pub mod policy;
 pub mod port;
 pub mod prefix_set;
 pub mod replay;
@@ -70,6 +71,7 @@ use self::inner::Inner;
 use self::lane_port::SharedLanePorts;
 use self::outbox::Outbox;
 use self::path::SharedPath;
+use self::policy::Policy;
 use self::port::{BURST_LEN, RxBurst, RxMeta, TRAIN_LEN_MAX, TxSink};
 use self::roam::{Asides, ELSEWHERE_INTERVAL};
 use self::session::{KeysId, OpenEnd, Session};
@@ -147,6 +149,8 @@ pub enum Command {
     Remove(SessionSlot),
     /// Swaps the snapshot.
     Routes(Arc<Snapshot>),
+    /// Swaps the policy; without one, everything passes.
+    Policy(Option<Arc<Policy>>),
     /// Sends an echo request to the peer.
     Echo(SessionSlot),
 }
@@ -205,6 +209,8 @@ pub enum Event {
     },
     /// A snapshot that this worker no longer reads, to be freed elsewhere.
     Retired(Arc<Snapshot>),
+    /// The same of a policy.
+    RetiredPolicy(Arc<Policy>),
     /// So many events were lost before this one.
     Lost(u64),
 }
@@ -260,6 +266,7 @@ pub struct Engine {
     worker: u8,
     workers: u8,
     snapshot: Arc<Snapshot>,
+    policy: Option<Arc<Policy>>,
     /// For the burst that is being opened.
     recent: Recent,
     /// For the burst of the local side that is being sent.
@@ -311,6 +318,7 @@ impl Engine {
             worker,
             workers,
             snapshot: Arc::new(Snapshot::empty()),
+            policy: None,
             recent: Recent::default(),
             destinations: Destinations::new(),
             sessions: std::iter::repeat_with(|| None).take(SESSIONS_MAX).collect(),
@@ -368,6 +376,11 @@ impl Engine {
             Command::Routes(snapshot) => {
                 let old = std::mem::replace(&mut self.snapshot, snapshot);
                 self.events.push(Event::Retired(old));
+            }
+            Command::Policy(policy) => {
+                if let Some(old) = std::mem::replace(&mut self.policy, policy) {
+                    self.events.push(Event::RetiredPolicy(old));
+                }
             }
             Command::Echo(slot) => {
                 if let Some(session) = session_mut(&mut self.sessions, slot) {
@@ -565,6 +578,8 @@ impl Engine {
             source: meta.source,
             sessions: &mut self.sessions,
             snapshot: &self.snapshot,
+            policy: self.policy.as_deref(),
+            worker: self.worker,
             recent: &mut self.recent,
             counters: &self.counters,
             outbox: &mut self.outbox,
@@ -644,6 +659,7 @@ impl Engine {
             now,
             sessions: &mut self.sessions,
             snapshot: &self.snapshot,
+            policy: self.policy.as_deref(),
             counters: &self.counters,
             limiter: &mut self.limiter,
             waiting: &mut self.waiting,

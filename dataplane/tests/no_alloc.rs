@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weir_abi::wire::ReceiverIndex;
-use weir_dataplane::api::Prefix;
 use weir_dataplane::api::message::{Incarnation, Secret, SessionId};
+use weir_dataplane::api::{PolicyRule, PortRange, Prefix, Protocol};
 use weir_dataplane::engine::aead::{AeadKey, Algorithm, KEY_LEN, Library};
 use weir_dataplane::engine::block::Reassembly;
 use weir_dataplane::engine::bundle::PayloadLen;
@@ -21,6 +21,8 @@ use weir_dataplane::engine::icmp::checksum;
 use weir_dataplane::engine::keys::{Context, Direction, LaneSecret, Side};
 use weir_dataplane::engine::lane::{Limits, OpenLane, SealLane};
 use weir_dataplane::engine::lpm::Lpm;
+use weir_dataplane::engine::policy::Policy;
+use weir_dataplane::engine::policy::flows::{FLOWS_MAX, Flows, HashKeys};
 use weir_dataplane::engine::port::{
     BURST_LEN, Offload, RxBurst, RxMeta, SUPERPACKET_LEN_MAX, Segmentation, TxMeta, TxSink,
 };
@@ -118,6 +120,19 @@ fn gateway(n: u8) -> (Engine, CountersReader) {
     let snapshot = Snapshot { routes: Lpm::build(routes).unwrap(), ..Snapshot::empty() };
     engine.command(Command::Routes(Arc::new(snapshot)), Time::ZERO);
     assert!(engine.poll_event().is_some());
+    let allowed = |protocol| PolicyRule {
+        sources: vec![prefix(1)],
+        destinations: vec![prefix(2)],
+        protocol,
+        ports: vec![PortRange { first: 0, last: u16::MAX }],
+        allow: true,
+    };
+    let flows = Arc::new(Flows::new(
+        FLOWS_MAX,
+        HashKeys(std::array::from_fn(|i| (i as u128 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835))),
+    ));
+    let policy = Policy::new(&[Protocol::Tcp, Protocol::Udp].map(allowed), false, 1, flows, 1).unwrap();
+    engine.command(Command::Policy(Some(Arc::new(policy))), Time::ZERO);
     let side = |n: u8| Side { incarnation: Incarnation(n.into()), salt: [n; 16] };
     let context = Context::new(SessionId(1), side(1), side(2), true, Algorithm::for_this_cpu());
     let secret = |from: u8| LaneSecret::derive(&Secret::new([1; 32]), &context, Direction::sealed_by(from == 1), 0);

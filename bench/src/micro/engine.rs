@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use weir_dataplane::api::{PolicyRule, Protocol};
 use weir_dataplane::engine::Command;
 use weir_dataplane::engine::lpm::Lpm;
+use weir_dataplane::engine::policy::Policy;
+use weir_dataplane::engine::policy::flows::{FLOWS_MAX, Flows, HashKeys};
 use weir_dataplane::engine::port::{BURST_LEN, Offload, RxMeta, Segmentation};
 use weir_dataplane::engine::snapshot::{NextHop, SessionSlot, Snapshot};
 
@@ -23,10 +26,15 @@ const SEGMENTS: usize = (65_535 - HEADERS_LEN) / SEGMENT_LEN;
 pub(super) const SEAL_WHOLE: &str = "encapsulate a packet of 1400 B in a burst of 64";
 pub(super) const SEAL_CUT: &str = "encapsulate a packet of 1400 B out of a TCP superpacket";
 
-/// Both directions of a burst of `burst` packets of `len` bytes; the time of sealing and of opening one packet, in nanoseconds.
-fn round(burst: usize, len: usize) -> (f64, f64) {
+/// Both directions of a burst of `burst` packets of `len` bytes, all of one flow, with a policy to pass or without; the time of sealing and of opening one packet, in nanoseconds.
+fn round(burst: usize, len: usize, policy: bool) -> (f64, f64) {
     let Some([mut ones, mut twos]) = pair(1) else { return (f64::NAN, f64::NAN) };
     let (one, two) = (&mut ones[0], &mut twos[0]);
+    if policy {
+        let Some(policy) = one_allowed() else { return (f64::NAN, f64::NAN) };
+        one.command(Command::Policy(Some(Arc::clone(&policy))), START);
+        two.command(Command::Policy(Some(policy)), START);
+    }
     let mut lan = Frames(vec![(packet(len), RxMeta::default()); burst]);
     let (mut sealing, mut opening) = (Duration::ZERO, Duration::ZERO);
     let [mut wan, mut errors, mut out, mut answers] = [true, false, false, false].map(Sink::new);
@@ -76,6 +84,20 @@ fn scattered_round() -> f64 {
     sealing.as_nanos() as f64 / offered as f64
 }
 
+/// A policy that lets the packets pass that are measured.
+fn one_allowed() -> Option<Arc<Policy>> {
+    let rule = PolicyRule {
+        sources: vec!["10.1.0.0/16".parse().ok()?],
+        destinations: vec!["10.2.0.0/16".parse().ok()?],
+        protocol: Protocol::Any,
+        ports: vec![],
+        allow: true,
+    };
+    let keys =
+        HashKeys(std::array::from_fn(|i| (i as u128 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)));
+    Policy::new(&[rule], false, 1, Arc::new(Flows::new(FLOWS_MAX, keys)), 1).ok().map(Arc::new)
+}
+
 /// A superpacket of TCP as the kernel reads it from a TUN: cut, summed, sealed, and opened again; nanoseconds to seal one segment. Not a
 /// number while the engine leaves superpackets whole.
 fn superpacket_round() -> f64 {
@@ -113,11 +135,19 @@ fn superpacket() -> (Vec<u8>, RxMeta) {
 
 pub(super) fn subjects() -> Vec<Subject<'static>> {
     let mut subjects = vec![];
-    for (burst, len, target) in [(1, 64, Some(250.0)), (BURST_LEN, 64, Some(60.0)), (BURST_LEN, 1400, None)] {
-        let what = format!("a packet of {len} B in a burst of {burst}");
+    for (burst, len, target, policy) in [
+        (1, 64, Some(250.0), false),
+        (BURST_LEN, 64, Some(60.0), false),
+        (BURST_LEN, 64, None, true),
+        (BURST_LEN, 1400, None, false),
+    ] {
+        let what = format!("a packet of {len} B in a burst of {burst}{}", if policy { ", by policy" } else { "" });
         let subject = |what, opening: bool| {
-            let subject =
-                Subject::measured(what, move || if opening { round(burst, len).1 } else { round(burst, len).0 });
+            let measure = move || {
+                let (sealing, opening_time) = round(burst, len, policy);
+                if opening { opening_time } else { sealing }
+            };
+            let subject = Subject::measured(what, measure);
             match target {
                 Some(target) => subject.at_most(target),
                 None => subject,

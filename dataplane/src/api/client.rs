@@ -13,6 +13,7 @@ use super::ROUTES_PER_MESSAGE;
 use super::codec::{DecodeError, TooLong};
 use super::connection::{Connection, Received};
 use super::message::{Counters, DumpItem, Event, Incarnation, Offer, Refusal, Reply, Request, ReservationId, Route};
+use super::policy::{self, PolicyRule};
 
 /// Longest wait for an answer. The plane answers from memory; a second is already a sign of trouble.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -144,6 +145,18 @@ impl Client {
             self.order(&Request::StageRoutes(chunk.to_vec()))?;
         }
         self.order(&Request::CommitRoutes)
+    }
+
+    /// Replaces the policy.
+    ///
+    /// # Errors
+    /// [`ClientError`]; then the policy before is still in force.
+    pub fn set_policy(&mut self, rules: &[PolicyRule], default_allow: bool, version: u64) -> Result<(), ClientError> {
+        self.order(&Request::DiscardPolicy)?;
+        for request in policy::stage(rules) {
+            self.order(&request)?;
+        }
+        self.order(&Request::CommitPolicy { default_allow, version })
     }
 
     /// All counters of the plane.

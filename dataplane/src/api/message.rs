@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::Prefix;
+use super::policy::PolicyRule;
 
 /// Names a session; chosen by the control plane, the same on both gateways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -206,6 +207,20 @@ pub enum Request {
         /// machine's clock by itself.
         skew_secs: i64,
     },
+    /// Adds rules behind those of the policy being built. Answer: [`Reply::Done`].
+    StagePolicy(Vec<PolicyRule>),
+    /// Makes the staged rules the policy; the stage is empty again. Live flows that the new rules would not let open are cut. Answer:
+    /// [`Reply::Done`].
+    CommitPolicy {
+        /// Whether a packet passes that no rule fits. Without a rule, this ends all checking.
+        default_allow: bool,
+        /// The version of the document behind the rules, for [`Reply::PolicyHits`] and nothing else.
+        version: u64,
+    },
+    /// Empties the policy's stage. Answer: [`Reply::Done`].
+    DiscardPolicy,
+    /// Asks how often each rule has decided. Answer: [`Reply::PolicyHits`].
+    PolicyHits,
 }
 
 /// What the plane answers. Variants are only ever appended.
@@ -244,6 +259,14 @@ pub enum Reply {
     Refused(Refusal),
     /// Something happened; id 0.
     Event(Event),
+    /// To [`Request::PolicyHits`].
+    PolicyHits {
+        /// What [`Request::CommitPolicy`] said; zero before the first.
+        version: u64,
+        /// Decisions of each rule since it was committed, in order, and last those of the default; nothing while nothing is checked. What
+        /// passes as part of a known flow is no decision.
+        hits: Vec<u64>,
+    },
 }
 
 /// Why a request was refused: what was wrong and, where there is one, the remedy.

@@ -76,6 +76,14 @@ impl Prefix {
         self.address.is_ipv4() == address.is_ipv4() && bits(address) & mask(self.len) == bits(self.address)
     }
 
+    /// The first and the last address, as numbers of the family's own width.
+    pub fn range(&self) -> (u128, u128) {
+        let width = u32::from(Self::len_max(self.address));
+        let first = bits(self.address) >> (128 - width);
+        let more = u128::MAX.checked_shr(128 - width + u32::from(self.len)).unwrap_or(0);
+        (first, first | more)
+    }
+
     const fn len_max(address: IpAddr) -> u8 {
         if address.is_ipv4() { 32 } else { 128 }
     }
@@ -136,6 +144,17 @@ mod tests {
         for text in ["", "10.0.0.0/", "10.0.0.0/33", "::/129", "10.0.0.1/8", "fd00::1/64", "10.0.0/8", "10.0.0.0/-1"] {
             assert!(text.parse::<Prefix>().is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_range_holds_what_the_prefix_contains() {
+        let ends = |text: &str| prefix(text).range();
+        assert_eq!(ends("10.1.0.0/16"), (0x0a01_0000, 0x0a01_ffff));
+        assert_eq!(ends("0.0.0.0/0"), (0, u32::MAX.into()));
+        assert_eq!(ends("255.255.255.255"), (u32::MAX.into(), u32::MAX.into()));
+        assert_eq!(ends("::/0"), (0, u128::MAX));
+        assert_eq!(ends("fd00::/16"), (0xfd00 << 112, (0xfd01 << 112) - 1));
+        assert_eq!(ends("::7"), (7, 7));
     }
 
     #[test]

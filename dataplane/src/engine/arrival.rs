@@ -13,6 +13,7 @@ use super::held::{Held, Offered};
 use super::icmp::{self, ErrorKind};
 use super::inner::{self, Inner, mss};
 use super::outbox::Outbox;
+use super::policy::{Denial, Policy};
 use super::port::{RxMeta, TxMeta, TxSink};
 use super::roam::Asides;
 use super::session::Session;
@@ -33,6 +34,9 @@ pub(super) struct Arrival<'a, L> {
     pub(super) source: Option<SocketAddr>,
     pub(super) sessions: &'a mut [Option<Box<Session>>],
     pub(super) snapshot: &'a Snapshot,
+    /// What may come in, if that was ever said.
+    pub(super) policy: Option<&'a Policy>,
+    pub(super) worker: u8,
     /// Where the last packet of the burst went.
     pub(super) recent: &'a mut Recent,
     pub(super) counters: &'a Counters,
@@ -72,6 +76,9 @@ impl<L: TxSink> Arrival<'_, L> {
         self.pass_marks_on(inner, packet, origin)?;
         match self.recent.next_hop(self.snapshot, inner.destination) {
             Some(NextHop::Local) => {
+                if let Some(policy) = self.policy {
+                    policy.admit(inner, packet, self.worker, self.now).map_err(Denial::from_peer)?;
+                }
                 mss::clamp(packet, inner, mtu, false);
                 self.deliver(inner, packet, origin)
             }

@@ -1,8 +1,8 @@
 //! The way of packets outwards: which peer they go to, whether they may, and into which datagrams.
 //!
 //! ```text
-//!   parse ─▶ scope ─▶ source is ours ─▶ next hop ─▶ MTU ─▶ stream │ batch │ rate ─▶ plan ─▶ lay ─▶ seal ─▶ commit
-//!            └──────── an error to the sender, rate limited ──────┘
+//!   parse ─▶ scope ─▶ source is ours ─▶ next hop ─▶ policy ─▶ MTU ─▶ stream │ batch │ rate ─▶ plan ─▶ lay ─▶ seal ─▶ commit
+//!            └───────────── an error to the sender, rate limited ────────────┘
 //! ```
 
 use weir_abi::drop::DropReason;
@@ -18,6 +18,7 @@ use super::icmp::{self, ErrorKind, ErrorLimiter};
 use super::inner::{Inner, mss};
 use super::offload::Segments;
 use super::outbox::Outbox;
+use super::policy::{Denial, Policy};
 use super::port::{BURST_LEN, Offload, RxBurst, RxMeta, TxMeta, TxSink};
 use super::roam::Asides;
 use super::session::Session;
@@ -31,6 +32,8 @@ pub(super) struct Departure<'a> {
     pub(super) now: Time,
     pub(super) sessions: &'a mut [Option<Box<Session>>],
     pub(super) snapshot: &'a Snapshot,
+    /// What the other side will let in, if that was ever said.
+    pub(super) policy: Option<&'a Policy>,
     pub(super) counters: &'a Counters,
     pub(super) limiter: &'a mut ErrorLimiter,
     pub(super) waiting: &'a mut Waiting,
@@ -141,19 +144,22 @@ impl Departure<'_> {
             return Err(DropReason::LocalSource);
         }
         let (kind, reason) = match self.destinations.next_hop(self.snapshot, inner.destination) {
-            Some(NextHop::Session(slot)) => match session(self.sessions, slot) {
-                Some(session) if !too_big(inner, len, session) => {
+            Some(NextHop::Session(slot)) => match (session(self.sessions, slot), self.denies(inner, packet)) {
+                (Some(_), Some(Denial::FlowsFull)) => return Err(Denial::FlowsFull.from_local()),
+                (Some(_), Some(denial)) => (ErrorKind::AdminProhibited, denial.from_local()),
+                (Some(session), None) if !too_big(inner, len, session) => {
                     mss::clamp(packet, inner, session.inner_mtu, meta.offload.checksum.is_some());
                     return Ok(Some(self.stream(slot, session, inner.traffic_class)));
                 }
-                Some(session) => (ErrorKind::PacketTooBig { mtu: session.inner_mtu }, DropReason::PacketTooBig),
-                None if !self.held.refuses(slot, self.snapshot.epoch) => {
+                (Some(session), None) => (ErrorKind::PacketTooBig { mtu: session.inner_mtu }, DropReason::PacketTooBig),
+                // The policy judges what has waited when it is sent.
+                (None, _) if !self.held.refuses(slot, self.snapshot.epoch) => {
                     let offered = Offered { bytes: packet, meta: *meta, packets, is_transit: false };
                     let around = (&mut *self.wheel, &mut *self.events, self.counters);
                     self.held.push(slot, &offered, self.snapshot.epoch, self.now, around);
                     return Ok(None);
                 }
-                None => (ErrorKind::HostUnreachable, DropReason::NoSession),
+                (None, _) => (ErrorKind::HostUnreachable, DropReason::NoSession),
             },
             Some(NextHop::Local) | None => (ErrorKind::NoRoute, DropReason::NoRoute),
         };
@@ -179,6 +185,12 @@ impl Departure<'_> {
         }
         mss::clamp(packet, &inner, session.inner_mtu, false);
         outbox.push(slot, packet)
+    }
+
+    /// Why the policy has the packet dropped, if it has.
+    #[inline]
+    fn denies(&self, inner: &Inner, packet: &[u8]) -> Option<Denial> {
+        self.policy.and_then(|policy| policy.admit(inner, packet, self.worker, self.now).err())
     }
 
     /// The stream towards a session of packets with this traffic class.

@@ -19,6 +19,7 @@
 mod chain;
 mod duty;
 pub mod mss;
+mod quote;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -29,6 +30,7 @@ pub use self::chain::EXTENSIONS_MAX;
 use self::chain::{HOP_BY_HOP, check_fragment, follow};
 pub use self::duty::decrement_ttl;
 pub(super) use self::duty::{ICMP_LEN, is_confined, is_group};
+pub(super) use self::quote::Quote;
 use super::icmp::checksum;
 
 /// Protocol number of ICMP (RFC 792).

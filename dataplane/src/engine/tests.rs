@@ -11,6 +11,7 @@ mod hostile;
 mod lane_ports;
 mod lifecycle;
 mod path;
+mod policy;
 mod random;
 mod rig;
 mod roam;

@@ -19,6 +19,7 @@
 mod check;
 mod dump;
 mod idle;
+mod policy;
 mod roam;
 mod turn;
 
@@ -31,6 +32,7 @@ use weir_abi::map::WORKERS_MAX;
 use weir_abi::wire::ReceiverIndex;
 
 use self::check::{Checked, check};
+use self::policy::Policies;
 use super::indices::Indices;
 use crate::api::message::{
     Event, Incarnation, Install, Offer, Refusal, Reply, Request, ReservationId, Route, Salt, SessionId, Target,
@@ -193,6 +195,7 @@ pub struct State<R> {
     stage: Vec<Route>,
     routes: Vec<Route>,
     epoch: u64,
+    policies: Policies,
     wheel: Wheel<Deadline>,
     effects: std::collections::VecDeque<Effect>,
 }
@@ -214,6 +217,7 @@ impl<R: Random> State<R> {
             stage: vec![],
             routes: vec![],
             epoch: 0,
+            policies: Policies::default(),
             wheel: Wheel::new(RESERVATIONS_MAX + lanes_max + SESSIONS_MAX),
             effects: std::collections::VecDeque::new(),
         };
@@ -255,12 +259,19 @@ impl<R: Random> State<R> {
             Request::Activate(session) => self.activate(session, now),
             Request::Probe { session, endpoint, token } => self.probe(session, endpoint, token, now),
             Request::Move { session, endpoint } => self.relocate(session, endpoint),
+            Request::StagePolicy(rules) => self.stage_policy(rules),
+            Request::CommitPolicy { default_allow, version } => self.commit_policy(default_allow, version),
+            Request::DiscardPolicy => {
+                self.discard_policy();
+                Ok(())
+            }
+            Request::PolicyHits => return vec![self.policy_hits()],
             Request::Hello { .. }
             | Request::Counters
             | Request::Subscribe
             | Request::TakeControlSockets
             | Request::SetAdmission { .. } => {
-                Err(Refusal::Invalid("this request does not concern sessions or routes".to_owned()))
+                Err(Refusal::Invalid("this request does not concern sessions, routes or policy".to_owned()))
             }
         };
         vec![done.map_or_else(Reply::Refused, |()| Reply::Done)]
@@ -578,7 +589,7 @@ impl<R: Random> State<R> {
             }
             engine::Event::Elsewhere { session, from } => Some(Event::Elsewhere { session, from }),
             // Freed here, where nobody waits for a packet.
-            engine::Event::Retired(_) => None,
+            engine::Event::Retired(_) | engine::Event::RetiredPolicy(_) => None,
         }
     }
 

@@ -116,6 +116,10 @@ drop_reasons! {
     69 TransitRefused "transit_refused" Peer "A packet between two peers, and this gateway is not configured to forward those.";
     70 LocalSource "local_source" Local "A packet from the local side whose source no peer would accept from us.";
     71 PeerRate "peer_rate" Local "More for a peer than its rate limit allows.";
+    72 PolicyDenied "policy_denied" Peer "The policy does not let this packet in from a peer.";
+    73 LocalPolicyDenied "local_policy_denied" Local "The policy does not let this packet out to a peer; its sender was told.";
+    74 PolicyUndecided "policy_undecided" Peer "A fragment or a cut header without the ports and flags on which the policy's decision depends.";
+    75 PolicyFlowsFull "policy_flows_full" Machine "No place to remember a new flow: those that share its places are all in use.";
 
     // 80..=95: sealing.
     80 KeyExhausted "key_exhausted" Machine "The lane has used up its counters or its ratchet; only a fresh key exchange helps.";

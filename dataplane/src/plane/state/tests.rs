@@ -1,5 +1,6 @@
 mod model;
 mod pair;
+mod policy;
 mod roam;
 mod turn;
 
@@ -79,6 +80,7 @@ fn brief(effects: &[Effect]) -> Vec<String> {
             Command::CloseLane(index) => format!("{worker}: close {:x}", index.0),
             Command::Remove(slot) => format!("{worker}: remove {}", slot.0),
             Command::Routes(snapshot) => format!("{worker}: routes {}", snapshot.epoch),
+            Command::Policy(policy) => format!("{worker}: policy {}", policy.is_some()),
             Command::Echo(slot) => format!("{worker}: echo {}", slot.0),
         },
     };
@@ -155,7 +157,9 @@ fn fingerprint(state: &State<Seeded>) -> String {
     // Routes are many in some tests; their number and ends tell.
     let ends = |routes: &[Route]| (routes.len(), routes.first().copied(), routes.last().copied());
     let routes = (state.epoch, ends(&state.stage), ends(&state.routes));
-    format!("{reservations:?} {sessions:?} {names:?} {counts:?} {routes:?}")
+    let policies = &state.policies;
+    let policy = (policies.epoch, policies.version, policies.stage.len(), policies.current.is_some());
+    format!("{reservations:?} {sessions:?} {names:?} {counts:?} {routes:?} {policy:?}")
 }
 
 fn to_session(text: &str, session: u64) -> Route {

@@ -1,0 +1,89 @@
+//! What a document that parses may still get wrong: names that nobody has, and rules that never decide.
+
+use serde::Serialize;
+use weir_dataplane::api::policy::Protocol;
+use weir_dataplane::api::{POLICY_PREFIXES_MAX, POLICY_RULES_MAX};
+
+use super::compile::Sides;
+use super::{Document, MemberView, Rule, Term};
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// It may be meant: a group whose first member is yet to come.
+    Warning,
+    /// Some member's packet plane would refuse the policy.
+    Error,
+}
+
+/// Something that deserves a look before the policy is signed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// The rule; `None` for the document as a whole.
+    pub rule: Option<String>,
+    /// What it is, and what to do.
+    pub what: String,
+}
+
+/// Looks the document through beside those who are members now.
+pub fn check(document: &Document, members: &[MemberView]) -> Vec<Finding> {
+    let mut findings = vec![];
+    for (at, rule) in document.rules.iter().enumerate() {
+        let mut find = |what: String| {
+            findings.push(Finding { severity: Severity::Warning, rule: Some(rule.name.clone()), what });
+        };
+        for (side, terms) in [("from", &rule.from), ("to", &rule.to)] {
+            for term in terms {
+                let is_name = matches!(term, Term::Group(_) | Term::Node(_));
+                if is_name && !members.iter().any(|member| term.names(member)) {
+                    find(format!("`{side}` names {term}, which is nobody now: `weir members` shows who there is"));
+                }
+            }
+        }
+        if let Some(before) = document.rules[..at].iter().find(|before| hides(before, rule)) {
+            find(format!(
+                "it never decides, because {} before it fits all that it fits: move it up, or remove it",
+                before.name
+            ));
+        }
+    }
+    let sides = Sides::new(document, members);
+    for member in members {
+        let rules = sides.compile(document, members, member.node).rules;
+        let prefixes: usize = rules.iter().map(|rule| rule.sources.len() + rule.destinations.len()).sum();
+        if rules.len() > POLICY_RULES_MAX || prefixes > POLICY_PREFIXES_MAX {
+            let what = format!(
+                "for {} it comes to {} rules over {prefixes} prefixes; {POLICY_RULES_MAX} and {POLICY_PREFIXES_MAX} are the limits: name prefixes in place of large groups",
+                member.name,
+                rules.len()
+            );
+            findings.push(Finding { severity: Severity::Error, rule: None, what });
+        }
+    }
+    findings
+}
+
+/// Whether the one rule says of itself that it fits all that the other does.
+fn hides(one: &Rule, other: &Rule) -> bool {
+    let side = |one: &[Term], other: &[Term]| {
+        let covered = |term: &Term| match term {
+            Term::Prefix(inner) => one.iter().any(|outer| match outer {
+                Term::Any => true,
+                Term::Prefix(outer) => outer.bit_len() <= inner.bit_len() && outer.contains(inner.address()),
+                Term::Group(_) | Term::Node(_) => false,
+            }),
+            Term::Any | Term::Group(_) | Term::Node(_) => one.contains(term) || one.contains(&Term::Any),
+        };
+        other.iter().all(covered)
+    };
+    let ports = one.ports.is_empty()
+        || !other.ports.is_empty()
+            && other.ports.iter().all(|o| one.ports.iter().any(|range| range.first <= o.first && o.last <= range.last));
+    side(&one.from, &other.from)
+        && side(&one.to, &other.to)
+        && (one.protocol == Protocol::Any || one.protocol == other.protocol)
+        && ports
+}

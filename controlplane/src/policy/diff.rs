@@ -1,0 +1,106 @@
+//! What one document says that another does not.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::{Document, Rule, list, port_text, protocol_text};
+
+/// One difference between two documents.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Change {
+    /// The default is another.
+    Default {
+        /// What it was.
+        before: String,
+        /// What it is.
+        after: String,
+    },
+    /// A rule that was not there.
+    Added {
+        /// Its name.
+        rule: String,
+        /// Its place, counted from one.
+        place: usize,
+        /// What it says.
+        says: String,
+    },
+    /// A rule that is not there any more.
+    Removed {
+        /// Its name.
+        rule: String,
+        /// What it said.
+        said: String,
+    },
+    /// A rule that says something else.
+    Changed {
+        /// Its name.
+        rule: String,
+        /// What it said.
+        said: String,
+        /// What it says.
+        says: String,
+    },
+    /// A rule that is tried earlier or later among those that stayed.
+    Moved {
+        /// Its name.
+        rule: String,
+        /// Its place, counted from one.
+        place: usize,
+    },
+}
+
+/// A line or two, as a person reads differences.
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default { before, after } => write!(f, "- default {before}\n+ default {after}"),
+            Self::Added { rule, place, says } => write!(f, "+ {rule} (rule {place}): {says}"),
+            Self::Removed { rule, said } => write!(f, "- {rule}: {said}"),
+            Self::Changed { rule, said, says } => write!(f, "- {rule}: {said}\n+ {rule}: {says}"),
+            Self::Moved { rule, place } => write!(f, "~ {rule}: is rule {place} now"),
+        }
+    }
+}
+
+/// A rule in one line.
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} from {} to {}", self.action, protocol_text(self.protocol), list(&self.from), list(&self.to))?;
+        match self.ports.is_empty() {
+            true => Ok(()),
+            false => write!(f, " ports {}", list(self.ports.iter().map(|&range| port_text(range)))),
+        }
+    }
+}
+
+/// What has to change in `before` to make it `after`; nothing when they decide alike by the same names. Rules are known by their names.
+pub fn diff(before: &Document, after: &Document) -> Vec<Change> {
+    let mut changes = vec![];
+    if before.default != after.default {
+        changes.push(Change::Default { before: before.default.to_string(), after: after.default.to_string() });
+    }
+    let find = |document: &'_ Document, name: &str| document.rules.iter().position(|rule| rule.name == name);
+    for rule in before.rules.iter().filter(|rule| find(after, &rule.name).is_none()) {
+        changes.push(Change::Removed { rule: rule.name.clone(), said: rule.to_string() });
+    }
+    // Where the rules that stayed were, in the order in which they are now.
+    let mut reached: Option<usize> = None;
+    for (place, rule) in (1..).zip(&after.rules) {
+        let Some(was) = find(before, &rule.name) else {
+            changes.push(Change::Added { rule: rule.name.clone(), place, says: rule.to_string() });
+            continue;
+        };
+        let said = &before.rules[was];
+        if said != rule {
+            let (said, says) = (said.to_string(), rule.to_string());
+            changes.push(Change::Changed { rule: rule.name.clone(), said, says });
+        }
+        if reached.is_some_and(|reached| was < reached) {
+            changes.push(Change::Moved { rule: rule.name.clone(), place });
+        }
+        reached = reached.max(Some(was));
+    }
+    changes
+}

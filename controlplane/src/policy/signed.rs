@@ -1,0 +1,204 @@
+//! Versions of the policy: signed by an operator, numbered, kept.
+//!
+//! ```text
+//!   SignedPolicy   +--------------------------------------------------------------+-------------+------------+
+//!     (postcard)   | body: len, bytes                                             | operator 32 | signature  |
+//!                  +--------------------------------------------------------------+-------------+------------+
+//!   body           | network 32 | version | issued at, seconds | document: len, UTF-8, as written, comments too |
+//! ```
+//!
+//! The signature covers the body's bytes as they travel. A version that is not above the one in force is refused, so nobody can bring an old
+//! policy back; an operator who wants one again signs it under a new number.
+
+use serde::{Deserialize, Serialize};
+
+use super::{DOCUMENT_LEN_MAX, Document, ParseError, parse};
+use crate::codec::{self, DecodeError};
+use crate::pki::id::NetworkId;
+use crate::pki::key::{Domain, PrivateKey, PublicKey, Signature};
+use crate::time::UnixSecs;
+
+/// Most versions that are kept: a year of changes each working day.
+pub const HISTORY_MAX: usize = 256;
+/// Longest body in bytes: the document and some numbers.
+const BODY_LEN_MAX: usize = DOCUMENT_LEN_MAX + 64;
+
+#[derive(Serialize, Deserialize)]
+struct Body {
+    network: NetworkId,
+    version: u64,
+    issued_at: UnixSecs,
+    document: String,
+}
+
+/// A version of the policy as it travels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedPolicy {
+    body: Vec<u8>,
+    operator: PublicKey,
+    signature: Signature,
+}
+
+/// A version whose signature has been checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// Its number.
+    pub version: u64,
+    /// When it was signed, by the operator's clock.
+    pub issued_at: UnixSecs,
+    /// Who signed it.
+    pub operator: PublicKey,
+    /// The document as it was written.
+    pub text: String,
+    /// What it says.
+    pub document: Document,
+}
+
+/// Why bytes are no policy, or not one to follow.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// Not the encoding of one.
+    #[error("the policy does not decode: {0}")]
+    Decode(#[from] DecodeError),
+    /// Signed by a key that may not.
+    #[error("the policy is signed by {0:?}, which is no operator of this network")]
+    Operator(PublicKey),
+    /// Not signed by whom it names.
+    #[error("the policy's signature does not fit")]
+    Signature,
+    /// For another network.
+    #[error("the policy is for network {0}")]
+    Network(NetworkId),
+    /// Not above the version that is known.
+    #[error("policy version {version} is not above {known}, which is known: sign it under a higher number")]
+    Version {
+        /// The policy's.
+        version: u64,
+        /// The highest so far.
+        known: u64,
+    },
+    /// The document is none.
+    #[error("the policy's document: {0}")]
+    Document(#[from] ParseError),
+}
+
+impl SignedPolicy {
+    /// Most bytes of an encoded one.
+    pub const LEN_MAX: usize = BODY_LEN_MAX + 128;
+
+    /// Signs a document that parses.
+    ///
+    /// # Errors
+    /// [`ParseError`].
+    pub fn sign(
+        network: NetworkId,
+        version: u64,
+        issued_at: UnixSecs,
+        document: &str,
+        operator: &PrivateKey,
+    ) -> Result<Self, ParseError> {
+        parse(document)?;
+        let body = codec::encode(&Body { network, version, issued_at, document: document.to_owned() });
+        let signature = operator.sign(Domain::Policy, &body);
+        Ok(Self { body, operator: operator.public(), signature })
+    }
+
+    /// Reads one from bytes; nothing of it is checked yet.
+    ///
+    /// # Errors
+    /// [`PolicyError::Decode`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, PolicyError> {
+        Ok(codec::decode(bytes, Self::LEN_MAX)?)
+    }
+
+    /// The bytes of it.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        codec::encode(self)
+    }
+
+    /// What it says, if one of these operators of this network has said it.
+    ///
+    /// # Errors
+    /// [`PolicyError`].
+    pub fn verify(&self, network: NetworkId, operators: &[PublicKey]) -> Result<Version, PolicyError> {
+        if !operators.contains(&self.operator) {
+            return Err(PolicyError::Operator(self.operator));
+        }
+        let fits = self.operator.verify(Domain::Policy, &self.body, &self.signature);
+        fits.map_err(|_| PolicyError::Signature)?;
+        let body: Body = codec::decode(&self.body, BODY_LEN_MAX)?;
+        if body.network != network {
+            return Err(PolicyError::Network(body.network));
+        }
+        let document = parse(&body.document)?;
+        let Body { version, issued_at, document: text, .. } = body;
+        Ok(Version { version, issued_at, operator: self.operator, text, document })
+    }
+}
+
+/// Why a version is not in the history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HistoryError {
+    /// It never was, or it is forgotten.
+    #[error("version {0} of the policy is not kept here: `weir policy history` shows those that are")]
+    Unknown(u64),
+}
+
+/// The versions that were in force, the newest last. It holds only what was verified when it came.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    versions: Vec<(Version, SignedPolicy)>,
+}
+
+impl History {
+    /// The version in force.
+    pub fn current(&self) -> Option<&Version> {
+        self.versions.last().map(|(version, _)| version)
+    }
+
+    /// The version in force, to pass on.
+    pub fn current_signed(&self) -> Option<&SignedPolicy> {
+        self.versions.last().map(|(_, signed)| signed)
+    }
+
+    /// All that are kept, the oldest first.
+    pub fn versions(&self) -> impl DoubleEndedIterator<Item = &Version> {
+        self.versions.iter().map(|(version, _)| version)
+    }
+
+    /// The number that the next version must have at least.
+    pub fn next_version(&self) -> u64 {
+        self.current().map_or(1, |current| current.version.saturating_add(1))
+    }
+
+    /// Takes a version that is newer than all others in; the oldest goes when there are [`HISTORY_MAX`].
+    ///
+    /// # Errors
+    /// [`PolicyError`]; then the version before stays in force.
+    pub fn apply(
+        &mut self,
+        signed: SignedPolicy,
+        network: NetworkId,
+        operators: &[PublicKey],
+    ) -> Result<&Version, PolicyError> {
+        let version = signed.verify(network, operators)?;
+        if let Some(known) = self.current().map(|current| current.version).filter(|&known| version.version <= known) {
+            return Err(PolicyError::Version { version: version.version, known });
+        }
+        if self.versions.len() == HISTORY_MAX {
+            self.versions.remove(0);
+        }
+        self.versions.push((version, signed));
+        // It was pushed just now.
+        Ok(&self.versions[self.versions.len() - 1].0)
+    }
+
+    /// The document of an earlier version, to be signed again under a new number.
+    ///
+    /// # Errors
+    /// [`HistoryError`].
+    pub fn text_of(&self, version: u64) -> Result<&str, HistoryError> {
+        let found = self.versions().find(|kept| kept.version == version);
+        found.map(|kept| kept.text.as_str()).ok_or(HistoryError::Unknown(version))
+    }
+}
