@@ -23,6 +23,7 @@ pub mod prefix;
 pub use client::{Client, ClientError};
 pub use message::{Event, Reply, Request};
 pub use prefix::Prefix;
+pub use weir_abi::admission;
 
 /// Version of the message set. Raised whenever a message changes its meaning or layout.
 pub const VERSION: u16 = 2;

@@ -10,9 +10,11 @@
 //! - [`flow`]: which worker a packet of the local side belongs to;
 //! - [`map`]: keys, values and names of the eBPF maps;
 //! - [`gcra`]: the rate limiter of `wan`;
+//! - [`admission`]: the tag in a QUIC connection id that tells members from strangers, over [`siphash`];
 //! - [`cursor`]: bounded reads, from a slice or from a raw span (the only unsafe code here).
 #![no_std]
 
+pub mod admission;
 pub mod classify;
 pub mod cursor;
 pub mod drop;
@@ -20,4 +22,5 @@ pub mod flow;
 pub mod frame;
 pub mod gcra;
 pub mod map;
+pub mod siphash;
 pub mod wire;
