@@ -5,6 +5,7 @@
 
 pub mod codec;
 pub mod pki;
+pub mod quic;
 pub mod random;
 pub mod store;
 pub mod time;
