@@ -3,6 +3,8 @@
 pub mod bundle;
 pub mod certificate;
 pub mod crl;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod id;
 pub mod key;
 pub mod name;

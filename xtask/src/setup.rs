@@ -17,7 +17,7 @@ struct Need {
     why: &'static str,
 }
 
-const NEEDS: [Need; 8] = [
+const NEEDS: [Need; 10] = [
     Need { program: "cc", package: "build-essential", why: "builds the C part of the crypto library" },
     Need { program: "ip", package: "iproute2", why: "enters the network namespaces of the rig" },
     Need { program: "tc", package: "iproute2", why: "makes the narrow link of the tests of order" },
@@ -26,6 +26,12 @@ const NEEDS: [Need; 8] = [
     Need { program: "ping", package: "iputils-ping", why: "sends the echoes of the demo and the tests" },
     Need { program: "iperf3", package: "iperf3", why: "makes the TCP transfers of the demo and the tests" },
     Need { program: "tcpdump", package: "tcpdump", why: "captures what is on the wire, as a witness that is not ours" },
+    Need {
+        program: "openssl",
+        package: "openssl",
+        why: "judges certificates, revocation lists and key files in the tests",
+    },
+    Need { program: "certtool", package: "gnutls-bin", why: "judges certificates in the tests, as a second stack" },
 ];
 
 /// A program from the crate registry, at the version that the project uses.

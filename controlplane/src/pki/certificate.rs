@@ -14,14 +14,14 @@
 //!
 //! Nothing here judges whether a certificate is to be believed; that is [`super::verifier`]'s.
 
-mod build;
+pub(crate) mod build;
 mod parse;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::build::{authority, moment};
+pub(super) use self::build::{authority, moment};
 pub use self::build::{issuer_certificate, leaf_certificate, root_certificate};
 pub use self::parse::{public_key, read_authority, read_leaf, validity};
 
@@ -239,3 +239,6 @@ pub struct LeafFields {
     /// Its number.
     pub serial: Serial,
 }
+
+#[cfg(test)]
+mod tests;

@@ -387,3 +387,6 @@ fn judge_path(
         Err(VerifyError::ResourcesExceeded(Step::Leaf, leaf.prefixes.clone()))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -50,7 +50,7 @@ impl rcgen::SigningKey for Signer<'_> {
 }
 
 /// The key that a certificate is for.
-pub(super) struct Subject(pub(super) PublicKey);
+pub(crate) struct Subject(pub(crate) PublicKey);
 
 impl PublicKeyData for Subject {
     fn der_bytes(&self) -> &[u8] {
@@ -113,7 +113,7 @@ pub fn leaf_certificate(
 }
 
 /// What a member's certificate will say, before it is signed.
-pub(super) fn leaf_params(network_name: &str, spec: &LeafSpec<'_>) -> Result<CertificateParams, CertificateError> {
+pub(crate) fn leaf_params(network_name: &str, spec: &LeafSpec<'_>) -> Result<CertificateParams, CertificateError> {
     if spec.leaf_public == spec.identity {
         return Err(CertificateError::IdentityInTls);
     }
@@ -155,7 +155,7 @@ fn check_name(name: &str, what: &'static str) -> Result<(), CertificateError> {
 }
 
 /// What root and issuer have in common.
-pub(super) fn authority_params(
+pub(crate) fn authority_params(
     name: DistinguishedName,
     id: KeyId,
     path_len: u8,
@@ -203,7 +203,7 @@ pub(crate) fn moment(at: UnixSecs) -> Option<OffsetDateTime> {
 }
 
 /// A subject of ours: two certificates of different keys never have the same.
-pub(super) fn distinguished_name(
+pub(crate) fn distinguished_name(
     network_name: &str,
     common_name: &str,
     id: KeyId,
