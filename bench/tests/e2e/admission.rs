@@ -37,7 +37,7 @@ fn initials_are_admitted_by_the_keys_that_the_plane_is_told() {
     with_pair(&rig, PairConfig::default(), |pair| {
         let dialler = rig.g1().enter(|| UdpSocket::bind((rig.g1().wan.unwrap().v4, 0))).unwrap().unwrap();
         let to = (rig.g2().wan.unwrap().v4, PORT);
-        let mut counted = |pair: &mut Pair<'_>, packet: Vec<u8>, name: &str| {
+        let counted = |pair: &mut Pair<'_>, packet: Vec<u8>, name: &str| {
             let before = count(&mut pair.g2, name);
             dialler.send_to(&packet, to).unwrap();
             let moved = eventually(WAIT, || count(&mut pair.g2, name) == before + 1);
