@@ -23,6 +23,7 @@ mod lan;
 mod server;
 mod start;
 pub mod state;
+mod wall_clock;
 mod xsk;
 
 use std::collections::BTreeMap;
@@ -41,8 +42,10 @@ use self::host::Host;
 use self::lan::Lan;
 use self::server::{ClientId, Incoming, Server, ServerError};
 use self::state::{Effect, Random, State};
+use self::wall_clock::WallClock;
 use self::xsk::Xsk;
-use crate::api::message::{Counters, DumpItem, NamedCount, Refusal, Reply, Request};
+use crate::api::admission;
+use crate::api::message::{AdmissionKey, Counters, DumpItem, NamedCount, Refusal, Reply, Request};
 use crate::config::{Attach, Config, WanIo};
 use crate::engine::counters::Snapshot;
 use crate::io::bpf::{self, BpfError, Programs};
@@ -211,6 +214,7 @@ struct Plane {
     map_config: map::Config,
     about: Vec<(String, String)>,
     clock: Clock,
+    wall_clock: WallClock,
     config: Config,
     host: Host,
     gro: GroForwarding,
@@ -286,6 +290,7 @@ impl Plane {
                 return Err(PlaneError::Blocked("a worker ended without being told to".to_owned()));
             }
             self.watch_host()?;
+            self.follow_wall_clock()?;
             for incoming in self.server.receive() {
                 self.answer(incoming)?;
             }
@@ -297,13 +302,15 @@ impl Plane {
 
     /// Waits for something to do; `true` when that is to stop.
     fn wait(&self, signals: &Signals) -> Result<bool, PlaneError> {
-        let deadline = [self.state.next_deadline(), self.host.next_deadline()].into_iter().flatten().min();
+        let deadlines = [self.state.next_deadline(), self.host.next_deadline(), Some(self.wall_clock.next_deadline())];
+        let deadline = deadlines.into_iter().flatten().min();
         let timeout = deadline.map(|deadline| deadline.since(self.clock.now()));
         let timeout = timeout.map(|t| Timespec { tv_sec: t.as_secs() as i64, tv_nsec: i64::from(t.subsec_nanos()) });
         let mut descriptors = vec![
             PollFd::new(&signals.readable, PollFlags::IN),
             PollFd::new(&self.events.eventfd, PollFlags::IN),
             PollFd::from_borrowed_fd(self.changes.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.wall_clock.steps(), PollFlags::IN),
         ];
         descriptors.extend(self.host.ruleset().map(|ruleset| PollFd::from_borrowed_fd(ruleset, PollFlags::IN)));
         for (descriptor, interest) in self.server.interests() {
@@ -393,6 +400,14 @@ impl Plane {
         Ok(())
     }
 
+    /// Tells `wan` the time of day when that may have changed.
+    fn follow_wall_clock(&mut self) -> Result<(), BpfError> {
+        match self.wall_clock.poll_offset(self.clock.now()) {
+            Some(offset_ns) => self.programs.set_wall_clock(offset_ns),
+            None => Ok(()),
+        }
+    }
+
     /// Tells `lan` which destinations it takes from the kernel's router: without any it passes everything.
     fn tell_lan(&mut self) -> Result<(), BpfError> {
         let prefixes = if self.host.is_open() { &self.config.routing.prefixes[..] } else { &[] };
@@ -440,6 +455,10 @@ impl Plane {
                 reply(&mut self.server, &Reply::Counters(Box::new(counters)));
             }
             Request::TakeControlSockets => self.hand_over(client, id),
+            Request::SetAdmission { keys, node, skew_secs } => {
+                let answer = self.set_admission(&keys, &node, skew_secs)?;
+                reply(&mut self.server, &answer);
+            }
             request => {
                 let dump = matches!(request, Request::Dump);
                 let replies = self.state.handle_request(request, self.clock.now());
@@ -453,6 +472,23 @@ impl Plane {
             }
         }
         Ok(())
+    }
+
+    fn set_admission(&mut self, keys: &[AdmissionKey], node: &[u8; 32], skew_secs: i64) -> Result<Reply, PlaneError> {
+        if keys.len() > admission::KEYS_MAX {
+            let what = "the number of admission keys".to_owned();
+            return Ok(Reply::Refused(Refusal::Limit { what, limit: admission::KEYS_MAX as u64 }));
+        }
+        // The time first: no tag is to be judged by the last one.
+        self.wall_clock.set_skew(skew_secs, self.clock.now());
+        self.follow_wall_clock()?;
+        self.programs.set_admission(keys, node)?;
+        let text = match keys.len() {
+            0 => "off: no keys".to_owned(),
+            count => format!("keys: {count}; the network's clock is {skew_secs} s ahead of this machine's"),
+        };
+        self.tell("admission".to_owned(), text);
+        Ok(Reply::Done)
     }
 
     fn hand_over(&mut self, client: ClientId, id: u32) {

@@ -4,7 +4,7 @@
 use core::intrinsics::AtomicOrdering;
 
 use aya_ebpf::bindings::xdp_action;
-use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns};
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ReusePortSockArray, XskMap};
@@ -14,8 +14,8 @@ use weir_abi::drop::DropReason;
 use weir_abi::frame::Address;
 use weir_abi::gcra::Rate;
 use weir_abi::map::{
-    Class, Config, Count, Counter, LanQueue, LanXsk, OVERLAY_FAR, SLOTS_PER_WORKER, SOCKETS_LEN, SocketRole, Verdict,
-    XSKS_MAX, live_position, socket_key, source_key,
+    Admission, Class, Config, Count, Counter, LanQueue, LanXsk, OVERLAY_FAR, SLOTS_PER_WORKER, SOCKETS_LEN, SocketRole,
+    Verdict, XSKS_MAX, live_position, socket_key, source_key,
 };
 use weir_abi::wire::ReceiverIndex;
 
@@ -47,9 +47,15 @@ static WAN_XSKS: XskMap = XskMap::with_max_entries(XSKS_MAX, 0);
 static LAN_QUEUES: HashMap<LanQueue, LanXsk> = HashMap::with_max_entries(XSKS_MAX, 0);
 #[map]
 static LAN_XSKS: XskMap = XskMap::with_max_entries(XSKS_MAX, 0);
+#[map]
+static ADMISSION: Array<Admission> = Array::with_max_entries(1, 0);
+#[map]
+static WALL_CLOCK: Array<u64> = Array::with_max_entries(1, 0);
 
 /// Tries of one compare-and-exchange. A bucket that four other cores change meanwhile is a bucket under attack: the packet counts as over.
 const EXCHANGE_TRIES: u32 = 4;
+
+const NS_PER_SEC: u64 = 1_000_000_000;
 
 /// The kernel maps, as [`Tables`].
 pub(crate) struct Maps;
@@ -110,6 +116,8 @@ impl Tables for Maps {
             Class::QuicLong => config.class[1],
             Class::QuicShort => config.class[2],
             Class::Rpc => config.class[3],
+            Class::QuicInitialTagged => config.class[4],
+            Class::QuicInitialUntagged => config.class[5],
         };
         if rate.interval_ns == 0 {
             return true;
@@ -118,6 +126,20 @@ impl Tables for Maps {
             Some(tat) => admit(rate, tat),
             None => false,
         }
+    }
+
+    #[inline(always)]
+    fn admission(&self) -> Option<&Admission> {
+        ADMISSION.get(0)
+    }
+
+    #[inline(always)]
+    fn wall_secs(&self) -> u64 {
+        let Some(offset) = WALL_CLOCK.get(0) else { return 0 };
+        // The coarse clock is some milliseconds behind and costs a tenth of the exact one.
+        // SAFETY: the helper has no argument and no effect.
+        let now = unsafe { bpf_ktime_get_coarse_ns() };
+        now.wrapping_add(*offset) / NS_PER_SEC
     }
 
     #[inline(always)]

@@ -2,15 +2,17 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use weir_abi::admission::Key;
 use weir_abi::classify::{self, Tables};
 use weir_abi::frame::{self, Address};
 use weir_abi::gcra::Rate;
-use weir_abi::map::{Class, Config};
+use weir_abi::map::{Admission, Class, Config};
 use weir_abi::wire::{self, DataHeader, HEADER_LEN, ReceiverIndex};
 
 /// Every answer is a bit of the input.
 struct Answers {
     config: Option<Config>,
+    admission: Option<Admission>,
     bits: u8,
 }
 
@@ -37,6 +39,14 @@ impl Tables for Answers {
 
     fn admit_class(&self, _: Class) -> bool {
         self.bits & 16 != 0
+    }
+
+    fn admission(&self) -> Option<&Admission> {
+        self.admission.as_ref()
+    }
+
+    fn wall_secs(&self) -> u64 {
+        u64::from(self.bits) * 32
     }
 
     fn is_overlay(&self, _: &Address) -> bool {
@@ -68,7 +78,9 @@ fuzz_target!(|data: &[u8]| {
         source: rate,
         class: [rate; Class::COUNT],
     };
-    let tables = Answers { config: (flags & 8 == 0).then_some(config), bits: *bits };
+    let keys = [Key::from_words([0; 4]); 3];
+    let admission = (bits & 64 != 0).then_some(Admission { keys, keys_len: u64::from(bits >> 7) * 3 });
+    let tables = Answers { config: (flags & 8 == 0).then_some(config), admission, bits: *bits };
     let _ = classify::wan(bytes, &tables);
     let _ = classify::lan(bytes, &tables);
     let _ = classify::steer(bytes, bytes.len(), &tables);

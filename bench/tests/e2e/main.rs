@@ -5,6 +5,7 @@
 //! Counters and logs of both gateways are printed when one fails.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+mod admission;
 mod capture;
 mod crash;
 mod demo;

@@ -100,7 +100,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::api::message::{Incarnation, Install, Offer, ReservationId, Route, Secret, SessionId, Target};
+    use crate::api::message::{
+        AdmissionKey, Incarnation, Install, Offer, ReservationId, Route, Secret, SessionId, Target,
+    };
     use crate::api::{Reply, Request};
 
     fn install() -> Request {
@@ -125,6 +127,11 @@ mod tests {
         }))
     }
 
+    fn admission() -> Request {
+        let keys = vec![AdmissionKey::new([0xa5; 16]), AdmissionKey::new([0xa6; 16])];
+        Request::SetAdmission { keys, node: [1; 32], skew_secs: -70 }
+    }
+
     #[test]
     fn messages_survive_the_round_trip() {
         let route = Route { prefix: "10.1.0.0/16".parse().unwrap(), target: Target::Session(SessionId(1)) };
@@ -134,6 +141,7 @@ mod tests {
             install(),
             Request::StageRoutes(vec![route; 3]),
             Request::Counters,
+            admission(),
         ] {
             let bytes = encode(77, &request).unwrap();
             let (id, back) = decode::<Request>(&bytes).unwrap();
@@ -157,6 +165,8 @@ mod tests {
         let Request::Install(install) = install() else { unreachable!() };
         let shown = format!("{install:?}");
         assert!(shown.contains("Secret(…)") && !shown.contains("165") && !shown.contains("a5a5"), "{shown}");
+        let shown = format!("{:?}", admission());
+        assert!(shown.contains("AdmissionKey(…)") && !shown.contains("165") && !shown.contains("a5a5"), "{shown}");
     }
 
     #[test]

@@ -44,6 +44,29 @@ impl std::fmt::Debug for Secret {
     }
 }
 
+/// A key under which members tag the first packets of their QUIC connections ([`admission`](super::admission)). Never printed, erased when
+/// dropped.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct AdmissionKey(Zeroizing<[u8; 16]>);
+
+impl AdmissionKey {
+    /// Wraps the bytes.
+    pub fn new(bytes: [u8; 16]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+
+    /// The bytes, for making tags only.
+    pub fn expose(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for AdmissionKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AdmissionKey(…)")
+    }
+}
+
 /// What a gateway tells its peer about one reservation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
@@ -148,6 +171,17 @@ pub enum Request {
     Subscribe,
     /// Takes the control sockets over, by `SCM_RIGHTS`; the plane keeps its own duplicates. Answer: [`Reply::ControlSockets`].
     TakeControlSockets,
+    /// Tells `wan` how to know members by the tags of their QUIC Initials, in place of what it was told before. Until then, and with no
+    /// keys, Initials are judged as other long headers are. Answer: [`Reply::Done`].
+    SetAdmission {
+        /// The keys that are accepted, the newest first, at most [`KEYS_MAX`](super::admission::KEYS_MAX).
+        keys: Vec<AdmissionKey>,
+        /// This node's id, which the tags for it are made with.
+        node: [u8; 32],
+        /// How many seconds the clock of the network is ahead of this machine's. To be told anew when it changes; the plane follows the
+        /// machine's clock by itself.
+        skew_secs: i64,
+    },
 }
 
 /// What the plane answers. Variants are only ever appended.

@@ -4,6 +4,8 @@
 //! everything that was not pinned.
 #![allow(unsafe_code, reason = "plain-data markers for map values")]
 
+mod admission;
+
 use std::ffi::CString;
 use std::fmt;
 use std::io;
@@ -191,6 +193,8 @@ pub struct Programs {
     // Maps come before the object: they are dropped first, links with the object.
     live: Array<MapData, u32>,
     config: Array<MapData, Plain<Config>>,
+    admission: Array<MapData, admission::Words>,
+    wall_clock: Array<MapData, u64>,
     local: HashMap<MapData, Address, u32>,
     counters: PerCpuArray<MapData, Plain<Count>>,
     sockets: ReusePortSockArray<MapData>,
@@ -224,6 +228,8 @@ impl Programs {
         Ok(Self {
             live: take!(name::LIVE),
             config: take!(name::CONFIG),
+            admission: take!(name::ADMISSION),
+            wall_clock: take!(name::WALL_CLOCK),
             local: take!(name::LOCAL),
             counters: take!(name::COUNTERS),
             sockets: take!(name::SOCKETS),

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, Timespec, eventfd, poll};
 use weir_abi::gcra::Rate;
-use weir_abi::map::{self, Class, MISS_SAMPLE, SocketRole, WORKERS_MAX};
+use weir_abi::map::{self, Class, MISS_SAMPLE, SocketRole, TAGGED_INITIALS, UNTAGGED_INITIALS, WORKERS_MAX};
 
 use super::gro::GroForwarding;
 use super::host::Host;
 use super::lan::Lan;
 use super::server::Server;
 use super::state::{Fixed, Random, State};
+use super::wall_clock::WallClock;
 use super::xsk::Xsk;
 use super::{Events, Plane, PlaneError, SystemRandom, calibration, cores, set_local, system};
 use crate::api::message::Incarnation;
@@ -199,6 +200,7 @@ impl Plane {
             map_config,
             about,
             clock,
+            wall_clock: WallClock::start(clock.now()).map_err(system("making a timer"))?,
             config: config.clone(),
             host,
             gro: GroForwarding::open(config.api.socket.with_extension("gro"))?,
@@ -307,7 +309,11 @@ fn choose_ports(wanted: WanIo) -> (PortKind, &'static str) {
 fn map_config(config: &Config) -> map::Config {
     let wan = &config.wan;
     // A tenth of a second of each class may come at once, so that a fleet's handshakes after an outage are not refused.
-    let class = Rate::per_second(wan.class_rate_pps, (wan.class_rate_pps / 10).max(1));
+    let rate = Rate::per_second(wan.class_rate_pps, (wan.class_rate_pps / 10).max(1));
+    let mut class = [rate; Class::COUNT];
+    // These are what the control plane can bear, whatever else the operator lets in.
+    class[Class::QuicInitialTagged as usize] = TAGGED_INITIALS;
+    class[Class::QuicInitialUntagged as usize] = UNTAGGED_INITIALS;
     map::Config {
         port_first: wan.port,
         // Reading the configuration made sure that there are so many.
@@ -316,7 +322,7 @@ fn map_config(config: &Config) -> map::Config {
         miss_sample: MISS_SAMPLE,
         xsk_frame_len_max: 0,
         source: Rate::per_second(wan.source_rate_pps, wan.source_burst),
-        class: [class; Class::COUNT],
+        class,
     }
 }
 

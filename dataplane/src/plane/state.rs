@@ -177,7 +177,8 @@ impl<R: Random> State<R> {
         &self.fixed
     }
 
-    /// Carries out one request, all or nothing. [`Request::Hello`], counters, subscriptions and sockets are the server's business and
+    /// Carries out one request, all or nothing. [`Request::Hello`], counters, subscriptions, sockets and what concerns the
+    /// programs alone are the server's business and
     /// are refused here.
     pub fn handle_request(&mut self, request: Request, now: Time) -> Vec<Reply> {
         let done = match request {
@@ -200,7 +201,11 @@ impl<R: Random> State<R> {
                 Ok(())
             }
             Request::Echo(session) => self.echo(session),
-            Request::Hello { .. } | Request::Counters | Request::Subscribe | Request::TakeControlSockets => {
+            Request::Hello { .. }
+            | Request::Counters
+            | Request::Subscribe
+            | Request::TakeControlSockets
+            | Request::SetAdmission { .. } => {
                 Err(Refusal::Invalid("this request does not concern sessions or routes".to_owned()))
             }
         };

@@ -166,7 +166,7 @@ fn table() -> Vec<(&'static str, Vec<u8>, Decision)> {
 }
 
 /// Runs one frame and checks action, bytes and counters; gives what was wrong.
-fn check(kernel: &mut Kernel, hook: Hook, frame: &[u8], expected: Decision) -> Result<(), String> {
+pub(crate) fn check(kernel: &mut Kernel, hook: Hook, frame: &[u8], expected: Decision) -> Result<(), String> {
     let before = kernel.counters();
     let (action, out) = kernel.run(hook, frame);
     let after = kernel.counters();
@@ -228,7 +228,7 @@ fn one_miss_in_many_is_let_through() {
 }
 
 /// One packet an hour, so that the test's own duration cannot refill a bucket.
-const fn burst_of(packets: u64) -> Rate {
+pub(crate) const fn burst_of(packets: u64) -> Rate {
     Rate { interval_ns: 3_600_000_000_000, burst_ns: 3_600_000_000_000 * (packets - 1) }
 }
 

@@ -220,3 +220,11 @@ pub(crate) fn data(index: u32) -> Vec<u8> {
     bytes.extend([0x5a; 24]);
     bytes
 }
+
+/// A QUIC Initial (RFC 9000 §17.2.2) with this destination connection id.
+pub(crate) fn initial(cid: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0xc3, 0, 0, 0, 1, cid.len() as u8];
+    bytes.extend(cid);
+    bytes.extend([0x5a; 40]);
+    bytes
+}

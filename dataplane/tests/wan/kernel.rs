@@ -3,9 +3,10 @@
 use aya::maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
+use weir_abi::admission::{self, KEYS_MAX};
 use weir_abi::drop::DropReason;
 use weir_abi::gcra::Rate;
-use weir_abi::map::{Class, Config, Counter, Verdict, flag, live_len, live_position, name};
+use weir_abi::map::{Admission, Class, Config, Counter, Verdict, flag, live_len, live_position, name};
 use weir_abi::wire::ReceiverIndex;
 use weir_dataplane::io::bpf::{OBJECT, address_key};
 
@@ -36,6 +37,23 @@ pub(crate) fn config() -> Config {
         source: UNLIMITED,
         class: [UNLIMITED; Class::COUNT],
     }
+}
+
+/// Admission keys, the newest first, and one that is none of them.
+pub(crate) const KEYS: [[u64; 2]; KEYS_MAX] = [[0x1111, 0x2222], [0x3333, 0x4444], [0x5555, 0x6666]];
+pub(crate) const STRANGE_KEY: [u64; 2] = [0x7777, 0x8888];
+/// Who we are to those that make tags, and somebody else.
+pub(crate) const NODE: [u8; 32] = [0x4e; 32];
+pub(crate) const OTHER_NODE: [u8; 32] = [0x4f; 32];
+
+/// What the kernel is told of tags: these keys for [`NODE`].
+pub(crate) fn admission(keys: &[[u64; 2]]) -> Admission {
+    let none = admission::Key::from_words([0; 4]);
+    let mut admission = Admission { keys: [none; KEYS_MAX], keys_len: keys.len() as u64 };
+    for (place, key) in admission.keys.iter_mut().zip(keys) {
+        *place = admission::Key::new(*key, &NODE);
+    }
+    admission
 }
 
 pub(crate) struct Kernel {
@@ -71,6 +89,22 @@ impl Kernel {
         let map: &mut aya::maps::Map = self.ebpf.map_mut(name::CONFIG).unwrap();
         let mut array: Array<_, [u64; size_of::<Config>() / 8]> = map.try_into().unwrap();
         array.set(0, words(&config), 0).unwrap();
+    }
+
+    /// Gives the programs admission keys, and a clock that says `wall_secs` since 1970 now.
+    pub(crate) fn admit(&mut self, admission: &Admission, wall_secs: u64) {
+        let mut words = [0u64; size_of::<Admission>() / 8];
+        for (place, key) in words.chunks_mut(4).zip(&admission.keys) {
+            place.copy_from_slice(&key.words());
+        }
+        *words.last_mut().unwrap() = admission.keys_len;
+        let map: &mut aya::maps::Map = self.ebpf.map_mut(name::ADMISSION).unwrap();
+        let mut array: Array<_, [u64; size_of::<Admission>() / 8]> = map.try_into().unwrap();
+        array.set(0, words, 0).unwrap();
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let now = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
+        let mut clock: Array<_, u64> = self.ebpf.map_mut(name::WALL_CLOCK).unwrap().try_into().unwrap();
+        clock.set(0, (wall_secs * 1_000_000_000).wrapping_sub(now), 0).unwrap();
     }
 
     /// Runs one frame; gives the action and the frame that came out.

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests: a panic is how they fail")]
 
+mod admission;
 mod cases;
 mod frames;
 mod kernel;

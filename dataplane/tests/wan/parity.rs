@@ -2,21 +2,27 @@
 
 use std::collections::HashSet;
 
+use weir_abi::admission::{WINDOW_SLOTS, cid, slot_at, tag};
 use weir_abi::classify::{self, Tables};
 use weir_abi::frame::Address;
-use weir_abi::map::{Class, Config, Counter};
+use weir_abi::map::{Admission, Class, Config, Counter, Verdict};
 use weir_abi::wire::ReceiverIndex;
 use weir_dataplane::io::bpf::address_key;
 
-use crate::frames::{OUR_V4, OUR_V6, PORT, data, v4, v6};
-use crate::kernel::{Decision, Hook, Kernel, LIVE, config, decisions, expected_action};
+use crate::frames::{OUR_V4, OUR_V6, PORT, data, initial, v4, v6};
+use crate::kernel::{
+    Decision, Hook, KEYS, Kernel, LIVE, NODE, OTHER_NODE, STRANGE_KEY, admission, config, decisions, expected_action,
+};
 
 const FRAMES: usize = 1_000_000;
 const CHUNK: usize = 20_000;
+/// The time in user space, and in the kernel at the beginning of each chunk: the middle of a slot, so that it stays in it.
+const WALL_SECS: u64 = 1_790_000_000 / 32 * 32 + 16;
 
 /// The tests' tables, in user space.
 struct Model {
     config: Config,
+    admission: Admission,
 }
 
 impl Tables for Model {
@@ -42,6 +48,14 @@ impl Tables for Model {
 
     fn admit_class(&self, _: Class) -> bool {
         true
+    }
+
+    fn admission(&self) -> Option<&Admission> {
+        Some(&self.admission)
+    }
+
+    fn wall_secs(&self) -> u64 {
+        WALL_SECS
     }
 
     fn is_overlay(&self, _: &Address) -> bool {
@@ -72,6 +86,27 @@ impl Random {
     fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }
+}
+
+/// A QUIC Initial: tagged, and then perhaps for another node, under another key, at another time, with another slot than the tag was made for,
+/// or with an id of another length.
+fn generate_initial(random: &mut Random) -> Vec<u8> {
+    let key = if random.one_in(4) { STRANGE_KEY } else { KEYS[random.below(KEYS.len())] };
+    let node = if random.one_in(4) { OTHER_NODE } else { NODE };
+    let away = random.below(2 * WINDOW_SLOTS as usize + 5) as u32;
+    let slot = slot_at(WALL_SECS) - WINDOW_SLOTS - 2 + away;
+    let nonce = random.next() as u32;
+    let made_in = if random.one_in(6) { slot.wrapping_sub(random.below(40) as u32) } else { slot };
+    let id = cid((random.next() as u32).to_be_bytes(), nonce, slot, tag(key, nonce, made_in, &node));
+    let len = if random.one_in(6) { random.below(id.len() + 1) } else { id.len() };
+    let mut packet = initial(&id[..len]);
+    if random.one_in(6) {
+        packet[0] = random.next() as u8;
+    }
+    if random.one_in(6) {
+        packet[1 + random.below(5)] = random.next() as u8;
+    }
+    packet
 }
 
 /// A frame that is nearly right: every layer drawn from its valid forms, then perhaps damaged.
@@ -106,7 +141,7 @@ fn generate(random: &mut Random) -> Vec<u8> {
         2 => LIVE.0 ^ (1 << random.below(32)),
         _ => random.next() as u32,
     };
-    let mut payload = data(index);
+    let mut payload = if random.one_in(3) { generate_initial(random) } else { data(index) };
     if random.one_in(3) {
         payload[0] = random.next() as u8;
     }
@@ -137,12 +172,13 @@ fn the_kernel_and_user_space_agree_on_a_million_frames() {
     let seed = std::env::var("WEIR_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(0x5eed);
     println!("seed {seed} (set WEIR_SEED to change it)");
     let mut random = Random(seed);
-    let model = Model { config: config() };
+    let model = Model { config: config(), admission: admission(&KEYS) };
     let mut kernel = Kernel::new(config());
     let mut seen: HashSet<Decision> = HashSet::new();
     for chunk in 0..FRAMES / CHUNK {
         let frames: Vec<Vec<u8>> = (0..CHUNK).map(|_| generate(&mut random)).collect();
         let expected: Vec<Decision> = frames.iter().map(|frame| classify::wan(frame.as_slice(), &model)).collect();
+        kernel.admit(&model.admission, WALL_SECS);
         let before = kernel.counters();
         for (frame, expected) in frames.iter().zip(&expected) {
             let action = kernel.action(frame);
@@ -165,7 +201,10 @@ fn the_kernel_and_user_space_agree_on_a_million_frames() {
     }
     // The generator reaches every decision that needs neither a clock nor chance.
     let counters_reached = seen.len();
-    assert!(counters_reached >= 15, "only {counters_reached} decisions were reached: {seen:?}");
+    assert!(counters_reached >= 18, "only {counters_reached} decisions were reached: {seen:?}");
+    for verdict in [Verdict::WanAdmissionTagged, Verdict::WanAdmissionUntagged, Verdict::WanAdmissionExpired] {
+        assert!(seen.contains(&Ok(verdict)), "{verdict:?} was not reached: {seen:?}");
+    }
 }
 
 /// Finds the first frame on which the two differ, and says so.

@@ -26,6 +26,7 @@
 //! id stands first in what is hashed because the receiver's never changes: the rounds over it are done once per key ([`Key`]), and what is
 //! left per packet and key is one word.
 
+use crate::cursor::Bytes;
 use crate::siphash::SipHash24;
 
 /// Bytes of a tagged connection id: the most that QUIC version 1 allows (RFC 9000 §17.2).
@@ -38,6 +39,9 @@ pub const WINDOW_SLOTS: u32 = 10;
 /// Most keys that are accepted at a time: today's and those of the two days before.
 pub const KEYS_MAX: usize = 3;
 
+const NONCE_AT: usize = 4;
+const SLOT_AT: usize = 8;
+const TAG_AT: usize = 12;
 /// Bytes that are hashed: a node id, a nonce and a slot.
 const HASHED_LEN: u64 = 40;
 
@@ -113,18 +117,16 @@ pub const fn tag(key: [u64; 2], nonce: u32, slot: u32, node: &[u8; 32]) -> u64 {
 /// A connection id with these fields.
 pub fn cid(random: [u8; 4], nonce: u32, slot: u32, tag: u64) -> [u8; CID_LEN] {
     let mut cid = [0; CID_LEN];
-    cid[..4].copy_from_slice(&random);
-    cid[4..8].copy_from_slice(&nonce.to_be_bytes());
-    cid[8..12].copy_from_slice(&slot.to_be_bytes());
-    cid[12..].copy_from_slice(&tag.to_be_bytes());
+    cid[..NONCE_AT].copy_from_slice(&random);
+    cid[NONCE_AT..SLOT_AT].copy_from_slice(&nonce.to_be_bytes());
+    cid[SLOT_AT..TAG_AT].copy_from_slice(&slot.to_be_bytes());
+    cid[TAG_AT..].copy_from_slice(&tag.to_be_bytes());
     cid
 }
 
-/// What a connection id of 20 bytes says, if it is one of ours; only the tag can tell.
+/// What a connection id says behind its random bytes, if it is one of ours; only the tag can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fields {
-    /// What was drawn for the sake of the id alone.
-    pub random: [u8; 4],
     /// What was drawn for the tag.
     pub nonce: u32,
     /// When the id was made.
@@ -136,19 +138,16 @@ pub struct Fields {
 impl Fields {
     /// Reads an id; `None` when it is not of the one length.
     pub fn parse(cid: &[u8]) -> Option<Self> {
-        <&[u8; CID_LEN]>::try_from(cid).ok().map(Self::of)
+        if cid.len() == CID_LEN { Self::read(cid, 0) } else { None }
     }
 
-    /// Reads an id of the one length.
+    /// Reads the id of [`CID_LEN`] bytes that begins at `at`; `None` when the bytes end before it does.
     #[inline(always)]
-    pub const fn of(cid: &[u8; CID_LEN]) -> Self {
-        let [r0, r1, r2, r3, n0, n1, n2, n3, s0, s1, s2, s3, t0, t1, t2, t3, t4, t5, t6, t7] = *cid;
-        Self {
-            random: [r0, r1, r2, r3],
-            nonce: u32::from_be_bytes([n0, n1, n2, n3]),
-            slot: u32::from_be_bytes([s0, s1, s2, s3]),
-            tag: u64::from_be_bytes([t0, t1, t2, t3, t4, t5, t6, t7]),
-        }
+    pub fn read<B: Bytes + ?Sized>(bytes: &B, at: usize) -> Option<Self> {
+        let nonce = bytes.u32(at + NONCE_AT)?;
+        let slot = bytes.u32(at + SLOT_AT)?;
+        let tag = u64::from(bytes.u32(at + TAG_AT)?) << 32 | u64::from(bytes.u32(at + TAG_AT + 4)?);
+        Some(Self { nonce, slot, tag })
     }
 
     /// Whether the tag is the key's.
@@ -212,8 +211,11 @@ mod tests {
         assert_eq!(Fields::parse(&made[..19]), None);
         assert_eq!(Fields::parse(&[0; 21]), None);
         assert_eq!(Fields::parse(&[]), None);
-        let fields = Fields { random: [1, 2, 3, 4], nonce: 0x0506_0708, slot: 0x090a_0b0c, tag: 0x0d0e_0f10_1112_1314 };
+        let fields = Fields { nonce: 0x0506_0708, slot: 0x090a_0b0c, tag: 0x0d0e_0f10_1112_1314 };
         assert_eq!(Fields::parse(&made), Some(fields));
+        let mut later = [0xee; CID_LEN + 3];
+        later[3..].copy_from_slice(&made);
+        assert_eq!((Fields::read(&later[..], 3), Fields::read(&later[..], 4)), (Some(fields), None));
     }
 
     proptest! {
@@ -231,7 +233,7 @@ mod tests {
                 0..256 => node[bit as usize / 8] ^= 1 << (bit % 8),
                 _ => other[4 + (bit as usize - 256) / 8] ^= 1 << (bit % 8),
             }
-            prop_assert!(!Fields::of(&other).is_tagged_by(&Key::new(key, &node)));
+            prop_assert!(!Fields::parse(&other).unwrap().is_tagged_by(&Key::new(key, &node)));
             prop_assert!(!fields.is_tagged_by(&Key::new([key[0] ^ 1, key[1]], &NODE)));
         }
     }

@@ -13,22 +13,35 @@
 //!              │yes
 //!              ├─ data ─▶ drop, or one miss in many to the control socket
 //!              ├─ relay ─▶ (label table: not built yet) drop
-//!              ├─ STUN, QUIC, RPC ─▶ deny trie ─▶ source's bucket ─▶ (admission tag: not built yet) ─▶ class bucket ─▶ control
+//!              ├─ STUN, QUIC, RPC ─▶ deny trie ─▶ source's bucket ─▶ class bucket ─▶ control
+//!              │                        └─ QUIC Initial, and there are admission keys ─▶ tag ─▶ bucket of the tagged, or of the rest ─▶ control
 //!              └─ anything else ─▶ drop
 //! ```
 //!
+//! An Initial is charged to no source: the sources of a flood are spoofed, so a bucket for each of them holds none of it back and only
+//! costs entries of the table; and one that is a member's must not run dry because somebody else used the member's address.
+//!
 //! The tables are behind [`Tables`], so that the same lines run against kernel maps in eBPF and against a model in tests.
 
+use crate::admission::{self, CID_LEN, Fields};
 use crate::cursor::Bytes;
 use crate::drop::DropReason;
-use crate::frame::{self, Address, NotDatagram};
-use crate::map::{Class, Config, SocketRole, Verdict, flag};
+use crate::frame::{self, Address, Datagram, NotDatagram};
+use crate::map::{Admission, Class, Config, SocketRole, Verdict, flag};
 use crate::wire::{self, HeaderError, Kind, MARK, MARK_MASK, ReceiverIndex};
 
 /// First byte of an IPv4 packet without options (RFC 791 §3.1).
 const IPV4_PLAIN: u8 = 0x45;
 /// Next-header number of hop-by-hop options (RFC 8200 §4.3).
 const IPV6_HOP_BY_HOP: u8 = 0;
+/// Header form and packet type of a QUIC long header, and what they are in an Initial (RFC 9000 §17.2.2). The fixed bit between them is
+/// not asked for: peers may clear it (RFC 9287).
+const QUIC_TYPE_MASK: u8 = 0b1011_0000;
+const QUIC_INITIAL: u8 = 0b1000_0000;
+/// The version whose Initials are known (RFC 9000 §15).
+const QUIC_VERSION_1: u32 = 1;
+/// Where the destination connection id of a long header begins: after the first byte, four of version, one of length (RFC 9000 §17.2).
+const QUIC_DCID_AT: usize = 6;
 
 /// What the decision looks things up in.
 pub trait Tables {
@@ -44,6 +57,10 @@ pub trait Tables {
     fn admit_source(&self, source: &Address) -> bool;
     /// Takes one packet from the class's bucket.
     fn admit_class(&self, class: Class) -> bool;
+    /// The admission keys; `None` before the loader has written any.
+    fn admission(&self) -> Option<&Admission>;
+    /// Seconds since 1970, as the network's clock has it.
+    fn wall_secs(&self) -> u64;
     /// Whether the address lies in a prefix of the overlay, and not in one that is behind this gateway.
     fn is_overlay(&self, address: &Address) -> bool;
     /// A random number.
@@ -156,6 +173,13 @@ pub fn wan<B: Bytes + ?Sized, T: Tables>(frame: &B, tables: &T) -> Result<Verdic
     if tables.is_denied(&datagram.source) {
         return Err(DropReason::WanDenied);
     }
+    if let Class::QuicLong = class
+        && let Some(admission) = tables.admission()
+        && admission.keys_len != 0
+        && let Some(dcid_len) = initial_dcid_len(frame, &datagram)
+    {
+        return admit_initial(frame, &datagram, dcid_len, admission, tables);
+    }
     if !tables.admit_source(&datagram.source) {
         return Err(DropReason::WanSourceRate);
     }
@@ -163,6 +187,62 @@ pub fn wan<B: Bytes + ?Sized, T: Tables>(frame: &B, tables: &T) -> Result<Verdic
         return Err(DropReason::WanClassRate);
     }
     Ok(Verdict::WanControl)
+}
+
+/// Bytes of the destination connection id if a datagram begins with an Initial of version 1.
+#[inline(always)]
+fn initial_dcid_len<B: Bytes + ?Sized>(frame: &B, datagram: &Datagram) -> Option<usize> {
+    if datagram.payload_len < QUIC_DCID_AT {
+        return None;
+    }
+    // First byte and version, then the length, in wholes: the verifier learns nothing from the bound check of a single byte.
+    let at = datagram.payload_offset();
+    let (head, tail) = (frame.u32(at)?, frame.u16(at + 4)?);
+    let version = head << 8 | u32::from(tail >> 8);
+    let is_initial = (head >> 24) as u8 & QUIC_TYPE_MASK == QUIC_INITIAL && version == QUIC_VERSION_1;
+    is_initial.then_some(usize::from(tail & 0xff))
+}
+
+/// Judges an Initial by the tag in its destination connection id. One whose tag is true and whose time is wrong is a member's with a
+/// wrong clock, or a copy: it is let through as a stranger's would be, so that the clock can be put right, and counted by its own name.
+#[inline(always)]
+fn admit_initial<B: Bytes + ?Sized, T: Tables>(
+    frame: &B,
+    datagram: &Datagram,
+    dcid_len: usize,
+    admission: &Admission,
+    tables: &T,
+) -> Result<Verdict, DropReason> {
+    let tagged = tagged_slot(frame, datagram, dcid_len, admission);
+    let fresh = match tagged {
+        Some(slot) => admission::in_window(slot, admission::slot_at(tables.wall_secs())),
+        None => false,
+    };
+    if fresh {
+        return match tables.admit_class(Class::QuicInitialTagged) {
+            true => Ok(Verdict::WanAdmissionTagged),
+            false => Err(DropReason::WanAdmissionTaggedRate),
+        };
+    }
+    if !tables.admit_class(Class::QuicInitialUntagged) {
+        return Err(DropReason::WanAdmissionUntaggedRate);
+    }
+    Ok(if tagged.is_some() { Verdict::WanAdmissionExpired } else { Verdict::WanAdmissionUntagged })
+}
+
+/// The slot of a tag that is true; `None` when there is none.
+#[inline(always)]
+fn tagged_slot<B: Bytes + ?Sized>(
+    frame: &B,
+    datagram: &Datagram,
+    dcid_len: usize,
+    admission: &Admission,
+) -> Option<u32> {
+    if dcid_len != CID_LEN || datagram.payload_len < QUIC_DCID_AT + CID_LEN {
+        return None;
+    }
+    let fields = Fields::read(frame, datagram.payload_offset() + QUIC_DCID_AT)?;
+    if admission.is_tagged(&fields) { Some(fields.slot) } else { None }
 }
 
 /// Whether a frame bears no tag and an IP packet: what an AF_XDP socket takes. What comes by a VLAN is the kernel's.
@@ -251,10 +331,15 @@ pub fn steer<B: Bytes + ?Sized, T: Tables>(udp: &B, len: usize, tables: &T) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admission::{KEYS_MAX, Key, WINDOW_SLOTS, cid, slot_at, tag};
     use crate::gcra::Rate;
 
-    /// 10.0.0.0/8 and fd00::/8 are the overlay, 10.0.0.1 is this host.
-    struct Model(Config);
+    const KEY: [u64; 2] = [1, 2];
+    const NODE: [u8; 32] = [9; 32];
+    const NOW: u64 = 1_790_000_000;
+
+    /// 10.0.0.0/8 and fd00::/8 are the overlay, 10.0.0.1 is this host. Initials are judged if there is a key.
+    struct Model(Config, Option<Admission>);
 
     impl Tables for Model {
         fn config(&self) -> Option<&Config> {
@@ -281,6 +366,14 @@ mod tests {
             true
         }
 
+        fn admission(&self) -> Option<&Admission> {
+            self.1.as_ref()
+        }
+
+        fn wall_secs(&self) -> u64 {
+            NOW
+        }
+
         fn is_overlay(&self, address: &Address) -> bool {
             address[0] == 0xfd || address[..13] == frame::mapped(0x0a00_0000)[..13]
         }
@@ -293,15 +386,9 @@ mod tests {
     fn model(flags: u32, xsk_frame_len_max: u32) -> Model {
         let rate = Rate { interval_ns: 0, burst_ns: 0 };
         let class = [rate; Class::COUNT];
-        Model(Config {
-            port_first: 4646,
-            port_last: 4646,
-            flags,
-            miss_sample: 0,
-            xsk_frame_len_max,
-            source: rate,
-            class,
-        })
+        let config =
+            Config { port_first: 4646, port_last: 4646, flags, miss_sample: 0, xsk_frame_len_max, source: rate, class };
+        Model(config, None)
     }
 
     fn frame_of<const N: usize>(ethertype: u16, packet: [u8; N]) -> ([u8; 128], usize) {
@@ -353,15 +440,106 @@ mod tests {
         assert!(!is_untagged(&tagged[..]) && is_untagged(&whole[..]) && !is_untagged(&whole[..13]));
     }
 
+    /// A datagram to this address.
+    fn datagram(destination: [u8; 4], payload: &[u8]) -> ([u8; 128], usize) {
+        let (mut frame, at) = v4(0x45, 64, destination);
+        let len = 8 + payload.len();
+        frame[16..18].copy_from_slice(&(20 + len as u16).to_be_bytes());
+        frame[at + 2..at + 4].copy_from_slice(&4646u16.to_be_bytes());
+        frame[at + 4..at + 6].copy_from_slice(&(len as u16).to_be_bytes());
+        frame[at + 8..at + len].copy_from_slice(payload);
+        (frame, at + len)
+    }
+
     /// Live data to this address.
     fn data(destination: [u8; 4]) -> ([u8; 128], usize) {
-        let (mut frame, at) = v4(0x45, 64, destination);
-        frame[16..18].copy_from_slice(&60u16.to_be_bytes());
-        frame[at + 2..at + 4].copy_from_slice(&4646u16.to_be_bytes());
-        frame[at + 4..at + 6].copy_from_slice(&40u16.to_be_bytes());
+        let mut payload = [0; 32];
         let header = wire::DataHeader { generation: 0, receiver: ReceiverIndex(7), counter: 1 }.encode();
-        frame[at + 8..at + 8 + header.len()].copy_from_slice(&header);
-        (frame, at + 40)
+        payload[..header.len()].copy_from_slice(&header);
+        datagram(destination, &payload)
+    }
+
+    /// An Initial whose connection id was made in this slot.
+    fn initial(slot: u32) -> [u8; 40] {
+        let mut payload = [0x5a; 40];
+        payload[..6].copy_from_slice(&[0xc3, 0, 0, 0, 1, 20]);
+        payload[6..26].copy_from_slice(&cid([1; 4], 7, slot, tag(KEY, 7, slot, &NODE)));
+        payload
+    }
+
+    fn judge_quic(payload: &[u8]) -> Verdict {
+        let none = Key::from_words([0; 4]);
+        let mut keys = [none; KEYS_MAX];
+        keys[0] = Key::new(KEY, &NODE);
+        let (frame, len) = datagram([10, 0, 0, 1], payload);
+        let tables = Model(model(0, 0).0, Some(Admission { keys, keys_len: 1 }));
+        // What stands behind the datagram, as Ethernet's padding does, is not looked at.
+        let padded = wan(&frame[..], &tables);
+        assert_eq!(wan(&frame[..len], &tables), padded);
+        padded.unwrap()
+    }
+
+    #[test]
+    fn a_tag_counts_only_in_an_initial_and_only_whole() {
+        let good = initial(slot_at(NOW));
+        assert_eq!(judge_quic(&good), Verdict::WanAdmissionTagged);
+        for len in 1..good.len() {
+            let expected = match len {
+                ..6 => Verdict::WanControl,
+                6..26 => Verdict::WanAdmissionUntagged,
+                _ => Verdict::WanAdmissionTagged,
+            };
+            assert_eq!(judge_quic(&good[..len]), expected, "{len} bytes");
+        }
+        let with = |at: usize, value: u8| {
+            let mut payload = good;
+            payload[at] = value;
+            judge_quic(&payload)
+        };
+        for (first, expected) in [
+            (0xc0, Verdict::WanAdmissionTagged),
+            (0x80, Verdict::WanAdmissionTagged),
+            (0xcf, Verdict::WanAdmissionTagged),
+            (0xd0, Verdict::WanControl),
+            (0xe0, Verdict::WanControl),
+            (0xf0, Verdict::WanControl),
+            (0x40, Verdict::WanControl),
+        ] {
+            assert_eq!(with(0, first), expected, "{first:#x}");
+        }
+        for at in 1..5 {
+            assert_eq!(with(at, 2), Verdict::WanControl, "the version's byte {at}");
+        }
+        for len in [0, 8, 19, 21, 255] {
+            assert_eq!(with(5, len), Verdict::WanAdmissionUntagged, "an id of {len} bytes");
+        }
+        for at in 6..26 {
+            let expected = if at < 10 { Verdict::WanAdmissionTagged } else { Verdict::WanAdmissionUntagged };
+            assert_eq!(with(at, 0xee), expected, "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_tag_from_another_time_is_told_from_none() {
+        let now = slot_at(NOW);
+        for (slot, expected) in [
+            (now - WINDOW_SLOTS - 1, Verdict::WanAdmissionExpired),
+            (now - WINDOW_SLOTS, Verdict::WanAdmissionTagged),
+            (now + WINDOW_SLOTS, Verdict::WanAdmissionTagged),
+            (now + WINDOW_SLOTS + 1, Verdict::WanAdmissionExpired),
+            (0, Verdict::WanAdmissionExpired),
+            (u32::MAX, Verdict::WanAdmissionExpired),
+        ] {
+            assert_eq!(judge_quic(&initial(slot)), expected, "{slot}");
+        }
+    }
+
+    #[test]
+    fn without_keys_an_initial_is_a_long_header_like_any_other() {
+        let (frame, len) = datagram([10, 0, 0, 1], &initial(slot_at(NOW)));
+        assert_eq!(wan(&frame[..len], &model(0, 0)), Ok(Verdict::WanControl));
+        let none = Admission { keys: [Key::new(KEY, &NODE); KEYS_MAX], keys_len: 0 };
+        assert_eq!(wan(&frame[..len], &Model(model(0, 0).0, Some(none))), Ok(Verdict::WanControl));
     }
 
     #[test]

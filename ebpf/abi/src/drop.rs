@@ -70,6 +70,8 @@ drop_reasons! {
     7 WanMalformed "wan_malformed" Network "One of our first bytes, but with an unknown type or version or a reserved field in use.";
     8 WanRelayLabel "wan_relay_label" Network "A relay datagram whose label was not granted here.";
     9 SteerNoWorker "steer_no_worker" Machine "A data datagram for a worker that has no socket.";
+    10 WanAdmissionTaggedRate "wan_admission_tagged_rate" Network "All sources together sent more QUIC Initials with a member's tag than those may be.";
+    11 WanAdmissionUntaggedRate "wan_admission_untagged_rate" Network "All sources together sent more QUIC Initials without a member's tag than those may be.";
 
     // 16..=31: the engine, outside the AEAD.
     16 OuterTruncated "outer_truncated" Network "Shorter than a header and a tag.";

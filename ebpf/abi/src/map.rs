@@ -2,6 +2,7 @@
 //!
 //! Every type is `repr(C)` with fixed-size fields and no padding, so that both sides see the same bytes.
 
+use crate::admission::{Fields, KEYS_MAX, Key};
 use crate::drop::DropReason;
 use crate::gcra::Rate;
 use crate::wire::ReceiverIndex;
@@ -32,6 +33,10 @@ pub mod name {
     pub const LAN_QUEUES: &str = "LAN_QUEUES";
     /// `XskMap` by [`super::LanXsk::position`], for `lan`.
     pub const LAN_XSKS: &str = "LAN_XSKS";
+    /// `Array<Admission>`, one element, for `wan`.
+    pub const ADMISSION: &str = "ADMISSION";
+    /// `Array<u64>`, one element: what to add to the kernel's monotonic clock for nanoseconds since 1970, modulo 2^64.
+    pub const WALL_CLOCK: &str = "WALL_CLOCK";
 }
 
 /// Most workers of one packet plane. The receiver index has room for 64; lanes end at 16 (one per sending worker).
@@ -109,6 +114,28 @@ pub struct LanXsk {
     pub frame_len_max: u32,
 }
 
+/// The keys under which the tag of an Initial may stand, prepared for this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Admission {
+    /// The newest first, for most tags are made under it. What stands behind the first `keys_len` is none.
+    pub keys: [Key; KEYS_MAX],
+    /// How many keys there are; with none, no Initial is told from other long headers.
+    pub keys_len: u64,
+}
+
+impl Admission {
+    /// Whether the tag was made under one of the keys.
+    #[inline(always)]
+    pub const fn is_tagged(&self, fields: &Fields) -> bool {
+        // Written out: the verifier need not follow a loop.
+        let [a, b, c] = &self.keys;
+        (self.keys_len > 0 && fields.is_tagged_by(a))
+            || (self.keys_len > 1 && fields.is_tagged_by(b))
+            || (self.keys_len > 2 && fields.is_tagged_by(c))
+    }
+}
+
 /// Our choice for [`Config::miss_sample`]: rare enough that a flood of misses wakes nobody, often enough for one reset in the first second
 /// of a peer that lost its session at 1,000 datagrams per second.
 pub const MISS_SAMPLE: u32 = 1000;
@@ -119,20 +146,35 @@ pub const MISS_SAMPLE: u32 = 1000;
 pub enum Class {
     /// STUN (first byte 0–3).
     Stun = 0,
-    /// QUIC long header (0x80–0xff): handshakes. The admission tag will be judged here.
+    /// QUIC long header (0x80–0xff): handshakes. Without the Initials, once there are admission keys.
     QuicLong = 1,
     /// QUIC short header (0x40–0x7f).
     QuicShort = 2,
     /// Ours, sealed, for the control plane.
     Rpc = 3,
+    /// A QUIC Initial whose connection id bears a tag of a member's.
+    QuicInitialTagged = 4,
+    /// Any other QUIC Initial, once there are admission keys.
+    QuicInitialUntagged = 5,
 }
 
 impl Class {
     /// Number of classes.
-    pub const COUNT: usize = 4;
+    pub const COUNT: usize = 6;
     /// All classes, in order.
-    pub const ALL: [Self; Self::COUNT] = [Self::Stun, Self::QuicLong, Self::QuicShort, Self::Rpc];
+    pub const ALL: [Self; Self::COUNT] =
+        [Self::Stun, Self::QuicLong, Self::QuicShort, Self::Rpc, Self::QuicInitialTagged, Self::QuicInitialUntagged];
 }
+
+/// Our choice for [`Class::QuicInitialTagged`]: 2,500 handshakes a second, more than a third of a core at 150 µs each, with eight Initials to
+/// each: two of a ClientHello with ML-KEM, two more after a Retry, one that acknowledges, and three that are sent again or answer a dial
+/// of ours. A tenth of a second of them may come at once, as when a fleet comes back after an outage.
+pub const TAGGED_INITIALS: Rate = Rate::per_second(20_000, 2_000);
+
+/// Our choice for [`Class::QuicInitialUntagged`]: 100 attempts a second of two Initials each, under 2 % of a core, however many spoofed ones
+/// compete for them. Members have tags, and so has who comes with an invitation; what is left are those whose clock is wrong or whose keys
+/// are old, and strangers. Twenty attempts may come at once.
+pub const UNTAGGED_INITIALS: Rate = Rate::per_second(200, 40);
 
 /// Packets and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -186,6 +228,9 @@ verdicts! {
     12 LanPass "lan_pass" "`lan` passed a frame that is not bound for the overlay.";
     13 LanOverlay "lan_overlay" "`lan` saw a packet bound for the overlay.";
     14 LanRouter "lan_router" "`lan` left a packet bound for the overlay to the kernel's router: its TTL ends here, or it has options.";
+    15 WanAdmissionTagged "wan_admission_tagged" "`wan` let a QUIC Initial with a member's tag through to the control socket.";
+    16 WanAdmissionUntagged "wan_admission_untagged" "`wan` let a QUIC Initial without a member's tag through to the control socket.";
+    17 WanAdmissionExpired "wan_admission_expired" "`wan` let a QUIC Initial through, as one without a tag: its tag is a member's, and from another time.";
 }
 
 /// An element of [`name::COUNTERS`]: a verdict or a drop.
@@ -250,6 +295,7 @@ const _: () = {
     assert!(size_of::<Count>() == 16);
     assert!(size_of::<Rate>() == 16);
     assert!(size_of::<LanQueue>() == 8 && size_of::<LanXsk>() == 8);
+    assert!(size_of::<Admission>() == 32 * KEYS_MAX + 8);
     assert!(size_of::<Config>() == 16 + 16 * (1 + Class::COUNT));
 };
 
@@ -268,6 +314,39 @@ mod tests {
             assert!(index < Counter::TABLE_LEN);
             last = Some(index);
         }
+    }
+
+    #[test]
+    fn a_tag_counts_under_each_of_the_keys_that_there_are_and_no_other() {
+        const NODE: [u8; 32] = [3; 32];
+        let keys: [Key; KEYS_MAX] = core::array::from_fn(|i| Key::new([i as u64, 9], &NODE));
+        for keys_len in 0..=KEYS_MAX {
+            let admission = Admission { keys, keys_len: keys_len as u64 };
+            for (i, key) in keys.iter().enumerate() {
+                let fields = Fields { nonce: 1, slot: 2, tag: key.tag(1, 2) };
+                assert_eq!(admission.is_tagged(&fields), i < keys_len, "key {i} of {keys_len}");
+            }
+        }
+        // Before anything is written a map is zeros, and what those hash to anybody can work out.
+        let zeros = Key::from_words([0; 4]);
+        let fields = Fields { nonce: 1, slot: 2, tag: zeros.tag(1, 2) };
+        assert!(!Admission { keys: [zeros; KEYS_MAX], keys_len: 0 }.is_tagged(&fields));
+        let one = Admission { keys: [keys[0], zeros, zeros], keys_len: 1 };
+        assert!(!one.is_tagged(&fields));
+    }
+
+    #[test]
+    fn the_buckets_of_initials_hold_what_they_were_made_for() {
+        let admitted = |rate: Rate, per_second: u64| {
+            let mut tat = 0;
+            let arrivals = (0..per_second).map(|i| 1_000_000_000 + i * (1_000_000_000 / per_second));
+            arrivals.filter(|now| rate.admit(tat, *now).map(|next| tat = next).is_some()).count()
+        };
+        // 2,500 handshakes of eight Initials.
+        assert_eq!(admitted(TAGGED_INITIALS, 20_000), 20_000);
+        // 200,000 spoofed ones.
+        let passed = admitted(UNTAGGED_INITIALS, 200_000);
+        assert!((200..=240).contains(&passed), "{passed}");
     }
 
     #[test]
