@@ -4,12 +4,14 @@
 //! arguments. The shell around it is small and knows no rule.
 
 pub mod api;
+pub mod api;
 pub mod audit;
 pub mod codec;
 pub mod config;
 pub mod issuer;
 pub mod pki;
 pub mod policy;
+pub mod quic;
 pub mod random;
 pub mod store;
 pub mod time;

@@ -20,7 +20,9 @@ impl Programs {
     /// # Errors
     /// [`BpfError::Step`].
     pub fn set_admission(&mut self, keys: &[AdmissionKey], node: &[u8; 32]) -> Result<(), BpfError> {
-        self.admission.set(0, &*words(keys, node), 0).map_err(step("writing the map of admission keys"))
+        let words = words(keys, node);
+        let lent: &Words = &words;
+        self.admission.set(0, lent, 0).map_err(step("writing the map of admission keys"))
     }
 
     /// Tells `wan` what to add to the kernel's monotonic clock for nanoseconds since 1970, modulo 2^64.

@@ -1,0 +1,10 @@
+//! Drivers on a network in memory, on virtual time.
+
+mod handshake;
+mod hostile;
+mod legacy;
+mod limits;
+mod paths;
+mod raw;
+mod traffic;
+mod world;
