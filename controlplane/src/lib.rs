@@ -6,12 +6,16 @@
 pub mod api;
 pub mod api;
 pub mod audit;
+pub mod ceremony;
+pub mod cli;
 pub mod codec;
 pub mod config;
 pub mod issuer;
+pub mod membership;
 pub mod pki;
 pub mod policy;
 pub mod quic;
 pub mod random;
+pub mod state_directory;
 pub mod store;
 pub mod time;

@@ -232,10 +232,12 @@ impl Store for RedbStore {
 
     fn entries(&self, table: Table) -> Result<Entries, StoreError> {
         let read = self.read(table, |opened| {
-            let pair = |entry: Result<(::redb::AccessGuard<'_, &[u8]>, ::redb::AccessGuard<'_, &[u8]>), _>| {
-                entry.map(|(key, value)| (key.value().to_vec(), value.value().to_vec()))
-            };
-            opened.iter()?.map(pair).collect()
+            let mut all = Entries::new();
+            for entry in opened.iter()? {
+                let (key, value) = entry?;
+                all.push((key.value().to_vec(), value.value().to_vec()));
+            }
+            Ok(all)
         });
         read.map_err(|error| self.error("reading", error))
     }

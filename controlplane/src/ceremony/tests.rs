@@ -1,0 +1,128 @@
+use std::time::Instant;
+
+use rustls_pki_types::CertificateDer;
+
+use super::*;
+use crate::pki::revocation::RevocationSet;
+use crate::pki::verifier;
+use crate::random::SeededRandom;
+use crate::store::MemoryStore;
+
+const FOUNDED: UnixSecs = UnixSecs(1_796_000_000);
+
+fn now() -> Now {
+    Now { mono: Instant::now(), wall: FOUNDED }
+}
+
+fn founding() -> Founding {
+    Founding {
+        network: "mynet".into(),
+        name: "berlin".into(),
+        default_allow: true,
+        pool: vec!["10.0.0.0/8".parse().unwrap()],
+        subnets: vec!["10.1.0.0/16".parse().unwrap()],
+        groups: vec!["edge".into()],
+    }
+}
+
+struct World {
+    keys: FoundingKeys,
+    node: MemoryStore,
+    founded: Founded,
+    random: SeededRandom,
+}
+
+fn world() -> World {
+    let mut random = SeededRandom::new(1);
+    let keys = FoundingKeys::generate(&mut random);
+    let mut node = MemoryStore::default();
+    let issuer = MemoryStore::default();
+    let founded = found(&founding(), &keys, &mut node, issuer, now(), &mut random).unwrap();
+    World { keys, node, founded, random }
+}
+
+/// Whether our own verifier takes the founder's chain under this bundle.
+fn verified(world: &mut World, bundle: &Bundle) -> Option<verifier::Member> {
+    let member = Membership::load(&mut world.node, &mut world.random).unwrap().unwrap();
+    let chain: Vec<CertificateDer<'_>> = member.chain.iter().map(|der| der.as_slice().into()).collect();
+    verifier::verify(&chain, bundle, world.founded.network, &RevocationSet::default(), FOUNDED).ok()
+}
+
+#[test]
+fn a_founder_is_a_member_that_everybody_believes() {
+    let mut world = world();
+    let stored = membership::bundles(&world.node).unwrap();
+    assert_eq!(stored, [world.founded.bundle.clone()]);
+    assert!(membership::admission(&world.node).unwrap().is_some());
+    let chain = Chain::walk(world.founded.network, &stored).unwrap();
+    let bundle = chain.current().clone();
+    let seen = verified(&mut world, &bundle).unwrap();
+    assert_eq!((seen.name.as_str(), seen.node), ("berlin", world.founded.node));
+    assert_eq!((seen.groups, seen.roles), (vec!["edge".to_owned()], vec![ISSUER_ROLE.to_owned()]));
+    assert!(seen.prefixes.contains_prefix("10.1.0.0/16".parse().unwrap()));
+    assert!(bundle.default_allow && bundle.slice(world.keys.issuer.public().id()).is_some());
+}
+
+#[test]
+fn a_member_founds_no_second_network() {
+    let mut world = world();
+    let error = found(&founding(), &world.keys, &mut world.node, MemoryStore::default(), now(), &mut world.random);
+    assert!(matches!(error, Err(CeremonyError::Member(name, _)) if name == "berlin"));
+}
+
+#[test]
+fn an_identity_is_kept_for_the_next_try() {
+    let (mut store, mut random) = (MemoryStore::default(), SeededRandom::new(3));
+    let first = membership::identity(&mut store, &mut random).unwrap();
+    assert_eq!(membership::identity(&mut store, &mut random).unwrap().public(), first.public());
+    assert!(Membership::load(&mut store, &mut random).unwrap().is_none());
+}
+
+#[test]
+fn issuers_are_added_renewed_and_given_the_right_to_allocate() {
+    let mut world = world();
+    let first = world.keys.issuer.public().id();
+    let second = PrivateKey::from_seed(&[9; 32]).public();
+    let mut ceremony = Ceremony::begin(&[world.founded.bundle.clone()], world.keys.root_b.clone(), FOUNDED).unwrap();
+    let id = ceremony.add_issuer(second, &mut world.random).unwrap();
+    assert_eq!(ceremony.bundle().issuer(id), Some(second));
+    assert!(matches!(ceremony.add_issuer(second, &mut world.random), Err(CeremonyError::AlreadyIssuer(_))));
+
+    let end = ceremony.renew_issuer(first, 12, &mut world.random).unwrap();
+    assert_eq!(end, FOUNDED.plus(ISSUER_LIFE * 12));
+    assert_eq!(ceremony.bundle().issuer_certificates(first).len(), 13);
+    for ahead in [0, AHEAD_MAX + 1] {
+        assert!(matches!(ceremony.renew_issuer(first, ahead, &mut world.random), Err(CeremonyError::Ahead(_))));
+    }
+    let nobody = KeyId([7; 20]);
+    assert!(matches!(ceremony.renew_issuer(nobody, 1, &mut world.random), Err(CeremonyError::NoIssuer(_))));
+
+    ceremony.move_allocator(first, id).unwrap();
+    assert!(ceremony.bundle().slice(first).is_none() && ceremony.bundle().slice(id).is_some());
+    assert!(matches!(ceremony.move_allocator(first, id), Err(CeremonyError::Bundle(_))));
+    let walked = Chain::walk(world.founded.network, ceremony.versions()).unwrap();
+    assert_eq!(walked.current().version, 4);
+    let bundle = ceremony.bundle().clone();
+    assert!(verified(&mut world, &bundle).is_some());
+}
+
+#[test]
+fn a_root_goes_and_what_it_had_signed_is_signed_by_the_other() {
+    let mut world = world();
+    let (a, b) = (world.keys.root_a.public().id(), world.keys.root_b.public().id());
+    let new = PrivateKey::from_seed(&[8; 32]);
+    let versions = [world.founded.bundle.clone()];
+    let mut own = Ceremony::begin(&versions, world.keys.root_a.clone(), FOUNDED).unwrap();
+    assert!(matches!(own.rotate_root(a, &new, &mut world.random), Err(CeremonyError::OwnEnd(_))));
+    let mut ceremony = Ceremony::begin(&versions, world.keys.root_b.clone(), FOUNDED).unwrap();
+    assert!(matches!(ceremony.rotate_root(KeyId([7; 20]), &new, &mut world.random), Err(CeremonyError::NoRoot(_))));
+    ceremony.rotate_root(a, &new, &mut world.random).unwrap();
+    let roots: Vec<KeyId> = ceremony.bundle().root_keys().unwrap().iter().map(PublicKey::id).collect();
+    assert_eq!(roots, [new.public().id(), b]);
+    let issuers = ceremony.bundle().issuers.iter().map(|der| certificate::read_authority(der).unwrap().signer);
+    assert_eq!(issuers.collect::<Vec<_>>(), [b]);
+    // The old root is nobody now.
+    let error = Ceremony::begin(ceremony.versions(), world.keys.root_a.clone(), FOUNDED).unwrap_err();
+    assert!(matches!(error, CeremonyError::NotRoot(id, 2) if id == a));
+    assert!(Ceremony::begin(ceremony.versions(), new, FOUNDED).is_ok());
+}

@@ -1,0 +1,429 @@
+//! The tree of commands.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{Config, ConfigError, Instance};
+
+/// Weir: gateways that find each other and carry packets between their networks, encrypted.
+#[derive(Debug, Parser)]
+#[command(
+    name = "weir",
+    version,
+    arg_required_else_help = true,
+    after_help = "Exit status: 0 done, 1 refused or failed, 2 wrong command line, 3 the node does not answer."
+)]
+pub struct Arguments {
+    /// The configuration file [default: /etc/weir/INSTANCE.toml, if it is there].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Which network of this host it is about.
+    #[arg(long, global = true, value_name = "NAME", default_value = "weir")]
+    pub instance: Instance,
+    /// Where the node listens [default: as the configuration says].
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Arguments {
+    /// The configuration that the command goes by.
+    pub(super) fn configuration(&self) -> Result<Config, ConfigError> {
+        Config::find(self.config.as_deref(), &self.instance)
+    }
+
+    /// The node's socket.
+    pub(super) fn socket(&self) -> Result<PathBuf, ConfigError> {
+        match &self.socket {
+            Some(socket) => Ok(socket.clone()),
+            None => self.configuration().map(|config| config.api.socket),
+        }
+    }
+}
+
+/// A command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Found a network: roots, first issuer, and this node as its first member.
+    Init(Init),
+    /// Invite somebody: prints the token. On issuers.
+    Invite(Invite),
+    /// Show the invitations that were given out. On issuers.
+    Invites {
+        /// What else to do with them.
+        #[command(subcommand)]
+        command: Option<InvitesCommand>,
+    },
+    /// Join a network.
+    Join {
+        /// The token; `-` reads it from the standard input, where no other user sees it.
+        token: String,
+        /// The name to ask for, if the token leaves a choice.
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Leave the network, and forget keys and certificates.
+    Leave {
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Show the members of the network.
+    Members,
+    /// This node's certificate.
+    Cert {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: CertCommand,
+    },
+    /// Roots and issuers: ceremonies on files.
+    Ca {
+        /// Which one.
+        #[command(subcommand)]
+        command: CaCommand,
+    },
+    /// Cut a member off. On issuers.
+    Revoke {
+        /// Its name or id.
+        #[arg(required_unless_present = "issuer")]
+        member: Option<String>,
+        /// Cut an issuer off instead, and all certificates that it signed.
+        #[arg(long, value_name = "KEY-ID", conflicts_with_all = ["member", "replace"])]
+        issuer: Option<String>,
+        /// Why, for the list and the log.
+        #[arg(long, default_value = "")]
+        reason: String,
+        /// Invite a successor with the same name and prefixes: prints the token.
+        #[arg(long)]
+        replace: bool,
+    },
+    /// The network's policy.
+    Policy {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
+    /// Show the audit log.
+    Log {
+        /// Entries after this number [default: the last ones].
+        #[arg(long)]
+        after: Option<u64>,
+        /// How many at most [default: 100].
+        #[arg(long)]
+        limit: Option<u32>,
+    },
+    /// Show how it stands with this node.
+    Status {
+        /// For monitoring: print one line; exit with 0 when all is well, 1 for a warning, 2 for worse.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Show the peers: path, round-trip time, loss, rates, keys.
+    Peers,
+    /// Measure a peer by echoes.
+    Ping {
+        /// Its name, id or overlay address.
+        peer: String,
+        /// How many.
+        #[arg(long, short, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=20))]
+        count: u16,
+    },
+    /// The configuration file.
+    Config {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Run the node: control plane and packet plane.
+    Run,
+    /// Print completions for a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages.
+    #[command(hide = true)]
+    Man {
+        /// Where to.
+        directory: PathBuf,
+    },
+    /// Write the pages of the API.
+    #[command(hide = true)]
+    Docs {
+        /// Where to.
+        directory: PathBuf,
+    },
+}
+
+/// `weir init`.
+#[derive(Debug, Args)]
+pub struct Init {
+    /// The network's name: one label of a-z, 0-9 and -.
+    pub network: String,
+    /// This node's name [default: the host's].
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Where to put the roots' keys. Move them to two places off line afterwards.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub roots: PathBuf,
+    /// What becomes of packets that no rule of the policy is about.
+    #[arg(long, value_name = "WHAT", default_value = "allow")]
+    pub default: Verdict,
+    /// Prefixes that this network gives out to the networks behind its members.
+    #[arg(long, value_name = "PREFIX", default_values = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fd00::/8"])]
+    pub pool: Vec<String>,
+    /// Prefixes behind this node.
+    #[arg(long, value_name = "PREFIX")]
+    pub subnet: Vec<String>,
+    /// Groups of this node.
+    #[arg(long, value_name = "GROUP")]
+    pub group: Vec<String>,
+    /// File whose first line is the passphrase of root A [default: ask].
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file_a: Option<PathBuf>,
+    /// File whose first line is the passphrase of root B [default: ask].
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file_b: Option<PathBuf>,
+}
+
+/// What becomes of packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Verdict {
+    /// They pass.
+    Allow,
+    /// They do not.
+    Deny,
+}
+
+/// `weir invite`.
+#[derive(Debug, Args)]
+pub struct Invite {
+    /// The member's name, or a pattern that ends in `*`.
+    #[arg(long)]
+    pub name: String,
+    /// The prefix behind it; `auto` for the next free one.
+    #[arg(long, value_name = "PREFIX")]
+    pub subnet: Option<String>,
+    /// A group of it. May be said more than once.
+    #[arg(long)]
+    pub group: Vec<String>,
+    /// A role of it, as relay. May be said more than once.
+    #[arg(long)]
+    pub role: Vec<String>,
+    /// How long the token is good, as 90s, 30m, 1h, 2d.
+    #[arg(long, value_parser = duration, default_value = "1h")]
+    pub ttl: Duration,
+    /// How many may join by it.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub uses: u32,
+    /// Take the place of this member: it is cut off, its name and prefixes are given again.
+    #[arg(long, value_name = "MEMBER")]
+    pub replace: Option<String>,
+}
+
+/// `weir invites`.
+#[derive(Debug, Subcommand)]
+pub enum InvitesCommand {
+    /// Take one back. Who joined by it stays.
+    Withdraw {
+        /// Its id.
+        invite: String,
+    },
+}
+
+/// `weir cert`.
+#[derive(Debug, Subcommand)]
+pub enum CertCommand {
+    /// Show it.
+    Show,
+    /// Renew it now.
+    Renew,
+}
+
+/// Where a root's key comes from.
+#[derive(Debug, Args)]
+pub struct Root {
+    /// The root's key, as `weir init` wrote it.
+    #[arg(long, value_name = "FILE")]
+    pub root: PathBuf,
+    /// File whose first line is its passphrase [default: ask].
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+    /// The trust bundle, as `weir ca bundle` or an earlier ceremony wrote it. The new version goes into this file too.
+    #[arg(long, value_name = "FILE")]
+    pub bundle: PathBuf,
+}
+
+/// `weir ca`.
+#[derive(Debug, Subcommand)]
+pub enum CaCommand {
+    /// Write the trust bundle into a file, to carry it to a ceremony.
+    Bundle {
+        /// Where to.
+        file: PathBuf,
+    },
+    /// Hand the outcome of a ceremony to the node, which spreads it.
+    Publish {
+        /// The trust bundle.
+        file: PathBuf,
+    },
+    /// Make this node's issuer key, if it has none, and print it: for `add-issuer`.
+    IssuerKey,
+    /// Ceremony: make another node an issuer. It renews what others gave out; `move-allocator` lets it give out.
+    AddIssuer {
+        /// The root.
+        #[command(flatten)]
+        root: Root,
+        /// The new issuer's public key, as `weir ca issuer-key` on it prints it.
+        #[arg(long, value_name = "KEY")]
+        key: String,
+    },
+    /// Ceremony: give an issuer a new certificate before the old one ends.
+    RenewIssuer {
+        /// The root.
+        #[command(flatten)]
+        root: Root,
+        /// The issuer's key id.
+        #[arg(long, value_name = "KEY-ID")]
+        issuer: String,
+        /// How many to sign ahead, each beginning a year after the one before.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=12))]
+        ahead: u8,
+    },
+    /// Ceremony: put a new root in the place of one.
+    RotateRoot {
+        /// The root that signs and stays.
+        #[command(flatten)]
+        root: Root,
+        /// The key id of the root that goes.
+        #[arg(long, value_name = "KEY-ID")]
+        replace: String,
+        /// Where to put the new root's key.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// File whose first line is the new root's passphrase [default: ask].
+        #[arg(long, value_name = "FILE")]
+        new_passphrase_file: Option<PathBuf>,
+    },
+    /// Ceremony: let another issuer give out names and prefixes in place of one.
+    MoveAllocator {
+        /// The root.
+        #[command(flatten)]
+        root: Root,
+        /// The key id of the issuer that gives them out now.
+        #[arg(long, value_name = "KEY-ID")]
+        from: String,
+        /// The key id of the issuer that shall.
+        #[arg(long, value_name = "KEY-ID")]
+        to: String,
+    },
+    /// Write everything that this node's issuer keeps into a sealed file.
+    Backup {
+        /// Where to.
+        file: PathBuf,
+        /// File whose first line is the passphrase [default: ask].
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+    },
+    /// Put an issuer's backup into this node's state directory, which must hold no issuer. The node must not run.
+    Restore {
+        /// The backup.
+        file: PathBuf,
+        /// File whose first line is the passphrase [default: ask].
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+    },
+    /// After a restore: this issuer was told of all members, and may invite again.
+    Recovered,
+    /// Write revocations as X.509 lists, for programs that are not weir.
+    ExportCrl {
+        /// Directory for one file an issuer [default: print them].
+        #[arg(long, value_name = "DIRECTORY")]
+        out: Option<PathBuf>,
+    },
+}
+
+/// `weir policy`.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Show the policy in force, with the hits of each rule.
+    Show,
+    /// Put a policy in force.
+    Apply {
+        /// The file.
+        file: PathBuf,
+        /// The file is signed already.
+        #[arg(long)]
+        signed: bool,
+    },
+    /// Show the versions of the policy.
+    History,
+    /// Make the rules of an earlier version those of a new one.
+    Rollback {
+        /// The version.
+        version: u64,
+    },
+    /// Say what the policy does with a packet, and why.
+    Explain {
+        /// Its source: an address or a member's name.
+        src: String,
+        /// Its destination: an address or a member's name.
+        dst: String,
+        /// Its protocol: tcp, udp, icmp or a number.
+        #[arg(long)]
+        proto: Option<String>,
+        /// Its destination port.
+        #[arg(long)]
+        port: Option<u16>,
+    },
+}
+
+/// `weir config`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Read it and say what is wrong with it.
+    Check,
+}
+
+/// As `90s`, `30m`, `1h`, `2d`; a bare number is seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.char_indices().next_back() {
+        Some((at, unit)) if !unit.is_ascii_digit() => (&text[..at], unit),
+        _ => (text, 's'),
+    };
+    let unit_secs = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3_600,
+        'd' => 86_400,
+        _ => return Err(format!("{unit:?} is no unit: write s, m, h or d")),
+    };
+    let number: u64 = number.parse().map_err(|_| "write a number and s, m, h or d, as in 90s or 1h".to_owned())?;
+    number
+        .checked_mul(unit_secs)
+        .filter(|secs| *secs > 0)
+        .map(Duration::from_secs)
+        .ok_or_else(|| "choose a time that is longer than nothing and shorter than for ever".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        for (text, secs) in [("90", 90), ("90s", 90), ("30m", 1800), ("1h", 3600), ("2d", 172_800)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(secs)));
+        }
+        for text in ["", "0", "h", "1w", "-1h", "1.5h", "99999999999999999999", "999999999999999999d", "1ü"] {
+            assert!(duration(text).is_err(), "{text:?}");
+        }
+    }
+}

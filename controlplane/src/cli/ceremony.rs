@@ -1,0 +1,240 @@
+//! Ceremonies: what needs a root's key, and what is done to a state directory while no node runs.
+//!
+//! A ceremony reads a bundle from a file and writes the next version into it, so that the host with the root's key needs no network. The
+//! outcome takes hold when `weir ca publish` hands it to any member.
+
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use data_encoding::{BASE64, HEXLOWER_PERMISSIVE};
+use serde_json::json;
+use weir_dataplane::api::Prefix;
+
+use super::arguments::{Arguments, CaCommand, Init, Root, Verdict};
+use super::{Failure, Outcome, failed, files, passphrase, print, remote};
+use crate::ceremony::{self, Ceremony, Founding, FoundingKeys};
+use crate::codec;
+use crate::issuer;
+use crate::pki::bundle::SignedBundle;
+use crate::pki::id::KeyId;
+use crate::pki::key::{PrivateKey, PublicKey};
+use crate::random::SystemRandom;
+use crate::state_directory::StateDirectory;
+use crate::store::MemoryStore;
+use crate::time::Now;
+
+/// Longest version of the bundle with its signatures.
+const VERSION_LEN_MAX: usize = 1 << 20;
+
+fn now() -> Now {
+    Now { mono: Instant::now(), wall: remote::now() }
+}
+
+pub(super) fn init(arguments: &Arguments, init: &Init) -> Outcome {
+    let config = arguments.configuration().map_err(failed)?;
+    let name = match init.name.clone().or_else(|| config.node.name.clone()) {
+        Some(name) => name,
+        None => host_name()?,
+    };
+    let founding = Founding {
+        network: init.network.clone(),
+        name,
+        default_allow: init.default == Verdict::Allow,
+        pool: prefixes(&init.pool)?,
+        subnets: prefixes(&init.subnet)?,
+        groups: init.group.clone(),
+    };
+    let files = ["root-a.pem", "root-b.pem"].map(|name| init.roots.join(name));
+    if let Some(there) = files.iter().find(|file| file.exists()) {
+        return Err(failed(format!("{} is there already: a root's key is never overwritten", there.display())));
+    }
+    let state = StateDirectory::open(&config.node.state_directory).map_err(failed)?;
+    if state.issuer_key().map_err(failed)?.is_some() {
+        let path = state.issuer_directory();
+        return Err(failed(format!("{} holds an issuer's key: use another instance, or move it away", path.display())));
+    }
+    let mut store = state.node_store().map_err(failed)?;
+    let passphrase_a = passphrase::new("root A", init.passphrase_file_a.as_deref()).map_err(failed)?;
+    let passphrase_b = passphrase::new("root B", init.passphrase_file_b.as_deref()).map_err(failed)?;
+
+    let keys = FoundingKeys::generate(&mut SystemRandom);
+    fs::create_dir_all(&init.roots).map_err(|error| failed(format!("{}: {error}", init.roots.display())))?;
+    let roots = [(&keys.root_a, &passphrase_a), (&keys.root_b, &passphrase_b)];
+    for ((key, passphrase), file) in roots.into_iter().zip(&files) {
+        files::write_secret(file, key.to_encrypted_pem(passphrase).map_err(failed)?.as_bytes())?;
+    }
+    state.put_issuer_key(&keys.issuer).map_err(failed)?;
+    let issuer_store = state.issuer_store().map_err(failed)?;
+    let founded = ceremony::found(&founding, &keys, &mut store, issuer_store, now(), &mut SystemRandom);
+    let founded = founded.map_err(failed)?;
+
+    if arguments.json {
+        return remote::json(&json!({
+            "network": founded.network.to_string(),
+            "name": founding.name,
+            "node": founded.node.to_string(),
+            "issuer": keys.issuer.public().id().to_string(),
+            "roots": files,
+        }));
+    }
+    let [a, b] = files.each_ref().map(|file| file.display().to_string());
+    let verdict = if founding.default_allow { "pass" } else { "do not pass" };
+    print(&format!(
+        "Network {} is founded: {}\n\
+         This node is {}, and its first issuer.\n\
+         Packets that no rule of the policy is about {verdict}.\n\
+         \n\
+         The roots' keys are in\n\
+         \x20   {a}\n\
+         \x20   {b}\n\
+         Move them to two places off line, with their passphrases elsewhere: with one of them the network can be repaired, and taken\n\
+         over. Make a second issuer soon (weir ca issuer-key, weir ca add-issuer): while there is one, nobody renews when it is down.\n\
+         \n\
+         Next: weir run, then weir invite --name NAME\n",
+        founding.network, founded.network, founding.name,
+    ))
+}
+
+fn host_name() -> Result<String, Failure> {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").map_err(failed)?;
+    let label = name.trim().split('.').next().unwrap_or_default().to_ascii_lowercase();
+    if label.is_empty() || label == "localhost" {
+        return Err(failed("this host has no name of its own: name the node with --name"));
+    }
+    Ok(label)
+}
+
+fn prefixes(texts: &[String]) -> Result<Vec<Prefix>, Failure> {
+    texts.iter().map(|text| text.parse().map_err(|error| failed(format!("{text:?}: {error}")))).collect()
+}
+
+pub(super) fn ca(arguments: &Arguments, command: &CaCommand) -> Outcome {
+    match command {
+        CaCommand::IssuerKey => issuer_key(arguments),
+        CaCommand::AddIssuer { root, key } => {
+            let public = HEXLOWER_PERMISSIVE.decode(key.trim().as_bytes()).ok().and_then(|key| key.try_into().ok());
+            let Some(public) = public else {
+                return Err(failed(format!(
+                    "{key:?} is no key: 64 hexadecimal digits, as `weir ca issuer-key` prints"
+                )));
+            };
+            change(arguments, root, |ceremony| {
+                let id = ceremony.add_issuer(PublicKey(public), &mut SystemRandom)?;
+                Ok(format!("{id} is an issuer"))
+            })
+        }
+        CaCommand::RenewIssuer { root, issuer, ahead } => {
+            let issuer = key_id(issuer)?;
+            change(arguments, root, |ceremony| {
+                let end = ceremony.renew_issuer(issuer, *ahead, &mut SystemRandom)?;
+                Ok(format!("{issuer} may sign until {end}"))
+            })
+        }
+        CaCommand::RotateRoot { root, replace, out, new_passphrase_file } => {
+            let goes = key_id(replace)?;
+            let comes = PrivateKey::generate(&mut SystemRandom);
+            let mut ceremony = begin(root)?;
+            let id = ceremony.rotate_root(goes, &comes, &mut SystemRandom).map_err(failed)?;
+            let passphrase = passphrase::new("the new root", new_passphrase_file.as_deref()).map_err(failed)?;
+            // The key first: a bundle that names a root nobody has is worse than a key that no bundle names.
+            files::write_secret(out, comes.to_encrypted_pem(&passphrase).map_err(failed)?.as_bytes())?;
+            let what = format!("root {id} in place of {goes}, its key in {}", out.display());
+            finish(arguments, root, &ceremony, &what)
+        }
+        CaCommand::MoveAllocator { root, from, to } => {
+            let (from, to) = (key_id(from)?, key_id(to)?);
+            change(arguments, root, |ceremony| {
+                ceremony.move_allocator(from, to)?;
+                Ok(format!("{to} gives out what {from} gave out"))
+            })
+        }
+        CaCommand::Restore { file, passphrase_file } => restore(arguments, file, passphrase_file.as_deref()),
+        CaCommand::Bundle { .. }
+        | CaCommand::Publish { .. }
+        | CaCommand::Backup { .. }
+        | CaCommand::Recovered
+        | CaCommand::ExportCrl { .. } => remote::ca(arguments, command),
+    }
+}
+
+fn key_id(text: &str) -> Result<KeyId, Failure> {
+    text.parse().map_err(|error| failed(format!("{error}: 40 hexadecimal digits")))
+}
+
+fn issuer_key(arguments: &Arguments) -> Outcome {
+    let config = arguments.configuration().map_err(failed)?;
+    let state = StateDirectory::open(&config.node.state_directory).map_err(failed)?;
+    let public = state.issuer_key_or_fresh(&mut SystemRandom).map_err(failed)?.public();
+    let key = HEXLOWER_PERMISSIVE.encode(&public.0);
+    if arguments.json {
+        return remote::json(&json!({ "key": key, "id": public.id().to_string() }));
+    }
+    print(&format!("{key}\n"))
+}
+
+fn begin(root: &Root) -> Result<Ceremony, Failure> {
+    let versions = remote::bundle_versions(&files::read(&root.bundle)?)?;
+    let versions: Result<Vec<SignedBundle>, Failure> = versions
+        .iter()
+        .map(|version| {
+            let bytes = BASE64.decode(version.as_bytes()).map_err(failed)?;
+            codec::decode(&bytes, VERSION_LEN_MAX).map_err(failed)
+        })
+        .collect();
+    let pem = files::read(&root.root)?;
+    let pem = String::from_utf8(pem).map_err(|error| failed(format!("{}: {error}", root.root.display())))?;
+    let passphrase = passphrase::known("the root", root.passphrase_file.as_deref()).map_err(failed)?;
+    let key = PrivateKey::from_encrypted_pem(&pem, &passphrase);
+    let key = key.map_err(|error| failed(format!("{}: {error}", root.root.display())))?;
+    Ceremony::begin(&versions?, key, now().wall).map_err(failed)
+}
+
+fn change(
+    arguments: &Arguments,
+    root: &Root,
+    change: impl FnOnce(&mut Ceremony) -> Result<String, ceremony::CeremonyError>,
+) -> Outcome {
+    let mut ceremony = begin(root)?;
+    let what = change(&mut ceremony).map_err(failed)?;
+    finish(arguments, root, &ceremony, &what)
+}
+
+fn finish(arguments: &Arguments, root: &Root, ceremony: &Ceremony, what: &str) -> Outcome {
+    let versions: Vec<String> =
+        ceremony.versions().iter().map(|version| BASE64.encode(&codec::encode(version))).collect();
+    files::write(&root.bundle, &remote::bundle_file(&versions)?)?;
+    let file = root.bundle.display();
+    let message = format!(
+        "{what}: version {} of the trust bundle, in {file}.\nIt takes hold when a member has it: weir ca publish {file}",
+        ceremony.bundle().version
+    );
+    remote::report(arguments, &message)
+}
+
+fn restore(arguments: &Arguments, file: &Path, passphrase_file: Option<&Path>) -> Outcome {
+    let config = arguments.configuration().map_err(failed)?;
+    let backup = files::read(file)?;
+    let passphrase = passphrase::known("the backup", passphrase_file).map_err(failed)?;
+    let state = StateDirectory::open(&config.node.state_directory).map_err(failed)?;
+    // Into memory first: whose backup it is shows only when it is open.
+    let opened = issuer::restore(&mut MemoryStore::default(), &backup, &passphrase, "restore", now().wall);
+    let key = opened.map_err(failed)?.key;
+    let there = state.issuer_key().map_err(failed)?;
+    if let Some(there) = there.as_ref().filter(|there| there.public() != key.public()) {
+        let (found, wanted) = (there.public().id(), key.public().id());
+        return Err(failed(format!("the state directory holds the key of issuer {found}, the backup is of {wanted}")));
+    }
+    if there.is_none() {
+        state.put_issuer_key(&key).map_err(failed)?;
+    }
+    let mut store = state.issuer_store().map_err(failed)?;
+    let restored = issuer::restore(&mut store, &backup, &passphrase, "restore", now().wall).map_err(failed)?;
+    let id = restored.key.public().id();
+    let message = format!(
+        "Issuer {id} is back, with {} allocations. It renews; it invites again after it has been told of the members that joined\n\
+         since the backup: weir run, wait until weir members shows them all, then weir ca recovered",
+        restored.counter
+    );
+    remote::report(arguments, &message)
+}

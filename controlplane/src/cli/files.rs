@@ -1,0 +1,83 @@
+//! Commands that look at files only, and the reading and writing of files for the others.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::path::Path;
+
+use super::arguments::{Arguments, ConfigCommand};
+use super::{Failure, Outcome, failed, remote};
+use crate::config::default_route_interface;
+use crate::state_directory;
+
+/// Longest file that is read: a bundle with all its versions, a backup of a large network.
+const FILE_LEN_MAX: u64 = 1 << 30;
+
+pub(super) fn config(arguments: &Arguments, command: &ConfigCommand) -> Outcome {
+    let ConfigCommand::Check = command;
+    let config = arguments.configuration().map_err(failed)?;
+    let route = |path| fs::read_to_string(path).unwrap_or_default();
+    let found = default_route_interface(&route("/proc/net/route"), &route("/proc/net/ipv6_route"));
+    let wan = match (&config.wan.interface, &found) {
+        (Some(name), _) => name.clone(),
+        (None, Some(found)) => format!("{found}, that of the default route"),
+        (None, None) => "none: there is no default route, so set wan.interface".into(),
+    };
+    if arguments.json {
+        return remote::json(&serde_json::json!({
+            "instance": config.node.instance.to_string(),
+            "state_directory": config.node.state_directory,
+            "runtime_directory": config.node.runtime_directory,
+            "socket": config.api.socket,
+            "wan_interface": config.wan.interface.or(found),
+            "port": config.wan.port,
+            "tun": config.tun.name,
+            "table": config.routing.table,
+            "mark": config.routing.mark,
+        }));
+    }
+    let (node, routing) = (&config.node, &config.routing);
+    super::print(&format!(
+        "Nothing is wrong with it.\n\
+         instance   {}\n\
+         state      {}\n\
+         API        {}\n\
+         WAN        {wan}, UDP port {}\n\
+         TUN        {}, table {}, mark {:#x}\n",
+        node.instance,
+        node.state_directory.display(),
+        config.api.socket.display(),
+        config.wan.port,
+        config.tun.name,
+        routing.table,
+        routing.mark,
+    ))
+}
+
+/// Reads a file; `-` is the standard input.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    let named = |error: io::Error| failed(format!("{}: {error}", path.display()));
+    let mut bytes = Vec::new();
+    let mut bounded: Box<dyn io::Read> = if path.as_os_str() == "-" {
+        Box::new(io::stdin().lock().take(FILE_LEN_MAX))
+    } else {
+        Box::new(File::open(path).map_err(named)?.take(FILE_LEN_MAX))
+    };
+    bounded.read_to_end(&mut bytes).map_err(named)?;
+    Ok(bytes)
+}
+
+/// Writes a file in place of the one that is there: all of it or nothing.
+pub(super) fn write(path: &Path, bytes: &[u8]) -> Outcome {
+    let named = |error: io::Error| failed(format!("{}: {error}", path.display()));
+    let unfinished = path.with_added_extension("new");
+    let written = File::create(&unfinished).and_then(|mut file| {
+        io::Write::write_all(&mut file, bytes)?;
+        file.sync_all()
+    });
+    written.and_then(|()| fs::rename(&unfinished, path)).map_err(named)
+}
+
+/// Writes a new file that only its owner may read.
+pub(super) fn write_secret(path: &Path, bytes: &[u8]) -> Outcome {
+    state_directory::write_secret(path, bytes).map_err(failed)
+}

@@ -1,0 +1,312 @@
+//! Commands that ask the node: one call each, and its answer in print.
+
+use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use data_encoding::BASE64;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+use super::arguments::{Arguments, CaCommand, CertCommand, Command, InvitesCommand, PolicyCommand};
+use super::{FAILED, Failure, Outcome, failed, files, passphrase, print, show};
+use crate::api::Call;
+use crate::api::client;
+use crate::api::types::{
+    Backup, BackupRequest, BundleApplyRequest, Bundles, Crl, Done, ExplainRequest, InviteRequest, Invited, JoinRequest,
+    LogRequest, Ping, PingRequest, PolicyApplyRequest, PolicyRollbackRequest, RevokeIssuerRequest, RevokeRequest,
+    Revoked, Secret, Status, WithdrawRequest,
+};
+use crate::time::UnixSecs;
+
+/// Longest token that is read from the standard input.
+const TOKEN_LEN_MAX: u64 = 4096;
+/// Exit status of `status --check` when the node is not there.
+const CRITICAL: u8 = 2;
+
+/// The system's clock, to say how far away moments are.
+pub(super) fn now() -> UnixSecs {
+    UnixSecs(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+}
+
+/// Makes a call.
+pub(super) fn ask(arguments: &Arguments, call: &Call) -> Result<Value, Failure> {
+    let socket = arguments.socket().map_err(failed)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    Ok(runtime.block_on(client::call(&socket, call))?)
+}
+
+/// Makes a call and reads its answer.
+pub(super) fn ask_for<A: DeserializeOwned>(arguments: &Arguments, call: &Call) -> Result<A, Failure> {
+    let answer = ask(arguments, call)?;
+    let socket = arguments.socket().map_err(failed)?;
+    Ok(client::read(&socket, answer)?)
+}
+
+/// Makes a call and prints the answer: as JSON as it came, or as `text` has it.
+fn shown<A: DeserializeOwned>(arguments: &Arguments, call: &Call, text: impl FnOnce(&A) -> String) -> Outcome {
+    let answer = ask(arguments, call)?;
+    if arguments.json {
+        return json(&answer);
+    }
+    let socket = arguments.socket().map_err(failed)?;
+    print(&text(&client::read(&socket, answer)?))
+}
+
+pub(super) fn json(answer: &impl serde::Serialize) -> Outcome {
+    let text = serde_json::to_string_pretty(answer).map_err(failed)?;
+    print(&format!("{text}\n"))
+}
+
+fn done(arguments: &Arguments, call: &Call) -> Outcome {
+    shown(arguments, call, |done: &Done| format!("{}\n", super::table::printable(&done.message)))
+}
+
+/// Prints a token by itself, and what to know about it beside.
+fn invited(arguments: &Arguments, answer: &Value, invited: &Invited) -> Outcome {
+    if arguments.json {
+        return json(answer);
+    }
+    let (token, note) = show::invited(invited, now());
+    print(&token)?;
+    io::stderr().write_all(note.as_bytes()).map_err(failed)
+}
+
+pub(super) fn run(arguments: &Arguments) -> Outcome {
+    match &arguments.command {
+        Command::Status { check: true } => check(arguments),
+        Command::Status { check: false } => {
+            shown(arguments, &Call::Status, |status: &Status| show::status(status, now()))
+        }
+        Command::Peers => shown(arguments, &Call::Peers, |peers: &Vec<_>| show::peers(peers)),
+        Command::Members => shown(arguments, &Call::Members, |members: &Vec<_>| show::members(members, now())),
+        Command::Ping { peer, count } => ping(arguments, peer, *count),
+        Command::Invite(invite) => {
+            let call = Call::Invite(InviteRequest {
+                name: invite.name.clone(),
+                subnet: invite.subnet.clone(),
+                groups: invite.group.clone(),
+                roles: invite.role.clone(),
+                ttl_secs: Some(invite.ttl.as_secs()),
+                uses: Some(invite.uses),
+                replace: invite.replace.clone(),
+            });
+            let answer = ask(arguments, &call)?;
+            let socket = arguments.socket().map_err(failed)?;
+            let read = client::read(&socket, answer.clone())?;
+            invited(arguments, &answer, &read)
+        }
+        Command::Invites { command: None } => {
+            shown(arguments, &Call::Invites, |invites: &Vec<_>| show::invites(invites, now()))
+        }
+        Command::Invites { command: Some(InvitesCommand::Withdraw { invite }) } => {
+            done(arguments, &Call::WithdrawInvite(WithdrawRequest { invite: invite.clone() }))
+        }
+        Command::Join { token, name } => {
+            let token = if token == "-" { token_from(io::stdin().lock())? } else { token.as_str().into() };
+            let call = Call::Join(JoinRequest { token, name: name.clone() });
+            shown(arguments, &call, show::joined)
+        }
+        Command::Leave { yes } => {
+            if !yes && !agreed("Leave the network, and forget this node's keys and certificates? [y/N] ")? {
+                return Err(failed("nothing was done"));
+            }
+            done(arguments, &Call::Leave)
+        }
+        Command::Cert { command } => {
+            let call = match command {
+                CertCommand::Show => Call::CertShow,
+                CertCommand::Renew => Call::CertRenew,
+            };
+            shown(arguments, &call, |certificate| show::certificate(certificate, now()))
+        }
+        Command::Revoke { member: Some(member), issuer: _, reason, replace } => {
+            let request = RevokeRequest { member: member.clone(), reason: reason.clone(), replace: *replace };
+            revoke(arguments, &Call::Revoke(request))
+        }
+        Command::Revoke { member: None, issuer, reason, replace: _ } => {
+            // The parser wants one of the two.
+            let issuer = issuer.clone().unwrap_or_default();
+            done(arguments, &Call::RevokeIssuer(RevokeIssuerRequest { issuer, reason: reason.clone() }))
+        }
+        Command::Policy { command } => policy(arguments, command),
+        Command::Log { after, limit } => {
+            let call = Call::AuditLog(LogRequest { after: *after, limit: *limit });
+            shown(arguments, &call, |entries: &Vec<_>| show::log(entries))
+        }
+        Command::Ca { command } => ca(arguments, command),
+        // Whoever calls has taken these.
+        Command::Init(_)
+        | Command::Config { .. }
+        | Command::Run
+        | Command::Completions { .. }
+        | Command::Man { .. }
+        | Command::Docs { .. } => Ok(()),
+    }
+}
+
+fn check(arguments: &Arguments) -> Outcome {
+    match ask_for::<Status>(arguments, &Call::Status) {
+        Ok(status) => {
+            let (line, code) = show::check(&status);
+            if arguments.json {
+                json(&status.warnings)?
+            } else {
+                print(&line)?
+            }
+            if code == 0 { Ok(()) } else { Err(Failure::Status(code)) }
+        }
+        Err(Failure::Client(error)) => {
+            print(&format!("CRITICAL: {error}\n"))?;
+            Err(Failure::Status(CRITICAL))
+        }
+        Err(other) => Err(other),
+    }
+}
+
+fn ping(arguments: &Arguments, peer: &str, count: u16) -> Outcome {
+    let answer = ask(arguments, &Call::Ping(PingRequest { peer: peer.to_owned(), count: Some(count) }))?;
+    let socket = arguments.socket().map_err(failed)?;
+    let ping: Ping = client::read(&socket, answer.clone())?;
+    if arguments.json {
+        json(&answer)?
+    } else {
+        print(&show::ping(&ping))?
+    }
+    if ping.rtts_ms.is_empty() { Err(Failure::Status(FAILED)) } else { Ok(()) }
+}
+
+fn revoke(arguments: &Arguments, call: &Call) -> Outcome {
+    let answer = ask(arguments, call)?;
+    let socket = arguments.socket().map_err(failed)?;
+    let revoked: Revoked = client::read(&socket, answer.clone())?;
+    if arguments.json {
+        return json(&answer);
+    }
+    match &revoked.replacement {
+        None => print(&show::revoked(&revoked)),
+        Some(replacement) => {
+            io::stderr().write_all(show::revoked(&revoked).as_bytes()).map_err(failed)?;
+            invited(arguments, &answer, replacement)
+        }
+    }
+}
+
+fn policy(arguments: &Arguments, command: &PolicyCommand) -> Outcome {
+    let call = match command {
+        PolicyCommand::Show => Call::PolicyShow,
+        PolicyCommand::Apply { file, signed } => {
+            let (mut request, bytes) = (PolicyApplyRequest { text: None, signed: None }, files::read(file)?);
+            if *signed {
+                request.signed = Some(BASE64.encode(&bytes));
+            } else {
+                request.text = Some(String::from_utf8(bytes).map_err(|error| {
+                    failed(format!("{}: {error}: save it as UTF-8, or add --signed", file.display()))
+                })?);
+            }
+            Call::PolicyApply(request)
+        }
+        PolicyCommand::Rollback { version } => Call::PolicyRollback(PolicyRollbackRequest { version: *version }),
+        PolicyCommand::History => {
+            return shown(arguments, &Call::PolicyHistory, |versions: &Vec<_>| show::policy_history(versions));
+        }
+        PolicyCommand::Explain { src, dst, proto, port } => {
+            let request = ExplainRequest { src: src.clone(), dst: dst.clone(), proto: proto.clone(), port: *port };
+            return shown(arguments, &Call::PolicyExplain(request), show::explanation);
+        }
+    };
+    shown(arguments, &call, show::policy)
+}
+
+/// Those of `weir ca` that ask the node; the others are ceremonies.
+pub(super) fn ca(arguments: &Arguments, command: &CaCommand) -> Outcome {
+    match command {
+        CaCommand::Bundle { file } => {
+            let bundles: Bundles = ask_for(arguments, &Call::BundleShow)?;
+            let versions = bundles.versions.len();
+            files::write(file, &bundle_file(&bundles.versions)?)?;
+            report(arguments, &format!("{}: the trust bundle, version {versions}", file.display()))
+        }
+        CaCommand::Publish { file } => {
+            let versions = bundle_versions(&files::read(file)?)?;
+            done(arguments, &Call::BundleApply(BundleApplyRequest { versions }))
+        }
+        CaCommand::Backup { file, passphrase_file } => {
+            let passphrase = passphrase::new("the backup", passphrase_file.as_deref()).map_err(failed)?;
+            let request = BackupRequest { passphrase: Secret(passphrase) };
+            let backup: Backup = ask_for(arguments, &Call::Backup(request))?;
+            let bytes = BASE64.decode(backup.file.as_bytes()).map_err(failed)?;
+            files::write_secret(file, &bytes)?;
+            report(arguments, &format!("{}: everything that this issuer keeps, {} bytes", file.display(), bytes.len()))
+        }
+        CaCommand::Recovered => done(arguments, &Call::Recovered),
+        CaCommand::ExportCrl { out } => export_crl(arguments, out.as_deref()),
+        CaCommand::IssuerKey
+        | CaCommand::AddIssuer { .. }
+        | CaCommand::RenewIssuer { .. }
+        | CaCommand::RotateRoot { .. }
+        | CaCommand::MoveAllocator { .. }
+        | CaCommand::Restore { .. } => Ok(()),
+    }
+}
+
+/// What was done, for a command that has written a file.
+pub(super) fn report(arguments: &Arguments, message: &str) -> Outcome {
+    if arguments.json {
+        return json(&Done { message: message.to_owned() });
+    }
+    print(&format!("{message}\n"))
+}
+
+fn export_crl(arguments: &Arguments, out: Option<&Path>) -> Outcome {
+    let crls: Vec<Crl> = ask_for(arguments, &Call::ExportCrl)?;
+    let Some(directory) = out else {
+        return if arguments.json {
+            json(&crls)
+        } else {
+            print(&crls.iter().map(|crl| crl.pem.as_str()).collect::<String>())
+        };
+    };
+    for crl in &crls {
+        // The node says what the file is called; it is ours, and still no path.
+        let id: String = crl.issuer.chars().filter(char::is_ascii_alphanumeric).collect();
+        files::write(&directory.join(format!("{id}.crl.pem")), crl.pem.as_bytes())?;
+    }
+    report(arguments, &format!("{}: {} lists", directory.display(), crls.len()))
+}
+
+/// A trust bundle as a file: all versions in base64, one a line, below a line that says what it is.
+const BUNDLE_FIRST_LINE: &str = "weir trust bundle 1";
+
+pub(super) fn bundle_file(versions: &[String]) -> Result<Vec<u8>, Failure> {
+    if versions.iter().any(|version| BASE64.decode(version.as_bytes()).is_err()) {
+        return Err(failed("the node's answer is no base64: is it weir of the same version?"));
+    }
+    let lines = std::iter::once(BUNDLE_FIRST_LINE).chain(versions.iter().map(String::as_str));
+    Ok(lines.map(|line| format!("{line}\n")).collect::<String>().into_bytes())
+}
+
+pub(super) fn bundle_versions(bytes: &[u8]) -> Result<Vec<String>, Failure> {
+    let text = std::str::from_utf8(bytes).ok().and_then(|text| text.strip_prefix(BUNDLE_FIRST_LINE));
+    let Some(text) = text else {
+        return Err(failed(format!("this is no trust bundle: it begins with {BUNDLE_FIRST_LINE:?}")));
+    };
+    Ok(text.split_whitespace().map(str::to_owned).collect())
+}
+
+fn token_from(input: impl io::Read) -> Result<Secret, Failure> {
+    let mut text = Zeroizing::new(String::new());
+    input.take(TOKEN_LEN_MAX).read_to_string(&mut text).map_err(failed)?;
+    Ok(text.trim().into())
+}
+
+fn agreed(question: &str) -> Result<bool, Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(failed("there is nobody to ask: add --yes"));
+    }
+    io::stderr().write_all(question.as_bytes()).map_err(failed)?;
+    let mut answer = String::new();
+    io::stdin().lock().take(16).read_line(&mut answer).map_err(failed)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}

@@ -1,0 +1,147 @@
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+
+use super::arguments::{CaCommand, InvitesCommand, PolicyCommand};
+use super::*;
+
+fn parse(line: &str) -> Result<Arguments, clap::Error> {
+    Arguments::try_parse_from(line.split_whitespace())
+}
+
+#[test]
+fn the_tree_of_commands_holds() {
+    Arguments::command().debug_assert();
+}
+
+/// Every command of the tree, so that none is lost unseen.
+#[test]
+fn every_command_is_there_and_has_a_line_of_help() {
+    fn names(command: &clap::Command, before: &str, into: &mut Vec<String>) {
+        for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+            let name = format!("{before}{}", sub.get_name());
+            assert!(sub.get_about().is_some(), "{name} has no help");
+            names(sub, &format!("{name} "), into);
+            into.push(name);
+        }
+    }
+    let mut all = Vec::new();
+    names(&Arguments::command(), "", &mut all);
+    for name in [
+        "init",
+        "invite",
+        "invites",
+        "invites withdraw",
+        "join",
+        "leave",
+        "members",
+        "cert show",
+        "cert renew",
+        "ca add-issuer",
+        "ca renew-issuer",
+        "ca rotate-root",
+        "ca move-allocator",
+        "ca backup",
+        "ca restore",
+        "ca export-crl",
+        "revoke",
+        "policy show",
+        "policy apply",
+        "policy history",
+        "policy rollback",
+        "policy explain",
+        "log",
+        "status",
+        "peers",
+        "ping",
+        "config check",
+        "run",
+        "completions",
+    ] {
+        assert!(all.iter().any(|known| known == name), "{name} is not among {all:?}");
+    }
+}
+
+#[test]
+fn arguments_are_read_and_defaults_filled_in() {
+    let line = "weir invite --name edge-* --subnet auto --group a --group b --ttl 2d --uses 3 --json";
+    let arguments = parse(line).unwrap();
+    assert!(arguments.json && arguments.instance.to_string() == "weir");
+    let Command::Invite(invite) = arguments.command else { panic!("{:?}", arguments.command) };
+    assert_eq!((invite.name.as_str(), invite.subnet.as_deref()), ("edge-*", Some("auto")));
+    assert_eq!(
+        (invite.group, invite.ttl, invite.uses),
+        (vec!["a".into(), "b".into()], Duration::from_secs(172_800), 3)
+    );
+
+    let Command::Invite(invite) = parse("weir invite --name a").unwrap().command else { panic!() };
+    assert_eq!((invite.ttl, invite.uses, invite.replace), (Duration::from_secs(3600), 1, None));
+    let arguments = parse("weir --instance lab --config /c status --check").unwrap();
+    assert_eq!((arguments.instance.to_string(), arguments.config), ("lab".into(), Some(PathBuf::from("/c"))));
+    assert!(matches!(arguments.command, Command::Status { check: true }));
+    assert!(matches!(parse("weir join -").unwrap().command, Command::Join { token, name: None } if token == "-"));
+    assert!(matches!(parse("weir invites").unwrap().command, Command::Invites { command: None }));
+    let withdraw = parse("weir invites withdraw ab").unwrap().command;
+    assert!(matches!(withdraw, Command::Invites { command: Some(InvitesCommand::Withdraw { .. }) }));
+    let explain = parse("weir policy explain a b --proto tcp --port 443").unwrap().command;
+    assert!(matches!(explain, Command::Policy { command: PolicyCommand::Explain { port: Some(443), .. } }));
+    let init = parse("weir init mynet --roots /r").unwrap().command;
+    assert!(matches!(init, Command::Init(init) if init.pool.len() == 4 && init.subnet.is_empty()));
+    let renew = parse("weir ca renew-issuer --root r --bundle b --issuer i --ahead 12").unwrap().command;
+    assert!(matches!(renew, Command::Ca { command: CaCommand::RenewIssuer { ahead: 12, .. } }));
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_status_two() {
+    for (line, kind) in [
+        ("weir", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
+        ("weir statsu", ErrorKind::InvalidSubcommand),
+        ("weir status --chekc", ErrorKind::UnknownArgument),
+        ("weir invite", ErrorKind::MissingRequiredArgument),
+        ("weir invite --name a --uses 0", ErrorKind::ValueValidation),
+        ("weir invite --name a --ttl 1w", ErrorKind::ValueValidation),
+        ("weir ping a --count 21", ErrorKind::ValueValidation),
+        ("weir --instance Lab status", ErrorKind::ValueValidation),
+        ("weir revoke", ErrorKind::MissingRequiredArgument),
+        ("weir revoke a --issuer b", ErrorKind::ArgumentConflict),
+        ("weir init mynet", ErrorKind::MissingRequiredArgument),
+        ("weir ca renew-issuer --root r --bundle b --issuer i --ahead 13", ErrorKind::ValueValidation),
+    ] {
+        let error = parse(line).unwrap_err();
+        assert_eq!((error.kind(), error.exit_code()), (kind, 2), "{line}");
+    }
+}
+
+#[test]
+fn completions_and_man_pages_come_out() {
+    let mut script = Vec::new();
+    clap_complete::generate(clap_complete::Shell::Bash, &mut Arguments::command(), "weir", &mut script);
+    let script = String::from_utf8(script).unwrap();
+    assert!(script.contains("add-issuer") && script.contains("--passphrase-file"));
+    let directory = std::env::temp_dir().join(format!("weir-man-{}", std::process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    let written = clap_mangen::generate_to(Arguments::command(), &directory);
+    let page = fs::read_to_string(directory.join("weir-status.1"));
+    fs::remove_dir_all(&directory).unwrap();
+    written.unwrap();
+    assert!(page.unwrap().contains("monitoring"));
+}
+
+#[test]
+fn a_node_that_is_not_there_has_a_status_of_its_own() {
+    let place = std::env::temp_dir().join("weir-no-such-node.sock");
+    let status = |line: &str| {
+        let line = format!("{line} --socket {}", place.display());
+        let outcome = dispatch(&parse(&line).unwrap());
+        match &outcome {
+            Err(Failure::Status(status)) => *status,
+            Err(Failure::Client(ClientError::NotRunning { .. })) => NO_NODE,
+            other => panic!("{line}: {other:?}"),
+        }
+    };
+    assert_eq!(status("weir peers"), 3);
+    assert_eq!(status("weir status"), 3);
+    assert_eq!(status("weir status --check"), 2);
+}
