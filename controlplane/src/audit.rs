@@ -89,6 +89,33 @@ pub enum Act {
     },
 }
 
+impl Act {
+    /// One word for it.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Joined { .. } => "join",
+            Self::Renewed { .. } => "renew",
+            Self::Invited { .. } => "invite",
+            Self::Revoked { .. } => "revoke",
+            Self::Policy { .. } => "policy",
+            Self::Admission { .. } => "admission",
+            Self::BackedUp { .. } => "backup",
+            Self::Restored { .. } => "restore",
+        }
+    }
+
+    /// To whom or what it was done.
+    pub fn subject(&self) -> String {
+        match self {
+            Self::Joined { node, .. } | Self::Renewed { node, .. } => node.to_string(),
+            Self::Invited { invite, .. } => invite.to_string(),
+            Self::Revoked { what, .. } => what.to_string(),
+            Self::Policy { version, .. } | Self::Admission { version } => format!("version {version}"),
+            Self::BackedUp { counter } | Self::Restored { counter } => format!("allocation {counter}"),
+        }
+    }
+}
+
 impl fmt::Display for Act {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -39,8 +39,19 @@ use arguments::Command;
 pub enum Next {
     /// Nothing more.
     Exit(ExitCode),
-    /// `weir run` was asked for.
-    Run(Box<Config>),
+    /// Run one of the processes of a node.
+    Run(Part, Box<Config>),
+}
+
+/// The processes of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Starts the others and keeps them running.
+    Supervisor,
+    /// Parses what comes from the network.
+    Control,
+    /// Signs certificates.
+    Issuer,
 }
 
 /// Something failed.
@@ -74,13 +85,16 @@ fn failed(error: impl ToString) -> Failure {
 /// Reads this process's command line and does what it says.
 pub fn run() -> Next {
     let arguments = Arguments::parse();
-    if let Command::Run = arguments.command {
-        return match arguments.configuration() {
-            Ok(config) => Next::Run(Box::new(config)),
-            Err(error) => Next::Exit(ended(Err(failed(error)))),
-        };
+    let part = match arguments.command {
+        Command::Run => Part::Supervisor,
+        Command::Control => Part::Control,
+        Command::Issuer => Part::Issuer,
+        _ => return Next::Exit(ended(dispatch(&arguments))),
+    };
+    match arguments.configuration() {
+        Ok(config) => Next::Run(part, Box::new(config)),
+        Err(error) => Next::Exit(ended(Err(failed(error)))),
     }
-    Next::Exit(ended(dispatch(&arguments)))
 }
 
 fn dispatch(arguments: &Arguments) -> Outcome {

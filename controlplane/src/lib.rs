@@ -4,7 +4,6 @@
 //! arguments. The shell around it is small and knows no rule.
 
 pub mod api;
-pub mod api;
 pub mod audit;
 pub mod ceremony;
 pub mod cli;
@@ -12,10 +11,14 @@ pub mod codec;
 pub mod config;
 pub mod issuer;
 pub mod membership;
+pub mod node;
 pub mod pki;
 pub mod policy;
 pub mod quic;
 pub mod random;
+pub mod shell;
 pub mod state_directory;
 pub mod store;
+pub mod supervisor;
 pub mod time;
+pub mod timer;

@@ -1,16 +1,59 @@
 //! `weir`: the control plane and its command line.
 
+use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream as StdUnixStream;
 use std::process::ExitCode;
 
-use weir_controlplane::cli::{self, Next};
+use tokio::net::UnixStream;
+use tracing_subscriber::EnvFilter;
+use weir_controlplane::cli::{self, Next, Part};
+use weir_controlplane::config::Config;
+use weir_controlplane::supervisor::{self, Setup};
+use weir_controlplane::{shell, supervisor::SupervisorError};
 
 fn main() -> ExitCode {
-    match cli::run() {
-        Next::Exit(code) => code,
-        Next::Run(config) => {
-            let instance = config.node.instance;
-            eprintln!("weir: this program cannot run the node {instance} yet: it has its command line and API only");
+    let (part, config) = match cli::run() {
+        Next::Exit(code) => return code,
+        Next::Run(part, config) => (part, config),
+    };
+    let filter = EnvFilter::try_from_env("WEIR_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    // Whoever reads the log must not end the node by leaving.
+    log.log_internal_errors(false).init();
+    match run(part, *config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // If nobody reads it, the exit status has to do.
+            let _ = writeln!(io::stderr(), "weir: error: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn run(part: Part, config: Config) -> Result<(), Box<dyn std::error::Error>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match part {
+        Part::Supervisor => {
+            let arguments = std::env::args().skip(1).filter(|argument| argument != "run").collect();
+            let program = std::env::current_exe()
+                .map_err(|error| SupervisorError::System { doing: "finding this program", error })?;
+            Ok(runtime.block_on(supervisor::run(Setup { config, arguments, program }))?)
+        }
+        Part::Control => Ok(runtime.block_on(async {
+            let supervisor = orders();
+            shell::run(config, supervisor).await
+        })?),
+        Part::Issuer => Ok(runtime.block_on(shell::issuer::run(&config))?),
+    }
+}
+
+/// The socket to the supervisor: our standard input, where it started us.
+fn orders() -> Option<UnixStream> {
+    let input = io::stdin().as_fd().try_clone_to_owned().ok()?;
+    let stream = StdUnixStream::from(input);
+    // Started by hand, the standard input is a terminal or a file.
+    stream.peer_addr().ok()?;
+    stream.set_nonblocking(true).ok()?;
+    UnixStream::from_std(stream).ok()
 }

@@ -10,6 +10,8 @@
 //! The identity is on disk before anybody hears of it, so that a node that lost its power in the middle of joining asks again with the same
 //! key and gets the same certificate.
 
+use std::net::Ipv6Addr;
+
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -17,11 +19,13 @@ use crate::codec::{self, DecodeError};
 use crate::issuer::Grant;
 use crate::pki::admission::SignedAdmission;
 use crate::pki::bundle::SignedBundle;
-use crate::pki::id::{NetworkId, NodeId, Nonce};
+use crate::pki::certificate::validity;
+use crate::pki::id::{NetworkId, NodeId, Nonce, overlay_address};
 use crate::pki::key::PrivateKey;
 use crate::pki::statement::SignedStatement;
 use crate::random::Random;
 use crate::store::{Batch, Store, StoreError, Table};
+use crate::time::UnixSecs;
 
 const IDENTITY: &[u8] = b"identity";
 const MEMBER: &[u8] = b"member";
@@ -150,6 +154,25 @@ impl Membership {
         };
         batch.put(Table::Membership, IDENTITY, self.identity.seed().as_slice());
         batch.put(Table::Membership, MEMBER, codec::encode(&record));
+    }
+}
+
+impl Membership {
+    /// Our own address in the overlay.
+    pub fn address(&self) -> Ipv6Addr {
+        overlay_address(self.network, self.node)
+    }
+
+    /// From when on our certificate is valid: it cannot be earlier than that.
+    pub fn not_before(&self) -> Option<UnixSecs> {
+        validity(self.chain.first()?).ok().map(|life| life.not_before)
+    }
+}
+
+/// Forgets all of it, the identity too: whoever joins again is somebody else.
+pub fn forget(batch: &mut Batch) {
+    for key in [IDENTITY, MEMBER, ADMISSION] {
+        batch.delete(Table::Membership, key);
     }
 }
 

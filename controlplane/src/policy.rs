@@ -123,6 +123,32 @@ pub struct Document {
     pub rules: Vec<Rule>,
 }
 
+impl Document {
+    /// A policy that says nothing but what becomes of everything.
+    pub const fn empty(default: Action) -> Self {
+        Self { default, rules: vec![] }
+    }
+}
+
+impl Rule {
+    /// Its protocol, as the document writes it.
+    pub fn protocol_text(&self) -> String {
+        protocol_text(self.protocol)
+    }
+
+    /// Its ports, as the document writes them; `any` for all.
+    pub fn ports_text(&self) -> String {
+        if self.ports.is_empty() {
+            return "any".to_owned();
+        }
+        let range = |range: &PortRange| match range.first == range.last {
+            true => range.first.to_string(),
+            false => format!("{}-{}", range.first, range.last),
+        };
+        self.ports.iter().map(range).collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// What the policy has to know of a member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberView {

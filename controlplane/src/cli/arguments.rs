@@ -143,6 +143,12 @@ pub enum Command {
     },
     /// Run the node: control plane and packet plane.
     Run,
+    /// Run the control plane alone: `run` starts it.
+    #[command(hide = true)]
+    Control,
+    /// Run the issuer alone: `run` starts it.
+    #[command(hide = true)]
+    Issuer,
     /// Print completions for a shell.
     Completions {
         /// Which shell.

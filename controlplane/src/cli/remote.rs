@@ -140,6 +140,8 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         Command::Init(_)
         | Command::Config { .. }
         | Command::Run
+        | Command::Control
+        | Command::Issuer
         | Command::Completions { .. }
         | Command::Man { .. }
         | Command::Docs { .. } => Ok(()),

@@ -184,6 +184,12 @@ impl NetworkClock {
         (secs, Skew::of(secs))
     }
 
+    /// Seconds by which the network's clock is ahead of the machine's.
+    pub fn ahead_secs(&self) -> i64 {
+        let secs = |at: UnixSecs| i64::try_from(at.0).unwrap_or(i64::MAX);
+        secs(self.wall).saturating_sub(secs(self.system))
+    }
+
     /// How far the machine's own clock is from the network's, and what that means for its owner.
     pub fn system_skew(&self) -> (u64, Skew) {
         self.skew(self.system)

@@ -97,10 +97,23 @@ impl SignedPolicy {
         document: &str,
         operator: &PrivateKey,
     ) -> Result<Self, ParseError> {
-        parse(document)?;
-        let body = codec::encode(&Body { network, version, issued_at, document: document.to_owned() });
+        let body = Self::body(network, version, issued_at, document)?;
         let signature = operator.sign(Domain::Policy, &body);
-        Ok(Self { body, operator: operator.public(), signature })
+        Ok(Self::assemble(body, operator.public(), signature))
+    }
+
+    /// The bytes that an operator signs ([`Domain::Policy`]) to make a version of a document that parses, where the key is elsewhere.
+    ///
+    /// # Errors
+    /// [`ParseError`].
+    pub fn body(network: NetworkId, version: u64, issued_at: UnixSecs, document: &str) -> Result<Vec<u8>, ParseError> {
+        parse(document)?;
+        Ok(codec::encode(&Body { network, version, issued_at, document: document.to_owned() }))
+    }
+
+    /// A body and what an operator made of it. Whether they fit, [`Self::verify`] says.
+    pub const fn assemble(body: Vec<u8>, operator: PublicKey, signature: Signature) -> Self {
+        Self { body, operator, signature }
     }
 
     /// Reads one from bytes; nothing of it is checked yet.

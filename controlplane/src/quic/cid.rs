@@ -145,7 +145,7 @@ impl Cids {
     /// The low 32 bits of the link that an id of ours belongs to; some number for an id of somebody else's.
     pub(super) fn owner_of(&self, cid: &[u8]) -> Option<u32> {
         let fields = admission::Fields::parse(cid)?;
-        Some(u32::from_be_bytes(fields.random) ^ self.state().mask(fields.nonce, fields.slot))
+        Some(u32::from_be_bytes(*cid.first_chunk()?) ^ self.state().mask(fields.nonce, fields.slot))
     }
 }
 

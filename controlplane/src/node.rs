@@ -1,0 +1,417 @@
+//! The control plane as one machine: links, the packet plane, an issuer, people and the clock go in; what is to be done comes out.
+//!
+//! ```text
+//!   links (QUIC, or a model of it) ──handle_link──▶ ┌──────────────────────────────┐ ──▶ dial · send · close      through `Links`
+//!   packet plane ──────────────────handle_plane───▶ │ documents  bundle, lists, …  │ ──▶ Output::Store            first, always
+//!   issuer process ────────────────handle_issuer──▶ │ directory  who there is      │ ──▶ Output::Plane
+//!   a person ──────────────────────handle_call────▶ │ peers      link and session  │ ──▶ Output::Issuer
+//!   deadlines ─────────────────────handle_timeout─▶ │ calls      what is asked     │ ──▶ Output::Answer
+//!                                                   └──────────────────────────────┘
+//! ```
+//!
+//! It knows no socket, no file and no thread, so a simulator runs thousands of them. After each `handle_…`, take [`Node::poll_output`] until
+//! there is nothing more, in that order: what must be on disk before it is acted upon comes before it.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use weir_dataplane::api::Prefix;
+use weir_dataplane::api::message::Request;
+
+use crate::api::call::Answer;
+use crate::api::types::Error as ApiError;
+use crate::issuer::Asked;
+use crate::membership::{self, Membership, MembershipError};
+use crate::pki::admission::AdmissionKeys;
+use crate::pki::bundle::{Bundle, Chain};
+use crate::pki::clock::NetworkClock;
+use crate::pki::id::{NetworkId, NodeId};
+use crate::pki::key::PrivateKey;
+use crate::pki::revocation::RevocationSet;
+use crate::pki::trust::{SharedTrust, Trust};
+use crate::policy::{Compiled, History};
+use crate::quic::{Event, LinkId};
+use crate::random::Random;
+use crate::store::{Batch, Store};
+use crate::time::{Now, UnixSecs};
+use crate::timer::Timers;
+
+pub mod directory;
+pub mod exchange;
+pub mod link;
+pub mod message;
+pub mod peer;
+
+pub mod plane;
+
+mod calls;
+mod documents;
+mod join;
+mod policies;
+mod renew;
+mod sessions;
+mod status;
+
+use directory::Directory;
+use join::Joining;
+pub use link::Links;
+use peer::Peer;
+use plane::PlaneView;
+use renew::Renewal;
+use sessions::{ExchangeId, Held};
+
+/// Names a call of the local API until it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CallId(pub u64);
+
+/// Names a request to the packet plane or to the issuer until it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(pub u32);
+
+/// What does not change while the node runs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where others may reach us, besides what they observe.
+    pub endpoints: Vec<SocketAddr>,
+    /// Longest UDP payload that may be tried on a path.
+    pub datagram_len_max: u16,
+    /// Largest inner packet that our TUN takes.
+    pub inner_mtu: u16,
+    /// Seconds without data after which a session is closed; 0 for never.
+    pub idle_after_s: u32,
+    /// Whether an issuer runs beside this node.
+    pub has_issuer: bool,
+    /// When this program was built: it cannot be earlier than that.
+    pub build: UnixSecs,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Output {
+    /// Keep this, before anything that comes after.
+    Store(Batch),
+    /// Ask the packet plane.
+    Plane(Ticket, Request),
+    /// Ask the issuer.
+    Issuer(Ticket, Asked),
+    /// Answer a call.
+    Answer(CallId, Result<Answer, ApiError>),
+    /// We are a member now: from here on links are accepted, judged by this.
+    Membership(NodeId, SharedTrust),
+    /// The packet plane must be configured anew: these are our addresses, and these the prefixes of the overlay.
+    Configure {
+        /// Of the TUN.
+        addresses: Vec<Prefix>,
+        /// What belongs to the overlay and never leaves in clear.
+        prefixes: Vec<Prefix>,
+    },
+    /// No packet plane is wanted: we are no member any more.
+    Unconfigure,
+}
+
+/// Deadlines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Timer {
+    /// Look whether a link to this member is wanted and missing.
+    Connect(NodeId),
+    /// Make a fresh key exchange with this member.
+    Rekey(NodeId),
+    /// An exchange has taken too long.
+    Exchange(ExchangeId),
+    /// The first exchange with a peer may seal.
+    FirstData(ExchangeId),
+    /// Renew our own certificate.
+    Renew,
+    /// Sign our own record again.
+    Record,
+    /// Ask our issuer for the newest list.
+    Lists,
+    /// Keep the clock, forget who has ended.
+    Upkeep,
+    /// Joining has taken too long.
+    Join,
+    /// A dialled address did not answer: try the next.
+    Dial(LinkId),
+    /// Measure the round trip to this member.
+    Echo(NodeId),
+    /// An echo of a ping is late.
+    Ping(CallId),
+}
+
+/// What happened so often.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters(pub BTreeMap<&'static str, u64>);
+
+impl Counters {
+    fn count(&mut self, name: &'static str) {
+        *self.0.entry(name).or_default() += 1;
+    }
+
+    /// How often.
+    pub fn of(&self, name: &str) -> u64 {
+        self.0.get(name).copied().unwrap_or(0)
+    }
+}
+
+/// The network as we know it. Present once we are a member.
+#[derive(Debug)]
+struct Network {
+    id: NetworkId,
+    chain: Chain,
+    bundle: Arc<Bundle>,
+}
+
+/// The machine.
+pub struct Node<R> {
+    settings: Settings,
+    random: R,
+    clock: NetworkClock,
+    started: UnixSecs,
+    membership: Option<Membership>,
+    network: Option<Network>,
+    revocations: RevocationSet,
+    policy: History,
+    compiled: Option<Compiled>,
+    admission: Option<AdmissionKeys>,
+    directory: Directory,
+    own_sequence: u64,
+    /// Our own record, signed anew and not passed on yet.
+    own_record: Option<directory::SignedRecord>,
+    trust: Option<SharedTrust>,
+    peers: BTreeMap<NodeId, Peer>,
+    links: HashMap<LinkId, link::Link>,
+    exchanges: HashMap<ExchangeId, Held>,
+    next_exchange: u64,
+    plane: Option<PlaneView>,
+    tickets: HashMap<Ticket, plane::Purpose>,
+    issuer_tickets: HashMap<Ticket, renew::IssuerPurpose>,
+    relayed: HashMap<(LinkId, u32), renew::Relayed>,
+    next_ticket: u32,
+    joining: Option<Joining>,
+    /// Ours before we are a member: an issuer that has granted it already grants it again.
+    identity: PrivateKey,
+    waiting: calls::Waiting,
+    renewal: Renewal,
+    timers: Timers<Timer>,
+    outputs: VecDeque<Output>,
+    counters: Counters,
+    are_routes_dirty: bool,
+    is_policy_dirty: bool,
+}
+
+/// How often the clock is kept and the directory looked through: rarely beside what it costs, often beside what it guards.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(60);
+
+impl<R: Random> Node<R> {
+    /// A node with what its store holds.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub fn new(
+        settings: Settings,
+        mut random: R,
+        store: &mut impl Store,
+        links: &mut dyn Links,
+        Now { mono, wall: system }: Now,
+    ) -> Result<Self, NodeError> {
+        let membership = Membership::load(store, &mut random)?;
+        let identity = membership::identity(store, &mut random)?;
+        let kept = documents::kept_clock(store)?;
+        let own = membership.as_ref().and_then(Membership::not_before).unwrap_or_default();
+        let mut clock = NetworkClock::new(mono, system, kept, settings.build, own);
+        let now = clock.tick(mono, system);
+        let mut node = Self {
+            settings,
+            random,
+            clock,
+            started: now.wall,
+            membership,
+            network: None,
+            revocations: RevocationSet::default(),
+            policy: History::default(),
+            compiled: None,
+            admission: None,
+            directory: Directory::default(),
+            own_sequence: 0,
+            own_record: None,
+            trust: None,
+            peers: BTreeMap::new(),
+            links: HashMap::new(),
+            exchanges: HashMap::new(),
+            next_exchange: 0,
+            plane: None,
+            tickets: HashMap::new(),
+            issuer_tickets: HashMap::new(),
+            relayed: HashMap::new(),
+            next_ticket: 0,
+            joining: None,
+            identity,
+            waiting: calls::Waiting::default(),
+            renewal: Renewal::default(),
+            timers: Timers::default(),
+            outputs: VecDeque::new(),
+            counters: Counters::default(),
+            are_routes_dirty: false,
+            is_policy_dirty: false,
+        };
+        node.load(store, now)?;
+        node.timers.set(Timer::Upkeep, now.mono + UPKEEP_INTERVAL);
+        if node.membership.is_some() {
+            node.enter(links, now);
+        }
+        Ok(node)
+    }
+
+    /// Begins to be a member: with what the store holds, or after a join.
+    fn enter(&mut self, links: &mut dyn Links, now: Now) {
+        let Some(membership) = &self.membership else { return };
+        links.set_identity(membership);
+        self.publish_trust(now);
+        if let (Some(node), Some(trust)) = (self.id(), &self.trust) {
+            self.outputs.push_back(Output::Membership(node, trust.clone()));
+        }
+        self.publish_admission(links, now);
+        self.configure();
+        self.sign_record(now);
+        self.schedule_renewal(now);
+        if self.settings.has_issuer {
+            self.timers.set(Timer::Lists, now.mono);
+        }
+        let members: Vec<NodeId> = self.directory.entries().map(|entry| entry.record.node).collect();
+        for node in members {
+            self.meet(node, now);
+        }
+        self.timers.set_at_latest(Timer::Upkeep, now.mono + UPKEEP_INTERVAL);
+        (self.are_routes_dirty, self.is_policy_dirty) = (true, true);
+        self.settle(links);
+    }
+
+    /// Looks at both clocks of the machine.
+    pub fn now(&mut self, mono: Instant, system: UnixSecs) -> Now {
+        self.clock.tick(mono, system)
+    }
+
+    /// Something happened on a link.
+    pub fn handle_link(&mut self, event: Event, links: &mut dyn Links, now: Now) {
+        match event {
+            Event::Opening { link, alpn, remote } => self.link_opening(link, alpn, remote, links, now),
+            Event::Connected { link, alpn, side, peer, chain, remote, group, took, .. } => {
+                let connected = link::Connected { link, alpn, side, peer, chain, remote, group, took };
+                self.link_connected(connected, links, now);
+            }
+            Event::Message { link, bytes } => self.link_said(link, &bytes, links, now),
+            Event::Closed { link, reason } => self.link_closed(link, &reason.to_string(), links, now),
+        }
+        self.settle(links);
+    }
+
+    /// Carries out what is due.
+    pub fn handle_timeout(&mut self, links: &mut dyn Links, now: Now) {
+        while let Some(timer) = self.timers.pop(now.mono) {
+            match timer {
+                Timer::Connect(node) => self.connect(node, links, now),
+                Timer::Rekey(node) => self.begin_exchange(node, links, now),
+                Timer::Exchange(id) => self.exchange_failed(id, exchange::Failure::Timeout, links, now),
+                Timer::FirstData(id) => self.exchange_first_data(id, links, now),
+                Timer::Renew => self.renew(links, now),
+                Timer::Record => self.sign_record(now),
+                Timer::Lists => self.ask_own_lists(now),
+                Timer::Upkeep => self.upkeep(links, now),
+                Timer::Join => self.join_timed_out(links, now),
+                Timer::Dial(link) => self.dial_timed_out(link, links, now),
+                Timer::Echo(node) => self.measure(node, now),
+                Timer::Ping(id) => self.ping_timed_out(id, now),
+            }
+        }
+        self.settle(links);
+    }
+
+    /// When [`Self::handle_timeout`] is wanted next.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Our id, once we are a member.
+    pub fn id(&self) -> Option<NodeId> {
+        self.membership.as_ref().map(|membership| membership.node)
+    }
+
+    /// What happened so often.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// What is known of all members.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// Sends what several changes of one turn add up to.
+    fn settle(&mut self, links: &mut dyn Links) {
+        self.tell_record(links);
+        if std::mem::take(&mut self.are_routes_dirty) {
+            self.send_routes();
+        }
+        if std::mem::take(&mut self.is_policy_dirty) {
+            self.send_policy();
+        }
+    }
+
+    fn store(&mut self, batch: Batch) {
+        if !batch.is_empty() {
+            self.outputs.push_back(Output::Store(batch));
+        }
+    }
+
+    fn ticket(&mut self) -> Ticket {
+        self.next_ticket = self.next_ticket.wrapping_add(1);
+        Ticket(self.next_ticket)
+    }
+
+    /// Shows the TLS verifiers what is in force now.
+    fn publish_trust(&mut self, now: Now) {
+        let Some(network) = &self.network else { return };
+        let trust = Trust {
+            network: network.id,
+            bundle: Arc::clone(&network.bundle),
+            revoked: Arc::new(self.revocations.clone()),
+        };
+        match &self.trust {
+            Some(shared) => {
+                shared.replace(trust);
+                shared.set_now(now.wall);
+            }
+            None => self.trust = Some(SharedTrust::new(trust, now.wall)),
+        }
+    }
+
+    fn upkeep(&mut self, links: &mut dyn Links, now: Now) {
+        if let Some(trust) = &self.trust {
+            trust.set_now(now.wall);
+        }
+        self.publish_admission(links, now);
+        self.keep_clock();
+        for node in self.directory.expire(now.wall) {
+            self.part(node, "its record ended", links, now);
+        }
+        self.timers.set(Timer::Upkeep, now.mono + UPKEEP_INTERVAL);
+    }
+}
+
+/// Why a node cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// Who we are.
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
+    /// What we know.
+    #[error(transparent)]
+    Load(#[from] documents::LoadError),
+}

@@ -1,0 +1,635 @@
+//! What people and their programs ask, and what the node answers.
+//!
+//! Most is answered from what is known. What the packet plane or the issuer must say first waits under the call's id; whoever waits is
+//! answered in any case, if only that it came to nothing.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use data_encoding::BASE64;
+use weir_dataplane::api::Prefix;
+use weir_dataplane::api::message::{Request as PlaneRequest, SessionDump, SessionId};
+
+use super::plane::Purpose;
+use super::renew::IssuerPurpose;
+use super::{CallId, Links, Node, Output, Timer};
+use crate::api::call::{Answer, Call};
+use crate::api::types::{
+    AuditEntry, Bundles, Done, Error, ErrorCode, Invite, InviteRequest, Invited, Member, MemberState, Moment, Peer,
+    PeerState, Ping, PingRequest, Revoked as RevokedAnswer, Secret,
+};
+use crate::issuer::{Asked, Contact, InviteSpec, Refused, Reply, Request, SecretText, Subnet, TTL_SECS_DEFAULT};
+use crate::pki::bundle::SignedBundle;
+use crate::pki::id::{KeyId, NodeId, overlay_address, session_id};
+use crate::pki::revocation::Revoked;
+use crate::random::Random;
+use crate::time::Now;
+
+/// Most calls that wait at a time.
+pub(super) const WAITING_MAX: usize = 256;
+/// Echoes of a ping when nobody says how many, and at most.
+const PINGS_DEFAULT: u16 = 4;
+const PINGS_MAX: u16 = 20;
+/// How long an echo is waited for; a session that must be made first takes a few round trips.
+const PING_PATIENCE: Duration = Duration::from_secs(2);
+/// Bits of a subnet that an issuer chooses.
+const SUBNET_BITS: u8 = 24;
+
+/// What an issuer's answer is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum IssuerCallKind {
+    Invite,
+    Invites,
+    Withdraw,
+    Revoke {
+        node: NodeId,
+        name: String,
+        then_replace: bool,
+    },
+    /// The replacement of one that was revoked.
+    Replacement {
+        node: NodeId,
+        name: String,
+        list_version: u64,
+    },
+    RevokeIssuer,
+    SignPolicy {
+        version: u64,
+        body: Vec<u8>,
+    },
+    Recovered,
+    Audit,
+    Backup,
+}
+
+/// A ping that is under way.
+#[derive(Clone, Debug)]
+pub(super) struct Pinging {
+    node: NodeId,
+    sent: u16,
+    count: u16,
+    rtts: Vec<Duration>,
+}
+
+/// Calls that wait, and what rates are worked out from.
+#[derive(Default)]
+pub(super) struct Waiting {
+    /// For the packet plane's dump.
+    dump: Vec<CallId>,
+    pings: HashMap<CallId, Pinging>,
+    /// Bytes of each session at the dump before the last, with the moment.
+    before: HashMap<SessionId, (Instant, u64, u64)>,
+    rates: HashMap<SessionId, (f64, f64)>,
+}
+
+pub(super) fn error(code: ErrorCode, message: impl Into<String>, remedy: impl Into<String>) -> Error {
+    Error { code, message: message.into(), remedy: remedy.into() }
+}
+
+fn not_a_member() -> Error {
+    error(ErrorCode::Conflict, "this node is not a member of a network", "join one with `weir join TOKEN`")
+}
+
+fn no_issuer() -> Error {
+    error(
+        ErrorCode::Conflict,
+        "this node has no issuer",
+        "ask on a node that issues; `weir members` shows who has the role",
+    )
+}
+
+impl<R: Random> Node<R> {
+    pub(super) fn answer(&mut self, call: CallId, answer: Result<Answer, Error>) {
+        self.outputs.push_back(Output::Answer(call, answer));
+    }
+
+    /// Somebody asks. `by` is who, for the audit log.
+    pub fn handle_call(&mut self, id: CallId, call: Call, by: &str, links: &mut dyn Links, now: Now) {
+        match call {
+            Call::Join(request) => self.join(id, &request.token.0, request.name, links, now),
+            Call::Status => {
+                let status = self.status(now);
+                self.answer(id, Ok(Answer::Status(Box::new(status))));
+            }
+            call if self.membership.is_none() => {
+                tracing::debug!(call = call.name(), "asked of no member");
+                self.answer(id, Err(not_a_member()));
+            }
+            Call::Members => self.answer(id, Ok(Answer::Members(self.members(now)))),
+            Call::Peers => self.peers_call(id),
+            Call::Ping(request) => self.ping(id, &request, links, now),
+            Call::CertShow => self.answer_certificate(id, now),
+            Call::CertRenew => {
+                self.renewal.calls.push(id);
+                self.renew(links, now);
+            }
+            Call::Leave => self.leave(id, links, now),
+            Call::BundleShow => {
+                let versions = self.network.as_ref().map(|network| network.chain.versions()).unwrap_or_default();
+                let versions = versions.iter().map(|signed| BASE64.encode(&crate::codec::encode(signed))).collect();
+                self.answer(id, Ok(Answer::Bundles(Bundles { versions })));
+            }
+            Call::BundleApply(request) => self.apply_bundles(id, &request.versions, links, now),
+            Call::PolicyShow => self.policy_show(id),
+            Call::PolicyHistory => self.policy_history(id),
+            Call::PolicyExplain(request) => self.policy_explain(id, &request),
+            Call::PolicyApply(request) => self.policy_apply(id, request, by, links, now),
+            Call::PolicyRollback(request) => self.policy_rollback(id, request.version, by, now),
+            Call::Invite(request) => self.invite(id, request, by),
+            Call::Invites => self.ask_for(id, IssuerCallKind::Invites, by, Request::Invites),
+            Call::WithdrawInvite(request) => match request.invite.parse() {
+                Ok(invite) => self.ask_for(id, IssuerCallKind::Withdraw, by, Request::Withdraw(invite)),
+                Err(wrong) => {
+                    let remedy = "`weir invites` lists the invitations with their ids";
+                    self.answer(id, Err(error(ErrorCode::BadRequest, wrong.to_string(), remedy)));
+                }
+            },
+            Call::Revoke(request) => self.revoke(id, &request.member, request.reason, request.replace, by),
+            Call::RevokeIssuer(request) => match request.issuer.parse::<KeyId>() {
+                Ok(issuer) => {
+                    let request = Request::Revoke { what: Revoked::Issuer(issuer), reason: request.reason };
+                    self.ask_for(id, IssuerCallKind::RevokeIssuer, by, request);
+                }
+                Err(wrong) => {
+                    let remedy = "`weir ca show` lists the issuers with their key ids";
+                    self.answer(id, Err(error(ErrorCode::BadRequest, wrong.to_string(), remedy)));
+                }
+            },
+            Call::Recovered => self.ask_for(id, IssuerCallKind::Recovered, by, Request::Recovered),
+            Call::AuditLog(request) => {
+                let max = request.limit.unwrap_or(100).min(1000);
+                let from = request.after.map_or(u64::MAX, |after| after.saturating_add(1));
+                self.ask_for(id, IssuerCallKind::Audit, by, Request::Audit { from, max });
+            }
+            Call::ExportCrl => self.export_crl(id),
+            Call::Backup(request) => {
+                let passphrase = SecretText(request.passphrase.0);
+                self.ask_for(id, IssuerCallKind::Backup, by, Request::Backup { passphrase });
+            }
+        }
+        self.settle(links);
+    }
+
+    /// Finds a member by name, id, the beginning of an id, or overlay address.
+    pub(super) fn find(&self, text: &str) -> Result<NodeId, Error> {
+        let network = self.network.as_ref().map(|network| network.id).ok_or_else(not_a_member)?;
+        if let Some(entry) = self.directory.named(text) {
+            return Ok(entry.record.node);
+        }
+        let address: Option<IpAddr> = text.parse().ok();
+        let fits = |node: NodeId| {
+            node.to_string().starts_with(&text.to_ascii_lowercase())
+                || address == Some(IpAddr::V6(overlay_address(network, node)))
+        };
+        let mut found = self.directory.entries().map(|entry| entry.record.node).filter(|node| fits(*node));
+        match (found.next(), found.next()) {
+            (Some(node), None) if text.len() >= 4 => Ok(node),
+            (Some(_), Some(_)) => {
+                Err(error(ErrorCode::BadRequest, format!("{text} begins the id of several members"), "give more of it"))
+            }
+            _ => {
+                Err(error(ErrorCode::NotFound, format!("no member {text}"), "`weir members` lists all that are known"))
+            }
+        }
+    }
+
+    pub(super) fn ask_for(&mut self, id: CallId, kind: IssuerCallKind, by: &str, request: Request) {
+        if !self.settings.has_issuer {
+            return self.answer(id, Err(no_issuer()));
+        }
+        if self.issuer_tickets.len() >= WAITING_MAX {
+            let busy = error(ErrorCode::Busy, format!("{WAITING_MAX} requests wait for the issuer"), "try again");
+            return self.answer(id, Err(busy));
+        }
+        self.ask_issuer(IssuerPurpose::Call(id, kind), Asked { by: by.to_owned(), request });
+    }
+
+    fn contact(&self) -> Contact {
+        let node = self.id().unwrap_or_default();
+        Contact { node, endpoints: self.own_endpoints() }
+    }
+
+    fn invite(&mut self, id: CallId, request: InviteRequest, by: &str) {
+        let ttl_secs = request.ttl_secs.map_or(TTL_SECS_DEFAULT, |secs| u32::try_from(secs).unwrap_or(u32::MAX));
+        let contact = self.contact();
+        if contact.endpoints.is_empty() {
+            let message = "nobody could find this node: no address of it is known";
+            let remedy = "set wan.advertise in the configuration to an address and port under which others reach it";
+            return self.answer(id, Err(error(ErrorCode::Conflict, message, remedy)));
+        }
+        if let Some(replaced) = &request.replace {
+            return match self.find(replaced) {
+                Ok(node) => {
+                    let request = Request::Replace { node, ttl_secs, contact };
+                    self.ask_for(id, IssuerCallKind::Invite, by, request);
+                }
+                Err(wrong) => self.answer(id, Err(wrong)),
+            };
+        }
+        let wrong = |what: String| Err(error(ErrorCode::BadRequest, what, "see `weir invite --help`"));
+        let name = match request.name.parse() {
+            Ok(name) => name,
+            Err(why) => return self.answer(id, wrong(format!("{}: {why}", request.name))),
+        };
+        let subnet = match request.subnet.as_deref() {
+            None => Subnet::None,
+            Some("auto") => Subnet::Auto { bit_len: SUBNET_BITS },
+            Some(text) => match text.split(',').map(|part| part.trim().parse::<Prefix>()).collect() {
+                Ok(prefixes) => Subnet::Given(prefixes),
+                Err(why) => return self.answer(id, wrong(format!("{text}: {why}"))),
+            },
+        };
+        let uses = request.uses.unwrap_or(1);
+        let spec = InviteSpec { name, subnet, groups: request.groups, roles: vec![], ttl_secs, uses };
+        self.ask_for(id, IssuerCallKind::Invite, by, Request::Invite { spec, contact });
+    }
+
+    fn revoke(&mut self, id: CallId, member: &str, reason: String, then_replace: bool, by: &str) {
+        match self.find(member) {
+            Ok(node) => {
+                let name = self.name_of(node);
+                let kind = IssuerCallKind::Revoke { node, name, then_replace };
+                let request = Request::Revoke { what: Revoked::Node(node), reason };
+                self.ask_for(id, kind, by, request);
+            }
+            Err(wrong) => self.answer(id, Err(wrong)),
+        }
+    }
+
+    pub(super) fn issuer_answered_call(
+        &mut self,
+        id: CallId,
+        kind: IssuerCallKind,
+        reply: Result<Reply, Refused>,
+        links: &mut dyn Links,
+        now: Now,
+    ) {
+        let reply = match reply {
+            Ok(reply) => reply,
+            Err(refused) => {
+                let code = match refused {
+                    Refused::UnknownMember(_) | Refused::UnknownInvite(_) => ErrorCode::NotFound,
+                    Refused::Store(_) | Refused::Backup(_) => ErrorCode::Internal,
+                    _ => ErrorCode::Conflict,
+                };
+                return self
+                    .answer(id, Err(error(code, refused.to_string(), "`weir log` shows what the issuer did before")));
+            }
+        };
+        let answer = match (kind, reply) {
+            (IssuerCallKind::Invite, Reply::Invited { invite, token, not_after }) => Answer::Invited(Invited {
+                invite: invite.to_string(),
+                token: Secret(token.0),
+                not_after: Moment(not_after),
+            }),
+            (IssuerCallKind::Invites, Reply::Invites(invites)) => Answer::Invites(
+                invites
+                    .into_iter()
+                    .map(|info| Invite {
+                        invite: info.invite.to_string(),
+                        name: info.spec.name.to_string(),
+                        prefixes: match info.spec.subnet {
+                            Subnet::None => vec![],
+                            Subnet::Given(prefixes) => prefixes.iter().map(Prefix::to_string).collect(),
+                            Subnet::Auto { bit_len } => vec![format!("auto/{bit_len}")],
+                        },
+                        groups: info.spec.groups,
+                        not_after: Moment(info.not_after),
+                        uses: info.spec.uses,
+                        used_by: info.used_by.iter().map(NodeId::to_string).collect(),
+                        refused: info.refused,
+                        withdrawn: info.withdrawn,
+                    })
+                    .collect(),
+            ),
+            (IssuerCallKind::Withdraw, Reply::Revoked { list, admission }) => {
+                self.spread(list, admission, links, now);
+                Answer::Done(Done { message: "the invitation is withdrawn".to_owned() })
+            }
+            (IssuerCallKind::Withdraw, Reply::Done) => {
+                Answer::Done(Done { message: "the invitation is withdrawn".to_owned() })
+            }
+            (IssuerCallKind::Revoke { node, name, then_replace }, Reply::Revoked { list, admission }) => {
+                let list_version = list.head.peek().map_or(0, |head| head.version);
+                self.spread(list, admission, links, now);
+                if then_replace {
+                    let kind = IssuerCallKind::Replacement { node, name, list_version };
+                    let request = Request::Replace { node, ttl_secs: TTL_SECS_DEFAULT, contact: self.contact() };
+                    return self.ask_for(id, kind, "the call before", request);
+                }
+                let node = node.to_string();
+                Answer::Revoked(RevokedAnswer { name, node, list_version, replacement: None })
+            }
+            // Revoked, and then the successor's invitation.
+            (IssuerCallKind::Replacement { node, name, list_version }, Reply::Invited { invite, token, not_after }) => {
+                let replacement =
+                    Invited { invite: invite.to_string(), token: Secret(token.0), not_after: Moment(not_after) };
+                let node = node.to_string();
+                Answer::Revoked(RevokedAnswer { name, node, list_version, replacement: Some(replacement) })
+            }
+            (IssuerCallKind::RevokeIssuer, Reply::Revoked { list, admission }) => {
+                self.spread(list, admission, links, now);
+                Answer::Done(Done { message: "the issuer and all its certificates are revoked".to_owned() })
+            }
+            (IssuerCallKind::Recovered, Reply::Done) => {
+                Answer::Done(Done { message: "the issuer may admit members again".to_owned() })
+            }
+            (IssuerCallKind::SignPolicy { version, body }, Reply::Policy { signer, signature }) => {
+                return self.policy_signed(id, version, body, signer, signature, links, now);
+            }
+            (IssuerCallKind::Audit, Reply::Audit(entries)) => {
+                Answer::Log(entries.iter().filter_map(audit_entry).collect())
+            }
+            (IssuerCallKind::Backup, Reply::Backup(file)) => {
+                Answer::Backup(crate::api::types::Backup { file: BASE64.encode(&file) })
+            }
+            (kind, reply) => {
+                tracing::error!(?kind, "the issuer answered something else");
+                drop(reply);
+                return self.answer(
+                    id,
+                    Err(error(
+                        ErrorCode::Internal,
+                        "the issuer answered something else",
+                        "run the same version of weir for both",
+                    )),
+                );
+            }
+        };
+        self.answer(id, Ok(answer));
+    }
+
+    /// Our issuer has a new list and perhaps a new seed: everybody hears of it at once.
+    fn spread(
+        &mut self,
+        list: crate::pki::revocation::SignedRevocationList,
+        admission: crate::pki::admission::SignedAdmission,
+        links: &mut dyn Links,
+        now: Now,
+    ) {
+        self.heard_lists(None, vec![list], links, now);
+        self.heard_admission(None, admission, links, now);
+    }
+
+    pub(super) fn answer_issuer_lost(&mut self, id: CallId) {
+        let message = "the issuer was started again before it answered; whether it did what was asked, its log says";
+        self.answer(id, Err(error(ErrorCode::Internal, message, "look at `weir log`, then ask again")));
+    }
+
+    pub(super) fn answer_renewal_failed(&mut self, id: CallId, why: &str) {
+        let remedy = "it is tried again by itself; `weir peers` shows whether an issuer is reached";
+        self.answer(id, Err(error(ErrorCode::NoAnswer, format!("the certificate was not renewed: {why}"), remedy)));
+    }
+
+    fn apply_bundles(&mut self, id: CallId, versions: &[String], links: &mut dyn Links, now: Now) {
+        let decoded: Option<Vec<SignedBundle>> = versions
+            .iter()
+            .map(|text| {
+                let bytes = BASE64.decode(text.trim().as_bytes()).ok()?;
+                crate::codec::decode(&bytes, super::message::MESSAGE_LEN_MAX).ok()
+            })
+            .collect();
+        let Some(bundles) = decoded else {
+            let message = "a version of the trust bundle does not decode";
+            let remedy = "give the file that the ceremony wrote, unchanged";
+            return self.answer(id, Err(error(ErrorCode::BadRequest, message, remedy)));
+        };
+        let before = self.network.as_ref().map_or(0, |network| network.bundle.version);
+        let refused = self.counters.of("bundle_refused");
+        self.heard_bundles(None, bundles, links, now);
+        let after = self.network.as_ref().map_or(0, |network| network.bundle.version);
+        let answer = match (after > before, self.counters.of("bundle_refused") > refused) {
+            (_, true) => {
+                let message = "a version of the trust bundle is refused: it does not follow the one in force";
+                Err(error(ErrorCode::Conflict, message, "make the ceremony with the newest bundle: `weir ca bundle`"))
+            }
+            (true, false) => Ok(format!("version {after} of the trust bundle is in force and spreads")),
+            (false, false) => Ok(format!("version {before} of the trust bundle was in force already")),
+        };
+        self.answer(id, answer.map(|message| Answer::Done(Done { message })));
+    }
+
+    /// Measures a peer by echoes that its packet plane answers.
+    fn ping(&mut self, id: CallId, request: &PingRequest, links: &mut dyn Links, now: Now) {
+        let node = match self.find(&request.peer) {
+            Ok(node) => node,
+            Err(wrong) => return self.answer(id, Err(wrong)),
+        };
+        if Some(node) == self.id() {
+            let remedy = "ping another member";
+            return self.answer(id, Err(error(ErrorCode::BadRequest, "that is this node itself", remedy)));
+        }
+        if self.waiting.pings.len() >= WAITING_MAX {
+            return self.answer(id, Err(error(ErrorCode::Busy, "too many pings are under way", "try again")));
+        }
+        let count = request.count.unwrap_or(PINGS_DEFAULT).clamp(1, PINGS_MAX);
+        self.waiting.pings.insert(id, Pinging { node, sent: 0, count, rtts: vec![] });
+        match self.peers.get(&node).and_then(|peer| peer.session.as_ref()).is_some_and(|session| session.is_active) {
+            true => self.ping_again(id, now),
+            false => {
+                self.begin_exchange(node, links, now);
+                self.timers.set(Timer::Ping(id), now.mono + PING_PATIENCE);
+            }
+        }
+    }
+
+    fn ping_again(&mut self, id: CallId, now: Now) {
+        let Some(own) = self.id() else { return };
+        let Some(pinging) = self.waiting.pings.get_mut(&id) else { return };
+        if pinging.sent >= pinging.count {
+            return self.ping_ended(id);
+        }
+        pinging.sent += 1;
+        let session = SessionId(session_id(own, pinging.node));
+        self.timers.set(Timer::Ping(id), now.mono + PING_PATIENCE);
+        self.ask_plane(Purpose::Order("Echo"), PlaneRequest::Echo(session));
+    }
+
+    /// An echo is back.
+    pub(super) fn echoed(&mut self, node: NodeId, rtt: Duration, now: Now) {
+        let ours: Vec<CallId> = self.waiting.pings.iter().filter(|(_, p)| p.node == node).map(|(id, _)| *id).collect();
+        for id in ours {
+            if let Some(pinging) = self.waiting.pings.get_mut(&id)
+                && pinging.sent > 0
+            {
+                pinging.rtts.push(rtt);
+                self.ping_again(id, now);
+            }
+        }
+    }
+
+    /// A session stands: pings that waited for it begin.
+    pub(super) fn ping_ready(&mut self, node: NodeId, now: Now) {
+        let ours: Vec<CallId> =
+            self.waiting.pings.iter().filter(|(_, p)| p.node == node && p.sent == 0).map(|(id, _)| *id).collect();
+        for id in ours {
+            self.ping_again(id, now);
+        }
+    }
+
+    /// An echo did not come back in time.
+    pub(super) fn ping_timed_out(&mut self, id: CallId, now: Now) {
+        match self.waiting.pings.get(&id) {
+            Some(pinging) if pinging.sent == 0 => self.ping_ended(id),
+            Some(_) => self.ping_again(id, now),
+            None => {}
+        }
+    }
+
+    fn ping_ended(&mut self, id: CallId) {
+        self.timers.cancel(Timer::Ping(id));
+        let Some(Pinging { node, sent, rtts, .. }) = self.waiting.pings.remove(&id) else { return };
+        let name = self.name_of(node);
+        let answer = if sent == 0 {
+            let trouble = self.peers.get(&node).and_then(|peer| peer.trouble.clone());
+            let why = trouble.unwrap_or_else(|| "no session came about in time".to_owned());
+            Err(error(
+                ErrorCode::NoAnswer,
+                format!("{name} cannot be reached: {why}"),
+                "`weir peers` shows how it stands",
+            ))
+        } else {
+            let rtts_ms = rtts.iter().map(|rtt| rtt.as_secs_f64() * 1e3).collect();
+            Ok(Answer::Ping(Ping { name, node: node.to_string(), path: "direct".to_owned(), sent, rtts_ms }))
+        };
+        self.answer(id, answer);
+    }
+
+    pub(super) fn name_of(&self, node: NodeId) -> String {
+        let by_record = self.directory.entry(node).map(|entry| entry.statement.name.clone());
+        let by_certificate = || self.peers.get(&node)?.member.as_ref().map(|member| member.name.clone());
+        by_record.or_else(by_certificate).unwrap_or_else(|| node.short())
+    }
+
+    fn members(&self, now: Now) -> Vec<Member> {
+        let Some(network) = &self.network else { return vec![] };
+        let grace = Duration::from_secs(network.bundle.parameters.grace_secs.into());
+        self.directory
+            .entries()
+            .map(|entry| {
+                let node = entry.record.node;
+                let seen = self.peers.get(&node).and_then(|peer| peer.member.as_ref());
+                let not_after =
+                    seen.map_or(entry.statement.not_after, |seen| seen.not_after.max(entry.statement.not_after));
+                let state = match () {
+                    () if self.revocations.is_node_revoked(node) => MemberState::Revoked,
+                    () if now.wall <= not_after => MemberState::Valid,
+                    () if now.wall <= not_after.plus(grace) => MemberState::Grace,
+                    () => MemberState::Expired,
+                };
+                Member {
+                    name: entry.statement.name.clone(),
+                    node: node.to_string(),
+                    state,
+                    address: overlay_address(network.id, node).to_string(),
+                    prefixes: entry.statement.prefixes.iter().map(Prefix::to_string).collect(),
+                    groups: entry.statement.groups.clone(),
+                    roles: seen.map(|seen| seen.roles.clone()).unwrap_or_default(),
+                    not_after: Moment(not_after),
+                }
+            })
+            .collect()
+    }
+
+    fn peers_call(&mut self, id: CallId) {
+        if self.plane.is_none() {
+            let peers = self.peer_rows();
+            return self.answer(id, Ok(Answer::Peers(peers)));
+        }
+        if self.waiting.dump.len() >= WAITING_MAX {
+            return self
+                .answer(id, Err(error(ErrorCode::Busy, "too many calls wait for the packet plane", "try again")));
+        }
+        self.waiting.dump.push(id);
+        if self.waiting.dump.len() == 1 {
+            self.ask_plane(Purpose::Dump, PlaneRequest::Dump);
+        }
+    }
+
+    /// The packet plane's dump is whole, or will not come: whoever waits for it is answered.
+    pub(super) fn answer_waiting(&mut self, now: Now) {
+        let dumps: Vec<(SessionId, u64, u64)> = self
+            .plane
+            .iter()
+            .flat_map(|plane| plane.sessions.values().map(|dump| (dump.session, dump.tx_bytes, dump.rx_bytes)))
+            .collect();
+        for (session, tx, rx) in dumps {
+            let before = self.waiting.before.insert(session, (now.mono, tx, rx));
+            if let Some((at, tx_before, rx_before)) = before {
+                let secs = now.mono.saturating_duration_since(at).as_secs_f64();
+                if secs > 0.0 {
+                    let rate = |after: u64, before: u64| after.saturating_sub(before) as f64 / secs;
+                    self.waiting.rates.insert(session, (rate(tx, tx_before), rate(rx, rx_before)));
+                }
+            }
+        }
+        let peers = self.peer_rows();
+        for id in std::mem::take(&mut self.waiting.dump) {
+            self.answer(id, Ok(Answer::Peers(peers.clone())));
+        }
+    }
+
+    fn peer_rows(&self) -> Vec<Peer> {
+        let Some(own) = self.id() else { return vec![] };
+        let dumped = |node: NodeId| -> Option<&SessionDump> {
+            self.plane.as_ref()?.sessions.get(&SessionId(session_id(own, node)))
+        };
+        self.peers
+            .iter()
+            .map(|(node, peer)| {
+                let session = peer.session.as_ref();
+                let dump = dumped(*node).filter(|_| session.is_some());
+                let state = match (session.is_some_and(|session| session.is_active), peer.link.is_some()) {
+                    (true, true) => PeerState::Connected,
+                    (true, false) => PeerState::ControlRestarting,
+                    (false, _) if peer.exchange.is_some() || peer.dialling.is_some() => PeerState::Connecting,
+                    (false, true) => PeerState::Idle,
+                    (false, false) => PeerState::Unreachable,
+                };
+                let rates = self.waiting.rates.get(&SessionId(session_id(own, *node))).copied().unwrap_or((0.0, 0.0));
+                let endpoint = session.map(|session| session.endpoint);
+                Peer {
+                    name: self.name_of(*node),
+                    node: node.to_string(),
+                    state,
+                    endpoint: endpoint.map(|endpoint| endpoint.to_string()),
+                    port: endpoint.and_then(|_| self.plane.as_ref().map(|plane| plane.welcome.port)),
+                    path: "direct".to_owned(),
+                    rtt_ms: session.and_then(|session| session.rtt).map(|rtt| rtt.as_secs_f64() * 1e3),
+                    loss: session.and_then(|session| session.echoes.loss()),
+                    tx_bytes_per_s: rates.0,
+                    rx_bytes_per_s: rates.1,
+                    key_age_s: dump.map(|dump| dump.age_ns / 1_000_000_000),
+                    key_generation: dump.map(|dump| dump.generation.into()),
+                    group: session.and_then(|session| group_name(session.group)),
+                    algorithm: dump.map(|dump| dump.algorithm.clone()),
+                }
+            })
+            .collect()
+    }
+}
+
+/// As TLS names groups.
+fn group_name(group: u16) -> Option<String> {
+    match group {
+        0 => None,
+        crate::quic::GROUP_X25519MLKEM768 => Some("X25519MLKEM768".to_owned()),
+        crate::quic::GROUP_X25519KYBER768 => Some("X25519Kyber768Draft00".to_owned()),
+        other => Some(format!("0x{other:04x}")),
+    }
+}
+
+fn audit_entry(signed: &crate::pki::signed::Signed<crate::audit::Entry>) -> Option<AuditEntry> {
+    let entry = signed.peek().ok()?;
+    let hash = data_encoding::HEXLOWER.encode(&signed.digest());
+    Some(AuditEntry {
+        number: entry.sequence,
+        at: Moment(entry.at),
+        actor: entry.by,
+        act: entry.what.name().to_owned(),
+        subject: entry.what.subject(),
+        detail: entry.what.to_string(),
+        hash,
+    })
+}

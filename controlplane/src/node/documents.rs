@@ -1,0 +1,450 @@
+//! What the whole network must know: the trust bundle, revocation lists, the policy, the admission document, the directory.
+//!
+//! Each is signed, so it may come from anybody. On a new link both sides say what they have, and who lacks something asks; what is news is
+//! passed on to all other links at once. So a list reaches everybody in as many steps as the mesh is wide.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use weir_dataplane::api::Prefix;
+use weir_dataplane::api::admission::KEYS_MAX;
+use weir_dataplane::api::message::AdmissionKey;
+
+use super::directory::{self, ENDPOINTS_MAX, LIFETIME, Record, SignedRecord};
+use super::link::Links;
+use super::message::{Ask, Hello, Message, RECORDS_PER_MESSAGE};
+use super::{Network, Node, Timer};
+use crate::codec;
+use crate::membership::{self, MembershipError};
+use crate::pki::admission::{AdmissionKeys, SignedAdmission};
+use crate::pki::bundle::{Chain, Extended, SignedBundle};
+use crate::pki::clock::Learned;
+use crate::pki::id::{NodeId, overlay_network};
+use crate::pki::revocation::{RevocationError, SignedRevocationList};
+use crate::policy::SignedPolicy;
+use crate::quic::{Alpn, LinkId};
+use crate::random::Random;
+use crate::store::{Batch, Store, StoreError, Table};
+use crate::time::{Now, UnixSecs};
+
+/// Longest stored document.
+const DOCUMENT_LEN_MAX: usize = 1 << 20;
+/// Key of the latest moment in [`Table::Clock`].
+const CLOCK_KEY: &[u8] = b"latest";
+/// How long before the end of our record we sign a new one.
+const RECORD_REFRESH: Duration = Duration::from_secs(6 * 86_400);
+
+/// Why what is stored cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Who we are.
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
+    /// Bytes that are no document.
+    #[error("a stored {what} cannot be read: {error}; restore the state directory, or join again with a fresh token")]
+    Decode {
+        /// Which kind.
+        what: &'static str,
+        /// Why.
+        error: codec::DecodeError,
+    },
+    /// A chain of bundles that does not hold.
+    #[error("the stored trust bundle is not good: {0}; restore the state directory, or join again with a fresh token")]
+    Bundle(#[from] crate::pki::bundle::BundleError),
+}
+
+/// The latest moment that was kept.
+///
+/// # Errors
+/// [`LoadError`].
+pub(super) fn kept_clock(store: &impl Store) -> Result<UnixSecs, LoadError> {
+    let kept = store.value(Table::Clock, CLOCK_KEY)?;
+    kept.map_or(Ok(UnixSecs(0)), |bytes| stored("clock", &bytes))
+}
+
+fn stored<T: serde::de::DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, LoadError> {
+    codec::decode(bytes, DOCUMENT_LEN_MAX).map_err(|error| LoadError::Decode { what, error })
+}
+
+impl<R: Random> Node<R> {
+    /// Reads everything that was kept. What is past its end is left out quietly; what is broken is an error.
+    pub(super) fn load(&mut self, store: &impl Store, now: Now) -> Result<(), LoadError> {
+        let Some(membership) = &self.membership else { return Ok(()) };
+        let id = membership.network;
+        let bundles = membership::bundles(store)?;
+        let chain = Chain::walk(id, &bundles)?;
+        let bundle = Arc::new(chain.current().clone());
+        for (_, bytes) in store.entries(Table::Revocations)? {
+            let list: SignedRevocationList = stored("revocation list", &bytes)?;
+            if let Err(error) = self.revocations.apply(list, &bundle) {
+                tracing::warn!(%error, "a stored revocation list is left out");
+            }
+        }
+        for (_, bytes) in store.entries(Table::Policy)? {
+            let policy: SignedPolicy = stored("policy", &bytes)?;
+            if let Err(error) = self.policy.apply(policy, id, &bundle.operators) {
+                tracing::warn!(%error, "a stored policy is left out");
+            }
+        }
+        if let Some(signed) = membership::admission(store)? {
+            match AdmissionKeys::new(signed, &bundle) {
+                Ok(keys) => self.admission = Some(keys),
+                Err(error) => tracing::warn!(%error, "the stored admission document is left out"),
+            }
+        }
+        self.network = Some(Network { id, chain, bundle });
+        for (_, bytes) in store.entries(Table::Directory)? {
+            let record: SignedRecord = stored("record", &bytes)?;
+            let Some(network) = &self.network else { break };
+            let judge =
+                directory::Judge { network: id, bundle: &network.bundle, revoked: &self.revocations, now: now.wall };
+            match self.directory.accept(record, judge) {
+                Ok(_) => {}
+                Err(error) => tracing::debug!(%error, "a stored record is left out"),
+            }
+        }
+        let own = self.membership.as_ref().and_then(|membership| self.directory.entry(membership.node));
+        self.own_sequence = own.map_or(0, |entry| entry.record.sequence);
+        Ok(())
+    }
+
+    /// A member said something.
+    pub(super) fn member_said(&mut self, link: LinkId, alpn: Alpn, message: Message, links: &mut dyn Links, now: Now) {
+        // Who joins, or has only an expired certificate, may speak with an issuer and no more.
+        if alpn == Alpn::Join && !matches!(message, Message::Issuer(_)) {
+            return self.misspoke(link, links, now);
+        }
+        match message {
+            Message::Hello(hello) => self.heard_hello(link, hello, links, now),
+            Message::Ask(ask) => self.asked(link, ask, links),
+            Message::Bundles(bundles) => self.heard_bundles(Some(link), bundles, links, now),
+            Message::Revocations(lists) => self.heard_lists(Some(link), lists, links, now),
+            Message::Policy(policy) => self.heard_policy(Some(link), policy, links, now),
+            Message::Admission(signed) => self.heard_admission(Some(link), signed, links, now),
+            Message::Records(records) => self.heard_records(link, records, links, now),
+            Message::Issuer(call) => self.pass_to_issuer(link, call, links, now),
+            Message::IssuerSaid { ticket, reply } => self.issuer_said(link, ticket, *reply, links, now),
+            Message::Ping(token) => self.say(link, &Message::Pong(token), links),
+            Message::Pong(_) => self.counters.count("pong"),
+        }
+    }
+
+    fn heard_hello(&mut self, link: LinkId, hello: Hello, links: &mut dyn Links, now: Now) {
+        let Some(network) = &self.network else { return };
+        let have_policy = self.policy_version();
+        let have_admission = self.admission.as_ref().map_or(0, AdmissionKeys::version);
+        let mut asks = vec![];
+        if hello.bundle > network.bundle.version {
+            asks.push(Ask::Bundles { after: network.bundle.version });
+        }
+        if hello.revocations != self.revocations.digest() {
+            asks.push(Ask::Revocations);
+        }
+        if hello.policy > have_policy {
+            asks.push(Ask::Policy { have: have_policy });
+        }
+        if hello.admission > have_admission {
+            asks.push(Ask::Admission { have: have_admission });
+        }
+        if hello.directory != self.directory.digest() {
+            asks.push(Ask::Records { known: self.directory.known() });
+        }
+        let node = self.links.get_mut(&link).and_then(|held| {
+            held.hello = Some(hello.clone());
+            held.peer
+        });
+        if let Some(node) = node {
+            self.heard_time(node, hello.wall, now);
+        }
+        for ask in asks {
+            self.say(link, &Message::Ask(ask), links);
+        }
+    }
+
+    fn asked(&mut self, link: LinkId, ask: Ask, links: &mut dyn Links) {
+        let answers: Vec<Message> = match ask {
+            Ask::Bundles { after } => {
+                let newer =
+                    self.network.as_ref().map(|network| network.chain.after(after).to_vec()).unwrap_or_default();
+                vec![Message::Bundles(newer)]
+            }
+            Ask::Revocations => vec![Message::Revocations(self.revocations.lists())],
+            Ask::Policy { have } => {
+                let newer = self.policy.current_signed().filter(|_| self.policy_version() > have);
+                newer.cloned().map(Message::Policy).into_iter().collect()
+            }
+            Ask::Admission { have } => {
+                let newer = self.admission.as_ref().filter(|keys| keys.version() > have);
+                newer.map(|keys| Message::Admission(keys.signed().clone())).into_iter().collect()
+            }
+            Ask::Records { known } => {
+                let newer: Vec<SignedRecord> = self.directory.newer_than(&known).cloned().collect();
+                newer.chunks(RECORDS_PER_MESSAGE).map(|chunk| Message::Records(chunk.to_vec())).collect()
+            }
+        };
+        for answer in answers {
+            self.say(link, &answer, links);
+        }
+    }
+
+    /// Newer versions of the bundle: each signed by a root of the one before and by its own.
+    pub(super) fn heard_bundles(
+        &mut self,
+        from: Option<LinkId>,
+        bundles: Vec<SignedBundle>,
+        links: &mut dyn Links,
+        now: Now,
+    ) {
+        let Some(network) = &mut self.network else { return };
+        let (before, mut batch) = (network.bundle.version, Batch::default());
+        for signed in bundles {
+            match network.chain.extend(signed.clone()) {
+                Ok(Extended::New) => {
+                    let version = network.chain.current().version;
+                    batch.put(Table::Bundles, version.to_be_bytes(), codec::encode(&signed));
+                }
+                Ok(Extended::Known) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "a version of the trust bundle is refused");
+                    self.counters.count("bundle_refused");
+                    break;
+                }
+            }
+        }
+        network.bundle = Arc::new(network.chain.current().clone());
+        if network.bundle.version == before {
+            return;
+        }
+        let news = network.chain.after(before).to_vec();
+        for signer in self.revocations.retain(&network.bundle) {
+            batch.delete(Table::Revocations, signer.0);
+        }
+        tracing::info!(version = network.bundle.version, "trust bundle");
+        self.store(batch);
+        self.publish_trust(now);
+        self.leave_distrusted(links, now);
+        self.configure();
+        self.teach_issuer();
+        self.say_to_all(&Message::Bundles(news), from, links);
+    }
+
+    /// Revocation lists, from wherever.
+    pub(super) fn heard_lists(
+        &mut self,
+        from: Option<LinkId>,
+        lists: Vec<SignedRevocationList>,
+        links: &mut dyn Links,
+        now: Now,
+    ) {
+        let Some(network) = &self.network else { return };
+        let (mut batch, mut news) = (Batch::default(), vec![]);
+        for signed in lists {
+            match self.revocations.apply(signed.clone(), &network.bundle) {
+                Ok(_) => {
+                    let signer = signed.head.signer;
+                    if let Some(whole) = self.revocations.list(signer, 0) {
+                        batch.put(Table::Revocations, signer.0, codec::encode(&whole));
+                    }
+                    news.push(signed);
+                }
+                // What everybody tells everybody is old most of the time.
+                Err(RevocationError::Old { .. }) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "a revocation list is refused");
+                    self.counters.count("revocation_refused");
+                }
+            }
+        }
+        if news.is_empty() {
+            return;
+        }
+        self.store(batch);
+        self.publish_trust(now);
+        // Those who are to hear of it are told before the links to the revoked are cut: one of them may be the only way.
+        self.say_to_all(&Message::Revocations(news), from, links);
+        self.leave_distrusted(links, now);
+    }
+
+    /// Parts from everyone whom the documents do not carry any more.
+    fn leave_distrusted(&mut self, links: &mut dyn Links, now: Now) {
+        let revoked: Vec<NodeId> = self
+            .peers
+            .keys()
+            .copied()
+            .chain(self.directory.entries().map(|entry| entry.record.node))
+            .filter(|node| self.revocations.is_node_revoked(*node))
+            .collect();
+        for node in revoked {
+            if self.peers.contains_key(&node) || self.directory.entry(node).is_some() {
+                self.counters.count("member_revoked");
+                self.part(node, "revoked", links, now);
+            }
+        }
+        let Some(network) = &self.network else { return };
+        let by_issuer: Vec<NodeId> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| {
+                peer.member.as_ref().is_some_and(|member| {
+                    self.revocations.is_issuer_revoked(member.issuer)
+                        || network.bundle.revoked_issuers.contains(&member.issuer)
+                })
+            })
+            .map(|(node, _)| *node)
+            .collect();
+        for node in by_issuer {
+            self.counters.count("member_of_revoked_issuer");
+            self.part(node, "its issuer is revoked", links, now);
+        }
+    }
+
+    /// An admission document, from wherever.
+    pub(super) fn heard_admission(
+        &mut self,
+        from: Option<LinkId>,
+        signed: SignedAdmission,
+        links: &mut dyn Links,
+        now: Now,
+    ) {
+        let Some(network) = &self.network else { return };
+        let taken = match &mut self.admission {
+            Some(keys) => keys.apply(signed.clone(), &network.bundle),
+            None => AdmissionKeys::new(signed.clone(), &network.bundle).map(|keys| {
+                self.admission = Some(keys);
+                true
+            }),
+        };
+        match taken {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                tracing::warn!(%error, "an admission document is refused");
+                return self.counters.count("admission_refused");
+            }
+        }
+        let mut batch = Batch::default();
+        membership::put_admission(&mut batch, &signed);
+        self.store(batch);
+        self.publish_admission(links, now);
+        self.say_to_all(&Message::Admission(signed), from, links);
+    }
+
+    fn heard_records(&mut self, link: LinkId, records: Vec<SignedRecord>, links: &mut dyn Links, now: Now) {
+        if records.len() > RECORDS_PER_MESSAGE {
+            return self.misspoke(link, links, now);
+        }
+        let news: Vec<SignedRecord> =
+            records.into_iter().filter(|record| self.heard_record(record.clone(), now)).collect();
+        if !news.is_empty() {
+            self.say_to_all(&Message::Records(news), Some(link), links);
+        }
+    }
+
+    /// Takes a record; `true` when it is news.
+    pub(super) fn heard_record(&mut self, record: SignedRecord, now: Now) -> bool {
+        let Some(network) = &self.network else { return false };
+        let judge = directory::Judge {
+            network: network.id,
+            bundle: &network.bundle,
+            revoked: &self.revocations,
+            now: now.wall,
+        };
+        let bytes = codec::encode(&record);
+        let node = match self.directory.accept(record, judge) {
+            Ok(Some(node)) => node,
+            Ok(None) => return false,
+            Err(error) => {
+                tracing::debug!(%error, "a record is refused");
+                self.counters.count(error.name());
+                return false;
+            }
+        };
+        let mut batch = Batch::default();
+        batch.put(Table::Directory, node.0, bytes);
+        self.store(batch);
+        (self.are_routes_dirty, self.is_policy_dirty) = (true, true);
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.next_endpoint = 0;
+        }
+        self.meet(node, now);
+        true
+    }
+
+    /// Says anew of ourselves what is true now.
+    pub(super) fn sign_record(&mut self, now: Now) {
+        let endpoints = self.own_endpoints();
+        let workers = self.plane.as_ref().map_or(0, |plane| plane.welcome.workers);
+        let Some(membership) = &self.membership else { return };
+        self.own_sequence = now.wall.0.max(self.own_sequence + 1);
+        let record = Record {
+            node: membership.node,
+            sequence: self.own_sequence,
+            not_after: now.wall.plus(LIFETIME),
+            endpoints,
+            workers,
+        };
+        let signed = SignedRecord::sign(&record, membership.statement.clone(), &membership.identity);
+        self.timers.set(Timer::Record, now.mono + RECORD_REFRESH);
+        if self.heard_record(signed.clone(), now) {
+            self.own_record = Some(signed);
+        }
+    }
+
+    /// Passes our own record on when it is new. Apart from signing, which has no links at hand.
+    pub(super) fn tell_record(&mut self, links: &mut dyn Links) {
+        if let Some(record) = self.own_record.take() {
+            self.say_to_all(&Message::Records(vec![record]), None, links);
+        }
+    }
+
+    pub(super) fn own_endpoints(&self) -> Vec<SocketAddr> {
+        let mut endpoints = self.settings.endpoints.clone();
+        endpoints.truncate(ENDPOINTS_MAX);
+        endpoints
+    }
+
+    /// A member whose certificate was checked told its time.
+    fn heard_time(&mut self, node: NodeId, wall: UnixSecs, now: Now) {
+        if let Learned::Corrected { from, to } = self.clock.learn(node, wall, now.mono) {
+            tracing::warn!(%from, %to, "the network's clock was corrected by its members");
+            self.counters.count("clock_corrected");
+            if let Some(trust) = &self.trust {
+                trust.set_now(to);
+            }
+        }
+    }
+
+    /// Keeps the latest moment that is sure, so that a restart does not fall behind it.
+    pub(super) fn keep_clock(&mut self) {
+        let mut batch = Batch::default();
+        batch.put(Table::Clock, CLOCK_KEY, codec::encode(&self.clock.to_disk()));
+        self.store(batch);
+    }
+
+    /// Gives the keys of admission tags to those who make and check them.
+    pub(super) fn publish_admission(&mut self, links: &mut dyn Links, now: Now) {
+        let Some(keys) = &self.admission else { return };
+        links.set_admission(&keys.today(now.wall));
+        // Newest first, and no more than the packet plane takes: those of the seed before go first.
+        let accepted =
+            keys.accepted(now.wall).into_iter().take(KEYS_MAX).map(|day| AdmissionKey::new(*day.key)).collect();
+        let skew = self.clock.ahead_secs();
+        self.send_admission(accepted, skew);
+    }
+
+    /// The addresses and prefixes that the packet plane must be configured with.
+    pub(super) fn configure(&mut self) {
+        let (Some(membership), Some(network)) = (&self.membership, &self.network) else { return };
+        let own = Prefix::host(membership.address().into());
+        // What issuers give out, not what was given: the packet plane need not be told anew with every member.
+        let given = network.bundle.slices.iter().flat_map(|slice| slice.prefixes.iter().copied());
+        let mut prefixes: Vec<Prefix> = std::iter::once(overlay_network(network.id)).chain(given).collect();
+        prefixes.sort();
+        prefixes.dedup();
+        self.outputs.push_back(super::Output::Configure { addresses: vec![own], prefixes });
+    }
+}

@@ -1,0 +1,262 @@
+//! Joining: from a token to a membership.
+//!
+//! ```text
+//!  token ─▶ dial the issuer's node by its id ─▶ it says which network it is of ─▶ bundles walked from the network id, its chain judged
+//!        ─▶ request, bound to this connection ─▶ grant ─▶ on disk ─▶ a member
+//! ```
+//!
+//! Until the chain is judged nothing is said that a stranger could use. The identity key is on disk before anybody hears of it: an issuer
+//! that signed and whose answer was lost gives the same key the same grant.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::link::{Code, Connected, Links};
+use super::message::{IssuerCall, MemberRequest, Message, Network as NetworkMessage};
+use super::{CallId, Network, Node, Timer};
+use crate::api::call::Answer;
+use crate::api::types::{Error, ErrorCode};
+use crate::issuer::{Grant, JoinBody, JoinRequest, Refused, Reply};
+use crate::membership::{self, Membership};
+use crate::pki::bundle::Chain;
+use crate::pki::key::PrivateKey;
+use crate::pki::revocation::RevocationSet;
+use crate::pki::token::Token;
+use crate::pki::verifier::verify;
+use crate::quic::{AdmissionKey, Alpn, DialTarget, LinkId, Proof};
+use crate::random::Random;
+use crate::store::Batch;
+use crate::time::Now;
+
+/// How long one address may take to answer.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// Label of the exporter that requests to an issuer are bound to.
+pub(super) const EXPORT_LABEL: &[u8] = b"EXPORTER-weir-issuer-1";
+
+/// A join that is under way.
+pub(super) struct Joining {
+    call: CallId,
+    token: Token,
+    name: Option<String>,
+    identity: PrivateKey,
+    leaf: PrivateKey,
+    link: Option<LinkId>,
+    /// Addresses that were tried.
+    tried: usize,
+    /// The certificates that the server showed.
+    shown: Vec<Vec<u8>>,
+    /// The network, once the server's chain was judged by it.
+    chain: Option<Chain>,
+}
+
+fn failed(code: ErrorCode, message: String, remedy: &str) -> Error {
+    Error { code, message, remedy: remedy.to_owned() }
+}
+
+impl<R: Random> Node<R> {
+    /// Begins to join.
+    pub(super) fn join(&mut self, call: CallId, text: &str, name: Option<String>, links: &mut dyn Links, now: Now) {
+        if let Some(membership) = &self.membership {
+            let message = format!("this node is {} of network {} already", membership.node, membership.network);
+            let error =
+                failed(ErrorCode::Conflict, message, "leave first with `weir leave`, or use another --instance");
+            return self.answer(call, Err(error));
+        }
+        if self.joining.is_some() {
+            let message = "a join is under way already".to_owned();
+            return self.answer(call, Err(failed(ErrorCode::Conflict, message, "wait for it to end")));
+        }
+        let token = match text.parse::<Token>().and_then(|token| token.check(now.wall).map(|()| token)) {
+            Ok(token) => token,
+            Err(error) => {
+                let remedy = "copy the token again, or ask for a new one";
+                return self.answer(call, Err(failed(ErrorCode::BadRequest, error.to_string(), remedy)));
+            }
+        };
+        let identity = self.identity.clone();
+        let leaf = PrivateKey::generate(&mut self.random);
+        let (link, tried, shown, chain) = (None, 0, vec![], None);
+        self.joining = Some(Joining { call, token, name, identity, leaf, link, tried, shown, chain });
+        self.join_next("no address in the token", links, now);
+    }
+
+    /// Tries the next address of the token; when there is none, says why the last one failed.
+    fn join_next(&mut self, why: &str, links: &mut dyn Links, now: Now) {
+        let Some(joining) = &mut self.joining else { return };
+        let Some(remote) = joining.token.endpoints.get(joining.tried).copied() else {
+            let message = format!("the network does not answer: {why}");
+            let remedy = "check that its gateway runs and that UDP to it passes, then try the same token again";
+            return self.join_ended(Err(failed(ErrorCode::NoAnswer, message, remedy)), links);
+        };
+        joining.tried += 1;
+        joining.chain = None;
+        let target = DialTarget {
+            node: joining.token.issuer,
+            proof: Proof::IdOnly,
+            admission: joining.token.admission.as_ref().map(|day| AdmissionKey::new(&day.key)),
+            legacy_kyber: false,
+        };
+        match links.dial(Alpn::Join, target, remote, now) {
+            Ok(link) => {
+                joining.link = Some(link);
+                self.links.insert(link, super::link::Link::new(Alpn::Join, crate::quic::Side::Dialled, None));
+                self.timers.set(Timer::Join, now.mono + PATIENCE);
+            }
+            Err(error) => self.join_next(&format!("{remote}: {error}"), links, now),
+        }
+    }
+
+    pub(super) fn join_timed_out(&mut self, links: &mut dyn Links, now: Now) {
+        let Some(link) = self.joining.as_mut().and_then(|joining| joining.link.take()) else { return };
+        self.drop_link(link, Code::Failed, "no answer in time", links);
+        self.join_next("no answer in time", links, now);
+    }
+
+    pub(super) fn join_connected(&mut self, connected: Connected) {
+        if let Some(joining) = &mut self.joining
+            && joining.link == Some(connected.link)
+        {
+            joining.shown = connected.chain;
+        }
+    }
+
+    pub(super) fn joining_waits_for_network(&self, link: LinkId) -> bool {
+        self.joining.as_ref().is_some_and(|joining| joining.link == Some(link) && joining.chain.is_none())
+    }
+
+    /// The server says which network it is of. If that is the token's and the server a member of it, we ask.
+    pub(super) fn join_network(&mut self, link: LinkId, message: NetworkMessage, links: &mut dyn Links, now: Now) {
+        let Some(joining) = &mut self.joining else { return };
+        let network = joining.token.network;
+        let judged = Chain::walk(network, &message.bundles).map_err(|error| error.to_string()).and_then(|chain| {
+            let shown: Vec<_> = joining.shown.iter().map(|der| der.as_slice().into()).collect();
+            let member = verify(&shown, chain.current(), network, &RevocationSet::default(), now.wall);
+            member.map(|_| chain).map_err(|error| error.to_string())
+        });
+        let chain = match judged {
+            Ok(chain) => chain,
+            Err(why) => {
+                self.counters.count("join_server_refused");
+                self.drop_link(link, Code::NotMember, "not the network of the token", links);
+                return self.join_next(&format!("what answered is not the token's network: {why}"), links, now);
+            }
+        };
+        let exporter = match links.export(link, EXPORT_LABEL, b"") {
+            Ok(exporter) => *exporter,
+            Err(error) => return self.join_next(&error.to_string(), links, now),
+        };
+        let body = JoinBody {
+            network,
+            invite: joining.token.invite,
+            identity: joining.identity.public(),
+            leaf_public: joining.leaf.public(),
+            wanted_name: joining.name.clone(),
+            ds_digest: None,
+            bundle_version: chain.current().version,
+        };
+        let request = JoinRequest::new(&body, &joining.identity, &joining.leaf, &joining.token.secret, &exporter);
+        joining.chain = Some(chain);
+        let call =
+            IssuerCall { ticket: 0, hops: super::renew::HOPS_MAX, exporter, request: MemberRequest::Join(request) };
+        self.timers.set(Timer::Join, now.mono + PATIENCE);
+        self.say(link, &Message::Issuer(call), links);
+    }
+
+    /// The issuer's answer.
+    pub(super) fn join_said(&mut self, link: LinkId, message: Message, links: &mut dyn Links, now: Now) {
+        let Message::IssuerSaid { ticket, reply } = message else { return self.misspoke(link, links, now) };
+        if self.joining.as_ref().is_none_or(|joining| joining.link != Some(link)) {
+            return self.issuer_said(link, ticket, *reply, links, now);
+        }
+        match *reply {
+            Ok(Reply::Granted(grant)) => self.join_granted(*grant, links, now),
+            Ok(_) => self.misspoke(link, links, now),
+            Err(refused) => {
+                let code = match refused {
+                    Refused::NameTaken(_) | Refused::Spent | Refused::AlreadyMember(_) => ErrorCode::Conflict,
+                    Refused::UnknownInvite(_) | Refused::InviteExpired(_) | Refused::Withdrawn => ErrorCode::NotFound,
+                    Refused::Store(_) | Refused::Recovering | Refused::NotIssuer | Refused::NoCertificate => {
+                        ErrorCode::Busy
+                    }
+                    _ => ErrorCode::BadRequest,
+                };
+                let message = format!("the issuer refuses: {refused}");
+                let remedy = "ask whoever sent the token; `weir log` at the issuer says more";
+                self.join_ended(Err(failed(code, message, remedy)), links);
+            }
+        }
+    }
+
+    fn join_granted(&mut self, grant: Grant, links: &mut dyn Links, now: Now) {
+        let Some(joining) = &mut self.joining else { return };
+        let Some(mut chain) = joining.chain.take() else { return };
+        let id = joining.token.network;
+        for newer in &grant.bundles {
+            if let Err(error) = chain.extend(newer.clone()) {
+                tracing::warn!(%error, "a trust bundle that came with the grant is left out");
+            }
+        }
+        let bundle = chain.current().clone();
+        let shown: Vec<_> = grant.chain.iter().map(|der| der.as_slice().into()).collect();
+        let own = verify(&shown, &bundle, id, &RevocationSet::default(), now.wall);
+        let is_ours = own.as_ref().is_ok_and(|member| member.identity == joining.identity.public());
+        if !is_ours {
+            let why = own.err().map_or_else(|| "it is for another key".to_owned(), |error| error.to_string());
+            let message = format!("the certificate that came is not good: {why}");
+            let error =
+                failed(ErrorCode::Internal, message, "try the same token again; if that fails, ask for a new one");
+            return self.join_ended(Err(error), links);
+        }
+        let (issuer, endpoints) = (joining.token.issuer, joining.token.endpoints.clone());
+        let membership = Membership::of_grant(id, &grant, joining.identity.clone(), joining.leaf.clone());
+        let mut batch = Batch::default();
+        membership.put(&mut batch);
+        membership::put_bundles(&mut batch, 1, chain.versions());
+        self.store(batch);
+        self.membership = Some(membership);
+        self.network = Some(Network { id, chain, bundle: Arc::new(bundle) });
+        // Whoever vouched for us knows the others.
+        self.heard_lists(None, grant.revocations, links, now);
+        self.heard_admission(None, grant.admission, links, now);
+        self.enter(links, now);
+        self.introduce(issuer, endpoints, now);
+        let joined = self.joined_answer();
+        self.join_ended(joined.map(|joined| Answer::Joined(Box::new(joined))), links);
+    }
+
+    /// A member that we know by its address only: enough to dial it, and the rest it says itself.
+    fn introduce(&mut self, node: crate::pki::id::NodeId, endpoints: Vec<SocketAddr>, now: Now) {
+        let peer = self.peers.entry(node).or_default();
+        peer.told_endpoints = endpoints;
+        self.timers.set(Timer::Connect(node), now.mono);
+    }
+
+    fn join_ended(&mut self, result: Result<Answer, Error>, links: &mut dyn Links) {
+        self.timers.cancel(Timer::Join);
+        let Some(joining) = self.joining.take() else { return };
+        if let Some(link) = joining.link {
+            self.drop_link(link, Code::Done, "done", links);
+        }
+        self.answer(joining.call, result);
+    }
+
+    pub(super) fn join_closed(&mut self, link: LinkId, why: &str, links: &mut dyn Links, now: Now) {
+        if self.renewal_link_closed(link, why) {
+            return;
+        }
+        if let Some(joining) = &mut self.joining
+            && joining.link == Some(link)
+        {
+            joining.link = None;
+            self.join_next(why, links, now);
+        }
+    }
+
+    /// Says to one that joins which network this is: what the network id stands for, and nothing else.
+    pub(super) fn greet_joiner(&mut self, link: LinkId, links: &mut dyn Links) {
+        let Some(network) = &self.network else { return };
+        let message = NetworkMessage { bundles: network.chain.versions().to_vec() };
+        self.say_bytes(link, &crate::codec::encode(&message), links);
+    }
+}

@@ -1,0 +1,482 @@
+//! Links: who is at the other end, what both know, and which of two links to one member stays.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use super::message::{self, Hello, KeyMessage, MESSAGE_LEN_MAX, Message, Network};
+use super::{Node, Timer};
+use crate::codec;
+use crate::membership::Membership;
+use crate::pki::admission::DayKey;
+use crate::pki::id::NodeId;
+use crate::pki::verifier::Member;
+use crate::quic::{Alpn, DialError, DialTarget, ExportError, LinkId, SendError, Side};
+use crate::random::Random;
+use crate::time::Now;
+
+/// Most links at a time.
+pub const LINKS_MAX: usize = 4096;
+/// With up to so many members everybody keeps a link to everybody; with more, to neighbours in the order of ids and to those that packets
+/// go to.
+pub const FULL_MESH_MAX: usize = 24;
+/// Neighbours on each side that a link is kept to in a larger network: lists and records reach everybody in a few steps, and some of the
+/// neighbours may lie.
+pub const NEIGHBOURS: usize = 4;
+/// Whoever has the higher id lets the other one dial, and dials itself only after this.
+const COURTESY: Duration = Duration::from_secs(2);
+/// How long an address may take to answer before the next one is tried as well.
+const DIAL_PATIENCE: Duration = Duration::from_millis(1500);
+
+/// The code by which a link is closed, for the other end to count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Code {
+    /// It has served its purpose.
+    Done = 0,
+    /// Another link to the same member stays.
+    Duplicate = 1,
+    /// What was said is not understood.
+    Protocol = 2,
+    /// The other side's own exchange goes on instead.
+    Busy = 3,
+    /// The member was revoked.
+    Revoked = 4,
+    /// There is no room.
+    Full = 5,
+    /// Not a member, or not yet.
+    NotMember = 6,
+    /// It took too long, or our packet plane said no.
+    Failed = 7,
+}
+
+/// Links as the node sees them: QUIC in operation, a model of it in simulations.
+pub trait Links {
+    /// Dials a member.
+    ///
+    /// # Errors
+    /// [`DialError`].
+    fn dial(&mut self, alpn: Alpn, target: DialTarget, remote: SocketAddr, now: Now) -> Result<LinkId, DialError>;
+
+    /// Sends one message.
+    ///
+    /// # Errors
+    /// [`SendError`].
+    fn send(&mut self, link: LinkId, message: &[u8]) -> Result<(), SendError>;
+
+    /// A secret that only the two ends of the link know (RFC 8446 §7.5).
+    ///
+    /// # Errors
+    /// [`ExportError`], in particular before both have shown who they are.
+    fn export(&mut self, link: LinkId, label: &[u8], context: &[u8]) -> Result<Zeroizing<[u8; 32]>, ExportError>;
+
+    /// Closes a link; no event follows.
+    fn close(&mut self, link: LinkId, code: u32, reason: &str);
+
+    /// Where the other end is.
+    fn remote(&self, link: LinkId) -> Option<SocketAddr>;
+
+    /// The other end of a link is at `to` from now on: the packet plane has proved it.
+    fn moved(&mut self, link: LinkId, to: SocketAddr);
+
+    /// The link's smoothed round trip.
+    fn rtt(&self, link: LinkId) -> Option<Duration>;
+
+    /// Who we are, from the next handshake on.
+    fn set_identity(&mut self, membership: &Membership);
+
+    /// The key of admission tags, from the next dial on.
+    fn set_admission(&mut self, key: &DayKey);
+
+    /// Keeps a link up while nothing is said on it.
+    fn keep_alive(&mut self, link: LinkId);
+}
+
+/// A link that stands.
+#[derive(Clone, Debug)]
+pub struct Connected {
+    /// Which.
+    pub link: LinkId,
+    /// What for.
+    pub alpn: Alpn,
+    /// Who dialled.
+    pub side: Side,
+    /// Who is at the other end; `None` for one that joins.
+    pub peer: Option<Member>,
+    /// The certificates that it showed.
+    pub chain: Vec<Vec<u8>>,
+    /// Where it is.
+    pub remote: SocketAddr,
+    /// The negotiated group, as TLS numbers them.
+    pub group: u16,
+    /// From the first datagram to now.
+    pub took: Duration,
+}
+
+/// What we hold of a link.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// What for.
+    pub alpn: Alpn,
+    /// Who dialled.
+    pub side: Side,
+    /// Who is, or should be, at the other end.
+    pub peer: Option<NodeId>,
+    /// It stands.
+    pub is_connected: bool,
+    /// What the other end said that it knows.
+    pub hello: Option<Hello>,
+    /// The negotiated group.
+    pub group: u16,
+    /// How long the handshake took.
+    pub took: Duration,
+}
+
+impl<R: Random> Node<R> {
+    /// A link to this member is wanted from now on, as far as links are kept at all.
+    pub(super) fn meet(&mut self, node: NodeId, now: Now) {
+        if Some(node) == self.id() {
+            return;
+        }
+        self.peers.entry(node).or_default();
+        let wait = match self.id() {
+            Some(own) if own > node => COURTESY,
+            _ => Duration::ZERO,
+        };
+        self.timers.set_at_latest(Timer::Connect(node), now.mono + wait);
+    }
+
+    /// Whether a link to this member is kept even when nothing is to be said.
+    fn keeps_link(&self, node: NodeId) -> bool {
+        let Some(own) = self.id() else { return false };
+        // Whom we know by its address only has something to tell us.
+        if self.directory.entry(node).is_none() || self.directory.len() <= FULL_MESH_MAX {
+            return true;
+        }
+        let ids: Vec<NodeId> =
+            self.directory.entries().map(|entry| entry.record.node).filter(|id| *id != own).collect();
+        let (at, theirs) = (ids.partition_point(|id| *id < own), ids.partition_point(|id| *id < node));
+        let ahead = (theirs + ids.len() - at) % ids.len();
+        ahead < NEIGHBOURS || ahead >= ids.len() - NEIGHBOURS
+    }
+
+    /// Dials a member unless there is a link, or none is wanted.
+    pub(super) fn connect(&mut self, node: NodeId, links: &mut dyn Links, now: Now) {
+        let is_wanted = self.keeps_link(node);
+        let Some(peer) = self.peers.get(&node) else { return };
+        if peer.link.is_some() || peer.dialling.is_some() || !is_wanted || self.revocations.is_node_revoked(node) {
+            return;
+        }
+        let Some((remote, _)) = self.endpoint_of(node) else {
+            return self.connect_later(node, "no address of it is known", now);
+        };
+        match self.dial(Alpn::Member, node, remote, links, now) {
+            Ok(link) => {
+                self.timers.set(Timer::Dial(link), now.mono + DIAL_PATIENCE);
+                if let Some(peer) = self.peers.get_mut(&node) {
+                    peer.dialling = Some(link);
+                }
+            }
+            Err(why) => self.connect_later(node, &why, now),
+        }
+    }
+
+    pub(super) fn dial(
+        &mut self,
+        alpn: Alpn,
+        node: NodeId,
+        remote: SocketAddr,
+        links: &mut dyn Links,
+        now: Now,
+    ) -> Result<LinkId, String> {
+        if self.links.len() >= LINKS_MAX {
+            return Err(format!("{LINKS_MAX} links are open"));
+        }
+        let link = links.dial(alpn, DialTarget::member(node), remote, now).map_err(|error| error.to_string())?;
+        self.links.insert(link, Link::new(alpn, Side::Dialled, Some(node)));
+        Ok(link)
+    }
+
+    fn connect_later(&mut self, node: NodeId, why: &str, now: Now) {
+        let share = self.random.u64() as u8;
+        if let Some(peer) = self.peers.get_mut(&node) {
+            let wait = peer.failed(why, share);
+            self.timers.set(Timer::Connect(node), now.mono + wait);
+        }
+    }
+
+    /// Where to dial a member next: where its session is, else what its record says, one address after the other.
+    pub(super) fn endpoint_of(&mut self, node: NodeId) -> Option<(SocketAddr, usize)> {
+        let endpoints = self.directory.entry(node).map(|entry| entry.record.endpoints.as_slice()).unwrap_or_default();
+        let peer = self.peers.get_mut(&node)?;
+        let known = peer.session.as_ref().map(|session| session.endpoint);
+        let told = peer.told_endpoints.iter().chain(endpoints).copied();
+        let candidates: Vec<SocketAddr> =
+            known.into_iter().chain(told.filter(|endpoint| Some(*endpoint) != known)).collect();
+        if candidates.is_empty() {
+            return None;
+        }
+        let at = peer.next_endpoint % candidates.len();
+        peer.next_endpoint = peer.next_endpoint.wrapping_add(1);
+        Some((candidates[at], at))
+    }
+
+    /// A dialled address does not answer.
+    pub(super) fn dial_timed_out(&mut self, link: LinkId, links: &mut dyn Links, now: Now) {
+        let Some(held) = self.links.get(&link) else { return };
+        if held.is_connected {
+            return;
+        }
+        links.close(link, Code::Failed as u32, "no answer in time");
+        self.link_closed(link, "no answer in time", links, now);
+    }
+
+    pub(super) fn link_opening(
+        &mut self,
+        link: LinkId,
+        alpn: Alpn,
+        remote: SocketAddr,
+        links: &mut dyn Links,
+        now: Now,
+    ) {
+        if self.links.len() >= LINKS_MAX {
+            self.counters.count("link_full");
+            return links.close(link, Code::Full as u32, "too many links");
+        }
+        if self.membership.is_none() {
+            return links.close(link, Code::NotMember as u32, "this node is not a member yet");
+        }
+        self.links.insert(link, Link::new(alpn, Side::Accepted, None));
+        match alpn {
+            Alpn::Key => self.accept_exchange(link, remote, links, now),
+            Alpn::Join => self.greet_joiner(link, links),
+            Alpn::Member => {}
+        }
+    }
+
+    pub(super) fn link_connected(&mut self, connected: Connected, links: &mut dyn Links, now: Now) {
+        let Connected { link, alpn, side, ref peer, remote, group, took, .. } = connected;
+        self.timers.cancel(Timer::Dial(link));
+        let node = peer.as_ref().map(|member| member.node);
+        let held = self.links.entry(link).or_insert_with(|| Link::new(alpn, side, node));
+        (held.is_connected, held.group, held.took) = (true, group, took);
+        held.peer = node.or(held.peer);
+        if side == Side::Dialled && alpn == Alpn::Join {
+            return self.join_connected(connected);
+        }
+        let Some(member) = peer.clone() else {
+            // One that joins has nothing to show yet. On other links the handshake saw to it.
+            if alpn != Alpn::Join {
+                self.drop_link(link, Code::NotMember, "no certificate", links);
+            }
+            return;
+        };
+        let node = member.node;
+        if Some(node) == self.id() {
+            self.counters.count("link_to_self");
+            return self.drop_link(link, Code::NotMember, "that is ourselves", links);
+        }
+        let in_grace = member.in_grace;
+        let entry = self.peers.entry(node).or_default();
+        let changed = entry.member.as_ref().is_none_or(|known| known.prefixes != member.prefixes);
+        entry.member = Some(member);
+        self.are_routes_dirty |= changed;
+        if in_grace {
+            self.counters.count("peer_in_grace");
+        }
+        match alpn {
+            Alpn::Member => self.member_connected(link, node, side, remote, links, now),
+            Alpn::Key => self.exchange_connected(link, node, remote, group, links, now),
+            Alpn::Join => {}
+        }
+    }
+
+    /// Of two links to one member the one that the lower id dialled stays: both sides see it alike. Between two that the same side
+    /// dialled the newer one does, since whoever dials again has lost the older one.
+    fn member_connected(
+        &mut self,
+        link: LinkId,
+        node: NodeId,
+        side: Side,
+        remote: SocketAddr,
+        links: &mut dyn Links,
+        now: Now,
+    ) {
+        let Some(own) = self.id() else { return };
+        let by_lower = |side: Side| (side == Side::Dialled) == (own < node);
+        let rival = self.peers.get(&node).and_then(|peer| peer.link).filter(|known| *known != link);
+        if let Some(rival) = rival {
+            let rival_side = self.links.get(&rival).map(|held| held.side);
+            let rival_stays = rival_side.is_some_and(|rival| by_lower(rival) && !by_lower(side));
+            if rival_stays {
+                return self.drop_link(link, Code::Duplicate, "there is a link already", links);
+            }
+            self.drop_link(rival, Code::Duplicate, "a newer link replaces it", links);
+        }
+        if let Some(peer) = self.peers.get_mut(&node) {
+            if peer.dialling == Some(link) {
+                peer.dialling = None;
+            }
+            peer.link = Some(link);
+            peer.next_endpoint = 0;
+            peer.succeeded();
+        }
+        self.timers.cancel(Timer::Connect(node));
+        links.keep_alive(link);
+        let hello = self.hello(now);
+        self.say(link, &Message::Hello(hello), links);
+        tracing::debug!(peer = %node.short(), %remote, "link up");
+        // The side with the lower id begins; the other one only when nothing came of that.
+        let session = self.peers.get(&node).and_then(|peer| peer.session.as_ref());
+        if session.is_none() && self.directory.len() <= FULL_MESH_MAX {
+            let wait = if own < node { Duration::ZERO } else { COURTESY };
+            self.timers.set_at_latest(Timer::Rekey(node), now.mono + wait);
+        }
+    }
+
+    /// Sends a message; a link that does not take it is closed, for what follows would make no sense without it.
+    pub(super) fn say(&mut self, link: LinkId, message: &Message, links: &mut dyn Links) {
+        self.say_bytes(link, &codec::encode(message), links);
+    }
+
+    pub(super) fn say_bytes(&mut self, link: LinkId, bytes: &[u8], links: &mut dyn Links) {
+        if let Err(error) = links.send(link, bytes) {
+            self.counters.count("link_send_failed");
+            tracing::debug!(%error, "a message cannot be sent");
+            self.drop_link(link, Code::Failed, "a message cannot be sent", links);
+        }
+    }
+
+    /// Tells all members that we have a link to, but the one that told us.
+    pub(super) fn say_to_all(&mut self, message: &Message, except: Option<LinkId>, links: &mut dyn Links) {
+        let to: Vec<LinkId> =
+            self.peers.values().filter_map(|peer| peer.link).filter(|link| Some(*link) != except).collect();
+        if to.is_empty() {
+            return;
+        }
+        let bytes = codec::encode(message);
+        for link in to {
+            self.say_bytes(link, &bytes, links);
+        }
+    }
+
+    pub(super) fn link_said(&mut self, link: LinkId, bytes: &[u8], links: &mut dyn Links, now: Now) {
+        let Some(held) = self.links.get(&link) else { return };
+        let (alpn, side, is_connected) = (held.alpn, held.side, held.is_connected);
+        match alpn {
+            Alpn::Key => match codec::decode::<KeyMessage>(bytes, MESSAGE_LEN_MAX) {
+                Ok(message) => self.exchange_said(link, message, links, now),
+                Err(_) => self.misspoke(link, links, now),
+            },
+            Alpn::Join if side == Side::Dialled && self.joining_waits_for_network(link) => {
+                match codec::decode::<Network>(bytes, MESSAGE_LEN_MAX) {
+                    Ok(network) => self.join_network(link, network, links, now),
+                    Err(_) => self.misspoke(link, links, now),
+                }
+            }
+            Alpn::Join if side == Side::Dialled => {
+                if self.renewal_greeted(link, links) {
+                    return;
+                }
+                match codec::decode::<Message>(bytes, MESSAGE_LEN_MAX) {
+                    Ok(message) => self.join_said(link, message, links, now),
+                    Err(_) => self.misspoke(link, links, now),
+                }
+            }
+            Alpn::Member | Alpn::Join => match codec::decode::<Message>(bytes, MESSAGE_LEN_MAX) {
+                Ok(message) if is_connected => self.member_said(link, alpn, message, links, now),
+                Ok(_) | Err(_) => self.misspoke(link, links, now),
+            },
+        }
+    }
+
+    pub(super) fn misspoke(&mut self, link: LinkId, links: &mut dyn Links, now: Now) {
+        self.counters.count("link_protocol");
+        links.close(link, Code::Protocol as u32, "not understood");
+        self.link_closed(link, "what it said is not understood", links, now);
+    }
+
+    /// Closes a link of our own will.
+    pub(super) fn drop_link(&mut self, link: LinkId, code: Code, reason: &str, links: &mut dyn Links) {
+        links.close(link, code as u32, reason);
+        self.timers.cancel(Timer::Dial(link));
+        if let Some(held) = self.links.remove(&link)
+            && let Some(peer) = held.peer.and_then(|node| self.peers.get_mut(&node))
+        {
+            if peer.link == Some(link) {
+                peer.link = None;
+            }
+            if peer.dialling == Some(link) {
+                peer.dialling = None;
+            }
+        }
+        self.forget_relayed(link);
+    }
+
+    /// A link is gone, whoever closed it.
+    pub(super) fn link_closed(&mut self, link: LinkId, why: &str, links: &mut dyn Links, now: Now) {
+        self.timers.cancel(Timer::Dial(link));
+        self.forget_relayed(link);
+        let Some(held) = self.links.remove(&link) else { return };
+        match held.alpn {
+            Alpn::Key => self.exchange_link_closed(link, why, links, now),
+            Alpn::Join => self.join_closed(link, why, links, now),
+            Alpn::Member => {
+                let Some(node) = held.peer else { return };
+                let Some(peer) = self.peers.get_mut(&node) else { return };
+                let was_ours = peer.link == Some(link) || peer.dialling == Some(link);
+                if peer.link == Some(link) {
+                    peer.link = None;
+                }
+                if peer.dialling == Some(link) {
+                    peer.dialling = None;
+                }
+                if was_ours && peer.link.is_none() {
+                    self.connect_later(node, why, now);
+                }
+            }
+        }
+    }
+
+    /// Has nothing to do with this member any more.
+    pub(super) fn part(&mut self, node: NodeId, why: &str, links: &mut dyn Links, now: Now) {
+        tracing::info!(peer = %node.short(), why, "parted");
+        let of_peer: Vec<LinkId> =
+            self.links.iter().filter(|(_, held)| held.peer == Some(node)).map(|(link, _)| *link).collect();
+        for link in of_peer {
+            self.drop_link(link, Code::Revoked, why, links);
+        }
+        self.end_session(node, links, now);
+        self.directory.remove(node);
+        self.peers.remove(&node);
+        for timer in [Timer::Connect(node), Timer::Rekey(node), Timer::Echo(node)] {
+            self.timers.cancel(timer);
+        }
+        let mut batch = crate::store::Batch::default();
+        batch.delete(crate::store::Table::Directory, node.0);
+        self.store(batch);
+        (self.are_routes_dirty, self.is_policy_dirty) = (true, true);
+    }
+
+    fn hello(&self, now: Now) -> Hello {
+        Hello {
+            version: message::VERSION,
+            features: 0,
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+            bundle: self.network.as_ref().map_or(0, |network| network.bundle.version),
+            revocations: self.revocations.digest(),
+            policy: self.policy_version(),
+            admission: self.admission.as_ref().map_or(0, crate::pki::admission::AdmissionKeys::version),
+            directory: self.directory.digest(),
+            wall: now.wall,
+        }
+    }
+}
+
+impl Link {
+    /// One that does not stand yet.
+    pub(super) fn new(alpn: Alpn, side: Side, peer: Option<NodeId>) -> Self {
+        Self { alpn, side, peer, is_connected: false, hello: None, group: 0, took: Duration::ZERO }
+    }
+}

@@ -1,0 +1,161 @@
+//! What members say to each other over a `weir/1` link, and over the short `weir-key/1` and `weir-join/1` ones.
+//!
+//! ```text
+//!  weir/1       both: Hello ─▶      then, whenever one has what the other lacks:
+//!               Ask ─▶              ◀─ Bundles | Revocations | Policy | Admission | Records
+//!               Issuer{ticket, …} ─▶                   ◀─ IssuerSaid{ticket, …}        renewal, through any member
+//!               Ping ─▶             ◀─ Pong
+//!
+//!  weir-key/1   responder, with its handshake: Offer ─▶ ; initiator, with its Finished: Offer ─▶ ; responder: Installed ─▶
+//!
+//!  weir-join/1  server: Network ─▶ ; joiner: Issuer{…} ─▶ ; server: IssuerSaid{…} ─▶
+//! ```
+//!
+//! Each message is one frame of the link's control stream, in postcard's format; variants are only ever appended. A peer that says
+//! something else is answered by closing the link.
+
+use serde::{Deserialize, Serialize};
+use weir_dataplane::api::message::Offer;
+
+use super::directory::SignedRecord;
+use crate::issuer::{JoinRequest, LeaveRequest, Refused, RenewRequest, Reply};
+use crate::pki::admission::SignedAdmission;
+use crate::pki::bundle::SignedBundle;
+use crate::pki::id::NodeId;
+use crate::pki::revocation::SignedRevocationList;
+use crate::policy::SignedPolicy;
+use crate::time::UnixSecs;
+
+/// Version of this message set. A peer of the version before is understood.
+pub const VERSION: u16 = 1;
+/// Longest message.
+pub const MESSAGE_LEN_MAX: usize = 1 << 20;
+/// Most records in one message, so that it stays below its longest.
+pub const RECORDS_PER_MESSAGE: usize = 256;
+
+/// What each side knows, so that both see at once who lacks what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Of the message set.
+    pub version: u16,
+    /// Abilities beyond the version, a bit each. None is given out yet.
+    pub features: u64,
+    /// Of the program, for people.
+    pub program: String,
+    /// Newest version of the trust bundle.
+    pub bundle: u64,
+    /// Digest of the revocation lists.
+    pub revocations: [u8; 32],
+    /// Newest version of the policy; 0 for none.
+    pub policy: u64,
+    /// Newest version of the admission document; 0 for none.
+    pub admission: u64,
+    /// Digest of the directory.
+    pub directory: [u8; 32],
+    /// The speaker's clock, by which others may set theirs.
+    pub wall: UnixSecs,
+}
+
+/// What one side asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ask {
+    /// Versions of the trust bundle after this one.
+    Bundles {
+        /// The newest that is there.
+        after: u64,
+    },
+    /// All revocation lists.
+    Revocations,
+    /// The policy, if it is newer.
+    Policy {
+        /// The version that is there.
+        have: u64,
+    },
+    /// The admission document, if it is newer.
+    Admission {
+        /// The version that is there.
+        have: u64,
+    },
+    /// Records that are newer than these, or of other members.
+    Records {
+        /// Sequence of each record that is there.
+        known: Vec<(NodeId, u64)>,
+    },
+}
+
+/// Something for an issuer, which any member passes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuerCall {
+    /// Chosen by who asks; comes back with the answer.
+    pub ticket: u32,
+    /// Members that it may still pass through.
+    pub hops: u8,
+    /// Exporter of the link on which a joiner asked, as the member saw it that the joiner spoke to.
+    pub exporter: [u8; 32],
+    /// What is asked.
+    pub request: MemberRequest,
+}
+
+/// What members and those who join ask of an issuer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MemberRequest {
+    /// To become a member.
+    Join(JoinRequest),
+    /// For the next certificate.
+    Renew(RenewRequest),
+    /// To be a member no more.
+    Leave(LeaveRequest),
+}
+
+/// A message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// The first on a `weir/1` link, from both sides.
+    Hello(Hello),
+    /// Wants something.
+    Ask(Ask),
+    /// Versions of the trust bundle, in order.
+    Bundles(Vec<SignedBundle>),
+    /// Revocation lists.
+    Revocations(Vec<SignedRevocationList>),
+    /// The policy.
+    Policy(SignedPolicy),
+    /// The admission document.
+    Admission(SignedAdmission),
+    /// What members say of themselves.
+    Records(Vec<SignedRecord>),
+    /// For an issuer.
+    Issuer(IssuerCall),
+    /// What an issuer said.
+    IssuerSaid {
+        /// As it was asked.
+        ticket: u32,
+        /// The answer.
+        reply: Box<Result<Reply, Refused>>,
+    },
+    /// Is anybody there? The token comes back.
+    Ping(u64),
+    /// Yes.
+    Pong(u64),
+}
+
+/// A message of a key exchange.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeyMessage {
+    /// What the speaker's packet plane offers.
+    Offer {
+        /// For [`weir_dataplane::api::message::Install::peer`].
+        offer: Offer,
+        /// Largest inner packet that the speaker's TUN takes.
+        inner_mtu: u16,
+    },
+    /// The responder's packet plane has the keys and opens what they seal.
+    Installed,
+}
+
+/// The first message of the server on a `weir-join/1` link: enough to know whom one speaks to, and nothing that is secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// All versions of the trust bundle.
+    pub bundles: Vec<SignedBundle>,
+}

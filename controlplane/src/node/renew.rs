@@ -1,0 +1,372 @@
+//! Our own next certificate, and what passes through us to an issuer for others.
+//!
+//! A renewal needs no valid certificate and no particular issuer: it goes to the issuer beside us, to a member with the role, or through any
+//! member to one. It begins at two thirds of the certificate's life, spread over a twelfth, and is tried again ever more often, so that many
+//! attempts fall into what is left.
+
+use std::time::Duration;
+
+use super::join::EXPORT_LABEL;
+use super::link::{Code, Links};
+use super::message::{IssuerCall, MemberRequest, Message};
+use super::{CallId, Node, Output, Ticket, Timer};
+use crate::issuer::{self, Asked, Grant, Refused, RenewBody, RenewRequest, Reply, Request};
+use crate::pki::id::NodeId;
+use crate::pki::key::PrivateKey;
+use crate::pki::verifier::verify;
+use crate::quic::{Alpn, LinkId};
+use crate::random::Random;
+use crate::store::Batch;
+use crate::time::Now;
+
+/// Members that a request may pass through.
+pub(super) const HOPS_MAX: u8 = 1;
+/// Requests that pass through us at a time.
+pub(super) const RELAYED_MAX: usize = 256;
+/// Shortest time between two attempts.
+const RETRY_MIN: Duration = Duration::from_secs(5);
+/// The role of a member with an issuer beside it.
+const ROLE_ISSUER: &str = "issuer";
+
+/// A renewal that is under way.
+#[derive(Default)]
+pub(super) struct Renewal {
+    /// The next leaf key, and whom we asked by which link.
+    asked: Option<(PrivateKey, LinkId, u32)>,
+    /// A link for nothing but this: our own certificate is past all grace, so members would not speak with us otherwise.
+    by_join: Option<ByJoin>,
+    next_ticket: u32,
+    /// Who wants to hear of the end.
+    pub(super) calls: Vec<CallId>,
+    /// Why the last attempt failed.
+    pub(super) trouble: Option<String>,
+    /// When the next one is due.
+    pub(super) due: Option<crate::time::UnixSecs>,
+}
+
+/// A `weir-join/1` link for a renewal.
+struct ByJoin {
+    link: LinkId,
+    is_greeted: bool,
+}
+
+/// Why the issuer was asked.
+#[derive(Debug)]
+pub(super) enum IssuerPurpose {
+    /// For a member or a joiner, by this link and its ticket.
+    Member(LinkId, u32),
+    /// For us: our own renewal, with the next leaf key.
+    Own(PrivateKey),
+    /// For a person.
+    Call(CallId, super::calls::IssuerCallKind),
+    /// To have its newest list.
+    Lists,
+    /// To tell it what the network knows.
+    Learn,
+}
+
+/// A request that passed through us: back by this link, under this ticket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Relayed {
+    from: LinkId,
+    ticket: u32,
+}
+
+impl<R: Random> Node<R> {
+    pub(super) fn ask_issuer(&mut self, purpose: IssuerPurpose, asked: Asked) -> Ticket {
+        let ticket = self.ticket();
+        self.issuer_tickets.insert(ticket, purpose);
+        self.outputs.push_back(Output::Issuer(ticket, asked));
+        ticket
+    }
+
+    /// Sets the time of the next renewal by the certificate that we have.
+    pub(super) fn schedule_renewal(&mut self, now: Now) {
+        let Some(fields) = self.leaf_fields() else { return };
+        let life = fields.validity.not_after.since(fields.validity.not_before);
+        let spread = life / 12 * u32::from(self.random.u64() as u8) / 256;
+        let due = fields.validity.not_before.plus(life * 2 / 3 + spread);
+        self.renewal.due = Some(due);
+        self.timers.set(Timer::Renew, now.mono + due.since(now.wall));
+    }
+
+    /// Asks for the next certificate.
+    pub(super) fn renew(&mut self, links: &mut dyn Links, now: Now) {
+        let (Some(membership), Some(network)) = (&self.membership, &self.network) else { return };
+        // Should no answer come, or a bad one.
+        let left = self.leaf_fields().map_or(Duration::ZERO, |fields| fields.validity.not_after.since(now.wall));
+        self.timers.set(Timer::Renew, now.mono + (left / 16).max(RETRY_MIN));
+        let leaf = PrivateKey::generate(&mut self.random);
+        let body = RenewBody {
+            network: network.id,
+            certificate: membership.chain.first().cloned().unwrap_or_default(),
+            leaf_public: leaf.public(),
+            ds_digest: None,
+            bundle_version: network.bundle.version,
+        };
+        if self.settings.has_issuer {
+            // Bound to nothing but ourselves: the issuer is beside us.
+            let exporter = [0; 32];
+            let request = RenewRequest::new(&body, &membership.identity, &leaf, &exporter);
+            let asked = Asked { by: membership.node.to_string(), request: Request::Renew { request, exporter } };
+            self.ask_issuer(IssuerPurpose::Own(leaf), asked);
+            return;
+        }
+        match self.way_to_issuer(None) {
+            Some(link) => self.ask_for_renewal(link, leaf, &body, links),
+            None => self.renew_by_join(links, now),
+        }
+    }
+
+    fn ask_for_renewal(&mut self, link: LinkId, leaf: PrivateKey, body: &RenewBody, links: &mut dyn Links) {
+        let Ok(exporter) = links.export(link, EXPORT_LABEL, b"") else { return };
+        let Some(membership) = &self.membership else { return };
+        let request = RenewRequest::new(body, &membership.identity, &leaf, &exporter);
+        self.renewal.next_ticket = self.renewal.next_ticket.wrapping_add(1);
+        let ticket = self.renewal.next_ticket;
+        self.renewal.asked = Some((leaf, link, ticket));
+        let call = IssuerCall { ticket, hops: HOPS_MAX, exporter: *exporter, request: MemberRequest::Renew(request) };
+        self.say(link, &Message::Issuer(call), links);
+    }
+
+    /// Dials some member for a renewal alone, which needs no certificate that is still good.
+    fn renew_by_join(&mut self, links: &mut dyn Links, now: Now) {
+        if self.renewal.by_join.is_some() {
+            return;
+        }
+        let own = self.id();
+        let known: Vec<NodeId> =
+            self.directory.entries().map(|entry| entry.record.node).filter(|node| Some(*node) != own).collect();
+        if known.is_empty() {
+            return self.renewal_failed("no other member is known");
+        }
+        let node = known[self.random.u64() as usize % known.len()];
+        let Some((remote, _)) = self.endpoint_of(node) else { return self.renewal_failed("no member has an address") };
+        match self.dial(Alpn::Join, node, remote, links, now) {
+            Ok(link) => self.renewal.by_join = Some(ByJoin { link, is_greeted: false }),
+            Err(why) => self.renewal_failed(&why),
+        }
+    }
+
+    /// The first message on a link for a renewal alone is the network's; we know it.
+    pub(super) fn renewal_greeted(&mut self, link: LinkId, links: &mut dyn Links) -> bool {
+        let Some(by_join) = self.renewal.by_join.as_mut().filter(|by| by.link == link && !by.is_greeted) else {
+            return false;
+        };
+        by_join.is_greeted = true;
+        let (Some(membership), Some(network)) = (&self.membership, &self.network) else { return true };
+        let leaf = PrivateKey::generate(&mut self.random);
+        let body = RenewBody {
+            network: network.id,
+            certificate: membership.chain.first().cloned().unwrap_or_default(),
+            leaf_public: leaf.public(),
+            ds_digest: None,
+            bundle_version: network.bundle.version,
+        };
+        self.ask_for_renewal(link, leaf, &body, links);
+        true
+    }
+
+    pub(super) fn renewal_link_closed(&mut self, link: LinkId, why: &str) -> bool {
+        let is_it = self.renewal.by_join.take_if(|by| by.link == link).is_some();
+        if is_it && self.renewal.asked.is_some() {
+            self.renewal_failed(why);
+        }
+        is_it
+    }
+
+    /// A link by which an issuer can be reached: to one, or else to anybody but `except`.
+    pub(super) fn way_to_issuer(&self, except: Option<LinkId>) -> Option<LinkId> {
+        let linked = || {
+            self.peers
+                .values()
+                .filter_map(|peer| Some((peer.link?, peer.member.as_ref()?)))
+                .filter(|(link, _)| Some(*link) != except)
+        };
+        let issuer = linked().find(|(_, member)| member.roles.iter().any(|role| role == ROLE_ISSUER));
+        issuer.or_else(|| linked().next()).map(|(link, _)| link)
+    }
+
+    fn renewal_failed(&mut self, why: &str) {
+        tracing::warn!(why, "our certificate was not renewed");
+        self.counters.count("renewal_failed");
+        self.renewal.trouble = Some(why.to_owned());
+        self.renewal.asked = None;
+        for call in std::mem::take(&mut self.renewal.calls) {
+            self.answer_renewal_failed(call, why);
+        }
+    }
+
+    /// The next certificate is here.
+    fn renewed(&mut self, leaf: PrivateKey, grant: Grant, links: &mut dyn Links, now: Now) {
+        let Some(network) = &self.network else { return };
+        let shown: Vec<_> = grant.chain.iter().map(|der| der.as_slice().into()).collect();
+        let judged = verify(&shown, &network.bundle, network.id, &self.revocations, now.wall);
+        let Some(membership) = &mut self.membership else { return };
+        match judged {
+            Ok(member) if member.identity == membership.identity.public() => {}
+            Ok(_) => return self.renewal_failed("the certificate that came is for another key"),
+            Err(error) => return self.renewal_failed(&format!("the certificate that came is not good: {error}")),
+        }
+        (membership.leaf, membership.chain, membership.statement) = (leaf, grant.chain, grant.statement);
+        let mut batch = Batch::default();
+        membership.put(&mut batch);
+        links.set_identity(membership);
+        self.store(batch);
+        self.renewal.asked = None;
+        self.renewal.trouble = None;
+        if let Some(by_join) = self.renewal.by_join.take() {
+            self.drop_link(by_join.link, Code::Done, "renewed", links);
+        }
+        self.counters.count("renewed");
+        tracing::info!("our certificate is renewed");
+        self.schedule_renewal(now);
+        self.heard_bundles(None, grant.bundles, links, now);
+        self.heard_lists(None, grant.revocations, links, now);
+        self.heard_admission(None, grant.admission, links, now);
+        self.sign_record(now);
+        for call in std::mem::take(&mut self.renewal.calls) {
+            self.answer_certificate(call, now);
+        }
+    }
+
+    /// A member, or one that joins, wants an issuer.
+    pub(super) fn pass_to_issuer(&mut self, link: LinkId, call: IssuerCall, links: &mut dyn Links, now: Now) {
+        let IssuerCall { ticket, hops, exporter, request } = call;
+        let Some(held) = self.links.get(&link) else { return };
+        let (alpn, peer) = (held.alpn, held.peer);
+        // Who speaks for itself is bound to this link; who passes another's request on is believed about the other's, for it could only
+        // lie about a connection of its own.
+        let is_own = alpn == Alpn::Join || hops == HOPS_MAX;
+        let exporter = match links.export(link, EXPORT_LABEL, b"") {
+            Ok(ours) if is_own => *ours,
+            Ok(_) => exporter,
+            Err(_) => return self.misspoke(link, links, now),
+        };
+        if self.settings.has_issuer {
+            let by = peer.map_or_else(|| "a joiner".to_owned(), |node| node.to_string());
+            let request = match request {
+                MemberRequest::Join(request) => Request::Join { request, exporter },
+                MemberRequest::Renew(request) => Request::Renew { request, exporter },
+                MemberRequest::Leave(request) => Request::Leave { request, exporter },
+            };
+            self.ask_issuer(IssuerPurpose::Member(link, ticket), Asked { by, request });
+            return;
+        }
+        let way = if hops > 0 && self.relayed.len() < RELAYED_MAX { self.way_to_issuer(Some(link)) } else { None };
+        let Some(way) = way else {
+            self.counters.count("issuer_unreachable");
+            let reply = Box::new(Err(Refused::NotIssuer));
+            return self.say(link, &Message::IssuerSaid { ticket, reply }, links);
+        };
+        let through = self.ticket();
+        self.relayed.insert((way, through.0), Relayed { from: link, ticket });
+        let call = IssuerCall { ticket: through.0, hops: hops - 1, exporter, request };
+        self.say(way, &Message::Issuer(call), links);
+    }
+
+    /// An issuer's answer came by a link: to us, or through us.
+    pub(super) fn issuer_said(
+        &mut self,
+        link: LinkId,
+        ticket: u32,
+        reply: Result<Reply, Refused>,
+        links: &mut dyn Links,
+        now: Now,
+    ) {
+        if let Some(Relayed { from, ticket }) = self.relayed.remove(&(link, ticket)) {
+            return self.say(from, &Message::IssuerSaid { ticket, reply: Box::new(reply) }, links);
+        }
+        let Some((leaf, asked, _)) = self.renewal.asked.take_if(|(_, by, known)| *by == link && *known == ticket)
+        else {
+            return self.counters.count("issuer_said_unasked");
+        };
+        debug_assert_eq!(asked, link);
+        match reply {
+            Ok(Reply::Granted(grant)) => self.renewed(leaf, *grant, links, now),
+            Ok(_) => self.renewal_failed("the issuer said something else"),
+            Err(refused) => self.renewal_failed(&refused.to_string()),
+        }
+    }
+
+    /// Answers that would go back by this link, or come by it, will not any more.
+    pub(super) fn forget_relayed(&mut self, link: LinkId) {
+        self.relayed.retain(|(way, _), relayed| *way != link && relayed.from != link);
+        if self.renewal.asked.as_ref().is_some_and(|(_, by, _)| *by == link) {
+            self.renewal.asked = None;
+        }
+    }
+
+    /// The issuer beside us answered.
+    pub fn handle_issuer(&mut self, ticket: Ticket, reply: Result<Reply, Refused>, links: &mut dyn Links, now: Now) {
+        let Some(purpose) = self.issuer_tickets.remove(&ticket) else { return };
+        match purpose {
+            IssuerPurpose::Member(link, ticket) => {
+                if let Err(refused) = &reply {
+                    self.counters.count(refused.name());
+                }
+                // A seed or a list may have changed with a replacement.
+                if matches!(reply, Ok(Reply::Granted(_))) {
+                    self.timers.set(Timer::Lists, now.mono);
+                }
+                let message = Message::IssuerSaid { ticket, reply: Box::new(reply) };
+                self.say(link, &message, links);
+            }
+            IssuerPurpose::Own(leaf) => match reply {
+                Ok(Reply::Granted(grant)) => self.renewed(leaf, *grant, links, now),
+                Ok(_) => self.renewal_failed("the issuer said something else"),
+                Err(refused) => self.renewal_failed(&refused.to_string()),
+            },
+            IssuerPurpose::Call(call, kind) => self.issuer_answered_call(call, kind, reply, links, now),
+            IssuerPurpose::Lists => match reply {
+                Ok(Reply::Revocations(list)) => self.heard_lists(None, vec![list], links, now),
+                Ok(_) => {}
+                Err(refused) => tracing::warn!(%refused, "the issuer gives no list"),
+            },
+            IssuerPurpose::Learn => {
+                if let Err(refused) = reply {
+                    tracing::warn!(%refused, "the issuer does not believe what it was told");
+                }
+            }
+        }
+        self.settle(links);
+    }
+
+    /// The issuer's process is there again: what was asked and not answered is lost, and it may have missed something.
+    pub fn handle_issuer_connected(&mut self, links: &mut dyn Links, now: Now) {
+        let lost: Vec<IssuerPurpose> = self.issuer_tickets.drain().map(|(_, purpose)| purpose).collect();
+        for purpose in lost {
+            match purpose {
+                IssuerPurpose::Call(call, _) => self.answer_issuer_lost(call),
+                IssuerPurpose::Member(link, ticket) => {
+                    let refused = Refused::Store("the issuer was started again meanwhile; ask once more".to_owned());
+                    self.say(link, &Message::IssuerSaid { ticket, reply: Box::new(Err(refused)) }, links);
+                }
+                IssuerPurpose::Own(_) => self.renewal_failed("the issuer was started again meanwhile"),
+                IssuerPurpose::Lists | IssuerPurpose::Learn => {}
+            }
+        }
+        self.teach_issuer();
+        self.timers.set(Timer::Lists, now.mono);
+        self.settle(links);
+    }
+
+    /// Tells the issuer, which has no network, what the network knows.
+    pub(super) fn teach_issuer(&mut self) {
+        let (true, Some(network)) = (self.settings.has_issuer, &self.network) else { return };
+        let request = Request::Learn {
+            bundles: network.chain.versions().to_vec(),
+            revocations: self.revocations.lists(),
+            admission: self.admission.as_ref().map(|keys| keys.signed().clone()),
+            statements: self.directory.entries().map(|entry| entry.signed.statement.clone()).collect(),
+        };
+        self.ask_issuer(IssuerPurpose::Learn, Asked { by: "the node".to_owned(), request });
+    }
+
+    /// Asks for the list of the issuer beside us, which signs it anew every ten minutes.
+    pub(super) fn ask_own_lists(&mut self, now: Now) {
+        let asked = Asked { by: "the node".to_owned(), request: Request::Revocations { from: 0 } };
+        self.ask_issuer(IssuerPurpose::Lists, asked);
+        self.timers.set(Timer::Lists, now.mono + issuer::RESIGN_INTERVAL);
+    }
+}

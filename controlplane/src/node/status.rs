@@ -1,0 +1,321 @@
+//! How it stands: what `weir status` shows, and the warnings with their remedies.
+
+use std::time::Duration;
+
+use data_encoding::BASE64;
+use weir_dataplane::api::Prefix;
+use weir_dataplane::api::message::Request as PlaneRequest;
+
+use super::calls::error;
+use super::directory::Directory;
+use super::join::EXPORT_LABEL;
+use super::link::{Code, Links};
+use super::message::{IssuerCall, MemberRequest, Message};
+use super::plane::Purpose;
+use super::renew::{HOPS_MAX, IssuerPurpose};
+use super::{CallId, Node, Output, Timer};
+use crate::api::call::Answer;
+use crate::api::types::{
+    Certificate, Done, Error, ErrorCode, Identity, Joined, Moment, Network, Plane, RevocationVersion, Severity, Status,
+    Versions, Warning,
+};
+use crate::issuer::{Asked, LeaveBody, LeaveRequest, Request};
+use crate::membership;
+use crate::pki::certificate::{LeafFields, read_leaf, validity};
+use crate::pki::clock::Skew;
+use crate::pki::id::overlay_network;
+use crate::pki::key::PrivateKey;
+use crate::pki::revocation::RevocationSet;
+use crate::policy::History;
+use crate::random::Random;
+use crate::store::{Batch, Table};
+use crate::time::{Now, UnixSecs};
+
+/// An issuer's certificate should be renewed when less than this is left of it.
+const ISSUER_SOON: Duration = Duration::from_secs(45 * 86_400);
+/// Most warnings at a time.
+const WARNINGS_MAX: usize = 64;
+
+impl<R: Random> Node<R> {
+    pub(super) fn leaf_fields(&self) -> Option<LeafFields> {
+        let membership = self.membership.as_ref()?;
+        read_leaf(membership.chain.first()?).ok()
+    }
+
+    fn identity(&self) -> Option<Identity> {
+        let (membership, fields) = (self.membership.as_ref()?, self.leaf_fields()?);
+        Some(Identity {
+            name: fields.name,
+            node: membership.node.to_string(),
+            addresses: vec![membership.address().to_string()],
+            prefixes: fields.prefixes.prefixes().iter().map(Prefix::to_string).collect(),
+            groups: fields.groups,
+            roles: fields.roles,
+        })
+    }
+
+    fn network_row(&self) -> Option<Network> {
+        let network = self.network.as_ref()?;
+        Some(Network {
+            name: network.bundle.network_name.clone(),
+            network: network.id.to_string(),
+            prefix: overlay_network(network.id).to_string(),
+            members: self.directory.len() as u64,
+            issuers: network.bundle.issuers.len() as u64,
+        })
+    }
+
+    fn certificate(&self, now: UnixSecs) -> Option<Certificate> {
+        let (membership, fields) = (self.membership.as_ref()?, self.leaf_fields()?);
+        let not_after = fields.validity.not_after;
+        let pem = |der: &Vec<u8>| {
+            let body = BASE64.encode(der);
+            let lines: Vec<&str> =
+                body.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
+            format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
+        };
+        Some(Certificate {
+            name: fields.name,
+            node: membership.node.to_string(),
+            issuer: fields.issuer.to_string(),
+            not_before: Moment(fields.validity.not_before),
+            not_after: Moment(not_after),
+            renew_at: Moment(self.renewal.due.unwrap_or(not_after)),
+            in_grace: now > not_after,
+            prefixes: fields.prefixes.prefixes().iter().map(Prefix::to_string).collect(),
+            groups: fields.groups,
+            roles: fields.roles,
+            chain: membership.chain.iter().map(pem).collect(),
+        })
+    }
+
+    pub(super) fn answer_certificate(&mut self, id: CallId, now: Now) {
+        let answer = self.certificate(now.wall).map(|certificate| Answer::Certificate(Box::new(certificate)));
+        let broken =
+            || error(ErrorCode::Internal, "our own certificate cannot be read", "join again with a fresh token");
+        self.answer(id, answer.ok_or_else(broken));
+    }
+
+    pub(super) fn joined_answer(&self) -> Result<Joined, Error> {
+        let rows = self.identity().zip(self.network_row());
+        let broken =
+            || error(ErrorCode::Internal, "our own certificate cannot be read", "join again with a fresh token");
+        rows.map(|(identity, network)| Joined { identity, network }).ok_or_else(broken)
+    }
+
+    pub(super) fn status(&self, now: Now) -> Status {
+        let network = self.network.as_ref();
+        let revocations = self
+            .revocations
+            .lists()
+            .iter()
+            .filter_map(|list| list.head.peek().ok())
+            .map(|head| RevocationVersion {
+                signer: head.signer.to_string(),
+                version: head.version,
+                entries: head.count.into(),
+                fresh_until: Moment(head.fresh_until),
+            })
+            .collect();
+        let plane = match &self.plane {
+            Some(plane) => Plane {
+                running: true,
+                incarnation: format!("{:016x}", plane.welcome.incarnation.0),
+                port: plane.welcome.port,
+                lane_ports: vec![],
+                workers: plane.welcome.workers.into(),
+                sessions: self.peers.values().filter(|peer| peer.session.is_some()).count() as u64,
+                routes: self.routes().len() as u64,
+            },
+            None => Plane {
+                running: false,
+                incarnation: String::new(),
+                port: 0,
+                lane_ports: vec![],
+                workers: 0,
+                sessions: 0,
+                routes: 0,
+            },
+        };
+        let connected = |peer: &&super::Peer| peer.session.as_ref().is_some_and(|session| session.is_active);
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: Moment(self.started),
+            identity: self.identity(),
+            network: self.network_row(),
+            certificate: self.certificate(now.wall),
+            versions: Versions {
+                bundle: network.map_or(0, |network| network.bundle.version),
+                policy: self.policy_version(),
+                revocations,
+            },
+            plane,
+            peers_connected: self.peers.values().filter(connected).count() as u64,
+            warnings: self.warnings(now),
+        }
+    }
+
+    /// What a person should know, the urgent first.
+    fn warnings(&self, now: Now) -> Vec<Warning> {
+        let mut warnings = vec![];
+        let mut warn = |severity, what: String, remedy: &str| {
+            warnings.push(Warning { severity, what, remedy: remedy.to_owned() });
+        };
+        let Some(network) = &self.network else {
+            warn(
+                Severity::Warning,
+                "this node is not a member of a network".to_owned(),
+                "make one with `weir init`, or join one with `weir join TOKEN`",
+            );
+            return warnings;
+        };
+        if self.plane.is_none() {
+            let remedy = "it is started again by itself; if it does not come back, the log of `weir run` says why";
+            warn(Severity::Critical, "the packet plane does not run: nothing is forwarded".to_owned(), remedy);
+        }
+        if let Some(node) = self.id().filter(|node| self.revocations.is_node_revoked(*node)) {
+            let remedy = "ask whoever runs the network; then `weir leave` and join with a new token";
+            warn(Severity::Critical, format!("this node, {}, is revoked", node.short()), remedy);
+        }
+        if let Some(fields) = self.leaf_fields() {
+            let not_after = fields.validity.not_after;
+            let trouble = self.renewal.trouble.as_deref().unwrap_or("no attempt has failed yet");
+            let remedy = "see that an issuer is reachable: `weir peers`; `weir cert renew` tries at once";
+            if now.wall > not_after {
+                warn(Severity::Critical, format!("our certificate ended at {not_after}: {trouble}"), remedy);
+            } else if self.renewal.trouble.is_some() {
+                warn(
+                    Severity::Warning,
+                    format!("our certificate ends at {not_after} and was not renewed: {trouble}"),
+                    remedy,
+                );
+            }
+        }
+        let certificates = || network.bundle.issuers.iter().filter_map(|der| Some((der, validity(der).ok()?)));
+        let issuers: std::collections::BTreeSet<_> = certificates()
+            .filter(|(_, life)| life.not_after > now.wall)
+            .filter_map(|(der, _)| crate::pki::certificate::public_key(der).ok())
+            .map(|key| key.id())
+            .collect();
+        match issuers.len() {
+            0 => warn(
+                Severity::Critical,
+                "no issuer has a valid certificate: nobody can renew".to_owned(),
+                "renew one in a ceremony: `weir ca renew-issuer`",
+            ),
+            1 => warn(
+                Severity::Warning,
+                "there is one issuer only: when it is lost, nobody can join or renew".to_owned(),
+                "add another in a ceremony: `weir ca add-issuer`",
+            ),
+            _ => {}
+        }
+        for issuer in &issuers {
+            let last = certificates()
+                .filter(|(der, _)| crate::pki::certificate::public_key(der).is_ok_and(|key| key.id() == *issuer))
+                .map(|(_, life)| life.not_after)
+                .max();
+            if let Some(last) = last.filter(|last| last.since(now.wall) < ISSUER_SOON) {
+                let what = format!("the last certificate of issuer {issuer} ends at {last}");
+                warn(Severity::Warning, what, "renew it in a ceremony: `weir ca renew-issuer`");
+            }
+        }
+        if !self.revocations.is_fresh(now.wall) {
+            let remedy = "see that an issuer is reachable: `weir peers`; links stay up meanwhile";
+            warn(Severity::Warning, "there is no fresh revocation list".to_owned(), remedy);
+        }
+        let (skew, meaning) = self.clock.system_skew();
+        if meaning != Skew::Silent {
+            let what = format!("the clock of this machine is {skew} s off the network's");
+            warn(Severity::Warning, what, "set it, and let NTP keep it");
+        }
+        for peer in self.peers.values().filter_map(|peer| peer.member.as_ref()).filter(|member| member.in_grace) {
+            let what = format!("the certificate of {} ended at {} and is accepted in grace", peer.name, peer.not_after);
+            warn(Severity::Warning, what, "see that it reaches an issuer");
+        }
+        warnings.sort_by_key(|warning| warning.severity == Severity::Warning);
+        warnings.truncate(WARNINGS_MAX);
+        warnings
+    }
+
+    /// Is a member no more: sessions go, keys go. That the issuer lists us, is asked on the way out, and not waited for.
+    pub(super) fn leave(&mut self, id: CallId, links: &mut dyn Links, now: Now) {
+        self.say_farewell(links);
+        let nodes: Vec<_> = self.peers.keys().copied().collect();
+        for node in nodes {
+            self.end_session(node, links, now);
+        }
+        let open: Vec<_> = self.links.keys().copied().collect();
+        for link in open {
+            self.drop_link(link, Code::Done, "leaving", links);
+        }
+        let mut batch = Batch::default();
+        membership::forget(&mut batch);
+        for entry in self.directory.entries() {
+            batch.delete(Table::Directory, entry.record.node.0);
+        }
+        if let Some(network) = &self.network {
+            for version in 1..=network.bundle.version {
+                batch.delete(Table::Bundles, version.to_be_bytes());
+            }
+        }
+        for (signer, _) in self.revocations.versions() {
+            batch.delete(Table::Revocations, signer.0);
+        }
+        for policy in self.policy.versions() {
+            batch.delete(Table::Policy, policy.version.to_be_bytes());
+        }
+        self.store(batch);
+        self.ask_plane(Purpose::Order("DiscardRoutes"), PlaneRequest::DiscardRoutes);
+        self.ask_plane(Purpose::Order("CommitRoutes"), PlaneRequest::CommitRoutes);
+        self.forget_membership();
+        for timer in [Timer::Renew, Timer::Record, Timer::Lists] {
+            self.timers.cancel(timer);
+        }
+        self.outputs.push_back(Output::Unconfigure);
+        let message = "this node has left the network and forgotten its keys".to_owned();
+        self.answer(id, Ok(Answer::Done(Done { message })));
+    }
+
+    /// Tells an issuer that we leave, so that our name and prefixes are free and nobody takes us back. Not waited for.
+    fn say_farewell(&mut self, links: &mut dyn Links) {
+        let Some(membership) = &self.membership else { return };
+        let certificate = membership.chain.first().cloned().unwrap_or_default();
+        let body = LeaveBody { network: membership.network, certificate };
+        if self.settings.has_issuer {
+            let exporter = [0; 32];
+            let request = LeaveRequest::new(&body, &membership.identity, &exporter);
+            let by = membership.node.to_string();
+            self.ask_issuer(IssuerPurpose::Learn, Asked { by, request: Request::Leave { request, exporter } });
+            return;
+        }
+        let Some(link) = self.way_to_issuer(None) else { return };
+        let Ok(exporter) = links.export(link, EXPORT_LABEL, b"") else { return };
+        let Some(membership) = &self.membership else { return };
+        let request = LeaveRequest::new(&body, &membership.identity, &exporter);
+        let call =
+            IssuerCall { ticket: 0, hops: HOPS_MAX, exporter: *exporter, request: MemberRequest::Leave(request) };
+        self.say(link, &Message::Issuer(call), links);
+    }
+
+    /// Forgets everything of the network; a fresh identity is drawn, since whoever joins again is somebody else.
+    fn forget_membership(&mut self) {
+        self.membership = None;
+        self.network = None;
+        self.revocations = RevocationSet::default();
+        self.policy = History::default();
+        self.compiled = None;
+        self.admission = None;
+        self.directory = Directory::default();
+        self.peers.clear();
+        self.exchanges.clear();
+        self.trust = None;
+        self.identity = PrivateKey::generate(&mut self.random);
+    }
+
+    /// Revocations as X.509 lists of this node's issuer, for programs that are not weir: made where the key is.
+    pub(super) fn export_crl(&mut self, id: CallId) {
+        let remedy = "on the machine of an issuer: `weir ca export-crl`";
+        self.answer(id, Err(error(ErrorCode::Conflict, "a list is signed where the issuer's key is", remedy)));
+    }
+}

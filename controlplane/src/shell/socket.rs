@@ -1,0 +1,224 @@
+//! The sockets that QUIC goes by: the packet plane's control sockets once there is one, sockets of our own before.
+//!
+//! The packet plane makes every socket of the port, so that they form one reuseport group, and hands the control sockets over. What is
+//! marked as sealed data is dropped here unread: with the packet plane dead, a lone control socket receives all of the port.
+
+use std::io::{self, IoSliceMut};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket as StdUdpSocket};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use quinn_udp::{EcnCodepoint, RecvMeta, UdpSockRef, UdpSocketState};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+
+use crate::quic::Transmit;
+
+/// Bytes of one receive: a whole merged train.
+const BUFFER_LEN: usize = 64 * 1024;
+/// Messages of one system call.
+const BATCH: usize = 8;
+/// The first byte of a sealed datagram of ours is 0x20..0x3f (docs/wire-format.md); the packet plane's own.
+const SEALED: std::ops::RangeInclusive<u8> = 0x20..=0x3f;
+
+/// A socket of one family.
+struct Socket {
+    inner: UdpSocket,
+    state: UdpSocketState,
+}
+
+impl Socket {
+    fn new(socket: StdUdpSocket) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
+        Ok(Self { inner: UdpSocket::from_std(socket)?, state })
+    }
+}
+
+/// A datagram that came in.
+#[derive(Debug)]
+pub struct Received<'a> {
+    /// From where.
+    pub from: SocketAddr,
+    /// To which of our addresses.
+    pub to: Option<std::net::IpAddr>,
+    /// Its two bits of congestion notification.
+    pub ecn: Option<u8>,
+    /// Its bytes.
+    pub data: &'a [u8],
+}
+
+/// What became of datagrams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SocketCounters {
+    /// Datagrams received.
+    pub received: u64,
+    /// Sealed data that came here while no packet plane took it.
+    pub data_dropped: u64,
+    /// Datagrams or trains that the kernel did not take.
+    pub send_failed: u64,
+}
+
+/// The sockets, IPv4 and IPv6 as far as there are any.
+pub struct ControlSockets {
+    sockets: Vec<Socket>,
+    buffers: Vec<Vec<u8>>,
+    counters: SocketCounters,
+}
+
+impl ControlSockets {
+    /// Sockets of our own on any free port, for a node that has no packet plane yet.
+    ///
+    /// # Errors
+    /// When neither family can be used.
+    pub fn unbound() -> io::Result<Self> {
+        let bind = |address: SocketAddr| StdUdpSocket::bind(address);
+        let v4 = bind((Ipv4Addr::UNSPECIFIED, 0).into());
+        let v6 = bind((Ipv6Addr::UNSPECIFIED, 0).into());
+        // A host may lack one family; without both there is nothing to speak with.
+        let sockets: Vec<StdUdpSocket> = match (v4, v6) {
+            (Err(error), Err(_)) => return Err(error),
+            (v4, v6) => v4.into_iter().chain(v6).collect(),
+        };
+        Self::of(sockets)
+    }
+
+    /// The sockets that the packet plane handed over.
+    ///
+    /// # Errors
+    /// When the kernel refuses an option or a registration.
+    pub fn adopted(descriptors: Vec<OwnedFd>) -> io::Result<Self> {
+        Self::of(descriptors.into_iter().map(StdUdpSocket::from).collect())
+    }
+
+    fn of(sockets: Vec<StdUdpSocket>) -> io::Result<Self> {
+        let sockets = sockets.into_iter().map(Socket::new).collect::<io::Result<_>>()?;
+        Ok(Self { sockets, buffers: vec![vec![0; BUFFER_LEN]; BATCH], counters: SocketCounters::default() })
+    }
+
+    /// The port that peers see, where all sockets share one.
+    pub fn port(&self) -> Option<u16> {
+        self.sockets.first().and_then(|socket| socket.inner.local_addr().ok()).map(|address| address.port())
+    }
+
+    /// What became of datagrams so far.
+    pub fn counters(&self) -> SocketCounters {
+        self.counters
+    }
+
+    /// The descriptors, to be kept while there is no packet plane.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.sockets.iter().map(|socket| socket.inner.as_fd())
+    }
+
+    /// Waits until one of them has something.
+    ///
+    /// # Errors
+    /// When the runtime cannot wait.
+    pub async fn readable(&self) -> io::Result<()> {
+        match self.sockets.as_slice() {
+            [] => std::future::pending().await,
+            [one] => one.inner.readable().await,
+            [one, other, ..] => {
+                tokio::select! {
+                    ready = one.inner.readable() => ready,
+                    ready = other.inner.readable() => ready,
+                }
+            }
+        }
+    }
+
+    /// Takes what waits, at most `budget` system calls for each socket.
+    pub fn receive(&mut self, budget: usize, mut take: impl FnMut(Received<'_>)) {
+        let counters = &mut self.counters;
+        for socket in &self.sockets {
+            for _ in 0..budget {
+                let mut metas = [RecvMeta::default(); BATCH];
+                let got = {
+                    let mut slices: Vec<IoSliceMut<'_>> =
+                        self.buffers.iter_mut().map(|buffer| IoSliceMut::new(buffer)).collect();
+                    socket.inner.try_io(Interest::READABLE, || {
+                        socket.state.recv(UdpSockRef::from(&socket.inner), &mut slices, &mut metas)
+                    })
+                };
+                // Nothing there, or an error of an earlier send to somebody, which is not the next datagram's business.
+                let Ok(count) = got else { break };
+                for (meta, buffer) in metas.iter().zip(&self.buffers).take(count) {
+                    for datagram in buffer[..meta.len].chunks(meta.stride.max(1)) {
+                        counters.received += 1;
+                        if datagram.first().is_none_or(|first| SEALED.contains(first)) {
+                            counters.data_dropped += 1;
+                            continue;
+                        }
+                        take(Received {
+                            from: plain(meta.addr),
+                            to: meta.dst_ip,
+                            ecn: meta.ecn.map(|ecn| ecn as u8),
+                            data: datagram,
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends what QUIC made. What the kernel does not take is lost, as on any network; QUIC sends again.
+    pub fn send(&mut self, transmit: &Transmit, contents: &[u8]) {
+        let Some(socket) = self
+            .sockets
+            .iter()
+            .find(|socket| socket.inner.local_addr().is_ok_and(|local| local.is_ipv4() == transmit.to.is_ipv4()))
+        else {
+            self.counters.send_failed += 1;
+            return;
+        };
+        let transmit = quinn_udp::Transmit {
+            destination: transmit.to,
+            ecn: transmit.ecn.and_then(EcnCodepoint::from_bits),
+            contents,
+            segment_size: transmit.segment_len,
+            src_ip: transmit.from_ip,
+        };
+        let sent = socket.state.try_send(UdpSockRef::from(&socket.inner), &transmit);
+        if sent.is_err() {
+            self.counters.send_failed += 1;
+        }
+    }
+}
+
+/// An IPv4 address that came by an IPv6 socket, as the IPv4 address that it is.
+fn plain(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn received(sockets: &mut ControlSockets) -> Vec<(SocketAddr, Vec<u8>)> {
+        let mut all = vec![];
+        sockets.readable().await.unwrap();
+        sockets.receive(4, |datagram| all.push((datagram.from, datagram.data.to_vec())));
+        all
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn datagrams_cross_and_sealed_data_is_not_read() {
+        let (mut one, other) = (ControlSockets::unbound().unwrap(), StdUdpSocket::bind("127.0.0.1:0").unwrap());
+        let to: SocketAddr = (Ipv4Addr::LOCALHOST, one.port().unwrap()).into();
+        other.send_to(&[0x20, 1, 2], to).unwrap();
+        other.send_to(&[0xc0, 1, 2], to).unwrap();
+        let mut all = vec![];
+        while all.is_empty() {
+            all = received(&mut one).await;
+        }
+        assert_eq!(all, [(other.local_addr().unwrap(), vec![0xc0, 1, 2])]);
+        assert_eq!(one.counters(), SocketCounters { received: 2, data_dropped: 1, send_failed: 0 });
+
+        let to = other.local_addr().unwrap();
+        one.send(&Transmit { to, from_ip: None, ecn: None, len: 3, segment_len: None }, b"abc");
+        let mut buffer = [0; 16];
+        assert_eq!(other.recv_from(&mut buffer).unwrap().0, 3);
+        one.send(&Transmit { to, from_ip: None, ecn: None, len: 6, segment_len: Some(3) }, b"abcdef");
+        assert_eq!((other.recv_from(&mut buffer).unwrap().0, other.recv_from(&mut buffer).unwrap().0), (3, 3));
+    }
+}
