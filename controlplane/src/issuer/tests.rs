@@ -289,7 +289,8 @@ fn names_and_prefixes_are_promised_once() {
 #[test]
 fn invitations_stay_within_their_limits() {
     let mut world = World::new();
-    let cases: [(fn(&mut InviteSpec, u32), u32, u32); 5] = [
+    type Case = (fn(&mut InviteSpec, u32), u32, u32);
+    let cases: [Case; 5] = [
         (|spec, secs| spec.ttl_secs = secs, 30 * 86_400, 30 * 86_400 + 1),
         (|spec, secs| spec.ttl_secs = secs, 60, 59),
         (|spec, uses| spec.uses = uses, 1000, 1001),

@@ -50,10 +50,12 @@ pub enum Skew {
 impl Skew {
     /// Judges a difference in seconds.
     pub const fn of(secs: u64) -> Self {
-        match secs {
-            0..=SILENT_SECS => Self::Silent,
-            ..=WARN_SECS => Self::Warning,
-            _ => Self::TimeOnly,
+        if secs <= SILENT_SECS {
+            Self::Silent
+        } else if secs <= WARN_SECS {
+            Self::Warning
+        } else {
+            Self::TimeOnly
         }
     }
 }
