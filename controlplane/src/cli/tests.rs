@@ -145,3 +145,42 @@ fn a_node_that_is_not_there_has_a_status_of_its_own() {
     assert_eq!(status("weir status"), 3);
     assert_eq!(status("weir status --check"), 2);
 }
+
+#[test]
+fn a_network_is_founded_and_changed_by_files_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let place = std::env::temp_dir().join(format!("weir-init-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&place);
+    fs::create_dir(&place).unwrap();
+    let at = |name: &str| place.join(name).display().to_string();
+    let text = format!("[node]\nstate_directory = \"{}\"\nruntime_directory = \"{}\"\n", at("state"), at("run"));
+    fs::write(at("weir.toml"), text).unwrap();
+    fs::write(at("passphrase"), "correct horse battery\n").unwrap();
+    fs::set_permissions(at("passphrase"), fs::Permissions::from_mode(0o600)).unwrap();
+    let run = |line: &str| dispatch(&parse(&format!("weir --config {} {line}", at("weir.toml"))).unwrap());
+    let init = format!(
+        "init mynet --name berlin --subnet 10.1.0.0/16 --roots {} --passphrase-file-a {} --passphrase-file-b {}",
+        at("roots"),
+        at("passphrase"),
+        at("passphrase")
+    );
+    run(&init).unwrap();
+    let mode = |name: &str| fs::metadata(at(name)).unwrap().permissions().mode() & 0o777;
+    let secret = ["roots/root-a.pem", "roots/root-b.pem", "state/state.redb", "state/issuer/issuer.key"];
+    assert!(secret.iter().all(|name| mode(name) == 0o600));
+    assert!(matches!(run(&init), Err(Failure::Message(message)) if message.contains("never overwritten")));
+
+    let state = crate::state_directory::StateDirectory::open(&place.join("state")).unwrap();
+    let versions = crate::membership::bundles(&state.node_store().unwrap()).unwrap();
+    let lines: Vec<_> =
+        versions.iter().map(|version| data_encoding::BASE64.encode(&crate::codec::encode(version))).collect();
+    files::write(&place.join("bundle"), &remote::bundle_file(&lines).unwrap()).unwrap();
+    let root =
+        format!("--root {} --bundle {} --passphrase-file {}", at("roots/root-b.pem"), at("bundle"), at("passphrase"));
+    run(&format!("ca add-issuer {root} --key {}", "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"))
+        .unwrap();
+    let after = remote::bundle_versions(&files::read(&place.join("bundle")).unwrap()).unwrap();
+    assert_eq!((after.len(), &after[0]), (2, &lines[0]));
+    assert!(run(&format!("ca add-issuer {root} --key abc")).is_err());
+    fs::remove_dir_all(&place).unwrap();
+}
