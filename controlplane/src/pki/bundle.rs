@@ -156,7 +156,9 @@ pub enum BundleError {
         found: u64,
     },
     /// Two bundles of one version, both signed.
-    #[error("two different trust bundles claim version {0}; a root key is in two hands: run a ceremony with the other root")]
+    #[error(
+        "two different trust bundles claim version {0}; a root key is in two hands: run a ceremony with the other root"
+    )]
     Fork(u64),
     /// No root of the version before signed.
     #[error("no root of version {0} signed its successor")]

@@ -13,9 +13,8 @@ use serde::{Deserialize, Serialize};
 pub const LABEL_LEN_MAX: usize = 63;
 
 /// Names that no member gets, because programs or our own zone give them a meaning.
-pub const RESERVED: [&str; 12] = [
-    "localhost", "local", "internal", "weir", "ns", "dns", "www", "wpad", "isatap", "gateway", "group", "zone",
-];
+pub const RESERVED: [&str; 12] =
+    ["localhost", "local", "internal", "weir", "ns", "dns", "www", "wpad", "isatap", "gateway", "group", "zone"];
 
 /// Why a text is no name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]

@@ -156,7 +156,13 @@ pub fn link(before: [u8; 32], entry: &Entry) -> [u8; 32] {
 
 impl SignedRevocationList {
     /// Signs a whole list.
-    pub fn sign(key: &PrivateKey, version: u64, issued_at: UnixSecs, fresh_until: UnixSecs, entries: Vec<Entry>) -> Self {
+    pub fn sign(
+        key: &PrivateKey,
+        version: u64,
+        issued_at: UnixSecs,
+        fresh_until: UnixSecs,
+        entries: Vec<Entry>,
+    ) -> Self {
         let link = entries.iter().fold(FIRST_LINK, link);
         let count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
         let head = RevocationHead { signer: key.public().id(), version, issued_at, fresh_until, count, link };
@@ -316,7 +322,11 @@ fn new_entries(
     let before = have[..from].iter().fold(FIRST_LINK, link);
     if list.entries.iter().fold(before, link) != head.link {
         // A piece hangs on what we have; the whole list would tell which of the two is wrong.
-        return Err(if from == 0 { RevocationError::Entries } else { RevocationError::Gap { have: 0, from: list.from } });
+        return Err(if from == 0 {
+            RevocationError::Entries
+        } else {
+            RevocationError::Gap { have: 0, from: list.from }
+        });
     }
     let ours = have.len() - from;
     if list.entries[..ours].iter().fold(before, link) != have_link {
