@@ -132,7 +132,7 @@ pub enum Event {
         /// Who began it.
         side: Side,
         /// The verified member. `None` for one who joins, and for a peer that was dialled by its id alone ([`Proof::IdOnly`]).
-        peer: Option<Member>,
+        peer: Option<Box<Member>>,
         /// The peer's certificates as they came, its own first.
         chain: Vec<Vec<u8>>,
         /// Where datagrams go.

@@ -144,8 +144,8 @@ impl Cids {
 
     /// The low 32 bits of the link that an id of ours belongs to; some number for an id of somebody else's.
     pub(super) fn owner_of(&self, cid: &[u8]) -> Option<u32> {
-        let fields = admission::Fields::parse(cid)?;
-        Some(u32::from_be_bytes(*cid.first_chunk()?) ^ self.state().mask(fields.nonce, fields.slot))
+        let (fields, masked) = (admission::Fields::parse(cid)?, cid.first_chunk()?);
+        Some(u32::from_be_bytes(*masked) ^ self.state().mask(fields.nonce, fields.slot))
     }
 }
 

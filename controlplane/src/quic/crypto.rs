@@ -32,7 +32,7 @@ pub(super) struct Negotiated {
     pub(super) suite: Option<u16>,
     /// The peer's chain; judged only when `member`, or nothing but its id.
     pub(super) chain: Vec<Vec<u8>>,
-    pub(super) member: Option<Member>,
+    pub(super) member: Option<Box<Member>>,
     pub(super) refusal: Option<VerifyError>,
     /// What TLS failed with. Stays here: the peer is told the alert only.
     pub(super) failure: Option<String>,
@@ -135,7 +135,7 @@ impl crypto::Session for Session {
     /// A [`Negotiated`], at any time: also when the handshake failed.
     fn handshake_data(&self) -> Option<Box<dyn Any>> {
         let (member, refusal) = match self.verdict.get() {
-            Some(Verdict::Member(member)) => (Some((**member).clone()), None),
+            Some(Verdict::Member(member)) => (Some(member.clone()), None),
             Some(Verdict::IdOnly) | None => (None, None),
             Some(Verdict::Refused(refusal)) => (None, Some(refusal.clone())),
         };

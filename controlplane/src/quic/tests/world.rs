@@ -170,7 +170,7 @@ impl World {
 
     pub(super) fn peer(&self, node: usize, of: LinkId) -> Option<&Member> {
         match self.connected(node, of) {
-            Some(Event::Connected { peer, .. }) => peer.as_ref(),
+            Some(Event::Connected { peer, .. }) => peer.as_deref(),
             _ => None,
         }
     }
