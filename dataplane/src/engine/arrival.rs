@@ -77,7 +77,7 @@ impl<L: TxSink> Arrival<'_, L> {
         match self.recent.next_hop(self.snapshot, inner.destination) {
             Some(NextHop::Local) => {
                 if let Some(policy) = self.policy {
-                    policy.admit(inner, packet, self.worker, self.now).map_err(Denial::from_peer)?;
+                    policy.admit(inner, packet, self.worker, self.now).map_err(Denial::inbound)?;
                 }
                 mss::clamp(packet, inner, mtu, false);
                 self.deliver(inner, packet, origin)

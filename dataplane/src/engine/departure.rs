@@ -145,8 +145,8 @@ impl Departure<'_> {
         }
         let (kind, reason) = match self.destinations.next_hop(self.snapshot, inner.destination) {
             Some(NextHop::Session(slot)) => match (session(self.sessions, slot), self.denies(inner, packet)) {
-                (Some(_), Some(Denial::FlowsFull)) => return Err(Denial::FlowsFull.from_local()),
-                (Some(_), Some(denial)) => (ErrorKind::AdminProhibited, denial.from_local()),
+                (Some(_), Some(Denial::FlowsFull)) => return Err(Denial::FlowsFull.outbound()),
+                (Some(_), Some(denial)) => (ErrorKind::AdminProhibited, denial.outbound()),
                 (Some(session), None) if !too_big(inner, len, session) => {
                     mss::clamp(packet, inner, session.inner_mtu, meta.offload.checksum.is_some());
                     return Ok(Some(self.stream(slot, session, inner.traffic_class)));

@@ -61,7 +61,7 @@ pub(super) enum Denial {
 
 impl Denial {
     /// What it is counted as for a packet from a peer.
-    pub(super) const fn from_peer(self) -> DropReason {
+    pub(super) const fn inbound(self) -> DropReason {
         match self {
             Self::Denied => DropReason::PolicyDenied,
             Self::Undecided => DropReason::PolicyUndecided,
@@ -70,10 +70,10 @@ impl Denial {
     }
 
     /// What it is counted as for a packet of the local side.
-    pub(super) const fn from_local(self) -> DropReason {
+    pub(super) const fn outbound(self) -> DropReason {
         match self {
             Self::Denied => DropReason::LocalPolicyDenied,
-            Self::Undecided | Self::FlowsFull => self.from_peer(),
+            Self::Undecided | Self::FlowsFull => self.inbound(),
         }
     }
 }
