@@ -3,6 +3,8 @@
 //!
 //! `cargo xtask setup` installs both; without them the tests fail and say so.
 
+#![allow(clippy::unwrap_used, reason = "everything here is a test")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -10,6 +10,7 @@
 
 use std::fmt;
 
+use ed25519_dalek::pkcs8::KeypairBytes;
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 use pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, LineEnding};
 use serde::{Deserialize, Serialize};
@@ -178,7 +179,9 @@ impl PrivateKey {
     /// # Errors
     /// [`KeyFileError::Write`].
     pub fn to_encrypted_pem(&self, passphrase: &str) -> Result<Zeroizing<String>, KeyFileError> {
-        self.0.to_pkcs8_encrypted_pem(passphrase, LineEnding::LF).map_err(KeyFileError::Write)
+        // Without the public key: OpenSSL 3.0 does not read the second version of PKCS#8, which has it.
+        let pair = KeypairBytes { secret_key: self.0.to_bytes(), public_key: None };
+        pair.to_pkcs8_encrypted_pem(passphrase, LineEnding::LF).map_err(KeyFileError::Write)
     }
 
     /// Reads what [`Self::to_encrypted_pem`] wrote.
