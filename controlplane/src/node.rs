@@ -298,6 +298,7 @@ impl<R: Random> Node<R> {
         match event {
             Event::Opening { link, alpn, remote } => self.link_opening(link, alpn, remote, links, now),
             Event::Connected { link, alpn, side, peer, chain, remote, group, took, .. } => {
+                let peer = peer.map(|member| *member);
                 let connected = link::Connected { link, alpn, side, peer, chain, remote, group, took };
                 self.link_connected(connected, links, now);
             }

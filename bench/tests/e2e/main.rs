@@ -12,6 +12,7 @@ mod demo;
 mod fault;
 mod hostile;
 mod lanes;
+mod mesh;
 mod path;
 mod ports;
 mod sizes;
