@@ -4,6 +4,8 @@
 //! as the supervisor's children; dropping it stops them all.
 
 use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -146,7 +148,9 @@ impl<'a> Member<'a> {
     pub fn found(&self, network: &str) -> Result<Value> {
         let roots = self.directory.join("roots");
         let passphrase = self.directory.join("passphrase");
-        fs::write(&passphrase, "correct horse battery staple\n").map_err(Error::io("cannot write a passphrase"))?;
+        let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&passphrase);
+        let written = file.and_then(|mut file| file.write_all(b"correct horse battery staple\n"));
+        written.map_err(Error::io("cannot write a passphrase"))?;
         let (roots, passphrase) = (roots.display().to_string(), passphrase.display().to_string());
         let name = format!("site-{}", self.site.number);
         let subnet = self.site.subnet();
