@@ -265,7 +265,7 @@ impl Shell {
             match plane.take().or_else(|| self.from_plane.try_recv().ok()) {
                 Some(FromPlane::Sockets(descriptors)) => self.adopt(descriptors)?,
                 Some(FromPlane::Input(input)) => {
-                    self.node.handle_plane(input, &mut DriverLinks { driver: &mut self.driver, now }, now)
+                    self.node.handle_plane(*input, &mut DriverLinks { driver: &mut self.driver, now }, now)
                 }
                 None => break,
             }
@@ -278,7 +278,7 @@ impl Shell {
                     self.node.handle_issuer_connected(&mut DriverLinks { driver: &mut self.driver, now }, now)
                 }
                 Some(FromIssuer::Reply(ticket, reply)) => {
-                    self.node.handle_issuer(ticket, reply, &mut DriverLinks { driver: &mut self.driver, now }, now);
+                    self.node.handle_issuer(ticket, *reply, &mut DriverLinks { driver: &mut self.driver, now }, now);
                 }
                 None => break,
             }

@@ -43,7 +43,7 @@ pub enum FromIssuer {
     /// It is there; what was asked before and not answered is lost.
     Connected,
     /// It answered.
-    Reply(Ticket, Result<Reply, Refused>),
+    Reply(Ticket, Box<Result<Reply, Refused>>),
 }
 
 /// A request with its ticket.
@@ -81,7 +81,7 @@ async fn read_replies(mut from: OwnedReadHalf, to: mpsc::Sender<FromIssuer>) {
     loop {
         match frame::receive::<(u32, Result<Reply, Refused>)>(&mut from).await {
             Ok(Some((ticket, reply))) => {
-                if to.send(FromIssuer::Reply(Ticket(ticket), reply)).await.is_err() {
+                if to.send(FromIssuer::Reply(Ticket(ticket), Box::new(reply))).await.is_err() {
                     return;
                 }
             }
