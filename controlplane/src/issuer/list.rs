@@ -20,12 +20,13 @@ use crate::store::{Batch, Store, Table};
 use crate::time::{Now, UnixSecs};
 
 impl<S: Store> Issuer<S> {
-    /// Signs the list afresh when it is time, and returns it to be spread.
+    /// Signs the list afresh when it is time, and returns it to be spread; forgets what has ended.
     pub fn handle_timeout(&mut self, now: Now) -> Option<SignedRevocationList> {
         if self.next_deadline(now) > now.mono {
             return None;
         }
         self.resign_at = Some(now.mono + RESIGN_INTERVAL);
+        self.forget_leaves(now.wall);
         // Refused when the bundle does not name us any more: then there is nothing to spread.
         self.resign(now).ok()
     }

@@ -444,6 +444,55 @@ fn the_list_is_signed_afresh_every_ten_minutes() {
 }
 
 #[test]
+fn the_x509_list_names_every_certificate_of_who_is_revoked_until_a_day_after_its_end() {
+    use x509_parser::prelude::{CertificateRevocationList, FromDer as _, X509Certificate};
+    let serial = |grant: &Grant| X509Certificate::from_der(&grant.chain[0]).unwrap().1.raw_serial().to_vec();
+    let export = |world: &mut World| match world.ask(Request::ExportCrl).unwrap() {
+        Reply::Crl { issuer, list } => {
+            assert_eq!(issuer, world.issuer.id);
+            let (_, list) = CertificateRevocationList::from_der(&list).unwrap();
+            let serials = list.iter_revoked_certificates().map(|row| row.raw_serial().to_vec()).collect::<Vec<_>>();
+            (list.crl_number().unwrap().to_string().parse::<u64>().unwrap(), serials)
+        }
+        other => panic!("{other:?}"),
+    };
+    let mut world = World::new();
+    let token = world.invite(InviteSpec { uses: 2, ..spec("edge-*") }).unwrap();
+    let (one, two) = (world.join(&token, &site(1)).unwrap(), world.join(&token, &site(2)).unwrap());
+    world.secs = 16 * HOUR;
+    let again = world.renew(&one, &site(1), 77).unwrap();
+    let (first, none) = export(&mut world);
+    assert!(none.is_empty());
+    world.revoke(Revoked::Node(one.node));
+    world.restart();
+    let (second, listed) = export(&mut world);
+    assert_eq!(listed, [serial(&one), serial(&again)]);
+    assert!(second > first && !listed.contains(&serial(&two)));
+    // The first ended after a day, the second sixteen hours later.
+    world.secs = 2 * DAY + 1;
+    assert_eq!(export(&mut world).1, [serial(&again)]);
+    world.secs = 2 * DAY + 16 * HOUR + 1;
+    assert!(export(&mut world).1.is_empty());
+    world.issuer.handle_timeout(world.now()).unwrap();
+    assert!(world.issuer.leaves.is_empty());
+    world.restart();
+    assert!(world.issuer.leaves.is_empty());
+}
+
+#[test]
+fn a_member_gets_so_many_certificates_in_a_day_and_no_more() {
+    let mut world = World::new();
+    let token = world.invite(spec("berlin")).unwrap();
+    let grant = world.join(&token, &site(1)).unwrap();
+    (1..LEAVES_MAX as u64).for_each(|seed| drop(world.renew(&grant, &site(1), seed + 100).unwrap()));
+    assert_eq!(world.renew(&grant, &site(1), 99).unwrap_err().name(), "limit");
+    assert_eq!(world.issuer.leaves[&grant.node].len(), LEAVES_MAX);
+    world.secs = 2 * DAY + 1;
+    world.renew(&grant, &site(1), 98).unwrap();
+    assert_eq!(world.issuer.leaves[&grant.node].len(), 1);
+}
+
+#[test]
 fn an_issuer_that_the_bundle_revoked_signs_nothing() {
     let mut world = World::new();
     let token = world.invite(spec("berlin")).unwrap();

@@ -13,11 +13,12 @@ use weir_dataplane::api::message::{Request as PlaneRequest, SessionDump, Session
 
 use super::plane::Purpose;
 use super::renew::IssuerPurpose;
+use super::status::pem;
 use super::{CallId, Links, Node, Output, Timer};
 use crate::api::call::{Answer, Call};
 use crate::api::types::{
-    AuditEntry, Bundles, Done, Error, ErrorCode, Invite, InviteRequest, Invited, Member, MemberState, Moment, Peer,
-    PeerState, Ping, PingRequest, Revoked as RevokedAnswer, Secret,
+    AuditEntry, Bundles, Crl, Done, Error, ErrorCode, Invite, InviteRequest, Invited, Member, MemberState, Moment,
+    Peer, PeerState, Ping, PingRequest, Revoked as RevokedAnswer, Secret,
 };
 use crate::issuer::{Asked, Contact, InviteSpec, Refused, Reply, Request, SecretText, Subnet, TTL_SECS_DEFAULT};
 use crate::pki::bundle::SignedBundle;
@@ -58,6 +59,7 @@ pub(super) enum IssuerCallKind {
         version: u64,
         body: Vec<u8>,
     },
+    ExportCrl,
     Recovered,
     Audit,
     Backup,
@@ -152,7 +154,7 @@ impl<R: Random> Node<R> {
                     self.ask_for(id, IssuerCallKind::RevokeIssuer, by, request);
                 }
                 Err(wrong) => {
-                    let remedy = "`weir ca show` lists the issuers with their key ids";
+                    let remedy = "`weir cert show` on a member that it certified names the issuer by its key id";
                     self.answer(id, Err(error(ErrorCode::BadRequest, wrong.to_string(), remedy)));
                 }
             },
@@ -162,7 +164,7 @@ impl<R: Random> Node<R> {
                 let from = request.after.map_or(u64::MAX, |after| after.saturating_add(1));
                 self.ask_for(id, IssuerCallKind::Audit, by, Request::Audit { from, max });
             }
-            Call::ExportCrl => self.export_crl(id),
+            Call::ExportCrl => self.ask_for(id, IssuerCallKind::ExportCrl, by, Request::ExportCrl),
             Call::Backup(request) => {
                 let passphrase = SecretText(request.passphrase.0);
                 self.ask_for(id, IssuerCallKind::Backup, by, Request::Backup { passphrase });
@@ -241,7 +243,7 @@ impl<R: Random> Node<R> {
             },
         };
         let uses = request.uses.unwrap_or(1);
-        let spec = InviteSpec { name, subnet, groups: request.groups, roles: vec![], ttl_secs, uses };
+        let spec = InviteSpec { name, subnet, groups: request.groups, roles: request.roles, ttl_secs, uses };
         self.ask_for(id, IssuerCallKind::Invite, by, Request::Invite { spec, contact });
     }
 
@@ -331,6 +333,9 @@ impl<R: Random> Node<R> {
             (IssuerCallKind::RevokeIssuer, Reply::Revoked { list, admission }) => {
                 self.spread(list, admission, links, now);
                 Answer::Done(Done { message: "the issuer and all its certificates are revoked".to_owned() })
+            }
+            (IssuerCallKind::ExportCrl, Reply::Crl { issuer, list }) => {
+                Answer::Crls(vec![Crl { issuer: issuer.to_string(), pem: pem("X509 CRL", &list) }])
             }
             (IssuerCallKind::Recovered, Reply::Done) => {
                 Answer::Done(Done { message: "the issuer may admit members again".to_owned() })
