@@ -263,7 +263,7 @@ impl Shell {
         }
         for _ in 0..MESSAGE_BUDGET {
             match plane.take().or_else(|| self.from_plane.try_recv().ok()) {
-                Some(FromPlane::Sockets(descriptors)) => self.adopt(descriptors)?,
+                Some(FromPlane::Sockets(descriptors)) => self.adopt(descriptors, now).await?,
                 Some(FromPlane::Input(input)) => {
                     self.node.handle_plane(input, &mut DriverLinks { driver: &mut self.driver, now }, now)
                 }
@@ -390,8 +390,13 @@ impl Shell {
     }
 
     /// From now on QUIC goes by the packet plane's control sockets.
-    fn adopt(&mut self, descriptors: Vec<OwnedFd>) -> Result<(), ShellError> {
-        self.sockets = ControlSockets::adopted(descriptors).map_err(system("taking the control sockets over"))?;
+    async fn adopt(&mut self, descriptors: Vec<OwnedFd>, now: Now) -> Result<(), ShellError> {
+        let sockets = ControlSockets::adopted(descriptors).map_err(system("taking the control sockets over"))?;
+        if sockets.port() != self.sockets.port() {
+            self.node.handle_port_change(&mut DriverLinks { driver: &mut self.driver, now }, now);
+            Box::pin(self.carry_out()).await?;
+        }
+        self.sockets = sockets;
         tracing::debug!(port = self.sockets.port(), "control sockets");
         Ok(())
     }
