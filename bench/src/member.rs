@@ -182,7 +182,7 @@ impl<'a> Member<'a> {
         let log = File::options().create(true).append(true).open(self.log_file());
         let log = log.map_err(Error::io("cannot make the log of a node"))?;
         let mut command = self.command()?;
-        command.arg("run").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command.arg("run").env("WEIR_LOG", "debug").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         signal::end_with_parent(&mut command);
         self.supervisor = Some(command.spawn().map_err(Error::io("cannot start weir run"))?);
         self.wait_for("the API", |member| member.weir(&["status"]).is_ok())

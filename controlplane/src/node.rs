@@ -308,6 +308,19 @@ impl<R: Random> Node<R> {
         self.settle(links);
     }
 
+    /// Datagrams will leave from another port from now on: to QUIC, whose migration is off, every link ends. The other ends are told by the
+    /// old one, and dialled anew by the new one.
+    pub fn handle_port_change(&mut self, links: &mut dyn Links, now: Now) {
+        let open: Vec<LinkId> = self.links.keys().copied().collect();
+        for link in open {
+            links.close(link, link::Code::Done as u32, "moving to another port");
+            self.link_closed(link, "moving to another port", links, now);
+        }
+        let peers: Vec<NodeId> = self.peers.keys().copied().collect();
+        peers.into_iter().for_each(|node| self.timers.set(Timer::Connect(node), now.mono));
+        self.settle(links);
+    }
+
     /// Carries out what is due.
     pub fn handle_timeout(&mut self, links: &mut dyn Links, now: Now) {
         while let Some(timer) = self.timers.pop(now.mono) {

@@ -580,6 +580,13 @@ object! {
         count: Option<u16>,
     }
 
+    /// A peer to make fresh keys with.
+    #[serde(deny_unknown_fields)]
+    pub struct RekeyRequest {
+        /// Its name, id or overlay address.
+        peer: String,
+    }
+
     /// How it went.
     pub struct Ping {
         /// The peer's name.

@@ -135,6 +135,11 @@ pub enum Command {
         #[arg(long, short, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=20))]
         count: u16,
     },
+    /// Make a fresh key exchange with a peer now. It happens by itself every two minutes.
+    Rekey {
+        /// Its name, id or overlay address.
+        peer: String,
+    },
     /// The configuration file.
     Config {
         /// What to do with it.

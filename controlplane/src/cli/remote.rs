@@ -15,8 +15,8 @@ use crate::api::Call;
 use crate::api::client;
 use crate::api::types::{
     Backup, BackupRequest, BundleApplyRequest, Bundles, Crl, Done, ExplainRequest, InviteRequest, Invited, JoinRequest,
-    LogRequest, Ping, PingRequest, PolicyApplyRequest, PolicyRollbackRequest, RevokeIssuerRequest, RevokeRequest,
-    Revoked, Secret, Status, WithdrawRequest,
+    LogRequest, Ping, PingRequest, PolicyApplyRequest, PolicyRollbackRequest, RekeyRequest, RevokeIssuerRequest,
+    RevokeRequest, Revoked, Secret, Status, WithdrawRequest,
 };
 use crate::time::UnixSecs;
 
@@ -82,6 +82,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         Command::Peers => shown(arguments, &Call::Peers, |peers: &Vec<_>| show::peers(peers)),
         Command::Members => shown(arguments, &Call::Members, |members: &Vec<_>| show::members(members, now())),
         Command::Ping { peer, count } => ping(arguments, peer, *count),
+        Command::Rekey { peer } => done(arguments, &Call::Rekey(RekeyRequest { peer: peer.clone() })),
         Command::Invite(invite) => {
             let call = Call::Invite(InviteRequest {
                 name: invite.name.clone(),

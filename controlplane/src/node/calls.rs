@@ -80,6 +80,8 @@ pub(super) struct Waiting {
     /// For the packet plane's dump.
     dump: Vec<CallId>,
     pings: HashMap<CallId, Pinging>,
+    /// For the end of a key exchange.
+    rekeys: Vec<(CallId, NodeId)>,
     /// Bytes of each session at the dump before the last, with the moment.
     before: HashMap<SessionId, (Instant, u64, u64)>,
     rates: HashMap<SessionId, (f64, f64)>,
@@ -121,6 +123,7 @@ impl<R: Random> Node<R> {
             Call::Members => self.answer(id, Ok(Answer::Members(self.members(now)))),
             Call::Peers => self.peers_call(id),
             Call::Ping(request) => self.ping(id, &request, links, now),
+            Call::Rekey(request) => self.rekey(id, &request.peer, links, now),
             Call::CertShow => self.answer_certificate(id, now),
             Call::CertRenew => {
                 self.renewal.calls.push(id);
@@ -436,6 +439,40 @@ impl<R: Random> Node<R> {
                 self.begin_exchange(node, links, now);
                 self.timers.set(Timer::Ping(id), now.mono + PING_PATIENCE);
             }
+        }
+    }
+
+    /// Makes fresh keys with a peer.
+    fn rekey(&mut self, id: CallId, peer: &str, links: &mut dyn Links, now: Now) {
+        let node = match self.find(peer) {
+            Ok(node) => node,
+            Err(wrong) => return self.answer(id, Err(wrong)),
+        };
+        if self.plane.is_none() || !self.peers.contains_key(&node) || self.waiting.rekeys.len() >= WAITING_MAX {
+            let message =
+                format!("no keys can be made with {}: the packet plane or the peer is missing", self.name_of(node));
+            return self
+                .answer(id, Err(error(ErrorCode::Conflict, message, "`weir status` and `weir peers` say more")));
+        }
+        self.waiting.rekeys.push((id, node));
+        self.begin_exchange(node, links, now);
+    }
+
+    /// A key exchange with this member has ended, one way or the other.
+    pub(super) fn rekeyed(&mut self, node: NodeId, outcome: Result<(), &str>) {
+        let (ours, others) = std::mem::take(&mut self.waiting.rekeys).into_iter().partition(|(_, with)| *with == node);
+        self.waiting.rekeys = others;
+        let ours: Vec<(CallId, NodeId)> = ours;
+        for (id, _) in ours {
+            let name = self.name_of(node);
+            let answer = match outcome {
+                Ok(()) => Ok(Answer::Done(Done { message: format!("{name} and this node have fresh keys") })),
+                Err(why) => {
+                    let remedy = "it is tried again by itself; the keys before stay in use";
+                    Err(error(ErrorCode::NoAnswer, format!("no fresh keys with {name}: {why}"), remedy))
+                }
+            };
+            self.answer(id, answer);
         }
     }
 
