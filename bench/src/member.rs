@@ -131,6 +131,22 @@ impl<'a> Member<'a> {
         })
     }
 
+    /// The same as a person reads it.
+    ///
+    /// # Errors
+    /// As [`Self::weir`].
+    pub fn text(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = self.command()?;
+        let output = command.args(arguments).stdin(Stdio::null()).output().map_err(Error::io("cannot start weir"))?;
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+            false => Err(Error::Broken {
+                what: format!("weir {} on g{}", arguments.join(" "), self.site.number),
+                detail: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            }),
+        }
+    }
+
     /// The same, whatever comes of it.
     ///
     /// # Errors
@@ -182,7 +198,7 @@ impl<'a> Member<'a> {
         let log = File::options().create(true).append(true).open(self.log_file());
         let log = log.map_err(Error::io("cannot make the log of a node"))?;
         let mut command = self.command()?;
-        command.arg("run").env("WEIR_LOG", "debug").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command.arg("run").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         signal::end_with_parent(&mut command);
         self.supervisor = Some(command.spawn().map_err(Error::io("cannot start weir run"))?);
         self.wait_for("the API", |member| member.weir(&["status"]).is_ok())

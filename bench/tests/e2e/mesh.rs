@@ -4,31 +4,19 @@ use std::time::Duration;
 
 use weir_bench::external::{Ping, ping, tcp_transfer};
 use weir_bench::member::{Member, Part};
+use weir_bench::network::found;
 use weir_bench::rig::Family;
 use weir_bench::rig::mesh::{Mesh, Site};
 
-/// Founds a network on the first site and has the others join it by token.
+use crate::support::alone;
+
 fn network(mesh: &Mesh) -> Vec<Member<'_>> {
-    let mut members: Vec<Member<'_>> =
-        mesh.sites().iter().map(|site| Member::new(site, "").expect("a directory and a configuration")).collect();
-    members[0].found("example").expect("a network");
-    for at in 0..members.len() {
-        members[at].run().expect("weir runs");
-        if at > 0 {
-            let token = members[0].invite(mesh.site_of(at as u8 + 1)).expect("a token");
-            members[at].weir(&["join", &token]).expect("joined");
-        }
-        members[at].wait_for_plane().expect("the packet plane runs");
-    }
-    let others = members.len() as u64 - 1;
-    for member in &members {
-        member.wait_for_peers(others).expect("sessions with all others");
-    }
-    members
+    found(mesh).expect("a network of all sites")
 }
 
 #[test]
 fn three_sites_join_by_token_and_carry_packets_between_all_of_them() {
+    let _alone = alone();
     let mesh = Mesh::new(3).unwrap();
     let members = network(&mesh);
     for from in mesh.sites() {
@@ -59,6 +47,7 @@ fn lost(seen: &Ping) -> u32 {
 
 #[test]
 fn fresh_keys_a_renewal_and_a_dead_control_plane_lose_no_packet() {
+    let _alone = alone();
     let mesh = Mesh::new(2).unwrap();
     let members = network(&mesh);
     let (one, two) = (mesh.site_of(1), mesh.site_of(2));
@@ -85,6 +74,7 @@ fn fresh_keys_a_renewal_and_a_dead_control_plane_lose_no_packet() {
 
 #[test]
 fn a_dead_packet_plane_forwards_again_within_a_second() {
+    let _alone = alone();
     let mesh = Mesh::new(2).unwrap();
     let members = network(&mesh);
     std::thread::scope(|scope| {
@@ -98,6 +88,7 @@ fn a_dead_packet_plane_forwards_again_within_a_second() {
 
 #[test]
 fn a_revoked_site_is_cut_off_by_all_others_at_once() {
+    let _alone = alone();
     let mesh = Mesh::new(3).unwrap();
     let members = network(&mesh);
     members[0].weir(&["revoke", "site-3", "--reason", "lost"]).expect("revoked");

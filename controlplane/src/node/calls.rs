@@ -34,6 +34,9 @@ const PINGS_DEFAULT: u16 = 4;
 const PINGS_MAX: u16 = 20;
 /// How long an echo is waited for; a session that must be made first takes a few round trips.
 const PING_PATIENCE: Duration = Duration::from_secs(2);
+/// Entries of the audit log when nobody says how many, and at most.
+const LOG_DEFAULT: u32 = 100;
+const LOG_MAX: u32 = 1000;
 /// Bits of a subnet that an issuer chooses.
 const SUBNET_BITS: u8 = 24;
 
@@ -61,6 +64,10 @@ pub(super) enum IssuerCallKind {
     },
     ExportCrl,
     Recovered,
+    /// Where the log ends, to show its last entries.
+    AuditEnd {
+        max: u32,
+    },
     Audit,
     Backup,
 }
@@ -163,9 +170,12 @@ impl<R: Random> Node<R> {
             },
             Call::Recovered => self.ask_for(id, IssuerCallKind::Recovered, by, Request::Recovered),
             Call::AuditLog(request) => {
-                let max = request.limit.unwrap_or(100).min(1000);
-                let from = request.after.map_or(u64::MAX, |after| after.saturating_add(1));
-                self.ask_for(id, IssuerCallKind::Audit, by, Request::Audit { from, max });
+                let max = request.limit.unwrap_or(LOG_DEFAULT).min(LOG_MAX);
+                match request.after {
+                    // Numbers count from 1 for people, from 0 in the log.
+                    Some(after) => self.ask_for(id, IssuerCallKind::Audit, by, Request::Audit { from: after, max }),
+                    None => self.ask_for(id, IssuerCallKind::AuditEnd { max }, by, Request::Status),
+                }
             }
             Call::ExportCrl => self.ask_for(id, IssuerCallKind::ExportCrl, by, Request::ExportCrl),
             Call::Backup(request) => {
@@ -345,6 +355,10 @@ impl<R: Random> Node<R> {
             }
             (IssuerCallKind::SignPolicy { version, body }, Reply::Policy { signer, signature }) => {
                 return self.policy_signed(id, version, body, signer, signature, links, now);
+            }
+            (IssuerCallKind::AuditEnd { max }, Reply::Status(status)) => {
+                let from = status.audit.next.saturating_sub(max.into());
+                return self.ask_for(id, IssuerCallKind::Audit, "the call before", Request::Audit { from, max });
             }
             (IssuerCallKind::Audit, Reply::Audit(entries)) => {
                 Answer::Log(entries.iter().filter_map(audit_entry).collect())
@@ -666,7 +680,7 @@ fn audit_entry(signed: &crate::pki::signed::Signed<crate::audit::Entry>) -> Opti
     let entry = signed.peek().ok()?;
     let hash = data_encoding::HEXLOWER.encode(&signed.digest());
     Some(AuditEntry {
-        number: entry.sequence,
+        number: entry.sequence + 1,
         at: Moment(entry.at),
         actor: entry.by,
         act: entry.what.name().to_owned(),
