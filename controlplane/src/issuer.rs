@@ -17,6 +17,7 @@ mod join;
 mod leaves;
 mod list;
 mod message;
+mod seat;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +34,7 @@ pub use self::invite::{SUBNETS_MAX, TTL_SECS, USES_MAX};
 use self::leaves::Leaves;
 pub use self::leaves::{CRL_ROWS_MAX, LEAVES_MAX};
 pub use self::message::*;
+pub use self::seat::Seat;
 use crate::audit::{self, Act, AuditError};
 use crate::codec;
 use crate::pki::admission::{AdmissionDocument, SignedAdmission};
@@ -54,6 +56,8 @@ pub const MEMBERS_MAX: usize = 65_536;
 pub const RENEWAL_SECS_MAX: u64 = 90 * 86_400;
 /// How often the revocation list is signed afresh.
 pub const RESIGN_INTERVAL: Duration = Duration::from_secs(600);
+/// How much earlier it is signed for who asks. Ours: longer than an answer takes.
+const RESIGN_EARLY: Duration = Duration::from_secs(30);
 
 /// Key of [`State`] in the issuer's table; invitations, members and their certificates have a letter and the id.
 const STATE_KEY: &[u8] = b"s";

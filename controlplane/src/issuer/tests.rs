@@ -443,6 +443,46 @@ fn the_list_is_signed_afresh_every_ten_minutes() {
     assert!(third.version > second.version);
 }
 
+/// Nobody wakes the issuer's process by the clock: the node beside it asks every ten minutes, as it would after each answer.
+#[test]
+fn a_list_that_is_asked_for_every_ten_minutes_stays_fresh() {
+    let mut world = World::new();
+    let mut versions = vec![];
+    for turn in 0..20 {
+        world.secs = turn * 600;
+        let Reply::Revocations(list) = world.ask(Request::Revocations { from: 0 }).unwrap() else { panic!() };
+        let head = list.head.peek().unwrap();
+        assert!(head.fresh_until > world.now().wall.plus(Duration::from_secs(1800)), "turn {turn}");
+        versions.push(head.version);
+    }
+    versions.dedup();
+    assert_eq!(versions.len(), 20);
+    let Reply::Revocations(again) = world.ask(Request::Revocations { from: 0 }).unwrap() else { panic!() };
+    assert_eq!(again.head.peek().unwrap().version, versions[19]);
+}
+
+#[test]
+fn a_key_becomes_an_issuer_with_the_first_bundle_that_names_it() {
+    let (start, mut random) = (Instant::now(), SeededRandom::new(3));
+    let now = Now { mono: start, wall: UnixSecs(FOUNDED) };
+    let (_, first) = network();
+    let learn = |bundles| Asked {
+        by: "the node".into(),
+        request: Request::Learn { bundles, revocations: vec![], admission: None, statements: vec![] },
+    };
+    let store = Shaky::default();
+    let mut seat = Seat::open(store.clone(), key(99)).unwrap();
+    assert_eq!(seat.handle(learn(vec![first.clone()]), now, &mut random).unwrap(), Err(Refused::NotIssuer));
+    assert!(!seat.is_taken());
+    let mut seat = Seat::open(store.clone(), key(11)).unwrap();
+    let status = Asked { by: "uid 0".into(), request: Request::Status };
+    assert_eq!(seat.handle(status.clone(), now, &mut random).unwrap(), Err(Refused::NotIssuer));
+    assert_eq!(seat.handle(learn(vec![]), now, &mut random).unwrap(), Err(Refused::NotIssuer));
+    assert_eq!(seat.handle(learn(vec![first]), now, &mut random).unwrap(), Ok(Reply::Done));
+    assert!(matches!(seat.handle(status, now, &mut random).unwrap(), Ok(Reply::Status(_))));
+    assert!(seat.is_taken());
+}
+
 #[test]
 fn the_x509_list_names_every_certificate_of_who_is_revoked_until_a_day_after_its_end() {
     use x509_parser::prelude::{CertificateRevocationList, FromDer as _, X509Certificate};
