@@ -265,11 +265,10 @@ impl Shell {
         for _ in 0..MESSAGE_BUDGET {
             match plane.take().or_else(|| self.from_plane.try_recv().ok()) {
                 Some(FromPlane::Sockets(descriptors)) => self.adopt(descriptors, now).await?,
-                Some(FromPlane::Input(PlaneInput::Gone)) => {
-                    self.sockets.let_go();
-                    self.node.handle_plane(PlaneInput::Gone, &mut DriverLinks { driver: &mut self.driver, now }, now);
-                }
                 Some(FromPlane::Input(input)) => {
+                    if matches!(*input, PlaneInput::Gone) {
+                        self.sockets.let_go();
+                    }
                     self.node.handle_plane(*input, &mut DriverLinks { driver: &mut self.driver, now }, now)
                 }
                 None => break,
