@@ -276,7 +276,7 @@ impl<R: Random> Node<R> {
         let Some(membership) = &self.membership else { return };
         let certificate = membership.chain.first().cloned().unwrap_or_default();
         let body = LeaveBody { network: membership.network, certificate };
-        if self.settings.has_issuer {
+        if self.is_issuing {
             let exporter = [0; 32];
             let request = LeaveRequest::new(&body, &membership.identity, &exporter);
             let by = membership.node.to_string();
