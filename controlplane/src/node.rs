@@ -166,6 +166,8 @@ struct Network {
 /// The machine.
 pub struct Node<R> {
     settings: Settings,
+    /// Whether the issuer beside us is one already: its key may wait for a ceremony.
+    is_issuing: bool,
     random: R,
     clock: NetworkClock,
     started: UnixSecs,
@@ -223,6 +225,7 @@ impl<R: Random> Node<R> {
         let mut clock = NetworkClock::new(mono, system, kept, settings.build, own);
         let now = clock.tick(mono, system);
         let mut node = Self {
+            is_issuing: settings.has_issuer,
             settings,
             random,
             clock,

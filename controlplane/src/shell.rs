@@ -265,12 +265,11 @@ impl Shell {
         for _ in 0..MESSAGE_BUDGET {
             match plane.take().or_else(|| self.from_plane.try_recv().ok()) {
                 Some(FromPlane::Sockets(descriptors)) => self.adopt(descriptors, now).await?,
-                Some(FromPlane::Input(PlaneInput::Gone)) => {
-                    self.sockets.let_go();
-                    self.node.handle_plane(PlaneInput::Gone, &mut DriverLinks { driver: &mut self.driver, now }, now);
-                }
                 Some(FromPlane::Input(input)) => {
-                    self.node.handle_plane(input, &mut DriverLinks { driver: &mut self.driver, now }, now)
+                    if matches!(*input, PlaneInput::Gone) {
+                        self.sockets.let_go();
+                    }
+                    self.node.handle_plane(*input, &mut DriverLinks { driver: &mut self.driver, now }, now)
                 }
                 None => break,
             }
@@ -283,7 +282,7 @@ impl Shell {
                     self.node.handle_issuer_connected(&mut DriverLinks { driver: &mut self.driver, now }, now)
                 }
                 Some(FromIssuer::Reply(ticket, reply)) => {
-                    self.node.handle_issuer(ticket, reply, &mut DriverLinks { driver: &mut self.driver, now }, now);
+                    self.node.handle_issuer(ticket, *reply, &mut DriverLinks { driver: &mut self.driver, now }, now);
                 }
                 None => break,
             }

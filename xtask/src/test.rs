@@ -44,7 +44,7 @@ impl Step {
 }
 
 /// What every run does.
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     Step::new("set-up", Action::Own(set_up, "cargo xtask test")),
     Step::new("format", Action::Cargo("fmt --all --check")),
     Step::new("tidy", Action::Own(tidy, "cargo xtask tidy")),
@@ -52,8 +52,10 @@ const STEPS: [Step; 9] = [
     Step::new("deny", Action::Own(deny, "cargo deny check licenses bans sources")),
     Step::new("ebpf", Action::Own(ebpf_check, "cargo xtask ebpf --check")),
     // The end-to-end tests start these programs.
-    Step::new("build", Action::Cargo("build --locked -p weir-dataplane -p weir-bench")),
+    Step::new("build", Action::Cargo("build --locked -p weir-dataplane -p weir-controlplane -p weir-bench")),
     Step::new("tests", Action::Cargo("test --locked --workspace --exclude weir-bench")),
+    // Apart, because the feature is off by default and one with an advisory.
+    Step::new("legacy kyber", Action::Cargo("test --locked -p weir-controlplane --features legacy-kyber quic::")),
     // These make network namespaces and pin workers to cores: one at a time.
     Step::new("end to end", Action::Cargo("test --locked -p weir-bench -- --test-threads=1")),
 ];
@@ -63,7 +65,10 @@ const FULL_STEPS: [Step; 6] = [
     Step::new("advisories", Action::Own(advisories, "cargo deny check advisories")),
     Step::new("many cases", Action::CargoManyCases("test --locked --workspace --exclude weir-bench")),
     Step::new("fuzz", Action::Own(fuzz, "cargo +nightly fuzz run TARGET")),
-    Step::new("release build", Action::Cargo("build --locked --release -p weir-dataplane -p weir-bench")),
+    Step::new(
+        "release build",
+        Action::Cargo("build --locked --release -p weir-dataplane -p weir-controlplane -p weir-bench"),
+    ),
     Step::new(
         "release tests",
         Action::Cargo("test --locked --release --workspace --exclude weir-bench -- --include-ignored"),

@@ -11,6 +11,7 @@ mod crash;
 mod demo;
 mod fault;
 mod hostile;
+mod issuers;
 mod lanes;
 mod mesh;
 mod path;

@@ -366,6 +366,22 @@ pub enum CaCommand {
 pub enum PolicyCommand {
     /// Show the policy in force, with the hits of each rule.
     Show,
+    /// Read a policy and say what is wrong with it. Asks no node.
+    Check {
+        /// The file.
+        file: PathBuf,
+        /// Ask the node for the members too, and say which groups and nodes of the policy are nobody.
+        #[arg(long)]
+        members: bool,
+    },
+    /// Show what would change between the policy in force, or another file, and this one.
+    Diff {
+        /// The file.
+        file: PathBuf,
+        /// Compare with this file and ask no node.
+        #[arg(long, value_name = "FILE")]
+        from: Option<PathBuf>,
+    },
     /// Put a policy in force.
     Apply {
         /// The file.

@@ -214,6 +214,8 @@ fn policy(arguments: &Arguments, command: &PolicyCommand) -> Outcome {
         PolicyCommand::History => {
             return shown(arguments, &Call::PolicyHistory, |versions: &Vec<_>| show::policy_history(versions));
         }
+        // Whoever calls has taken these.
+        PolicyCommand::Check { .. } | PolicyCommand::Diff { .. } => return Ok(()),
         PolicyCommand::Explain { src, dst, proto, port } => {
             let request = ExplainRequest { src: src.clone(), dst: dst.clone(), proto: proto.clone(), port: *port };
             return shown(arguments, &Call::PolicyExplain(request), show::explanation);

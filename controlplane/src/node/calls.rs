@@ -13,11 +13,12 @@ use weir_dataplane::api::message::{Request as PlaneRequest, SessionDump, Session
 
 use super::plane::Purpose;
 use super::renew::IssuerPurpose;
+use super::status::pem;
 use super::{CallId, Links, Node, Output, Timer};
 use crate::api::call::{Answer, Call};
 use crate::api::types::{
-    AuditEntry, Bundles, Done, Error, ErrorCode, Invite, InviteRequest, Invited, Member, MemberState, Moment, Peer,
-    PeerState, Ping, PingRequest, Revoked as RevokedAnswer, Secret,
+    AuditEntry, Bundles, Crl, Done, Error, ErrorCode, Invite, InviteRequest, Invited, Member, MemberState, Moment,
+    Peer, PeerState, Ping, PingRequest, Revoked as RevokedAnswer, Secret,
 };
 use crate::issuer::{Asked, Contact, InviteSpec, Refused, Reply, Request, SecretText, Subnet, TTL_SECS_DEFAULT};
 use crate::pki::bundle::SignedBundle;
@@ -61,6 +62,7 @@ pub(super) enum IssuerCallKind {
         version: u64,
         body: Vec<u8>,
     },
+    ExportCrl,
     Recovered,
     /// Where the log ends, to show its last entries.
     AuditEnd {
@@ -162,7 +164,7 @@ impl<R: Random> Node<R> {
                     self.ask_for(id, IssuerCallKind::RevokeIssuer, by, request);
                 }
                 Err(wrong) => {
-                    let remedy = "`weir ca show` lists the issuers with their key ids";
+                    let remedy = "`weir cert show` on a member that it certified names the issuer by its key id";
                     self.answer(id, Err(error(ErrorCode::BadRequest, wrong.to_string(), remedy)));
                 }
             },
@@ -175,7 +177,7 @@ impl<R: Random> Node<R> {
                     None => self.ask_for(id, IssuerCallKind::AuditEnd { max }, by, Request::Status),
                 }
             }
-            Call::ExportCrl => self.export_crl(id),
+            Call::ExportCrl => self.ask_for(id, IssuerCallKind::ExportCrl, by, Request::ExportCrl),
             Call::Backup(request) => {
                 let passphrase = SecretText(request.passphrase.0);
                 self.ask_for(id, IssuerCallKind::Backup, by, Request::Backup { passphrase });
@@ -344,6 +346,9 @@ impl<R: Random> Node<R> {
             (IssuerCallKind::RevokeIssuer, Reply::Revoked { list, admission }) => {
                 self.spread(list, admission, links, now);
                 Answer::Done(Done { message: "the issuer and all its certificates are revoked".to_owned() })
+            }
+            (IssuerCallKind::ExportCrl, Reply::Crl { issuer, list }) => {
+                Answer::Crls(vec![Crl { issuer: issuer.to_string(), pem: pem("X509 CRL", &list) }])
             }
             (IssuerCallKind::Recovered, Reply::Done) => {
                 Answer::Done(Done { message: "the issuer may admit members again".to_owned() })
