@@ -11,6 +11,8 @@ mod crash;
 mod demo;
 mod fault;
 mod hostile;
+mod initials;
+mod judges;
 mod lanes;
 mod mesh;
 mod path;

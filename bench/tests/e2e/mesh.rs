@@ -8,7 +8,7 @@ use weir_bench::rig::Family;
 use weir_bench::rig::mesh::Mesh;
 
 /// Founds a network on the first site and has the others join it by token.
-fn network(mesh: &Mesh) -> Vec<Member<'_>> {
+pub(crate) fn network(mesh: &Mesh) -> Vec<Member<'_>> {
     let mut members: Vec<Member<'_>> =
         mesh.sites().iter().map(|site| Member::new(site, "").expect("a directory and a configuration")).collect();
     members[0].found("example").expect("a network");
