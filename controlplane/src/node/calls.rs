@@ -21,7 +21,7 @@ use crate::api::types::{
     Peer, PeerState, Ping, PingRequest, Revoked as RevokedAnswer, Secret,
 };
 use crate::issuer::{Asked, Contact, InviteSpec, Refused, Reply, Request, SecretText, Subnet, TTL_SECS_DEFAULT};
-use crate::pki::bundle::SignedBundle;
+use crate::pki::bundle::{Chain, SignedBundle};
 use crate::pki::id::{KeyId, NodeId, overlay_address, session_id};
 use crate::pki::revocation::Revoked;
 use crate::random::Random;
@@ -138,9 +138,11 @@ impl<R: Random> Node<R> {
             }
             Call::Leave => self.leave(id, links, now),
             Call::BundleShow => {
-                let versions = self.network.as_ref().map(|network| network.chain.versions()).unwrap_or_default();
+                let chain = self.network.as_ref().map(|network| &network.chain);
+                let versions = chain.map(Chain::versions).unwrap_or_default();
                 let versions = versions.iter().map(|signed| BASE64.encode(&crate::codec::encode(signed))).collect();
-                self.answer(id, Ok(Answer::Bundles(Bundles { versions })));
+                let roots = chain.map(|chain| chain.current().roots.iter().map(|der| pem(der)).collect());
+                self.answer(id, Ok(Answer::Bundles(Bundles { versions, roots: roots.unwrap_or_default() })));
             }
             Call::BundleApply(request) => self.apply_bundles(id, &request.versions, links, now),
             Call::PolicyShow => self.policy_show(id),
