@@ -3,7 +3,7 @@
 //! Most is answered from what is known. What the packet plane or the issuer must say first waits under the call's id; whoever waits is
 //! answered in any case, if only that it came to nothing.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -77,10 +77,10 @@ pub(super) struct Pinging {
 pub(super) struct Waiting {
     /// For the packet plane's dump.
     dump: Vec<CallId>,
-    pings: HashMap<CallId, Pinging>,
+    pings: BTreeMap<CallId, Pinging>,
     /// Bytes of each session at the dump before the last, with the moment.
-    before: HashMap<SessionId, (Instant, u64, u64)>,
-    rates: HashMap<SessionId, (f64, f64)>,
+    before: BTreeMap<SessionId, (Instant, u64, u64)>,
+    rates: BTreeMap<SessionId, (f64, f64)>,
 }
 
 pub(super) fn error(code: ErrorCode, message: impl Into<String>, remedy: impl Into<String>) -> Error {
