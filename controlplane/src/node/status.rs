@@ -36,13 +36,6 @@ const ISSUER_SOON: Duration = Duration::from_secs(45 * 86_400);
 /// Most warnings at a time.
 const WARNINGS_MAX: usize = 64;
 
-/// A certificate as other programs read it (RFC 7468).
-pub(super) fn pem(der: &[u8]) -> String {
-    let body = BASE64.encode(der);
-    let lines: Vec<&str> = body.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
-    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
-}
-
 impl<R: Random> Node<R> {
     pub(super) fn leaf_fields(&self) -> Option<LeafFields> {
         let membership = self.membership.as_ref()?;
