@@ -141,7 +141,8 @@ impl<R: Random> Node<R> {
                 let chain = self.network.as_ref().map(|network| &network.chain);
                 let versions = chain.map(Chain::versions).unwrap_or_default();
                 let versions = versions.iter().map(|signed| BASE64.encode(&crate::codec::encode(signed))).collect();
-                let roots = chain.map(|chain| chain.current().roots.iter().map(|der| pem("CERTIFICATE", der)).collect());
+                let roots =
+                    chain.map(|chain| chain.current().roots.iter().map(|der| pem("CERTIFICATE", der)).collect());
                 self.answer(id, Ok(Answer::Bundles(Bundles { versions, roots: roots.unwrap_or_default() })));
             }
             Call::BundleApply(request) => self.apply_bundles(id, &request.versions, links, now),
