@@ -17,6 +17,7 @@ pub mod policy;
 pub mod quic;
 pub mod random;
 pub mod shell;
+pub mod sim;
 pub mod state_directory;
 pub mod store;
 pub mod supervisor;

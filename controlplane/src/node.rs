@@ -12,7 +12,7 @@
 //! It knows no socket, no file and no thread, so a simulator runs thousands of them. After each `handle_…`, take [`Node::poll_output`] until
 //! there is nothing more, in that order: what must be on disk before it is acted upon comes before it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -183,13 +183,13 @@ pub struct Node<R> {
     own_record: Option<directory::SignedRecord>,
     trust: Option<SharedTrust>,
     peers: BTreeMap<NodeId, Peer>,
-    links: HashMap<LinkId, link::Link>,
-    exchanges: HashMap<ExchangeId, Held>,
+    links: BTreeMap<LinkId, link::Link>,
+    exchanges: BTreeMap<ExchangeId, Held>,
     next_exchange: u64,
     plane: Option<PlaneView>,
-    tickets: HashMap<Ticket, plane::Purpose>,
-    issuer_tickets: HashMap<Ticket, renew::IssuerPurpose>,
-    relayed: HashMap<(LinkId, u32), renew::Relayed>,
+    tickets: BTreeMap<Ticket, plane::Purpose>,
+    issuer_tickets: BTreeMap<Ticket, renew::IssuerPurpose>,
+    relayed: BTreeMap<(LinkId, u32), renew::Relayed>,
     next_ticket: u32,
     joining: Option<Joining>,
     /// Ours before we are a member: an issuer that has granted it already grants it again.
@@ -241,13 +241,13 @@ impl<R: Random> Node<R> {
             own_record: None,
             trust: None,
             peers: BTreeMap::new(),
-            links: HashMap::new(),
-            exchanges: HashMap::new(),
+            links: BTreeMap::new(),
+            exchanges: BTreeMap::new(),
             next_exchange: 0,
             plane: None,
-            tickets: HashMap::new(),
-            issuer_tickets: HashMap::new(),
-            relayed: HashMap::new(),
+            tickets: BTreeMap::new(),
+            issuer_tickets: BTreeMap::new(),
+            relayed: BTreeMap::new(),
             next_ticket: 0,
             joining: None,
             identity,
@@ -368,6 +368,18 @@ impl<R: Random> Node<R> {
     /// What is known of all members.
     pub fn directory(&self) -> &Directory {
         &self.directory
+    }
+
+    /// Takes over what another node of this process knows of the members, and has verified: so that a simulation need not have each of a
+    /// thousand nodes verify the records of all others.
+    pub fn adopt(&mut self, directory: Directory, links: &mut dyn Links, now: Now) {
+        self.directory.adopt(directory);
+        let members: Vec<NodeId> = self.directory.entries().map(|entry| entry.record.node).collect();
+        for node in members {
+            self.meet(node, now);
+        }
+        (self.are_routes_dirty, self.is_policy_dirty) = (true, true);
+        self.settle(links);
     }
 
     /// Sends what several changes of one turn add up to.

@@ -61,8 +61,10 @@ const STEPS: [Step; 10] = [
 ];
 
 /// What a full run adds.
-const FULL_STEPS: [Step; 6] = [
+const FULL_STEPS: [Step; 7] = [
     Step::new("advisories", Action::Own(advisories, "cargo deny check advisories")),
+    // Some of the ignored tests ask them.
+    Step::new("judges", Action::Own(judges, "cargo xtask test --full")),
     Step::new("many cases", Action::CargoManyCases("test --locked --workspace --exclude weir-bench")),
     Step::new("fuzz", Action::Own(fuzz, "cargo +nightly fuzz run TARGET")),
     Step::new(
@@ -141,7 +143,19 @@ fn cargo(workspace: &Workspace, arguments: &str) -> Command {
         // Building stays the user's; only the finished test programs run as root.
         command.env(format!("CARGO_TARGET_{}_RUNNER", host.to_uppercase().replace('-', "_")), "sudo -E");
     }
+    let judges = setup::judge_python(workspace);
+    if arguments.contains("--include-ignored") && std::env::var_os("JUDGE_PYTHON").is_none() && judges.exists() {
+        command.env("JUDGE_PYTHON", judges);
+    }
     command
+}
+
+/// Packages come over the network; without them their judges were not asked.
+fn judges(workspace: &Workspace) -> Result<Outcome, String> {
+    Ok(match setup::install_judges(workspace) {
+        Ok(()) => Outcome::Passed,
+        Err(message) => Outcome::Skipped(format!("no Python with the judges' packages: {message}")),
+    })
 }
 
 /// The host's target triple.

@@ -10,7 +10,7 @@ use weir_bench::rig::mesh::{Mesh, Site};
 
 use crate::support::alone;
 
-fn network(mesh: &Mesh) -> Vec<Member<'_>> {
+pub(crate) fn network(mesh: &Mesh) -> Vec<Member<'_>> {
     found(mesh).expect("a network of all sites")
 }
 

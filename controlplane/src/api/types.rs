@@ -626,6 +626,9 @@ object! {
     pub struct Bundles {
         /// All its signed versions in base64, the first one first.
         versions: Vec<String>,
+        /// The roots' certificates that hold now, in PEM, for programs that are not weir.
+        #[serde(default)]
+        roots: Vec<String>,
     }
 
     /// A new version of the trust bundle, signed in a ceremony.

@@ -279,6 +279,9 @@ pub enum CaCommand {
     Bundle {
         /// Where to.
         file: PathBuf,
+        /// Write the roots' certificates in PEM as well, for programs that are not weir.
+        #[arg(long, value_name = "FILE")]
+        roots: Option<PathBuf>,
     },
     /// Hand the outcome of a ceremony to the node, which spreads it.
     Publish {

@@ -227,8 +227,11 @@ fn policy(arguments: &Arguments, command: &PolicyCommand) -> Outcome {
 /// Those of `weir ca` that ask the node; the others are ceremonies.
 pub(super) fn ca(arguments: &Arguments, command: &CaCommand) -> Outcome {
     match command {
-        CaCommand::Bundle { file } => {
+        CaCommand::Bundle { file, roots } => {
             let bundles: Bundles = ask_for(arguments, &Call::BundleShow)?;
+            if let Some(roots) = roots {
+                files::write(roots, bundles.roots.concat().as_bytes())?;
+            }
             let versions = bundles.versions.len();
             files::write(file, &bundle_file(&bundles.versions)?)?;
             report(arguments, &format!("{}: the trust bundle, version {versions}", file.display()))

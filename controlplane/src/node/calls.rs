@@ -3,7 +3,7 @@
 //! Most is answered from what is known. What the packet plane or the issuer must say first waits under the call's id; whoever waits is
 //! answered in any case, if only that it came to nothing.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ use crate::api::types::{
     Peer, PeerState, Ping, PingRequest, Revoked as RevokedAnswer, Secret,
 };
 use crate::issuer::{Asked, Contact, InviteSpec, Refused, Reply, Request, SecretText, Subnet, TTL_SECS_DEFAULT};
-use crate::pki::bundle::SignedBundle;
+use crate::pki::bundle::{Chain, SignedBundle};
 use crate::pki::id::{KeyId, NodeId, overlay_address, session_id};
 use crate::pki::revocation::Revoked;
 use crate::random::Random;
@@ -86,12 +86,12 @@ pub(super) struct Pinging {
 pub(super) struct Waiting {
     /// For the packet plane's dump.
     dump: Vec<CallId>,
-    pings: HashMap<CallId, Pinging>,
+    pings: BTreeMap<CallId, Pinging>,
     /// For the end of a key exchange.
     rekeys: Vec<(CallId, NodeId)>,
     /// Bytes of each session at the dump before the last, with the moment.
-    before: HashMap<SessionId, (Instant, u64, u64)>,
-    rates: HashMap<SessionId, (f64, f64)>,
+    before: BTreeMap<SessionId, (Instant, u64, u64)>,
+    rates: BTreeMap<SessionId, (f64, f64)>,
 }
 
 pub(super) fn error(code: ErrorCode, message: impl Into<String>, remedy: impl Into<String>) -> Error {
@@ -138,9 +138,12 @@ impl<R: Random> Node<R> {
             }
             Call::Leave => self.leave(id, links, now),
             Call::BundleShow => {
-                let versions = self.network.as_ref().map(|network| network.chain.versions()).unwrap_or_default();
+                let chain = self.network.as_ref().map(|network| &network.chain);
+                let versions = chain.map(Chain::versions).unwrap_or_default();
                 let versions = versions.iter().map(|signed| BASE64.encode(&crate::codec::encode(signed))).collect();
-                self.answer(id, Ok(Answer::Bundles(Bundles { versions })));
+                let roots =
+                    chain.map(|chain| chain.current().roots.iter().map(|der| pem("CERTIFICATE", der)).collect());
+                self.answer(id, Ok(Answer::Bundles(Bundles { versions, roots: roots.unwrap_or_default() })));
             }
             Call::BundleApply(request) => self.apply_bundles(id, &request.versions, links, now),
             Call::PolicyShow => self.policy_show(id),

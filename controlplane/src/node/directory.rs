@@ -13,6 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -145,7 +146,8 @@ const SEQUENCE_AHEAD_MAX: Duration = Duration::from_secs(2 * 86_400);
 /// What is known of all members.
 #[derive(Clone, Debug, Default)]
 pub struct Directory {
-    entries: BTreeMap<NodeId, Entry>,
+    /// Shared, since simulations hold the same thousand entries a thousand times.
+    entries: BTreeMap<NodeId, Arc<Entry>>,
 }
 
 /// By what a record is judged.
@@ -195,8 +197,17 @@ impl Directory {
         if self.entries.len() >= RECORDS_MAX && !self.entries.contains_key(&node) {
             return Err(RecordError::Full);
         }
-        self.entries.insert(node, Entry { statement, record, signed });
+        self.entries.insert(node, Arc::new(Entry { statement, record, signed }));
         Ok(Some(node))
+    }
+
+    /// Takes what another directory has verified and is newer there.
+    pub fn adopt(&mut self, other: Self) {
+        for (node, entry) in other.entries {
+            if self.entries.get(&node).is_none_or(|known| known.record.sequence < entry.record.sequence) {
+                self.entries.insert(node, entry);
+            }
+        }
     }
 
     /// Forgets a member; `true` when there was one.
@@ -216,17 +227,17 @@ impl Directory {
 
     /// A member.
     pub fn entry(&self, node: NodeId) -> Option<&Entry> {
-        self.entries.get(&node)
+        self.entries.get(&node).map(Arc::as_ref)
     }
 
     /// A member by its name.
     pub fn named(&self, name: &str) -> Option<&Entry> {
-        self.entries.values().find(|entry| entry.statement.name == name)
+        self.entries().find(|entry| entry.statement.name == name)
     }
 
     /// All members, by node id.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.values()
+        self.entries.values().map(Arc::as_ref)
     }
 
     /// The largest number of workers that any member has: as many lanes a peer may seal.

@@ -338,7 +338,7 @@ impl<R: Random> Node<R> {
 
     /// The issuer's process is there again: what was asked and not answered is lost, and it may have missed something.
     pub fn handle_issuer_connected(&mut self, links: &mut dyn Links, now: Now) {
-        let lost: Vec<IssuerPurpose> = self.issuer_tickets.drain().map(|(_, purpose)| purpose).collect();
+        let lost: Vec<IssuerPurpose> = std::mem::take(&mut self.issuer_tickets).into_values().collect();
         for purpose in lost {
             match purpose {
                 IssuerPurpose::Call(call, _) => self.answer_issuer_lost(call),

@@ -1,0 +1,64 @@
+//! Networks of real nodes on virtual time, through what happens to networks.
+//!
+//! Each test has a seed and can be repeated; one that fails prints it. `WEIR_SIM_SEED` gives another to all of them. What takes minutes is
+//! ignored by default and runs with `cargo xtask test --full`.
+
+mod clocks;
+mod growth;
+mod hostile;
+mod outages;
+mod revocation;
+mod sessions;
+
+use std::time::Duration;
+
+use weir_controlplane::sim::{Site, World};
+
+/// Round trip of most tests: between cities of a country.
+const RTT: Duration = Duration::from_millis(20);
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// The seed of a test, or the one that the environment names.
+fn seed(own: u64) -> u64 {
+    std::env::var("WEIR_SIM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(own)
+}
+
+/// Between 5 and 105 ms, the same for each pair in each run.
+fn spread(one: Site, other: Site) -> Duration {
+    let (low, high) = (one.0.min(other.0) as u64, one.0.max(other.0) as u64);
+    ms(5 + (low.wrapping_mul(0x9e37_79b9) ^ high.wrapping_mul(0x85eb_ca6b)) % 100)
+}
+
+/// A network of so many members, all of which joined by one token, a minute later.
+fn network(own_seed: u64, members: u32) -> (World, Vec<Site>) {
+    let mut world = World::new(seed(own_seed), |_, _| RTT);
+    let founder = world.found().unwrap();
+    world.run(5 * SECOND);
+    let mut sites = vec![founder];
+    if members > 1 {
+        sites.extend(world.grow(founder, members - 1).expect("all join"));
+    }
+    world.run(MINUTE);
+    (world, sites)
+}
+
+fn is_mesh(world: &World, sites: &[Site]) -> bool {
+    pairs(sites).all(|(one, other)| world.is_session(one, other))
+}
+
+fn pairs(sites: &[Site]) -> impl Iterator<Item = (Site, Site)> {
+    sites.iter().enumerate().flat_map(|(at, one)| sites[at + 1..].iter().map(move |other| (*one, *other)))
+}
+
+/// All know the same bundle, lists and members.
+fn agree(world: &World, sites: &[Site]) -> bool {
+    let first = world.documents(sites[0]);
+    first.is_some() && sites.iter().all(|site| world.documents(*site) == first)
+}
