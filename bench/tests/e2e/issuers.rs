@@ -22,8 +22,9 @@ fn serials_on_list(member: &Member<'_>) -> Vec<String> {
     let issuer = member.directory().join("issuer.pem");
     std::fs::write(&issuer, certificate["chain"][1].as_str().unwrap()).unwrap();
     let list = directory.join(format!("{}.crl.pem", text(&certificate, "issuer")));
-    let read = Command::new("openssl").arg("crl").arg("-in").arg(&list).arg("-CAfile").arg(&issuer);
-    let read = read.args(["-noout", "-text"]).output().unwrap();
+    let mut openssl = Command::new("openssl");
+    openssl.arg("crl").arg("-in").arg(&list).arg("-CAfile").arg(&issuer).args(["-noout", "-text"]);
+    let read = openssl.output().unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&read.stdout), String::from_utf8_lossy(&read.stderr));
     assert!(read.status.success() && said.contains("verify OK"), "{said}");
     said.lines().filter_map(|line| line.trim().strip_prefix("Serial Number: ").map(str::to_owned)).collect()
