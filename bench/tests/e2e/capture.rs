@@ -39,7 +39,8 @@ pub(crate) enum Seen {
     PortUnreachable(IpAddr),
     /// One of ours: UDP from and to our port, first payload byte 0x20..=0x3f. Source address, and the header where it is data.
     Overlay(IpAddr, Option<DataHeader>),
-    /// QUIC from and to our port: its fixed bit is set (RFC 9443, RFC 9000 §17). Source address.
+    /// QUIC from or to our port, since one who joins has none of that number yet: its fixed bit is set (RFC 9443, RFC 9000 §17). Source
+    /// address.
     Quic(IpAddr),
 }
 
@@ -140,13 +141,13 @@ impl Frame {
         Some((udp.u16(0)?, udp.u16(2)?, DataHeader::parse(udp.get(8..)?).ok()?))
     }
 
-    /// Addresses and payload of a datagram over IPv4 between our ports, as far as it was captured.
+    /// Addresses and payload of a datagram over IPv4 from or to our port, as far as it was captured.
     pub(crate) fn payload(&self) -> Option<(IpAddr, IpAddr, &[u8])> {
         let bytes = self.bytes.as_slice();
         let packet = bytes.get(ETHERNET_LEN..).filter(|_| bytes.u16(12) == Some(0x0800))?;
         let udp = packet.get(usize::from(packet.u8(0)? & 0xf) * 4..).filter(|_| packet.u8(9) == Some(17))?;
         let [from, to] = [packet.array::<4>(12)?, packet.array::<4>(16)?].map(IpAddr::from);
-        let ours = udp.u16(0)? == PORT && udp.u16(2)? == PORT;
+        let ours = udp.u16(0)? == PORT || udp.u16(2)? == PORT;
         // The UDP length, since short frames are padded.
         udp.get(8..usize::from(udp.u16(4)?)).filter(|_| ours).map(|payload| (from, to, payload))
     }
@@ -171,11 +172,12 @@ fn packet_seen(packet: &[u8]) -> Option<Seen> {
         // Neighbour and router discovery; listener reports come behind a hop-by-hop header with their router alert.
         (58, 133..=137) => Some(Seen::LinkLocalIcmpv6),
         (0, 58) if packet.u8(at + 8)? == 143 => Some(Seen::LinkLocalIcmpv6),
-        (17, _) if packet.u16(at)? == PORT && packet.u16(at + 2)? == PORT => {
+        (17, _) => {
+            let ours = [packet.u16(at)?, packet.u16(at + 2)?].map(|port| port == PORT);
             let payload = packet.get(at + 8..)?;
-            match payload.u8(0)? {
-                0x20..=0x3f => Some(Seen::Overlay(source, DataHeader::parse(payload).ok())),
-                0x40..=0x7f | 0xc0..=0xff => Some(Seen::Quic(source)),
+            match (payload.u8(0)?, ours) {
+                (0x20..=0x3f, [true, true]) => Some(Seen::Overlay(source, DataHeader::parse(payload).ok())),
+                (0x40..=0x7f | 0xc0..=0xff, [true, _] | [_, true]) => Some(Seen::Quic(source)),
                 _ => None,
             }
         }
