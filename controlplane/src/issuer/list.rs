@@ -138,9 +138,9 @@ impl<S: Store> Issuer<S> {
         Ok(Reply::Revoked { list, admission: self.state.admission.clone() })
     }
 
-    /// The own list from an entry on; signed now if it never was.
+    /// The own list from an entry on; signed afresh when it is time, since whoever asks is the only one who looks at the clock.
     pub(super) fn list_from(&mut self, from: u32, now: Now) -> Result<SignedRevocationList, Refused> {
-        if self.resign_at.is_none() {
+        if self.resign_at.is_none_or(|at| at <= now.mono) {
             self.resign(now)?;
         }
         self.revoked.list(self.id, from).ok_or(Refused::NotIssuer)
