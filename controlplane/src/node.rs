@@ -32,7 +32,7 @@ use crate::pki::key::PrivateKey;
 use crate::pki::revocation::RevocationSet;
 use crate::pki::trust::{SharedTrust, Trust};
 use crate::policy::{Compiled, History};
-use crate::quic::{Event, LinkId};
+use crate::quic::{CloseReason, Event, LinkId};
 use crate::random::Random;
 use crate::store::{Batch, Store};
 use crate::time::{Now, UnixSecs};
@@ -134,6 +134,8 @@ enum Timer {
     Join,
     /// A dialled address did not answer: try the next.
     Dial(LinkId),
+    /// Who has shown no certificate has had its time.
+    Stranger(LinkId),
     /// Measure the round trip to this member.
     Echo(NodeId),
     /// An echo of a ping is late.
@@ -179,6 +181,8 @@ pub struct Node<R> {
     admission: Option<AdmissionKeys>,
     directory: Directory,
     own_sequence: u64,
+    /// When we say again what we know.
+    greet_at: Option<Instant>,
     /// Our own record, signed anew and not passed on yet.
     own_record: Option<directory::SignedRecord>,
     trust: Option<SharedTrust>,
@@ -205,6 +209,9 @@ pub struct Node<R> {
 
 /// How often the clock is kept and the directory looked through: rarely beside what it costs, often beside what it guards.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(60);
+/// How often members tell one another what they know and what time it is, for what was lost on the way and for clocks that jumped. A third
+/// of the time that a clock's word counts.
+const GREET_INTERVAL: Duration = Duration::from_secs(300);
 
 impl<R: Random> Node<R> {
     /// A node with what its store holds.
@@ -238,6 +245,7 @@ impl<R: Random> Node<R> {
             admission: None,
             directory: Directory::default(),
             own_sequence: 0,
+            greet_at: None,
             own_record: None,
             trust: None,
             peers: BTreeMap::new(),
@@ -277,7 +285,7 @@ impl<R: Random> Node<R> {
         }
         self.publish_admission(links, now);
         self.configure();
-        self.sign_record(now);
+        self.renew_record(now);
         self.schedule_renewal(now);
         if self.settings.has_issuer {
             self.timers.set(Timer::Lists, now.mono);
@@ -306,7 +314,12 @@ impl<R: Random> Node<R> {
                 self.link_connected(connected, links, now);
             }
             Event::Message { link, bytes } => self.link_said(link, &bytes, links, now),
-            Event::Closed { link, reason } => self.link_closed(link, &reason.to_string(), links, now),
+            Event::Closed { link, reason } => {
+                if matches!(reason, CloseReason::TimedOut | CloseReason::HandshakeTimedOut) {
+                    self.fell_silent(link);
+                }
+                self.link_closed(link, &reason.to_string(), links, now);
+            }
         }
         self.settle(links);
     }
@@ -338,6 +351,7 @@ impl<R: Random> Node<R> {
                 Timer::Upkeep => self.upkeep(links, now),
                 Timer::Join => self.join_timed_out(links, now),
                 Timer::Dial(link) => self.dial_timed_out(link, links, now),
+                Timer::Stranger(link) => self.stranger_timed_out(link, links),
                 Timer::Echo(node) => self.measure(node, now),
                 Timer::Ping(id) => self.ping_timed_out(id, now),
             }
@@ -427,8 +441,16 @@ impl<R: Random> Node<R> {
         }
         self.publish_admission(links, now);
         self.keep_clock();
-        for node in self.directory.expire(now.wall) {
+        self.look_whether_renewal_is_due(now);
+        for ended in self.directory.expire(now.wall) {
+            let node = ended.record.node;
             self.part(node, "its record ended", links, now);
+            self.keep_address(&ended, now);
+        }
+        if self.greet_at.is_none_or(|at| at <= now.mono) {
+            self.greet_at = Some(now.mono + GREET_INTERVAL);
+            let hello = self.hello(now);
+            self.say_to_all(&message::Message::Hello(hello), None, links);
         }
         self.timers.set(Timer::Upkeep, now.mono + UPKEEP_INTERVAL);
     }

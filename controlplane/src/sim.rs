@@ -112,6 +112,8 @@ struct Machine {
     /// A machine without a node, whose links a test holds itself.
     is_puppet: bool,
     heard: Vec<Event>,
+    /// What came while it slept: its own timers find out about it when it wakes.
+    missed: Vec<Event>,
     stores: u64,
 }
 
@@ -487,6 +489,9 @@ impl World {
                 if self.machines[site.0].is_puppet {
                     return self.machines[site.0].heard.push(event);
                 }
+                if self.net.places[site.0].is_asleep {
+                    return self.machines[site.0].missed.push(event);
+                }
                 self.with_node(site, |node, links, now| node.handle_link(event, links, now));
             }
             Due::Wake(site) => {
@@ -530,6 +535,9 @@ impl World {
             Due::Awake(site) => {
                 self.net.places[site.0].is_asleep = false;
                 self.with_node(site, |node, links, now| node.handle_timeout(links, now));
+                for event in std::mem::take(&mut self.machines[site.0].missed) {
+                    self.with_node(site, |node, links, now| node.handle_link(event, links, now));
+                }
             }
         }
     }

@@ -216,11 +216,11 @@ impl Directory {
     }
 
     /// Forgets whoever has ended by `now`, and says who.
-    pub fn expire(&mut self, now: UnixSecs) -> Vec<NodeId> {
-        let ended: Vec<NodeId> =
-            self.entries.values().filter(|entry| entry.record.not_after < now).map(|entry| entry.record.node).collect();
-        ended.iter().for_each(|node| {
-            self.entries.remove(node);
+    pub fn expire(&mut self, now: UnixSecs) -> Vec<Arc<Entry>> {
+        let ended: Vec<Arc<Entry>> =
+            self.entries.values().filter(|entry| entry.record.not_after < now).cloned().collect();
+        ended.iter().for_each(|entry| {
+            self.entries.remove(&entry.record.node);
         });
         ended
     }

@@ -11,7 +11,7 @@ use weir_dataplane::api::Prefix;
 use weir_dataplane::api::admission::KEYS_MAX;
 use weir_dataplane::api::message::AdmissionKey;
 
-use super::directory::{self, ENDPOINTS_MAX, LIFETIME, Record, SignedRecord};
+use super::directory::{self, ENDPOINTS_MAX, LIFETIME, Record, RecordError, SignedRecord};
 use super::link::Links;
 use super::message::{Ask, Hello, Message, RECORDS_PER_MESSAGE};
 use super::{Network, Node, Timer};
@@ -22,6 +22,7 @@ use crate::pki::bundle::{Chain, Extended, SignedBundle};
 use crate::pki::clock::Learned;
 use crate::pki::id::{NodeId, overlay_network};
 use crate::pki::revocation::{RevocationError, SignedRevocationList};
+use crate::pki::statement::StatementError;
 use crate::policy::SignedPolicy;
 use crate::quic::{Alpn, LinkId};
 use crate::random::Random;
@@ -32,7 +33,9 @@ use crate::time::{Now, UnixSecs};
 const DOCUMENT_LEN_MAX: usize = 1 << 20;
 /// Key of the latest moment in [`Table::Clock`].
 const CLOCK_KEY: &[u8] = b"latest";
-/// How long before the end of our record we sign a new one.
+/// Members whose addresses are kept in mind beyond the end of their records: enough to find one that is still there.
+const TOLD_MAX: usize = 24;
+/// How old our record becomes before we sign a new one.
 const RECORD_REFRESH: Duration = Duration::from_secs(6 * 86_400);
 
 /// Why what is stored cannot be used.
@@ -97,6 +100,7 @@ impl<R: Random> Node<R> {
             }
         }
         self.network = Some(Network { id, chain, bundle });
+        let mut ended = vec![];
         for (_, bytes) in store.entries(Table::Directory)? {
             let record: SignedRecord = stored("record", &bytes)?;
             let Some(network) = &self.network else { break };
@@ -104,8 +108,18 @@ impl<R: Random> Node<R> {
                 directory::Judge { network: id, bundle: &network.bundle, revoked: &self.revocations, now: now.wall };
             match self.directory.accept(record, judge) {
                 Ok(_) => {}
+                Err(RecordError::Expired { .. } | RecordError::Statement(StatementError::Expired(_))) => {
+                    ended.push(bytes)
+                }
                 Err(error) => tracing::debug!(%error, "a stored record is left out"),
             }
+        }
+        // Whoever was away for weeks knows nobody's record that still holds; where the others were is all it has.
+        for bytes in ended {
+            let record: SignedRecord = stored("record", &bytes)?;
+            let record: Record = codec::decode(&record.body, directory::BODY_LEN_MAX)
+                .map_err(|error| LoadError::Decode { what: "record", error })?;
+            self.remember_address(record.node, record.endpoints, now);
         }
         let own = self.membership.as_ref().and_then(|membership| self.directory.entry(membership.node));
         self.own_sequence = own.map_or(0, |entry| entry.record.sequence);
@@ -158,6 +172,11 @@ impl<R: Random> Node<R> {
             held.peer
         });
         if let Some(node) = node {
+            // Only now: a link stands for its dialling side before the other one has judged its certificate, so one that is refused would
+            // begin anew at once, again and again.
+            if let Some(peer) = self.peers.get_mut(&node) {
+                peer.succeeded();
+            }
             self.heard_time(node, hello.wall, now);
         }
         for ask in asks {
@@ -381,6 +400,49 @@ impl<R: Random> Node<R> {
         true
     }
 
+    /// A member whose record has ended is forgotten, but where it was.
+    pub(super) fn keep_address(&mut self, ended: &directory::Entry, now: Now) {
+        let node = ended.record.node;
+        if self.remember_address(node, ended.record.endpoints.clone(), now) {
+            let mut batch = Batch::default();
+            batch.put(Table::Directory, node.0, codec::encode(&ended.signed));
+            self.store(batch);
+        }
+    }
+
+    /// Keeps in mind where some members were whose records do not hold any more.
+    fn remember_address(&mut self, node: NodeId, endpoints: Vec<SocketAddr>, now: Now) -> bool {
+        let is_told = |(node, peer): &(&NodeId, &super::Peer)| {
+            !peer.told_endpoints.is_empty() && self.directory.entry(**node).is_none()
+        };
+        let told = self.peers.iter().filter(is_told).count();
+        if told >= TOLD_MAX || Some(node) == self.id() || self.revocations.is_node_revoked(node) {
+            return false;
+        }
+        self.peers.entry(node).or_default().told_endpoints = endpoints;
+        self.meet(node, now);
+        true
+    }
+
+    /// Says anew of ourselves what is true now, unless that is known: a network hears of every record, so one is not signed for nothing.
+    pub(super) fn renew_record(&mut self, now: Now) {
+        let endpoints = self.own_endpoints();
+        let Some(membership) = &self.membership else { return };
+        let known = self.directory.entry(membership.node);
+        let holds = known.and_then(|known| {
+            let workers = self.plane.as_ref().map_or(known.record.workers, |plane| plane.welcome.workers);
+            let is_same = known.record.endpoints == endpoints
+                && known.record.workers == workers
+                && known.signed.statement == membership.statement;
+            let left = known.record.not_after.since(now.wall);
+            left.checked_sub(LIFETIME - RECORD_REFRESH).filter(|_| is_same)
+        });
+        match holds {
+            Some(holds) => self.timers.set(Timer::Record, now.mono + holds),
+            None => self.sign_record(now),
+        }
+    }
+
     /// Says anew of ourselves what is true now.
     pub(super) fn sign_record(&mut self, now: Now) {
         let endpoints = self.own_endpoints();
@@ -422,6 +484,18 @@ impl<R: Random> Node<R> {
             if let Some(trust) = &self.trust {
                 trust.set_now(to);
             }
+        }
+    }
+
+    /// A chain that is not valid yet, and good but for that, proves that it is later than we believe.
+    pub(super) fn learn_proved_time(&mut self, now: Now) {
+        let Some(trust) = &self.trust else { return };
+        if let Some(proved) = trust.proved().filter(|proved| *proved > now.wall)
+            && self.clock.at_least(proved)
+        {
+            tracing::warn!(from = %now.wall, to = %proved, "the network's clock was set by a certificate");
+            self.counters.count("clock_proved");
+            trust.set_now(proved);
         }
     }
 

@@ -4,15 +4,15 @@
 //!  initiator                                            responder
 //!   Reserve ─▶ plane          ── Initial ─▶              (opening) Reserve ─▶ plane
 //!                             ◀─ handshake ‖ Offer ──     at 0.5 RTT, before the client has shown who it is
-//!   connected                 ── Finished ‖ Offer ─▶      connected: now it has
-//!   Install, not active                                   Install, active: it may seal, for the initiator opens already
+//!   connected                 ── Finished ─▶              connected: now it has
+//!   Install, not active       ── Offer ─▶                 Install, active: it may seal, for the initiator opens already
 //!   activate: a moment later  ── data ═══════════▶
 //!   when nothing was sealed   ◀─ Installed ──────         or now, when old keys still carried
 //!   before
 //! ```
 //!
-//! The initiator opens under the new keys before the responder can seal under them, and seals under them once the responder opens: so an
-//! exchange between two that have keys already loses nothing. Only a first exchange does not wait for the responder's word, since that
+//! The initiator opens under the new keys before the responder can seal under them, for it keeps its offer back until its own packet plane
+//! has installed: the responder's offer may come late. It seals under them once the responder opens: so an exchange between two that have keys already loses nothing. Only a first exchange does not wait for the responder's word, since that
 //! costs another round trip; it gives the responder [`FIRST_DATA_DELAY`] for its install, and what waited goes out then.
 //!
 //! This part knows neither links nor the packet plane: what is to be done, it says.
@@ -187,8 +187,13 @@ impl Exchange {
                 self.is_over = true;
                 vec![Action::Send(KeyMessage::Installed), Action::Finish]
             }
-            Role::Initiator if self.is_first && !self.peer_installed => vec![Action::WaitForFirstData],
-            Role::Initiator => self.go_on(),
+            Role::Initiator => {
+                let mut actions = self.go_on();
+                if self.is_first && !self.peer_installed {
+                    actions.push(Action::WaitForFirstData);
+                }
+                actions
+            }
         }
     }
 
@@ -221,7 +226,11 @@ impl Exchange {
         if self.is_over {
             return actions;
         }
-        if self.is_open
+        let may_offer = match self.role {
+            Role::Initiator => self.installed == Installed::Yes,
+            Role::Responder => self.is_open,
+        };
+        if may_offer
             && !self.has_offered
             && let Some((_, offer)) = &self.ours
         {
@@ -230,7 +239,6 @@ impl Exchange {
             actions.push(Action::Send(message));
         }
         if self.is_connected
-            && self.has_offered
             && self.installed == Installed::No
             && let (Some((reservation, ours)), Some((theirs, inner_mtu))) = (&self.ours, &self.theirs)
         {
@@ -288,8 +296,8 @@ mod tests {
         assert_eq!(one.reserved(ReservationId(1), offer(1)), []);
         // The responder's offer rides with its handshake, so it may be there before the event that says so.
         assert_eq!(one.message(said(2)), []);
-        assert_eq!(one.connected(true), [Action::Send(said(1)), install(1, 2, false)]);
-        assert_eq!(one.installed(), [Action::WaitForFirstData]);
+        assert_eq!(one.connected(true), [install(1, 2, false)]);
+        assert_eq!(one.installed(), [Action::Send(said(1)), Action::WaitForFirstData]);
         assert_eq!(one.first_data(), [Action::Activate]);
         assert_eq!(one.message(KeyMessage::Installed), [Action::Finish]);
         assert_eq!(one.first_data(), []);
@@ -301,15 +309,20 @@ mod tests {
         one.reserved(ReservationId(1), offer(1));
         one.connected(false);
         assert_eq!(one.message(said(2)), [install(1, 2, false)]);
-        assert_eq!(one.installed(), []);
+        assert_eq!(one.installed(), [Action::Send(said(1))]);
         assert_eq!(one.message(KeyMessage::Installed), [Action::Activate, Action::Finish]);
-        // The peer's word may also come before our own plane's.
+    }
+
+    /// It used to offer as soon as it was connected. With the responder's offer late, the responder sealed before it could open.
+    #[test]
+    fn an_initiator_says_nothing_by_which_the_peer_could_seal_before_it_opens() {
         let (mut one, _) = Exchange::new(Role::Initiator, false, MTU);
-        one.reserved(ReservationId(1), offer(1));
-        one.connected(false);
-        one.message(said(2));
-        assert_eq!(one.message(KeyMessage::Installed), []);
-        assert_eq!(one.installed(), [Action::Activate, Action::Finish]);
+        assert_eq!(one.reserved(ReservationId(1), offer(1)), []);
+        assert_eq!(one.connected(false), []);
+        assert_eq!(one.message(said(2)), [install(1, 2, false)]);
+        // A peer that claims to have installed without our offer lies.
+        let failed = one.message(KeyMessage::Installed);
+        assert_eq!(failed, [Action::Fail(Failure::Protocol)]);
     }
 
     #[test]

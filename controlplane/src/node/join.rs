@@ -12,6 +12,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls_pki_types::CertificateDer;
+
 use super::link::{Code, Connected, Links};
 use super::message::{IssuerCall, MemberRequest, Message, Network as NetworkMessage};
 use super::{CallId, Network, Node, Timer};
@@ -19,15 +21,16 @@ use crate::api::call::Answer;
 use crate::api::types::{Error, ErrorCode};
 use crate::issuer::{Grant, JoinBody, JoinRequest, Refused, Reply};
 use crate::membership::{self, Membership};
-use crate::pki::bundle::Chain;
+use crate::pki::bundle::{Bundle, Chain};
+use crate::pki::id::NetworkId;
 use crate::pki::key::PrivateKey;
 use crate::pki::revocation::RevocationSet;
 use crate::pki::token::Token;
-use crate::pki::verifier::verify;
+use crate::pki::verifier::{Member, VerifyError, verify};
 use crate::quic::{AdmissionKey, Alpn, DialTarget, LinkId, Proof};
 use crate::random::Random;
 use crate::store::Batch;
-use crate::time::Now;
+use crate::time::{Now, UnixSecs};
 
 /// How long one address may take to answer.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -52,6 +55,21 @@ pub(super) struct Joining {
 
 fn failed(code: ErrorCode, message: String, remedy: &str) -> Error {
     Error { code, message, remedy: remedy.to_owned() }
+}
+
+/// Judges a chain of the token's network, and says when it is good. A box that was never set has no better clock than the certificates that
+/// it is shown: what is good but for its beginning is good at its beginning, and it is that late at least.
+fn verify_in_time(
+    chain: &[CertificateDer<'_>],
+    bundle: &Bundle,
+    network: NetworkId,
+    now: UnixSecs,
+) -> Result<(Member, UnixSecs), VerifyError> {
+    let revoked = RevocationSet::default();
+    match verify(chain, bundle, network, &revoked, now) {
+        Err(VerifyError::NotYetValid(at)) => verify(chain, bundle, network, &revoked, at).map(|member| (member, at)),
+        judged => judged.map(|member| (member, now)),
+    }
 }
 
 impl<R: Random> Node<R> {
@@ -131,11 +149,14 @@ impl<R: Random> Node<R> {
         let network = joining.token.network;
         let judged = Chain::walk(network, &message.bundles).map_err(|error| error.to_string()).and_then(|chain| {
             let shown: Vec<_> = joining.shown.iter().map(|der| der.as_slice().into()).collect();
-            let member = verify(&shown, chain.current(), network, &RevocationSet::default(), now.wall);
-            member.map(|_| chain).map_err(|error| error.to_string())
+            let member = verify_in_time(&shown, chain.current(), network, now.wall);
+            member.map(|(_, at)| (chain, at)).map_err(|error| error.to_string())
         });
         let chain = match judged {
-            Ok(chain) => chain,
+            Ok((chain, at)) => {
+                self.clock.at_least(at);
+                chain
+            }
             Err(why) => {
                 self.counters.count("join_server_refused");
                 self.drop_link(link, Code::NotMember, "not the network of the token", links);
@@ -199,8 +220,12 @@ impl<R: Random> Node<R> {
         }
         let bundle = chain.current().clone();
         let shown: Vec<_> = grant.chain.iter().map(|der| der.as_slice().into()).collect();
-        let own = verify(&shown, &bundle, id, &RevocationSet::default(), now.wall);
-        let is_ours = own.as_ref().is_ok_and(|member| member.identity == joining.identity.public());
+        let own = verify_in_time(&shown, &bundle, id, now.wall);
+        let is_ours = own.as_ref().is_ok_and(|(member, _)| member.identity == joining.identity.public());
+        let now = match &own {
+            Ok((_, at)) if self.clock.at_least(*at) => Now { wall: *at, ..now },
+            Ok(_) | Err(_) => now,
+        };
         if !is_ours {
             let why = own.err().map_or_else(|| "it is for another key".to_owned(), |error| error.to_string());
             let message = format!("the certificate that came is not good: {why}");

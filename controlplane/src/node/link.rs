@@ -29,6 +29,10 @@ const COURTESY: Duration = Duration::from_secs(2);
 /// How long an address may take to answer before the next one is tried as well.
 const DIAL_PATIENCE: Duration = Duration::from_millis(1500);
 
+/// Links of those who have shown no certificate, and how long each may take: they cannot use up the links of members.
+pub const STRANGERS_MAX: usize = 1024;
+const STRANGER_MAX: Duration = Duration::from_secs(30);
+
 /// The code by which a link is closed, for the other end to count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -198,6 +202,22 @@ impl<R: Random> Node<R> {
         Ok(link)
     }
 
+    /// Nothing is heard on a link to this member.
+    pub(super) fn fell_silent(&mut self, link: LinkId) {
+        let node = self.links.get(&link).and_then(|held| held.peer);
+        if let Some(peer) = node.and_then(|node| self.peers.get_mut(&node)) {
+            peer.is_silent = true;
+        }
+    }
+
+    /// Who joins or renews on a link of its own has had its time.
+    pub(super) fn stranger_timed_out(&mut self, link: LinkId, links: &mut dyn Links) {
+        if self.links.contains_key(&link) {
+            self.counters.count("stranger_timeout");
+            self.drop_link(link, Code::Failed, "it took too long", links);
+        }
+    }
+
     fn connect_later(&mut self, node: NodeId, why: &str, now: Now) {
         let share = self.random.u64() as u8;
         if let Some(peer) = self.peers.get_mut(&node) {
@@ -228,6 +248,7 @@ impl<R: Random> Node<R> {
         if held.is_connected {
             return;
         }
+        self.fell_silent(link);
         links.close(link, Code::Failed as u32, "no answer in time");
         self.link_closed(link, "no answer in time", links, now);
     }
@@ -246,6 +267,14 @@ impl<R: Random> Node<R> {
         }
         if self.membership.is_none() {
             return links.close(link, Code::NotMember as u32, "this node is not a member yet");
+        }
+        if alpn == Alpn::Join {
+            let strangers = self.links.values().filter(|held| held.alpn == Alpn::Join && held.side == Side::Accepted);
+            if strangers.count() >= STRANGERS_MAX {
+                self.counters.count("stranger_full");
+                return links.close(link, Code::Full as u32, "too many join at a time");
+            }
+            self.timers.set(Timer::Stranger(link), now.mono + STRANGER_MAX);
         }
         self.links.insert(link, Link::new(alpn, Side::Accepted, None));
         match alpn {
@@ -310,6 +339,8 @@ impl<R: Random> Node<R> {
             let rival_side = self.links.get(&rival).map(|held| held.side);
             let rival_stays = rival_side.is_some_and(|rival| by_lower(rival) && !by_lower(side));
             if rival_stays {
+                // It may lead to a process that is no more, which only shows when something is said.
+                self.say(rival, &Message::Ping(0), links);
                 return self.drop_link(link, Code::Duplicate, "there is a link already", links);
             }
             self.drop_link(rival, Code::Duplicate, "a newer link replaces it", links);
@@ -320,7 +351,6 @@ impl<R: Random> Node<R> {
             }
             peer.link = Some(link);
             peer.next_endpoint = 0;
-            peer.succeeded();
         }
         self.timers.cancel(Timer::Connect(node));
         links.keep_alive(link);
@@ -344,6 +374,12 @@ impl<R: Random> Node<R> {
         if let Err(error) = links.send(link, bytes) {
             self.counters.count("link_send_failed");
             tracing::debug!(%error, "a message cannot be sent");
+            // The other side may not notice, so it is for us to dial again.
+            if let Some(held) = self.links.get(&link).filter(|held| held.alpn == Alpn::Member)
+                && let Some(node) = held.peer
+            {
+                self.timers.set_at_latest(Timer::Connect(node), self.clock.looked_at() + COURTESY);
+            }
             self.drop_link(link, Code::Failed, "a message cannot be sent", links);
         }
     }
@@ -401,6 +437,7 @@ impl<R: Random> Node<R> {
     pub(super) fn drop_link(&mut self, link: LinkId, code: Code, reason: &str, links: &mut dyn Links) {
         links.close(link, code as u32, reason);
         self.timers.cancel(Timer::Dial(link));
+        self.timers.cancel(Timer::Stranger(link));
         if let Some(held) = self.links.remove(&link)
             && let Some(peer) = held.peer.and_then(|node| self.peers.get_mut(&node))
         {
@@ -417,8 +454,12 @@ impl<R: Random> Node<R> {
     /// A link is gone, whoever closed it.
     pub(super) fn link_closed(&mut self, link: LinkId, why: &str, links: &mut dyn Links, now: Now) {
         self.timers.cancel(Timer::Dial(link));
+        self.timers.cancel(Timer::Stranger(link));
         self.forget_relayed(link);
         let Some(held) = self.links.remove(&link) else { return };
+        if !held.is_connected {
+            self.learn_proved_time(now);
+        }
         match held.alpn {
             Alpn::Key => self.exchange_link_closed(link, why, links, now),
             Alpn::Join => self.join_closed(link, why, links, now),
@@ -459,7 +500,7 @@ impl<R: Random> Node<R> {
         (self.are_routes_dirty, self.is_policy_dirty) = (true, true);
     }
 
-    fn hello(&self, now: Now) -> Hello {
+    pub(super) fn hello(&self, now: Now) -> Hello {
         Hello {
             version: message::VERSION,
             features: 0,

@@ -75,6 +75,8 @@ pub struct Peer {
     pub exchange: Option<ExchangeId>,
     /// The session.
     pub session: Option<Session>,
+    /// The last attempt met silence: nobody refused.
+    pub is_silent: bool,
     failures: u32,
     /// Why the last attempt came to nothing.
     pub trouble: Option<String>,
@@ -84,6 +86,7 @@ impl Peer {
     /// Something worked.
     pub fn succeeded(&mut self) {
         self.failures = 0;
+        self.is_silent = false;
         self.trouble = None;
     }
 

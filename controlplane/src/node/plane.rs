@@ -84,7 +84,7 @@ impl<R: Random> Node<R> {
         self.ask_plane(Purpose::Reconcile, Request::Dump);
         self.publish_admission(links, now);
         // Our record says how many workers there are.
-        self.sign_record(now);
+        self.renew_record(now);
         (self.are_routes_dirty, self.is_policy_dirty) = (true, true);
     }
 

@@ -25,8 +25,12 @@ use crate::time::Now;
 pub(super) const HOPS_MAX: u8 = 1;
 /// Requests that pass through us at a time.
 pub(super) const RELAYED_MAX: usize = 256;
+/// Requests of members and joiners that wait for the issuer beside us.
+const ASKED_MAX: usize = 512;
 /// Shortest time between two attempts.
 const RETRY_MIN: Duration = Duration::from_secs(5);
+/// Time between two attempts when the certificate has ended: nothing is to be gained by haste any more, and many may be in that state.
+const RETRY_ENDED: Duration = Duration::from_secs(60);
 /// The role of a member with an issuer beside it.
 const ROLE_ISSUER: &str = "issuer";
 
@@ -44,6 +48,8 @@ pub(super) struct Renewal {
     pub(super) trouble: Option<String>,
     /// When the next one is due.
     pub(super) due: Option<crate::time::UnixSecs>,
+    /// When the next attempt is, by the network's clock: the monotonic one stands still while a machine sleeps.
+    attempt: Option<crate::time::UnixSecs>,
 }
 
 /// A `weir-join/1` link for a renewal.
@@ -77,6 +83,11 @@ pub(super) struct Relayed {
 impl<R: Random> Node<R> {
     pub(super) fn ask_issuer(&mut self, purpose: IssuerPurpose, asked: Asked) -> Ticket {
         let ticket = self.ticket();
+        // Of what is asked again and again the last one counts: while there is no issuer, none of them is ever answered.
+        let kind = std::mem::discriminant(&purpose);
+        if matches!(purpose, IssuerPurpose::Own(_) | IssuerPurpose::Lists | IssuerPurpose::Learn) {
+            self.issuer_tickets.retain(|_, known| std::mem::discriminant(known) != kind);
+        }
         self.issuer_tickets.insert(ticket, purpose);
         self.outputs.push_back(Output::Issuer(ticket, asked));
         ticket
@@ -88,8 +99,15 @@ impl<R: Random> Node<R> {
         let life = fields.validity.not_after.since(fields.validity.not_before);
         let spread = life / 12 * u32::from(self.random.u64() as u8) / 256;
         let due = fields.validity.not_before.plus(life * 2 / 3 + spread);
-        self.renewal.due = Some(due);
+        (self.renewal.due, self.renewal.attempt) = (Some(due), Some(due));
         self.timers.set(Timer::Renew, now.mono + due.since(now.wall));
+    }
+
+    /// The network's clock may have gone on without the monotonic one.
+    pub(super) fn look_whether_renewal_is_due(&mut self, now: Now) {
+        if let Some(attempt) = self.renewal.attempt {
+            self.timers.set_at_latest(Timer::Renew, now.mono + attempt.since(now.wall));
+        }
     }
 
     /// Asks for the next certificate.
@@ -97,7 +115,9 @@ impl<R: Random> Node<R> {
         let (Some(membership), Some(network)) = (&self.membership, &self.network) else { return };
         // Should no answer come, or a bad one.
         let left = self.leaf_fields().map_or(Duration::ZERO, |fields| fields.validity.not_after.since(now.wall));
-        self.timers.set(Timer::Renew, now.mono + (left / 16).max(RETRY_MIN));
+        let wait = if left.is_zero() { RETRY_ENDED } else { (left / 16).max(RETRY_MIN) };
+        self.renewal.attempt = Some(now.wall.plus(wait));
+        self.timers.set(Timer::Renew, now.mono + wait);
         let leaf = PrivateKey::generate(&mut self.random);
         let body = RenewBody {
             network: network.id,
@@ -137,8 +157,10 @@ impl<R: Random> Node<R> {
             return;
         }
         let own = self.id();
-        let known: Vec<NodeId> =
-            self.directory.entries().map(|entry| entry.record.node).filter(|node| Some(*node) != own).collect();
+        // Whose record has ended may still be where it was.
+        let told = self.peers.iter().filter(|(_, peer)| !peer.told_endpoints.is_empty()).map(|(node, _)| *node);
+        let recorded = self.directory.entries().map(|entry| entry.record.node);
+        let known: Vec<NodeId> = recorded.chain(told).filter(|node| Some(*node) != own).collect();
         if known.is_empty() {
             return self.renewal_failed("no other member is known");
         }
@@ -245,6 +267,11 @@ impl<R: Random> Node<R> {
             Ok(_) => exporter,
             Err(_) => return self.misspoke(link, links, now),
         };
+        if self.is_issuing && self.issuer_tickets.len() >= ASKED_MAX {
+            self.counters.count("issuer_busy");
+            let reply = Box::new(Err(Refused::Store("the issuer is behind; ask again".to_owned())));
+            return self.say(link, &Message::IssuerSaid { ticket, reply }, links);
+        }
         if self.is_issuing {
             let by = peer.map_or_else(|| "a joiner".to_owned(), |node| node.to_string());
             let request = match request {

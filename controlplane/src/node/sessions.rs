@@ -16,7 +16,7 @@ use weir_dataplane::api::Prefix;
 use weir_dataplane::api::message::{Event, Install, Offer, Request, ReservationId, Secret, SessionId};
 
 use super::exchange::{Action, EXCHANGE_TIMEOUT, Exchange, FIRST_DATA_DELAY, Failure, Role};
-use super::link::{Code, Links};
+use super::link::{Code, FULL_MESH_MAX, Links};
 use super::message::KeyMessage;
 use super::peer::{Echoes, Session};
 use super::plane::Purpose;
@@ -128,9 +128,11 @@ impl<R: Random> Node<R> {
         let Some(own) = self.id() else { return };
         let rival = self.peers.get(&node).and_then(|peer| peer.exchange).filter(|rival| *rival != id);
         if let Some(rival) = rival {
-            let rival_has_installed = self.exchanges.get(&rival).is_some_and(|held| held.machine.has_installed());
-            // We began the rival, the peer this one.
-            if own < node || rival_has_installed {
+            let held = self.exchanges.get(&rival);
+            let is_ours = held.is_some_and(|held| held.machine.role() == Role::Initiator);
+            let has_installed = held.is_some_and(|held| held.machine.has_installed());
+            // We began the rival, the peer this one. Of two that the peer began it has lost the first: it was started again.
+            if is_ours && (own < node || has_installed) {
                 self.counters.count("exchange_busy");
                 let failure = Failure::Link("our own exchange goes on instead".to_owned());
                 return self.end_exchange(id, Some((Code::Busy, failure)), links, now);
@@ -183,7 +185,10 @@ impl<R: Random> Node<R> {
                 echoes: before.as_ref().map(|session| session.echoes).unwrap_or_default(),
                 datagram_len: before.filter(|session| session.endpoint == endpoint).and_then(|s| s.datagram_len),
             });
-            peer.succeeded();
+            // Who began has not been judged yet.
+            if role == Role::Responder {
+                peer.succeeded();
+            }
         }
         self.counters.count("exchange_installed");
         self.timers.cancel(Timer::Rekey(node));
@@ -297,7 +302,10 @@ impl<R: Random> Node<R> {
             peer.exchange = None;
         }
         match &failure {
-            None => self.rekeyed(node, Ok(())),
+            None => {
+                peer.succeeded();
+                self.rekeyed(node, Ok(()));
+            }
             // The peer's own goes on, and that ends as well.
             Some((Code::Busy, _)) => {}
             Some((_, failure)) => self.rekeyed(node, Err(&failure.to_string())),
@@ -385,6 +393,10 @@ impl<R: Random> Node<R> {
                 });
                 if let Some(node) = self.member_of(session) {
                     self.echoed(node, rtt, now);
+                    let is_back = |peer: &super::Peer| peer.is_silent && peer.link.is_none() && peer.dialling.is_none();
+                    if self.peers.get(&node).is_some_and(is_back) {
+                        self.timers.set(Timer::Connect(node), now.mono);
+                    }
                 }
             }
             Event::PathMtu { session, datagram_len, .. } => {
@@ -476,9 +488,11 @@ impl<R: Random> Node<R> {
             }
         }
         let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
+        let is_mesh = self.directory.len() <= FULL_MESH_MAX;
         for node in nodes {
             let had = self.peers.get_mut(&node).is_some_and(|peer| {
-                let had = peer.session.is_some();
+                // Links that came up while there was no packet plane left their sessions for later.
+                let had = peer.session.is_some() || (is_mesh && peer.link.is_some());
                 if !kept.contains(&node) {
                     peer.session = None;
                 }
@@ -495,9 +509,14 @@ impl<R: Random> Node<R> {
     /// session's datagrams at most, and enough to notice a dead path in two of them.
     pub(super) fn measure(&mut self, node: NodeId, now: Now) {
         let Some(session) = self.session_with(node) else { return };
-        let Some(known) = self.peers.get_mut(&node).and_then(|peer| peer.session.as_mut()) else { return };
-        let interval =
-            known.rtt.map_or(ECHO_INTERVAL_MIN, |rtt| (rtt * 100).clamp(ECHO_INTERVAL_MIN, ECHO_INTERVAL_MAX));
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let is_silent = peer.is_silent && peer.link.is_none();
+        let Some(known) = peer.session.as_mut() else { return };
+        let interval = match known.rtt {
+            _ if is_silent => ECHO_INTERVAL_SILENT,
+            Some(rtt) => (rtt * 100).clamp(ECHO_INTERVAL_MIN, ECHO_INTERVAL_MAX),
+            None => ECHO_INTERVAL_MIN,
+        };
         if known.is_active {
             known.echoes.ask();
             self.ask_plane(Purpose::Order("Echo"), Request::Echo(session));
@@ -509,6 +528,9 @@ impl<R: Random> Node<R> {
 /// Shortest and longest time between two echoes of one session.
 const ECHO_INTERVAL_MIN: Duration = Duration::from_secs(5);
 const ECHO_INTERVAL_MAX: Duration = Duration::from_secs(30);
+/// The same while a member that has a session does not answer on any link: the first echo that comes back says that the network is whole
+/// again, at less cost than dialling would have.
+const ECHO_INTERVAL_SILENT: Duration = Duration::from_secs(2);
 
 /// What is installed.
 struct Terms {

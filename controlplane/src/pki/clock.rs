@@ -33,6 +33,8 @@ const WARN_SECS: u64 = 3600;
 const UNCONFIRMED_SECS_MAX: u64 = 400 * 86_400;
 /// Longest step of the system clock that may be a sleep while the clock does not follow it.
 const SLEEP_SECS_MAX: u64 = 30 * 86_400;
+/// How far behind a proved moment the system clock of a machine is that was never set.
+const UNSET: Duration = Duration::from_secs(86_400);
 /// Shortest step that is one, and not the rounding of two clocks.
 const STEP_SECS_MIN: u64 = 3;
 
@@ -124,6 +126,14 @@ impl NetworkClock {
         if self.corrected && difference(system, self.wall) <= AGREE_SECS {
             self.corrected = false;
         }
+        // A clock that jumps by more than a machine sleeps, while peers of late agree with what we had, is broken.
+        if !self.corrected
+            && step > SLEEP_SECS_MAX
+            && self.agreed().is_some_and(|at| difference(at, self.wall) <= AGREE_SECS)
+        {
+            self.corrected = true;
+            return Now { mono: self.mono, wall: self.wall };
+        }
         if !self.corrected {
             self.wall = self.wall.max(system);
             self.vouch();
@@ -163,6 +173,16 @@ impl NetworkClock {
         Learned::Corrected { from, to: agreed }
     }
 
+    /// A certificate that begins then proves that it is not earlier. That is believed by a machine whose own clock is further behind than
+    /// clocks go slow: a box that boots in 1970 after weeks in the dark, to which everything is from the future.
+    pub fn at_least(&mut self, proved: UnixSecs) -> bool {
+        if proved <= self.wall || self.system.plus(UNSET) >= proved {
+            return false;
+        }
+        (self.wall, self.floor, self.carry) = (proved, self.floor.max(proved), Duration::ZERO);
+        true
+    }
+
     /// What most of the peers believe it is now, if they are enough.
     fn agreed(&self) -> Option<UnixSecs> {
         let here = |sample: &Sample| sample.wall.plus(self.mono.saturating_duration_since(sample.at)).0;
@@ -173,6 +193,11 @@ impl NetworkClock {
         // Three liars among ten agree easily; they are not most.
         let most = count >= PEERS_MIN && count * 2 > walls.len();
         most.then(|| UnixSecs(walls[from + count / 2]))
+    }
+
+    /// When [`Self::tick`] was last called.
+    pub const fn looked_at(&self) -> Instant {
+        self.mono
     }
 
     /// What to write to disk, so that a restart does not fall behind it.

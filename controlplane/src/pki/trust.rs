@@ -79,6 +79,7 @@ impl Checks {
 struct Shared {
     trust: RwLock<Arc<Trust>>,
     now: AtomicU64,
+    proved: AtomicU64,
     checks: Checks,
 }
 
@@ -90,7 +91,12 @@ impl SharedTrust {
     /// Begins with this trust at this moment of the network's clock.
     pub fn new(trust: Trust, now: UnixSecs) -> Self {
         let trust = RwLock::new(Arc::new(trust));
-        Self(Arc::new(Shared { trust, now: AtomicU64::new(now.0), checks: Checks::default() }))
+        Self(Arc::new(Shared {
+            trust,
+            now: AtomicU64::new(now.0),
+            proved: AtomicU64::new(0),
+            checks: Checks::default(),
+        }))
     }
 
     /// What holds now.
@@ -107,6 +113,12 @@ impl SharedTrust {
     /// The network's clock as it was set last.
     pub fn now(&self) -> UnixSecs {
         UnixSecs(self.0.now.load(Ordering::Relaxed))
+    }
+
+    /// The latest begin of a chain that was refused for nothing but that: no issuer certifies what is still to come, so it is at least that
+    /// late.
+    pub fn proved(&self) -> Option<UnixSecs> {
+        Some(UnixSecs(self.0.proved.load(Ordering::Relaxed))).filter(|proved| proved.0 > 0)
     }
 
     /// Sets the network's clock.
@@ -132,6 +144,11 @@ impl SharedTrust {
                 }
                 Some(_) | None => Ok(member),
             });
+        if let Err(VerifyError::NotYetValid(at)) = result
+            && verify(chain, &trust.bundle, trust.network, &trust.revoked, at).is_ok()
+        {
+            self.0.proved.fetch_max(at.0, Ordering::Relaxed);
+        }
         self.0.checks.count(&result);
         result
     }

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use data_encoding::BASE64;
+use weir_dataplane::api::Prefix;
+
 use super::links::address_of;
 use super::{BEGIN, Site, World};
 use crate::api::call::{Answer, Call};
-use crate::api::types::{InviteRequest, JoinRequest, Secret};
-use crate::ceremony::{self, CeremonyError, Founding, FoundingKeys};
+use crate::api::types::{BundleApplyRequest, InviteRequest, JoinRequest, Secret};
+use crate::ceremony::{self, Ceremony, CeremonyError, Founding, FoundingKeys};
 use crate::codec;
 use crate::issuer::{Issuer, Request};
 use crate::membership::{self, Membership};
@@ -22,7 +25,6 @@ use crate::pki::statement::MemberStatement;
 use crate::random::Random;
 use crate::store::{Batch, MemoryStore, Store, Table};
 use crate::time::Now;
-use weir_dataplane::api::Prefix;
 
 /// The keys that a ceremony has in its hands.
 pub(super) struct Authority {
@@ -176,12 +178,31 @@ impl World {
 
     /// Starts machines that were enrolled: they know one another from the first moment.
     pub fn start_enrolled(&mut self, sites: &[Site]) {
-        let directory = self.known.clone().unwrap_or_default();
+        let mut directory = self.known.clone().unwrap_or_default();
+        self.machines.iter().filter_map(|machine| machine.node.as_ref()).for_each(|node| {
+            directory.adopt(node.directory().clone());
+        });
         for site in sites {
             self.start(*site);
             let directory = directory.clone();
             self.with_node(*site, |node, links, now| node.adopt(directory, links, now));
         }
+    }
+
+    /// Rotates root A in a ceremony with root B, and gives the new bundle to a machine's node. Says its version.
+    pub fn rotate_root(&mut self, site: Site) -> Option<u64> {
+        let wall = self.true_time();
+        let authority = self.authority.as_mut()?;
+        let goes = authority.keys.root_a.public().id();
+        let comes = PrivateKey::generate(&mut self.random);
+        let mut ceremony = Ceremony::begin(&authority.bundles, authority.keys.root_b.clone(), wall).ok()?;
+        ceremony.rotate_root(goes, &comes, &mut self.random).ok()?;
+        authority.bundles = ceremony.versions().to_vec();
+        authority.keys.root_a = comes;
+        let versions = authority.bundles.iter().map(|bundle| BASE64.encode(&codec::encode(bundle))).collect();
+        let version = ceremony.bundle().version;
+        let applied = self.ask(site, Call::BundleApply(BundleApplyRequest { versions }), Duration::from_secs(1))?;
+        applied.is_ok().then_some(version)
     }
 
     /// Has a machine's issuer do something without being asked through its node.

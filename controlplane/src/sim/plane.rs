@@ -241,7 +241,7 @@ impl ModelPlane {
                     Reply::Refused(Refusal::NoSession(session.0))
                 }
             }
-            Request::Counters => Reply::Counters(Box::new(Counters::default())),
+            Request::Counters => Reply::Counters(Box::default()),
             Request::Dump => return self.dump(now),
             Request::Subscribe => {
                 self.is_subscribed = true;

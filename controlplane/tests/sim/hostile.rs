@@ -1,1 +1,222 @@
-//! To come.
+//! A member with a mind of its own. It has a certificate; what else it says is its own invention.
+
+use std::net::IpAddr;
+
+use weir_controlplane::api::types::ErrorCode;
+use weir_controlplane::codec;
+use weir_controlplane::membership::{self, Membership};
+use weir_controlplane::node::Links;
+use weir_controlplane::node::directory::{Record, SignedRecord};
+use weir_controlplane::node::message::{Ask, Message};
+use weir_controlplane::pki::signed::Signed;
+use weir_controlplane::pki::statement::MemberStatement;
+use weir_controlplane::quic::{Alpn, DialTarget, Event, LinkId};
+use weir_controlplane::random::{Random, SeededRandom};
+use weir_controlplane::store::{Store, Table};
+use weir_controlplane::time::Now;
+
+use super::*;
+
+/// A network of five, the last of which is ours to misuse, with a link to the second.
+struct Misuse {
+    world: World,
+    sites: Vec<Site>,
+    own: Membership,
+    link: LinkId,
+    open: Vec<LinkId>,
+}
+
+impl Misuse {
+    fn new(own_seed: u64) -> Self {
+        let (mut world, sites) = network(own_seed, 5);
+        let mut store = world.store(sites[4]).clone();
+        let own = Membership::load(&mut store, &mut SeededRandom::new(0)).unwrap().unwrap();
+        world.make_puppet(sites[4]);
+        let mut misuse = Self { world, sites, own, link: LinkId(0), open: vec![] };
+        misuse.link = misuse.dial();
+        misuse
+    }
+
+    fn dial(&mut self) -> LinkId {
+        let (victim, puppet) = (self.sites[1], self.sites[4]);
+        let target = DialTarget::member(self.world.id(victim).unwrap());
+        let remote = self.world.node(victim).unwrap().directory().entry(target.node).unwrap().record.endpoints[0];
+        let now = Now { mono: std::time::Instant::now(), wall: self.world.true_time() };
+        let link = self.world.links(puppet).dial(Alpn::Member, target, remote, now).unwrap();
+        self.world.links(puppet).keep_alive(link);
+        self.world.run(SECOND);
+        // The other side may have dialled us meanwhile, and of two links one stays.
+        for event in self.world.heard(puppet) {
+            match event {
+                Event::Connected { link, remote: from, .. } if from == remote => self.open.push(link),
+                Event::Closed { link, .. } => self.open.retain(|known| *known != link),
+                Event::Opening { .. } | Event::Connected { .. } | Event::Message { .. } => {}
+            }
+        }
+        self.open.last().copied().unwrap_or(link)
+    }
+
+    fn say(&mut self, message: &Message) {
+        let (link, bytes) = (self.link, codec::encode(message));
+        let _ = self.world.links(self.sites[4]).send(link, &bytes);
+        self.world.run(SECOND);
+    }
+
+    fn counted(&self, name: &str) -> u64 {
+        self.world.count(self.sites[1], name)
+    }
+
+    fn is_unharmed(&mut self) {
+        self.world.run(5 * MINUTE);
+        let others = self.sites[..4].to_vec();
+        assert!(is_mesh(&self.world, &others) && agree(&self.world, &others));
+    }
+
+    fn record(&self, sequence: u64) -> Record {
+        let not_after = self.world.true_time().plus(DAY);
+        Record { node: self.own.node, sequence, not_after, endpoints: vec![], workers: 1 }
+    }
+}
+
+#[test]
+fn prefixes_that_nobody_gave_are_not_believed() {
+    let mut misuse = Misuse::new(400);
+    let theirs: MemberStatement = misuse.own.statement.peek().unwrap();
+    let more = MemberStatement { prefixes: vec!["10.0.0.0/8".parse().unwrap()], ..theirs };
+    let record = misuse.record(misuse.world.true_time().0);
+    let forged = Signed::sign(&more, &misuse.own.identity);
+    misuse.say(&Message::Records(vec![SignedRecord::sign(&record, forged, &misuse.own.identity)]));
+    // The issuer's name on it does not help.
+    let mut renamed = Signed::sign(&more, &misuse.own.identity);
+    renamed.signer = misuse.own.statement.signer;
+    misuse.say(&Message::Records(vec![SignedRecord::sign(&record, renamed, &misuse.own.identity)]));
+    assert_eq!(misuse.counted("record_statement"), 2);
+    misuse.is_unharmed();
+}
+
+#[test]
+fn packets_from_anothers_address_are_dropped() {
+    let (mut world, sites) = network(401, 3);
+    let one: IpAddr = "10.9.9.9".parse().unwrap();
+    let to = {
+        let mut store = world.store(sites[1]).clone();
+        Membership::load(&mut store, &mut SeededRandom::new(0)).unwrap().unwrap().address().into()
+    };
+    let stream = world.stream_between(sites[2], one, to, ms(100));
+    world.run(MINUTE);
+    let stats = world.stats(stream);
+    assert_eq!((stats.delivered, stats.lost.keys().copied().collect::<Vec<_>>()), (0, vec!["source_of_another"]));
+}
+
+#[test]
+fn records_of_others_can_be_neither_replayed_nor_remade() {
+    let mut misuse = Misuse::new(402);
+    let store = misuse.world.store(misuse.sites[4]);
+    let records = store.entries(Table::Directory).unwrap();
+    let old: Vec<SignedRecord> = records.iter().map(|(_, bytes)| codec::decode(bytes, 1 << 20).unwrap()).collect();
+    let before = misuse.world.documents(misuse.sites[1]);
+    misuse.say(&Message::Records(old.clone()));
+    assert_eq!(misuse.world.documents(misuse.sites[1]), before, "what is known already changes nothing");
+    // Another's statement with a body of ours, under our signature; our statement with another's body.
+    let other = old.iter().find(|record| record.statement != misuse.own.statement).unwrap();
+    let node = other.statement.peek().unwrap().node;
+    let body = Record { node, ..misuse.record(misuse.world.true_time().0 + 60) };
+    misuse.say(&Message::Records(vec![SignedRecord::sign(&body, other.statement.clone(), &misuse.own.identity)]));
+    misuse.say(&Message::Records(vec![SignedRecord::sign(&body, misuse.own.statement.clone(), &misuse.own.identity)]));
+    // A sequence that nobody could ever exceed.
+    let far = misuse.record(u64::MAX);
+    misuse.say(&Message::Records(vec![SignedRecord::sign(&far, misuse.own.statement.clone(), &misuse.own.identity)]));
+    let counted = ["record_signature", "record_other_node", "record_too_long"].map(|name| misuse.counted(name));
+    assert_eq!(counted, [1, 1, 1]);
+    misuse.is_unharmed();
+}
+
+#[test]
+fn noise_ends_the_link_and_nothing_else() {
+    let mut misuse = Misuse::new(403);
+    let mut random = SeededRandom::new(seed(403));
+    for round in 0..200 {
+        misuse.link = misuse.dial();
+        let mut bytes = vec![0; 1 + random.u64() as usize % 300];
+        random.fill(&mut bytes);
+        if round % 2 == 0 {
+            // Most of a message: the beginning of a good one.
+            let good = codec::encode(&Message::Ask(Ask::Records { known: vec![(misuse.own.node, 7); 9] }));
+            bytes = good[..good.len() - 1 - round % 9].to_vec();
+        }
+        let link = misuse.link;
+        let _ = misuse.world.links(misuse.sites[4]).send(link, &bytes);
+        misuse.world.run(ms(100));
+    }
+    assert!(misuse.counted("link_protocol") >= 150, "{}", misuse.counted("link_protocol"));
+    misuse.is_unharmed();
+}
+
+#[test]
+fn a_flood_of_questions_fills_no_queue_beyond_its_limit() {
+    let mut misuse = Misuse::new(404);
+    let ask = codec::encode(&Message::Ask(Ask::Records { known: vec![] }));
+    let before = misuse.world.costs(misuse.sites[1]).bytes;
+    for _ in 0..20_000 {
+        let link = misuse.link;
+        let _ = misuse.world.links(misuse.sites[4]).send(link, &ask);
+    }
+    misuse.world.run(MINUTE);
+    let spent = misuse.world.costs(misuse.sites[1]).bytes - before;
+    assert!(spent < 8 << 20, "{spent} bytes in answer to a flood");
+    misuse.is_unharmed();
+}
+
+#[test]
+fn a_token_that_was_used_is_refused_and_counted() {
+    let (mut world, sites) = network(405, 3);
+    let token = world.invite(sites[0], 1, None).unwrap();
+    let mut answers = vec![];
+    for _ in 0..3 {
+        let new = world.add_machine();
+        world.start(new);
+        let call = world.join(new, &token);
+        world.run(20 * SECOND);
+        answers.push(world.answer(call).expect("an answer"));
+    }
+    assert!(answers[0].is_ok(), "{:?}", answers[0]);
+    for answer in &answers[1..] {
+        assert!(answer.as_ref().is_err_and(|error| error.code == ErrorCode::Conflict), "{answer:?}");
+    }
+    assert_eq!(world.count(sites[0], "spent"), 2);
+}
+
+/// Links of strangers are few and short: members keep theirs.
+#[test]
+fn strangers_that_hold_links_keep_nobody_out() {
+    let (mut world, sites) = network(406, 4);
+    let stranger = world.add_machine();
+    world.make_puppet(stranger);
+    let target =
+        DialTarget { proof: weir_controlplane::quic::Proof::IdOnly, ..DialTarget::member(world.id(sites[0]).unwrap()) };
+    let remote = world.node(sites[0]).unwrap().directory().entry(target.node).unwrap().record.endpoints[0];
+    for _ in 0..5000 {
+        let now = Now { mono: std::time::Instant::now(), wall: world.true_time() };
+        let mut links = world.links(stranger);
+        let link = links.dial(Alpn::Join, target.clone(), remote, now).unwrap();
+        links.keep_alive(link);
+        world.run(ms(1));
+    }
+    assert!(world.count(sites[0], "stranger_full") > 3000);
+    world.kill(sites[1]);
+    world.start(sites[1]);
+    world.run(10 * SECOND);
+    assert!(is_mesh(&world, &sites), "members come in all the same");
+    world.run(MINUTE);
+    assert!(world.count(sites[0], "stranger_timeout") > 900);
+    assert!(world.links_open(sites[0]) < 40, "{}", world.links_open(sites[0]));
+    let closed = world.heard(stranger).iter().filter(|event| matches!(event, Event::Closed { .. })).count();
+    assert_eq!(closed, 5000);
+    let token = world.invite(sites[0], 1, None).unwrap();
+    let new = world.add_machine();
+    world.start(new);
+    let call = world.join(new, &token);
+    world.run(5 * SECOND);
+    assert!(matches!(world.answer(call), Some(Ok(_))));
+    assert!(membership::admission(world.store(new)).unwrap().is_some());
+}

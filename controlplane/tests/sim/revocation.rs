@@ -1,1 +1,116 @@
-//! To come.
+//! How long a revoked member's packets are still taken.
+
+use weir_controlplane::api::call::{Answer, Call};
+use weir_controlplane::api::types::RevokeRequest;
+
+use super::*;
+
+fn revoke(world: &mut World, issuer: Site, victim: Site) {
+    let member = world.id(victim).expect("a member").to_string();
+    let request = RevokeRequest { member, reason: "stolen".to_owned(), replace: false };
+    let answer = world.ask(issuer, Call::Revoke(request), SECOND);
+    assert!(matches!(answer, Some(Ok(Answer::Revoked(_)))), "{answer:?}");
+}
+
+#[test]
+fn nobody_takes_a_packet_of_a_revoked_member() {
+    let mut world = World::new(seed(90), spread);
+    let founder = world.found().unwrap();
+    world.run(5 * SECOND);
+    let others = world.grow(founder, 7).expect("all join");
+    world.run(MINUTE);
+    let (victim, rest) = others.split_last().unwrap();
+    let streams: Vec<_> = rest.iter().map(|site| world.stream(*victim, *site, ms(10))).collect();
+    world.run(MINUTE);
+    let begin = world.at();
+    revoke(&mut world, founder, *victim);
+    world.run(10 * MINUTE);
+    for stream in streams {
+        let last = world.stats(stream).last.expect("it was heard before");
+        assert!(last <= begin + SECOND, "heard until {:?} after", last - begin);
+        assert!(world.stats(stream).delivered > 5000);
+    }
+    // Nor does it find a way back in.
+    for site in rest {
+        assert!(!world.is_session(*site, *victim));
+        assert_eq!(world.sessions(*site), rest.len());
+    }
+    let refused: u64 = rest.iter().filter_map(|site| world.ended(*site).get("node_revoked")).sum();
+    assert!(refused < 400, "a revoked member knocks {refused} times in ten minutes");
+}
+
+/// The list crosses with the first echo that does.
+#[test]
+fn a_revocation_crosses_a_healed_cut_within_five_seconds() {
+    for number in 0..2 {
+        let (mut world, sites) = network(91 + number, 6);
+        let (near, far) = sites.split_at(3);
+        let victim = far[2];
+        let streams = [far[0], far[1]].map(|site| world.stream(victim, site, ms(50)));
+        world.run(MINUTE);
+        world.cut(&[near, far]);
+        world.run(10 * MINUTE);
+        revoke(&mut world, near[0], victim);
+        world.run(5 * MINUTE);
+        assert!(world.is_session(far[0], victim), "the far half cannot know");
+        let begin = world.at();
+        world.heal();
+        world.run(5 * MINUTE);
+        for stream in streams {
+            let last = world.stats(stream).last.expect("it was heard before");
+            assert!(last <= begin + 5 * SECOND, "heard until {:?} after", last - begin);
+        }
+    }
+}
+
+fn large(count: usize) {
+    let mut world = World::new(seed(1000), spread);
+    let founder = world.found().unwrap();
+    world.run(5 * SECOND);
+    let sites = world.enrol(count).expect("members are made");
+    world.start_enrolled(&sites);
+    world.run(MINUTE);
+    let victim = sites[count / 2];
+    let ways: Vec<_> = (1..=20).map(|at| sites[at * (count / 21)]).filter(|site| *site != victim).collect();
+    let streams: Vec<_> = ways.iter().map(|site| world.stream(victim, *site, ms(50))).collect();
+    world.run(20 * SECOND);
+    let before: Vec<_> = sites.iter().map(|site| world.costs(*site)).collect();
+    let heard: Vec<u64> = streams.iter().map(|stream| world.stats(*stream).delivered).collect();
+    assert!(heard.iter().all(|heard| *heard > 200), "{heard:?}");
+    let node = world.id(victim).expect("a member");
+    let begin = world.at();
+    let (mut known, mut waits) = (std::collections::BTreeSet::new(), vec![]);
+    revoke(&mut world, founder, victim);
+    for _ in 0..400 {
+        for site in sites.iter().filter(|site| **site != victim) {
+            if !known.contains(site) && world.knows_revoked(*site, node) {
+                known.insert(*site);
+                waits.push(world.at() - begin);
+            }
+        }
+        world.run(ms(50));
+    }
+    assert_eq!(waits.len(), count - 1, "all hear of it");
+    let p99 = waits[waits.len() * 99 / 100];
+    assert!(p99 <= 5 * SECOND, "p99 {p99:?}, the last {:?}", waits.last());
+    for stream in streams {
+        let last = world.stats(stream).last.expect("it was heard before");
+        assert!(last <= begin + 5 * SECOND, "heard until {:?} after", last - begin);
+    }
+    for (site, before) in sites.iter().zip(before) {
+        let messages = world.costs(*site).messages - before.messages;
+        assert!(messages < 400, "{messages} messages of {site:?} for one revocation");
+    }
+}
+
+#[test]
+fn a_revocation_reaches_sixty_members_over_neighbours() {
+    large(60);
+}
+
+/// Five seconds at the 99th percentile, in a network where each keeps links to eight neighbours.
+#[test]
+#[ignore = "minutes"]
+fn a_revocation_reaches_a_thousand_members_in_five_seconds() {
+    large(1000);
+}
