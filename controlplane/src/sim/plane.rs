@@ -10,7 +10,7 @@ use std::time::Duration;
 use weir_dataplane::api::admission::KEYS_MAX;
 use weir_dataplane::api::client::Welcome;
 use weir_dataplane::api::message::{
-    Counters, DumpItem, Event, Incarnation, Install, Offer, Refusal, Reply, Request, ReservationId, Route, SessionDump,
+    DumpItem, Event, Incarnation, Install, Offer, Refusal, Reply, Request, ReservationId, Route, SessionDump,
     SessionId, Target,
 };
 use weir_dataplane::api::{PolicyRule, Prefix, ROUTES_MAX, ROUTES_PER_MESSAGE};
