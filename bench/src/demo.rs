@@ -1,7 +1,7 @@
 //! The demonstration: two gateways, a session, and traffic of programs that we did not write, told in a few tables.
 //!
 //! ```text
-//!   rig ─▶ two weir-dataplane ─▶ session ─▶ ping ─▶ echo ─▶ TCP ─▶ generator ─▶ counters ─▶ all torn down
+//!   rig ─▶ two weir-dataplane ─▶ session ─▶ ping ─▶ echo ─▶ TCP ─▶ generator ─▶ counters ─▶ all torn down ─▶ three whole nodes
 //! ```
 //!
 //! What must work and does not ends it with an error: an answerless ping, a transfer of nothing, a generator run of which nothing arrives.
@@ -15,6 +15,7 @@ use weir_dataplane::config::{Attach, WanIo};
 
 use crate::external::{Ping, Transfer, ping, tcp_transfer};
 use crate::generator::{Amount, flood, pace};
+use crate::network::{self, Network};
 use crate::pair::{INNER_MTU, Pair, PairConfig};
 use crate::plain::{self, Plain, PlainConfig};
 use crate::rig::{Family, Rig, RigConfig};
@@ -89,6 +90,8 @@ pub struct Demo {
     pub runs: Vec<Run>,
     /// Both gateways.
     pub gateways: Vec<GatewayState>,
+    /// Three whole nodes; not when the pair is left up.
+    pub network: Option<Network>,
     /// The same rig with the kernel's own forwarding.
     pub yardstick: Option<Plain>,
     /// What to do with what was left up.
@@ -150,6 +153,9 @@ pub fn run(config: &DemoConfig, mut progress: impl FnMut(&str)) -> Result<Demo> 
                 return Err(Error::Broken { what: "a clean stop".into(), detail });
             }
         }
+        drop(pair);
+        drop(rig);
+        demo.network = Some(network::run(config.duration, &mut progress)?);
     }
     Ok(demo)
 }
@@ -200,7 +206,7 @@ fn show(config: &DemoConfig, rig: &Rig, pair: &mut Pair<'_>, progress: &mut impl
     }
     let gateways =
         [("g1", 0), ("g2", 1)].into_iter().map(|(name, side)| state(name, pair, side)).collect::<Result<_>>()?;
-    Ok(Demo { ping_v4, ping_v6, echo_us, tcp_v4, tcp_v6, runs, gateways, yardstick: None, left: None })
+    Ok(Demo { ping_v4, ping_v6, echo_us, tcp_v4, tcp_v6, runs, gateways, network: None, yardstick: None, left: None })
 }
 
 fn broken(what: impl Into<String>, detail: &str) -> Error {
@@ -284,12 +290,17 @@ impl Demo {
         /// The same for drops at the sockets.
         const UDP_FULL: &str = "kernel: UDP buffer full";
         let names = self.names(|g| &g.drops).into_iter().chain([TUN_FULL, UDP_FULL].map(str::to_owned));
-        text + "\n"
+        text = text
+            + "\n"
             + &self.side_by_side("dropped", names, |g, name| match name {
                 TUN_FULL => Some(g.tun_queue_drops.to_string()),
                 UDP_FULL => Some(g.udp_buffer_drops.to_string()),
                 _ => count(&g.drops, name),
-            })
+            });
+        match &self.network {
+            Some(network) => text + "\n" + &network.tables(),
+            None => text,
+        }
     }
 
     /// Names that any gateway has counted, each once, in the order of the first that has it.

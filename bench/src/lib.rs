@@ -15,6 +15,7 @@
 //! - [`gateway`]: a `weir-dataplane` process in a gateway's namespace;
 //! - [`pair`]: two of them with a session between;
 //! - [`member`]: a whole node, `weir run`, on a gateway of a [`rig::mesh`];
+//! - [`network`]: three of them, from the founding to a revocation;
 //! - [`demo`]: the whole house in half a minute, with real programs as judges;
 //! - [`compare`]: Weir, the kernel and other programs on the same rig;
 //! - [`profile`]: where the time goes, by `perf`;
@@ -37,6 +38,7 @@ pub mod histogram;
 pub mod layout;
 pub mod member;
 pub mod micro;
+pub mod network;
 pub mod object;
 pub mod pair;
 pub mod pcap;

@@ -131,6 +131,22 @@ impl<'a> Member<'a> {
         })
     }
 
+    /// The same as a person reads it.
+    ///
+    /// # Errors
+    /// As [`Self::weir`].
+    pub fn text(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = self.command()?;
+        let output = command.args(arguments).stdin(Stdio::null()).output().map_err(Error::io("cannot start weir"))?;
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+            false => Err(Error::Broken {
+                what: format!("weir {} on g{}", arguments.join(" "), self.site.number),
+                detail: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            }),
+        }
+    }
+
     /// The same, whatever comes of it.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 //! ```text
 //!  command ─┬─ asks the node: a Call over the API ─▸ answer ─▸ table, or JSON with --json
 //!           ├─ ceremony on files: init, ca … (no node needed, no network used)
-//!           ├─ looks at files only: config check, policy check
+//!           ├─ looks at files: config check, policy check, policy diff
 //!           └─ run: handed back to the program that called
 //! ```
 //!
@@ -18,6 +18,7 @@ mod arguments;
 mod ceremony;
 mod files;
 mod passphrase;
+mod policy;
 mod remote;
 mod show;
 mod table;
@@ -32,7 +33,7 @@ pub use arguments::Arguments;
 
 use crate::api::client::ClientError;
 use crate::config::Config;
-use arguments::Command;
+use arguments::{Command, PolicyCommand};
 
 /// What there is to do after the command line was read.
 #[derive(Debug)]
@@ -102,6 +103,10 @@ fn dispatch(arguments: &Arguments) -> Outcome {
         Command::Init(init) => ceremony::init(arguments, init),
         Command::Ca { command } => ceremony::ca(arguments, command),
         Command::Config { command } => files::config(arguments, command),
+        Command::Policy { command: PolicyCommand::Check { file, members } } => policy::check(arguments, file, *members),
+        Command::Policy { command: PolicyCommand::Diff { file, from } } => {
+            policy::diff(arguments, file, from.as_deref())
+        }
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Arguments::command(), "weir", &mut io::stdout());
             Ok(())

@@ -14,8 +14,10 @@ mod allocation;
 mod backup;
 mod invite;
 mod join;
+mod leaves;
 mod list;
 mod message;
+mod seat;
 #[cfg(test)]
 mod tests;
 
@@ -29,7 +31,10 @@ use self::allocation::Allocations;
 pub use self::backup::{BACKUP_LEN_MAX, RestoreError, Restored, restore};
 use self::invite::Invite;
 pub use self::invite::{SUBNETS_MAX, TTL_SECS, USES_MAX};
+use self::leaves::Leaves;
+pub use self::leaves::{CRL_ROWS_MAX, LEAVES_MAX};
 pub use self::message::*;
+pub use self::seat::Seat;
 use crate::audit::{self, Act, AuditError};
 use crate::codec;
 use crate::pki::admission::{AdmissionDocument, SignedAdmission};
@@ -51,11 +56,14 @@ pub const MEMBERS_MAX: usize = 65_536;
 pub const RENEWAL_SECS_MAX: u64 = 90 * 86_400;
 /// How often the revocation list is signed afresh.
 pub const RESIGN_INTERVAL: Duration = Duration::from_secs(600);
+/// How much earlier it is signed for who asks. Ours: longer than an answer takes.
+const RESIGN_EARLY: Duration = Duration::from_secs(30);
 
-/// Key of [`State`] in the issuer's table; invitations and members have a letter and their id.
+/// Key of [`State`] in the issuer's table; invitations, members and their certificates have a letter and the id.
 const STATE_KEY: &[u8] = b"s";
 const INVITE_LETTER: u8 = b'i';
 const MEMBER_LETTER: u8 = b'm';
+const LEAVES_LETTER: u8 = b'l';
 /// Longest record that is read back: an invitation with all its users.
 const RECORD_LEN_MAX: usize = 256 * 1024;
 /// Longest bundle or revocation list in the store.
@@ -138,6 +146,9 @@ pub struct Issuer<S> {
     members: BTreeMap<NodeId, Record>,
     identities: HashMap<PublicKey, NodeId>,
     allocations: Allocations,
+    leaves: Leaves,
+    /// Of the last X.509 list.
+    crl_number: u64,
     audit: audit::Position,
     resign_at: Option<Instant>,
 }
@@ -218,10 +229,22 @@ impl<S: Store> Issuer<S> {
         }
         let audit = audit::Position::open(&store)?;
         let (invites, members, identities) = (BTreeMap::new(), BTreeMap::new(), HashMap::new());
-        let allocations = Allocations::default();
-        let resign_at = None;
-        let mut issuer =
-            Self { store, key, id, chain, revoked, state, invites, members, identities, allocations, audit, resign_at };
+        let mut issuer = Self {
+            store,
+            key,
+            id,
+            chain,
+            revoked,
+            state,
+            invites,
+            members,
+            identities,
+            allocations: Allocations::default(),
+            leaves: Leaves::new(),
+            crl_number: 0,
+            audit,
+            resign_at: None,
+        };
         issuer.load()?;
         Ok(issuer)
     }
@@ -237,6 +260,10 @@ impl<S: Store> Issuer<S> {
                 }
                 Some((&MEMBER_LETTER, _)) => {
                     order.push(codec::decode::<Record>(&value, RECORD_LEN_MAX).map_err(damaged)?);
+                }
+                Some((&LEAVES_LETTER, id)) => {
+                    let (node, leaves) = leaves::read(id, &value)?;
+                    self.leaves.insert(node, leaves);
                 }
                 _ => {}
             }
@@ -275,6 +302,7 @@ impl<S: Store> Issuer<S> {
             Request::Learn { bundles, revocations, admission, statements } => {
                 self.learn(bundles, revocations, admission, &statements)
             }
+            Request::ExportCrl => self.export_crl(now),
             Request::Recovered => self.recovered(),
             Request::SignPolicy { version, body } => self.sign_policy(version, &body, by, now),
             Request::RotateAdmission => self.rotate_admission(by, now, random),

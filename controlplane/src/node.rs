@@ -168,6 +168,8 @@ struct Network {
 /// The machine.
 pub struct Node<R> {
     settings: Settings,
+    /// Whether the issuer beside us is one already: its key may wait for a ceremony.
+    is_issuing: bool,
     random: R,
     clock: NetworkClock,
     started: UnixSecs,
@@ -230,6 +232,7 @@ impl<R: Random> Node<R> {
         let mut clock = NetworkClock::new(mono, system, kept, settings.build, own);
         let now = clock.tick(mono, system);
         let mut node = Self {
+            is_issuing: settings.has_issuer,
             settings,
             random,
             clock,
@@ -318,6 +321,19 @@ impl<R: Random> Node<R> {
                 self.link_closed(link, &reason.to_string(), links, now);
             }
         }
+        self.settle(links);
+    }
+
+    /// Datagrams will leave from another port from now on: to QUIC, whose migration is off, every link ends. The other ends are told by the
+    /// old one, and dialled anew by the new one.
+    pub fn handle_port_change(&mut self, links: &mut dyn Links, now: Now) {
+        let open: Vec<LinkId> = self.links.keys().copied().collect();
+        for link in open {
+            links.close(link, link::Code::Done as u32, "moving to another port");
+            self.link_closed(link, "moving to another port", links, now);
+        }
+        let peers: Vec<NodeId> = self.peers.keys().copied().collect();
+        peers.into_iter().for_each(|node| self.timers.set(Timer::Connect(node), now.mono));
         self.settle(links);
     }
 

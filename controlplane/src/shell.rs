@@ -30,6 +30,7 @@ use crate::api::server::{self, Limits, Request};
 use crate::api::types::Error as ApiError;
 use crate::config::{Config, Overlay, default_route_interface, plane_toml};
 use crate::membership::{self, MembershipError};
+use crate::node::plane::PlaneInput;
 use crate::node::{CallId, Node, NodeError, Output, Settings};
 use crate::pki::key::PrivateKey;
 use crate::quic::{self, Driver};
@@ -263,9 +264,12 @@ impl Shell {
         }
         for _ in 0..MESSAGE_BUDGET {
             match plane.take().or_else(|| self.from_plane.try_recv().ok()) {
-                Some(FromPlane::Sockets(descriptors)) => self.adopt(descriptors)?,
+                Some(FromPlane::Sockets(descriptors)) => self.adopt(descriptors, now).await?,
                 Some(FromPlane::Input(input)) => {
-                    self.node.handle_plane(input, &mut DriverLinks { driver: &mut self.driver, now }, now)
+                    if matches!(*input, PlaneInput::Gone) {
+                        self.sockets.let_go();
+                    }
+                    self.node.handle_plane(*input, &mut DriverLinks { driver: &mut self.driver, now }, now)
                 }
                 None => break,
             }
@@ -278,7 +282,7 @@ impl Shell {
                     self.node.handle_issuer_connected(&mut DriverLinks { driver: &mut self.driver, now }, now)
                 }
                 Some(FromIssuer::Reply(ticket, reply)) => {
-                    self.node.handle_issuer(ticket, reply, &mut DriverLinks { driver: &mut self.driver, now }, now);
+                    self.node.handle_issuer(ticket, *reply, &mut DriverLinks { driver: &mut self.driver, now }, now);
                 }
                 None => break,
             }
@@ -390,8 +394,13 @@ impl Shell {
     }
 
     /// From now on QUIC goes by the packet plane's control sockets.
-    fn adopt(&mut self, descriptors: Vec<OwnedFd>) -> Result<(), ShellError> {
-        self.sockets = ControlSockets::adopted(descriptors).map_err(system("taking the control sockets over"))?;
+    async fn adopt(&mut self, descriptors: Vec<OwnedFd>, now: Now) -> Result<(), ShellError> {
+        let sockets = ControlSockets::adopted(descriptors).map_err(system("taking the control sockets over"))?;
+        if sockets.port() != self.sockets.port() {
+            self.node.handle_port_change(&mut DriverLinks { driver: &mut self.driver, now }, now);
+            Box::pin(self.carry_out()).await?;
+        }
+        self.sockets = sockets;
         tracing::debug!(port = self.sockets.port(), "control sockets");
         Ok(())
     }

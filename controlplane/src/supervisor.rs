@@ -187,6 +187,9 @@ struct Supervisor {
     plane_config: Option<String>,
 }
 
+/// How one of the processes is started.
+type Start = fn(&mut Supervisor) -> Result<(), SupervisorError>;
+
 /// What woke the supervisor.
 enum Wake {
     Stop,
@@ -296,8 +299,7 @@ impl Supervisor {
         let now = Instant::now();
         let is_due = |process: &Process| process.start_at.is_some_and(|at| at <= now);
         let due = [is_due(&self.control), is_due(&self.plane), is_due(&self.issuer)];
-        let starts: [fn(&mut Self) -> Result<(), SupervisorError>; 3] =
-            [Self::start_control, Self::start_plane, Self::start_issuer];
+        let starts: [Start; 3] = [Self::start_control, Self::start_plane, Self::start_issuer];
         for (at, start) in starts.into_iter().enumerate().filter(|(at, _)| due[*at]) {
             if let Err(error) = start(self) {
                 tracing::error!("{error}");

@@ -12,7 +12,17 @@ use crate::{process, setup};
 pub(crate) fn run(workspace: &Workspace, args: &[OsString]) -> Result<ExitCode, String> {
     setup::run()?;
     let mut build = process::cargo(&workspace.root);
-    process::run(build.args(["build", "--release", "--locked", "-p", "weir-dataplane", "-p", "weir-bench"]))?;
+    process::run(build.args([
+        "build",
+        "--release",
+        "--locked",
+        "-p",
+        "weir-dataplane",
+        "-p",
+        "weir-controlplane",
+        "-p",
+        "weir-bench",
+    ]))?;
 
     // In the caller's directory, so that a relative `--json FILE` lands where the caller expects it.
     let mut bench = process::as_root(workspace.target.join("release/weir-bench"));

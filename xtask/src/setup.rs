@@ -4,6 +4,7 @@
 //! the names of what is missing. Everything that is installed is announced in one line with its reason.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::process;
@@ -52,6 +53,31 @@ pub(crate) const CARGO_DENY: Tool = Tool {
 };
 /// Runs the fuzz targets.
 pub(crate) const CARGO_FUZZ: Tool = Tool { name: "cargo-fuzz", version: "0.13.2", why: "runs the fuzz targets" };
+
+/// Python packages of outside judges that no Debian has in a version that serves: a QUIC of its own, and an OpenSSL that knows ML-KEM.
+const JUDGE_PACKAGES: [&str; 3] = ["aioquic==1.7.2", "cryptography==50.0.2", "pyOpenSSL==26.4.0"];
+
+/// The Python with the judges' packages, whether it is there or not.
+pub(crate) fn judge_python(workspace: &Workspace) -> PathBuf {
+    workspace.target.join("judges/bin/python")
+}
+
+/// Makes a Python environment with the judges' packages in the target directory, if it can be had.
+pub(crate) fn install_judges(workspace: &Workspace) -> Result<(), String> {
+    let python = judge_python(workspace);
+    if !python.exists() {
+        if process::find("python3").is_none() {
+            install_packages(&["python3-venv"])?;
+        }
+        let directory = workspace.target.join("judges");
+        let make = || process::run(Command::new("python3").args(["-m", "venv"]).arg(&directory));
+        // Debian has the module in a package of its own.
+        make().or_else(|_| install_packages(&["python3-venv"]).and_then(|()| make()))?;
+    }
+    println!("installing into {}: {}", workspace.target.join("judges").display(), JUDGE_PACKAGES.join(" "));
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+    process::run(Command::new(python).args(pip).args(JUDGE_PACKAGES))
+}
 
 /// Installs what building, demo and tests need.
 pub(crate) fn run() -> Result<(), String> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use weir_abi::cursor::Bytes;
 use weir_abi::wire::DataHeader;
 use weir_bench::gateway::PORT;
-use weir_bench::rig::{Host, Rig};
+use weir_bench::rig::{Namespace, Rig};
 use weir_bench::sys::signal;
 
 use crate::support::eventually;
@@ -39,17 +39,25 @@ pub(crate) enum Seen {
     PortUnreachable(IpAddr),
     /// One of ours: UDP from and to our port, first payload byte 0x20..=0x3f. Source address, and the header where it is data.
     Overlay(IpAddr, Option<DataHeader>),
+    /// QUIC from or to our port, since one who joins has none of that number yet: its fixed bit is set (RFC 9443, RFC 9000 §17). Source
+    /// address.
+    Quic(IpAddr),
 }
 
 impl Capture {
-    /// Starts to capture; returns once tcpdump says that it listens.
-    pub(crate) fn start(host: &Host, interface: &str) -> Self {
+    /// Starts to capture; returns once tcpdump says that it listens. The head of a frame is enough for most.
+    pub(crate) fn start(host: &Namespace, interface: &str) -> Self {
+        Self::up_to(host, interface, 160)
+    }
+
+    /// The same, with so many bytes of each frame.
+    pub(crate) fn up_to(host: &Namespace, interface: &str, len: u32) -> Self {
         let directory = std::env::temp_dir().join(format!("{}-capture-{interface}", host.name()));
         fs::create_dir_all(&directory).unwrap();
         let said = File::create(directory.join("said")).unwrap();
         let child = host
             .command("tcpdump")
-            // The head of a frame is enough, a large ring loses none, and immediate mode leaves none in a block that is not full.
+            // A large ring loses none, and immediate mode leaves none in a block that is not full.
             .args([
                 "-i",
                 interface,
@@ -60,7 +68,7 @@ impl Capture {
                 "-B",
                 "65536",
                 "-s",
-                "160",
+                &len.to_string(),
                 "-Z",
                 "root",
                 "-w",
@@ -133,6 +141,17 @@ impl Frame {
         Some((udp.u16(0)?, udp.u16(2)?, DataHeader::parse(udp.get(8..)?).ok()?))
     }
 
+    /// Addresses and payload of a datagram over IPv4 from or to our port, as far as it was captured.
+    pub(crate) fn payload(&self) -> Option<(IpAddr, IpAddr, &[u8])> {
+        let bytes = self.bytes.as_slice();
+        let packet = bytes.get(ETHERNET_LEN..).filter(|_| bytes.u16(12) == Some(0x0800))?;
+        let udp = packet.get(usize::from(packet.u8(0)? & 0xf) * 4..).filter(|_| packet.u8(9) == Some(17))?;
+        let [from, to] = [packet.array::<4>(12)?, packet.array::<4>(16)?].map(IpAddr::from);
+        let ours = udp.u16(0)? == PORT || udp.u16(2)? == PORT;
+        // The UDP length, since short frames are padded.
+        udp.get(8..usize::from(udp.u16(4)?)).filter(|_| ours).map(|payload| (from, to, payload))
+    }
+
     /// Whether these bytes stand anywhere in the frame.
     pub(crate) fn contains(&self, needle: &[u8]) -> bool {
         self.bytes.windows(needle.len()).any(|window| window == needle)
@@ -147,15 +166,20 @@ fn packet_seen(packet: &[u8]) -> Option<Seen> {
     };
     match (next, packet.u8(at)?) {
         (1, 3) | (58, 1) => match packet_seen(packet.get(at + 8..)?)? {
-            Seen::Overlay(source, _) => Some(Seen::PortUnreachable(source)),
+            Seen::Overlay(source, _) | Seen::Quic(source) => Some(Seen::PortUnreachable(source)),
             _ => None,
         },
         // Neighbour and router discovery; listener reports come behind a hop-by-hop header with their router alert.
         (58, 133..=137) => Some(Seen::LinkLocalIcmpv6),
         (0, 58) if packet.u8(at + 8)? == 143 => Some(Seen::LinkLocalIcmpv6),
-        (17, _) if packet.u16(at)? == PORT && packet.u16(at + 2)? == PORT => {
+        (17, _) => {
+            let ours = [packet.u16(at)?, packet.u16(at + 2)?].map(|port| port == PORT);
             let payload = packet.get(at + 8..)?;
-            (0x20..=0x3f).contains(&payload.u8(0)?).then(|| Seen::Overlay(source, DataHeader::parse(payload).ok()))
+            match (payload.u8(0)?, ours) {
+                (0x20..=0x3f, [true, true]) => Some(Seen::Overlay(source, DataHeader::parse(payload).ok())),
+                (0x40..=0x7f | 0xc0..=0xff, [true, _] | [_, true]) => Some(Seen::Quic(source)),
+                _ => None,
+            }
         }
         _ => None,
     }
@@ -174,7 +198,8 @@ pub(crate) fn only_ours(rig: &Rig, frames: &[Frame]) -> Vec<(IpAddr, DataHeader)
             }
             Some(Seen::PortUnreachable(quoted)) => assert!(wans.contains(&quoted), "frame {number} quotes {quoted}"),
             Some(Seen::Arp | Seen::LinkLocalIcmpv6) => {}
-            None => panic!("frame {number} has no business on a WAN: {:02x?}", frame.bytes),
+            // No control plane runs beside these.
+            Some(Seen::Quic(_)) | None => panic!("frame {number} has no business on a WAN: {:02x?}", frame.bytes),
         }
     }
     headers

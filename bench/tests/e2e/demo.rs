@@ -41,6 +41,9 @@ fn the_demo_shows_what_happened_and_leaves_nothing() {
         "wan on wan",
         "wan_deliver",
         "dropped",
+        "three whole nodes",
+        "g3 revoked",
+        "X25519MLKEM768",
     ] {
         assert!(said.contains(words), "{words} is not in\n{said}");
     }
@@ -50,6 +53,8 @@ fn the_demo_shows_what_happened_and_leaves_nothing() {
     assert!(json["tcp_v4"]["gbps"].as_f64().unwrap() > 0.05);
     assert_eq!(json["runs"].as_array().unwrap().len(), 4);
     assert_eq!(json["gateways"][1]["name"], "g2");
+    assert_eq!(json["network"]["after_revocation"]["received"], 0);
+    assert_eq!(json["network"]["steps"].as_array().unwrap().len(), 5);
     assert_eq!(left_by(pid), [] as [PathBuf; 0]);
 }
 

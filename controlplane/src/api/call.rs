@@ -7,8 +7,8 @@ use super::describe::{Definitions, Described, text};
 use super::types::{
     AuditEntry, Backup, BackupRequest, BundleApplyRequest, Bundles, Certificate, Crl, Done, ExplainRequest,
     Explanation, Invite, InviteRequest, Invited, JoinRequest, Joined, LogRequest, Member, Peer, Ping, PingRequest,
-    Policy, PolicyApplyRequest, PolicyRollbackRequest, PolicyVersion, RevokeIssuerRequest, RevokeRequest, Revoked,
-    Role, Status, WithdrawRequest,
+    Policy, PolicyApplyRequest, PolicyRollbackRequest, PolicyVersion, RekeyRequest, RevokeIssuerRequest, RevokeRequest,
+    Revoked, Role, Status, WithdrawRequest,
 };
 
 /// How a call's arguments travel.
@@ -124,6 +124,8 @@ calls! {
     Members Get "/v1/members" Read -> Vec<Member>;
     /// Measures a peer by echoes that its packet plane answers.
     Ping(PingRequest) Post "/v1/ping" Read -> Ping;
+    /// Makes a fresh key exchange with a peer now; packets go on meanwhile.
+    Rekey(RekeyRequest) Post "/v1/peers/rekey" Operate -> Done;
     /// Invitations that this node gave out. Issuers only.
     Invites Get "/v1/invites" Operate -> Vec<Invite>;
     /// Invites somebody: the answer has the token. Issuers only.

@@ -580,6 +580,13 @@ object! {
         count: Option<u16>,
     }
 
+    /// A peer to make fresh keys with.
+    #[serde(deny_unknown_fields)]
+    pub struct RekeyRequest {
+        /// Its name, id or overlay address.
+        peer: String,
+    }
+
     /// How it went.
     pub struct Ping {
         /// The peer's name.
@@ -619,6 +626,9 @@ object! {
     pub struct Bundles {
         /// All its signed versions in base64, the first one first.
         versions: Vec<String>,
+        /// The roots' certificates that hold now, in PEM, for programs that are not weir.
+        #[serde(default)]
+        roots: Vec<String>,
     }
 
     /// A new version of the trust bundle, signed in a ceremony.

@@ -135,6 +135,11 @@ pub enum Command {
         #[arg(long, short, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=20))]
         count: u16,
     },
+    /// Make a fresh key exchange with a peer now. It happens by itself every two minutes.
+    Rekey {
+        /// Its name, id or overlay address.
+        peer: String,
+    },
     /// The configuration file.
     Config {
         /// What to do with it.
@@ -274,6 +279,9 @@ pub enum CaCommand {
     Bundle {
         /// Where to.
         file: PathBuf,
+        /// Write the roots' certificates in PEM as well, for programs that are not weir.
+        #[arg(long, value_name = "FILE")]
+        roots: Option<PathBuf>,
     },
     /// Hand the outcome of a ceremony to the node, which spreads it.
     Publish {
@@ -361,6 +369,22 @@ pub enum CaCommand {
 pub enum PolicyCommand {
     /// Show the policy in force, with the hits of each rule.
     Show,
+    /// Read a policy and say what is wrong with it. Asks no node.
+    Check {
+        /// The file.
+        file: PathBuf,
+        /// Ask the node for the members too, and say which groups and nodes of the policy are nobody.
+        #[arg(long)]
+        members: bool,
+    },
+    /// Show what would change between the policy in force, or another file, and this one.
+    Diff {
+        /// The file.
+        file: PathBuf,
+        /// Compare with this file and ask no node.
+        #[arg(long, value_name = "FILE")]
+        from: Option<PathBuf>,
+    },
     /// Put a policy in force.
     Apply {
         /// The file.

@@ -15,8 +15,8 @@ use crate::api::Call;
 use crate::api::client;
 use crate::api::types::{
     Backup, BackupRequest, BundleApplyRequest, Bundles, Crl, Done, ExplainRequest, InviteRequest, Invited, JoinRequest,
-    LogRequest, Ping, PingRequest, PolicyApplyRequest, PolicyRollbackRequest, RevokeIssuerRequest, RevokeRequest,
-    Revoked, Secret, Status, WithdrawRequest,
+    LogRequest, Ping, PingRequest, PolicyApplyRequest, PolicyRollbackRequest, RekeyRequest, RevokeIssuerRequest,
+    RevokeRequest, Revoked, Secret, Status, WithdrawRequest,
 };
 use crate::time::UnixSecs;
 
@@ -82,6 +82,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         Command::Peers => shown(arguments, &Call::Peers, |peers: &Vec<_>| show::peers(peers)),
         Command::Members => shown(arguments, &Call::Members, |members: &Vec<_>| show::members(members, now())),
         Command::Ping { peer, count } => ping(arguments, peer, *count),
+        Command::Rekey { peer } => done(arguments, &Call::Rekey(RekeyRequest { peer: peer.clone() })),
         Command::Invite(invite) => {
             let call = Call::Invite(InviteRequest {
                 name: invite.name.clone(),
@@ -213,6 +214,8 @@ fn policy(arguments: &Arguments, command: &PolicyCommand) -> Outcome {
         PolicyCommand::History => {
             return shown(arguments, &Call::PolicyHistory, |versions: &Vec<_>| show::policy_history(versions));
         }
+        // Whoever calls has taken these.
+        PolicyCommand::Check { .. } | PolicyCommand::Diff { .. } => return Ok(()),
         PolicyCommand::Explain { src, dst, proto, port } => {
             let request = ExplainRequest { src: src.clone(), dst: dst.clone(), proto: proto.clone(), port: *port };
             return shown(arguments, &Call::PolicyExplain(request), show::explanation);
@@ -224,8 +227,11 @@ fn policy(arguments: &Arguments, command: &PolicyCommand) -> Outcome {
 /// Those of `weir ca` that ask the node; the others are ceremonies.
 pub(super) fn ca(arguments: &Arguments, command: &CaCommand) -> Outcome {
     match command {
-        CaCommand::Bundle { file } => {
+        CaCommand::Bundle { file, roots } => {
             let bundles: Bundles = ask_for(arguments, &Call::BundleShow)?;
+            if let Some(roots) = roots {
+                files::write(roots, bundles.roots.concat().as_bytes())?;
+            }
             let versions = bundles.versions.len();
             files::write(file, &bundle_file(&bundles.versions)?)?;
             report(arguments, &format!("{}: the trust bundle, version {versions}", file.display()))

@@ -48,6 +48,8 @@ fn every_command_is_there_and_has_a_line_of_help() {
         "ca export-crl",
         "revoke",
         "policy show",
+        "policy check",
+        "policy diff",
         "policy apply",
         "policy history",
         "policy rollback",
@@ -144,6 +146,27 @@ fn a_node_that_is_not_there_has_a_status_of_its_own() {
     assert_eq!(status("weir peers"), 3);
     assert_eq!(status("weir status"), 3);
     assert_eq!(status("weir status --check"), 2);
+}
+
+#[test]
+fn policies_are_checked_and_compared_as_files() {
+    let place = std::env::temp_dir().join(format!("weir-policies-{}", std::process::id()));
+    fs::create_dir_all(&place).unwrap();
+    let write = |name: &str, text: &str| {
+        fs::write(place.join(name), text).unwrap();
+        place.join(name).display().to_string()
+    };
+    let one = write("one", "default = \"deny\"\n[[rule]]\nname = \"web\"\nfrom = [\"any\"]\nto = [\"group:a\"]\n");
+    let wrong = write("wrong", "default = \"deny\"\n[[rule]]\nname = \"web\"\nform = [\"any\"]\n");
+    let run = |line: &str| dispatch(&parse(&format!("weir {line} --socket /nowhere/weir.sock")).unwrap());
+    assert!(run(&format!("policy check {one}")).is_ok());
+    assert!(run(&format!("policy diff {one} --from {one} --json")).is_ok());
+    let outcome = run(&format!("policy check {wrong}"));
+    assert!(matches!(outcome, Err(Failure::Message(why)) if why.contains("did you mean `from`?")));
+    for asks in [format!("policy check {one} --members"), format!("policy diff {one}")] {
+        assert!(matches!(run(&asks), Err(Failure::Client(ClientError::NotRunning { .. }))), "{asks}");
+    }
+    fs::remove_dir_all(&place).unwrap();
 }
 
 #[test]

@@ -109,6 +109,7 @@ impl<S: Store> Issuer<S> {
         let mut batch = Batch::default();
         put_invite(&mut batch, body.invite, &invite);
         put_record(&mut batch, &record);
+        let leaves = self.note_leaf(&mut batch, record.node, &issued, now.wall)?;
         let state = self.put_state(&mut batch, |state| state.counter += 1);
         let (name, prefixes) = (record.name.clone(), holder.prefixes.prefixes());
         let mut acts = vec![Act::Joined { node: record.node, name, prefixes, invite: body.invite }];
@@ -127,6 +128,7 @@ impl<S: Store> Issuer<S> {
             self.take_own(list, now)?;
         }
         self.invites.insert(body.invite, invite);
+        self.leaves.insert(record.node, leaves);
         self.remember(record);
         self.grant(&holder, &issued, &der, body.bundle_version).map(|grant| Reply::Granted(Box::new(grant)))
     }
@@ -307,8 +309,10 @@ impl<S: Store> Issuer<S> {
         let mut batch = Batch::default();
         let record = self.members.get(&holder.node).map(|record| Record { issued: Some(issued), ..record.clone() });
         record.iter().for_each(|record| put_record(&mut batch, record));
+        let leaves = self.note_leaf(&mut batch, holder.node, &issued, now.wall)?;
         let act = Act::Renewed { node: holder.node, not_after: issued.validity.not_after };
         self.commit(batch, vec![act], by, now.wall)?;
+        self.leaves.insert(holder.node, leaves);
         if let Some(record) = record {
             self.members.insert(record.node, record);
         }

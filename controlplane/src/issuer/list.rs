@@ -3,8 +3,8 @@
 use zeroize::Zeroizing;
 
 use super::{
-    DOCUMENT_LEN_MAX, Issuer, POLICY_LEN_MAX, RESIGN_INTERVAL, Record, Refused, Reply, State, limit, put_bundle,
-    put_invite, put_record,
+    DOCUMENT_LEN_MAX, Issuer, POLICY_LEN_MAX, RESIGN_EARLY, RESIGN_INTERVAL, Record, Refused, Reply, State, limit,
+    put_bundle, put_invite, put_record,
 };
 use crate::audit::Act;
 use crate::codec;
@@ -20,12 +20,13 @@ use crate::store::{Batch, Store, Table};
 use crate::time::{Now, UnixSecs};
 
 impl<S: Store> Issuer<S> {
-    /// Signs the list afresh when it is time, and returns it to be spread.
+    /// Signs the list afresh when it is time, and returns it to be spread; forgets what has ended.
     pub fn handle_timeout(&mut self, now: Now) -> Option<SignedRevocationList> {
         if self.next_deadline(now) > now.mono {
             return None;
         }
         self.resign_at = Some(now.mono + RESIGN_INTERVAL);
+        self.forget_leaves(now.wall);
         // Refused when the bundle does not name us any more: then there is nothing to spread.
         self.resign(now).ok()
     }
@@ -138,9 +139,10 @@ impl<S: Store> Issuer<S> {
         Ok(Reply::Revoked { list, admission: self.state.admission.clone() })
     }
 
-    /// The own list from an entry on; signed afresh when it is time, since whoever asks is the only one who looks at the clock.
+    /// The own list from an entry on; signed now if it is time. Whoever asks at the same interval must not come a moment too early each time.
     pub(super) fn list_from(&mut self, from: u32, now: Now) -> Result<SignedRevocationList, Refused> {
-        if self.resign_at.is_none_or(|at| at <= now.mono) {
+        if self.next_deadline(now) <= now.mono + RESIGN_EARLY {
+            self.forget_leaves(now.wall);
             self.resign(now)?;
         }
         self.revoked.list(self.id, from).ok_or(Refused::NotIssuer)

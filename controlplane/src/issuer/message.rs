@@ -297,6 +297,8 @@ pub enum Request {
         /// How many entries the asker has.
         from: u32,
     },
+    /// The certificates of this issuer that are revoked, as an X.509 list.
+    ExportCrl,
     /// What the network knows and the issuer, having no network, may not.
     Learn {
         /// Versions of the trust bundle, in order.
@@ -448,6 +450,13 @@ pub enum Reply {
     },
     /// The issuer's list.
     Revocations(SignedRevocationList),
+    /// An X.509 list.
+    Crl {
+        /// By this issuer, about its certificates.
+        issuer: KeyId,
+        /// In DER.
+        list: Vec<u8>,
+    },
     /// A policy's signature.
     Policy {
         /// By this issuer.

@@ -443,6 +443,96 @@ fn the_list_is_signed_afresh_every_ten_minutes() {
     assert!(third.version > second.version);
 }
 
+/// Nobody wakes the issuer's process by the clock: the node beside it asks every ten minutes, as it would after each answer.
+#[test]
+fn a_list_that_is_asked_for_every_ten_minutes_stays_fresh() {
+    let mut world = World::new();
+    let mut versions = vec![];
+    for turn in 0..20 {
+        world.secs = turn * 600;
+        let Reply::Revocations(list) = world.ask(Request::Revocations { from: 0 }).unwrap() else { panic!() };
+        let head = list.head.peek().unwrap();
+        assert!(head.fresh_until > world.now().wall.plus(Duration::from_secs(1800)), "turn {turn}");
+        versions.push(head.version);
+    }
+    versions.dedup();
+    assert_eq!(versions.len(), 20);
+    let Reply::Revocations(again) = world.ask(Request::Revocations { from: 0 }).unwrap() else { panic!() };
+    assert_eq!(again.head.peek().unwrap().version, versions[19]);
+}
+
+#[test]
+fn a_key_becomes_an_issuer_with_the_first_bundle_that_names_it() {
+    let (start, mut random) = (Instant::now(), SeededRandom::new(3));
+    let now = Now { mono: start, wall: UnixSecs(FOUNDED) };
+    let (_, first) = network();
+    let learn = |bundles| Asked {
+        by: "the node".into(),
+        request: Request::Learn { bundles, revocations: vec![], admission: None, statements: vec![] },
+    };
+    let store = Shaky::default();
+    let mut seat = Seat::open(store.clone(), key(99)).unwrap();
+    assert_eq!(seat.handle(learn(vec![first.clone()]), now, &mut random).unwrap(), Err(Refused::NotIssuer));
+    assert!(!seat.is_taken());
+    let mut seat = Seat::open(store.clone(), key(11)).unwrap();
+    let status = Asked { by: "uid 0".into(), request: Request::Status };
+    assert_eq!(seat.handle(status.clone(), now, &mut random).unwrap(), Err(Refused::NotIssuer));
+    assert_eq!(seat.handle(learn(vec![]), now, &mut random).unwrap(), Err(Refused::NotIssuer));
+    assert_eq!(seat.handle(learn(vec![first]), now, &mut random).unwrap(), Ok(Reply::Done));
+    assert!(matches!(seat.handle(status, now, &mut random).unwrap(), Ok(Reply::Status(_))));
+    assert!(seat.is_taken());
+}
+
+#[test]
+fn the_x509_list_names_every_certificate_of_who_is_revoked_until_a_day_after_its_end() {
+    use x509_parser::prelude::{CertificateRevocationList, FromDer as _, X509Certificate};
+    let serial = |grant: &Grant| X509Certificate::from_der(&grant.chain[0]).unwrap().1.raw_serial().to_vec();
+    let export = |world: &mut World| match world.ask(Request::ExportCrl).unwrap() {
+        Reply::Crl { issuer, list } => {
+            assert_eq!(issuer, world.issuer.id);
+            let (_, list) = CertificateRevocationList::from_der(&list).unwrap();
+            let serials = list.iter_revoked_certificates().map(|row| row.raw_serial().to_vec()).collect::<Vec<_>>();
+            (list.crl_number().unwrap().to_string().parse::<u64>().unwrap(), serials)
+        }
+        other => panic!("{other:?}"),
+    };
+    let mut world = World::new();
+    let token = world.invite(InviteSpec { uses: 2, ..spec("edge-*") }).unwrap();
+    let (one, two) = (world.join(&token, &site(1)).unwrap(), world.join(&token, &site(2)).unwrap());
+    world.secs = 16 * HOUR;
+    let again = world.renew(&one, &site(1), 77).unwrap();
+    let (first, none) = export(&mut world);
+    assert!(none.is_empty());
+    world.revoke(Revoked::Node(one.node));
+    world.restart();
+    world.secs += 1;
+    let (second, listed) = export(&mut world);
+    assert_eq!(listed, [serial(&one), serial(&again)]);
+    assert!(second > first && !listed.contains(&serial(&two)));
+    // The first ended after a day, the second sixteen hours later.
+    world.secs = 2 * DAY + 1;
+    assert_eq!(export(&mut world).1, [serial(&again)]);
+    world.secs = 2 * DAY + 16 * HOUR + 1;
+    assert!(export(&mut world).1.is_empty());
+    world.issuer.handle_timeout(world.now()).unwrap();
+    assert!(world.issuer.leaves.is_empty());
+    world.restart();
+    assert!(world.issuer.leaves.is_empty());
+}
+
+#[test]
+fn a_member_gets_so_many_certificates_in_a_day_and_no_more() {
+    let mut world = World::new();
+    let token = world.invite(spec("berlin")).unwrap();
+    let grant = world.join(&token, &site(1)).unwrap();
+    (1..LEAVES_MAX as u64).for_each(|seed| drop(world.renew(&grant, &site(1), seed + 100).unwrap()));
+    assert_eq!(world.renew(&grant, &site(1), 99).unwrap_err().name(), "limit");
+    assert_eq!(world.issuer.leaves[&grant.node].len(), LEAVES_MAX);
+    world.secs = 2 * DAY + 1;
+    world.renew(&grant, &site(1), 98).unwrap();
+    assert_eq!(world.issuer.leaves[&grant.node].len(), 1);
+}
+
 #[test]
 fn an_issuer_that_the_bundle_revoked_signs_nothing() {
     let mut world = World::new();

@@ -13,14 +13,15 @@ use weir_dataplane::api::message::{Request as PlaneRequest, SessionDump, Session
 
 use super::plane::Purpose;
 use super::renew::IssuerPurpose;
+use super::status::pem;
 use super::{CallId, Links, Node, Output, Timer};
 use crate::api::call::{Answer, Call};
 use crate::api::types::{
-    AuditEntry, Bundles, Done, Error, ErrorCode, Invite, InviteRequest, Invited, Member, MemberState, Moment, Peer,
-    PeerState, Ping, PingRequest, Revoked as RevokedAnswer, Secret,
+    AuditEntry, Bundles, Crl, Done, Error, ErrorCode, Invite, InviteRequest, Invited, Member, MemberState, Moment,
+    Peer, PeerState, Ping, PingRequest, Revoked as RevokedAnswer, Secret,
 };
 use crate::issuer::{Asked, Contact, InviteSpec, Refused, Reply, Request, SecretText, Subnet, TTL_SECS_DEFAULT};
-use crate::pki::bundle::SignedBundle;
+use crate::pki::bundle::{Chain, SignedBundle};
 use crate::pki::id::{KeyId, NodeId, overlay_address, session_id};
 use crate::pki::revocation::Revoked;
 use crate::random::Random;
@@ -33,6 +34,9 @@ const PINGS_DEFAULT: u16 = 4;
 const PINGS_MAX: u16 = 20;
 /// How long an echo is waited for; a session that must be made first takes a few round trips.
 const PING_PATIENCE: Duration = Duration::from_secs(2);
+/// Entries of the audit log when nobody says how many, and at most.
+const LOG_DEFAULT: u32 = 100;
+const LOG_MAX: u32 = 1000;
 /// Bits of a subnet that an issuer chooses.
 const SUBNET_BITS: u8 = 24;
 
@@ -58,7 +62,12 @@ pub(super) enum IssuerCallKind {
         version: u64,
         body: Vec<u8>,
     },
+    ExportCrl,
     Recovered,
+    /// Where the log ends, to show its last entries.
+    AuditEnd {
+        max: u32,
+    },
     Audit,
     Backup,
 }
@@ -78,6 +87,8 @@ pub(super) struct Waiting {
     /// For the packet plane's dump.
     dump: Vec<CallId>,
     pings: BTreeMap<CallId, Pinging>,
+    /// For the end of a key exchange.
+    rekeys: Vec<(CallId, NodeId)>,
     /// Bytes of each session at the dump before the last, with the moment.
     before: BTreeMap<SessionId, (Instant, u64, u64)>,
     rates: BTreeMap<SessionId, (f64, f64)>,
@@ -119,6 +130,7 @@ impl<R: Random> Node<R> {
             Call::Members => self.answer(id, Ok(Answer::Members(self.members(now)))),
             Call::Peers => self.peers_call(id),
             Call::Ping(request) => self.ping(id, &request, links, now),
+            Call::Rekey(request) => self.rekey(id, &request.peer, links, now),
             Call::CertShow => self.answer_certificate(id, now),
             Call::CertRenew => {
                 self.renewal.calls.push(id);
@@ -126,9 +138,12 @@ impl<R: Random> Node<R> {
             }
             Call::Leave => self.leave(id, links, now),
             Call::BundleShow => {
-                let versions = self.network.as_ref().map(|network| network.chain.versions()).unwrap_or_default();
+                let chain = self.network.as_ref().map(|network| &network.chain);
+                let versions = chain.map(Chain::versions).unwrap_or_default();
                 let versions = versions.iter().map(|signed| BASE64.encode(&crate::codec::encode(signed))).collect();
-                self.answer(id, Ok(Answer::Bundles(Bundles { versions })));
+                let roots =
+                    chain.map(|chain| chain.current().roots.iter().map(|der| pem("CERTIFICATE", der)).collect());
+                self.answer(id, Ok(Answer::Bundles(Bundles { versions, roots: roots.unwrap_or_default() })));
             }
             Call::BundleApply(request) => self.apply_bundles(id, &request.versions, links, now),
             Call::PolicyShow => self.policy_show(id),
@@ -152,17 +167,20 @@ impl<R: Random> Node<R> {
                     self.ask_for(id, IssuerCallKind::RevokeIssuer, by, request);
                 }
                 Err(wrong) => {
-                    let remedy = "`weir ca show` lists the issuers with their key ids";
+                    let remedy = "`weir cert show` on a member that it certified names the issuer by its key id";
                     self.answer(id, Err(error(ErrorCode::BadRequest, wrong.to_string(), remedy)));
                 }
             },
             Call::Recovered => self.ask_for(id, IssuerCallKind::Recovered, by, Request::Recovered),
             Call::AuditLog(request) => {
-                let max = request.limit.unwrap_or(100).min(1000);
-                let from = request.after.map_or(u64::MAX, |after| after.saturating_add(1));
-                self.ask_for(id, IssuerCallKind::Audit, by, Request::Audit { from, max });
+                let max = request.limit.unwrap_or(LOG_DEFAULT).min(LOG_MAX);
+                match request.after {
+                    // Numbers count from 1 for people, from 0 in the log.
+                    Some(after) => self.ask_for(id, IssuerCallKind::Audit, by, Request::Audit { from: after, max }),
+                    None => self.ask_for(id, IssuerCallKind::AuditEnd { max }, by, Request::Status),
+                }
             }
-            Call::ExportCrl => self.export_crl(id),
+            Call::ExportCrl => self.ask_for(id, IssuerCallKind::ExportCrl, by, Request::ExportCrl),
             Call::Backup(request) => {
                 let passphrase = SecretText(request.passphrase.0);
                 self.ask_for(id, IssuerCallKind::Backup, by, Request::Backup { passphrase });
@@ -241,7 +259,7 @@ impl<R: Random> Node<R> {
             },
         };
         let uses = request.uses.unwrap_or(1);
-        let spec = InviteSpec { name, subnet, groups: request.groups, roles: vec![], ttl_secs, uses };
+        let spec = InviteSpec { name, subnet, groups: request.groups, roles: request.roles, ttl_secs, uses };
         self.ask_for(id, IssuerCallKind::Invite, by, Request::Invite { spec, contact });
     }
 
@@ -332,11 +350,18 @@ impl<R: Random> Node<R> {
                 self.spread(list, admission, links, now);
                 Answer::Done(Done { message: "the issuer and all its certificates are revoked".to_owned() })
             }
+            (IssuerCallKind::ExportCrl, Reply::Crl { issuer, list }) => {
+                Answer::Crls(vec![Crl { issuer: issuer.to_string(), pem: pem("X509 CRL", &list) }])
+            }
             (IssuerCallKind::Recovered, Reply::Done) => {
                 Answer::Done(Done { message: "the issuer may admit members again".to_owned() })
             }
             (IssuerCallKind::SignPolicy { version, body }, Reply::Policy { signer, signature }) => {
                 return self.policy_signed(id, version, body, signer, signature, links, now);
+            }
+            (IssuerCallKind::AuditEnd { max }, Reply::Status(status)) => {
+                let from = status.audit.next.saturating_sub(max.into());
+                return self.ask_for(id, IssuerCallKind::Audit, "the call before", Request::Audit { from, max });
             }
             (IssuerCallKind::Audit, Reply::Audit(entries)) => {
                 Answer::Log(entries.iter().filter_map(audit_entry).collect())
@@ -431,6 +456,40 @@ impl<R: Random> Node<R> {
                 self.begin_exchange(node, links, now);
                 self.timers.set(Timer::Ping(id), now.mono + PING_PATIENCE);
             }
+        }
+    }
+
+    /// Makes fresh keys with a peer.
+    fn rekey(&mut self, id: CallId, peer: &str, links: &mut dyn Links, now: Now) {
+        let node = match self.find(peer) {
+            Ok(node) => node,
+            Err(wrong) => return self.answer(id, Err(wrong)),
+        };
+        if self.plane.is_none() || !self.peers.contains_key(&node) || self.waiting.rekeys.len() >= WAITING_MAX {
+            let message =
+                format!("no keys can be made with {}: the packet plane or the peer is missing", self.name_of(node));
+            return self
+                .answer(id, Err(error(ErrorCode::Conflict, message, "`weir status` and `weir peers` say more")));
+        }
+        self.waiting.rekeys.push((id, node));
+        self.begin_exchange(node, links, now);
+    }
+
+    /// A key exchange with this member has ended, one way or the other.
+    pub(super) fn rekeyed(&mut self, node: NodeId, outcome: Result<(), &str>) {
+        let (ours, others) = std::mem::take(&mut self.waiting.rekeys).into_iter().partition(|(_, with)| *with == node);
+        self.waiting.rekeys = others;
+        let ours: Vec<(CallId, NodeId)> = ours;
+        for (id, _) in ours {
+            let name = self.name_of(node);
+            let answer = match outcome {
+                Ok(()) => Ok(Answer::Done(Done { message: format!("{name} and this node have fresh keys") })),
+                Err(why) => {
+                    let remedy = "it is tried again by itself; the keys before stay in use";
+                    Err(error(ErrorCode::NoAnswer, format!("no fresh keys with {name}: {why}"), remedy))
+                }
+            };
+            self.answer(id, answer);
         }
     }
 
@@ -624,7 +683,7 @@ fn audit_entry(signed: &crate::pki::signed::Signed<crate::audit::Entry>) -> Opti
     let entry = signed.peek().ok()?;
     let hash = data_encoding::HEXLOWER.encode(&signed.digest());
     Some(AuditEntry {
-        number: entry.sequence,
+        number: entry.sequence + 1,
         at: Moment(entry.at),
         actor: entry.by,
         act: entry.what.name().to_owned(),

@@ -283,6 +283,10 @@ impl<R: Random> Node<R> {
         }
         self.store(batch);
         self.publish_trust(now);
+        if from.is_some() {
+            // Our issuer would renew whom another one has revoked.
+            self.tell_issuer(news.clone(), None);
+        }
         // Those who are to hear of it are told before the links to the revoked are cut: one of them may be the only way.
         self.say_to_all(&Message::Revocations(news), from, links);
         self.leave_distrusted(links, now);
@@ -349,6 +353,9 @@ impl<R: Random> Node<R> {
         membership::put_admission(&mut batch, &signed);
         self.store(batch);
         self.publish_admission(links, now);
+        if from.is_some() {
+            self.tell_issuer(vec![], Some(signed.clone()));
+        }
         self.say_to_all(&Message::Admission(signed), from, links);
     }
 

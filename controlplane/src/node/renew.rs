@@ -11,8 +11,10 @@ use super::link::{Code, Links};
 use super::message::{IssuerCall, MemberRequest, Message};
 use super::{CallId, Node, Output, Ticket, Timer};
 use crate::issuer::{self, Asked, Grant, Refused, RenewBody, RenewRequest, Reply, Request};
+use crate::pki::admission::SignedAdmission;
 use crate::pki::id::NodeId;
 use crate::pki::key::PrivateKey;
+use crate::pki::revocation::SignedRevocationList;
 use crate::pki::verifier::verify;
 use crate::quic::{Alpn, LinkId};
 use crate::random::Random;
@@ -124,7 +126,7 @@ impl<R: Random> Node<R> {
             ds_digest: None,
             bundle_version: network.bundle.version,
         };
-        if self.settings.has_issuer {
+        if self.is_issuing {
             // Bound to nothing but ourselves: the issuer is beside us.
             let exporter = [0; 32];
             let request = RenewRequest::new(&body, &membership.identity, &leaf, &exporter);
@@ -265,12 +267,12 @@ impl<R: Random> Node<R> {
             Ok(_) => exporter,
             Err(_) => return self.misspoke(link, links, now),
         };
-        if self.settings.has_issuer && self.issuer_tickets.len() >= ASKED_MAX {
+        if self.is_issuing && self.issuer_tickets.len() >= ASKED_MAX {
             self.counters.count("issuer_busy");
             let reply = Box::new(Err(Refused::Store("the issuer is behind; ask again".to_owned())));
             return self.say(link, &Message::IssuerSaid { ticket, reply }, links);
         }
-        if self.settings.has_issuer {
+        if self.is_issuing {
             let by = peer.map_or_else(|| "a joiner".to_owned(), |node| node.to_string());
             let request = match request {
                 MemberRequest::Join(request) => Request::Join { request, exporter },
@@ -351,6 +353,8 @@ impl<R: Random> Node<R> {
                 Err(refused) => tracing::warn!(%refused, "the issuer gives no list"),
             },
             IssuerPurpose::Learn => {
+                // Renewals, ours and others', go elsewhere until it is one.
+                self.is_issuing = !matches!(reply, Err(Refused::NotIssuer));
                 if let Err(refused) = reply {
                     tracing::warn!(%refused, "the issuer does not believe what it was told");
                 }
@@ -388,6 +392,14 @@ impl<R: Random> Node<R> {
             statements: self.directory.entries().map(|entry| entry.signed.statement.clone()).collect(),
         };
         self.ask_issuer(IssuerPurpose::Learn, Asked { by: "the node".to_owned(), request });
+    }
+
+    /// Tells the issuer of what has just come.
+    pub(super) fn tell_issuer(&mut self, revocations: Vec<SignedRevocationList>, admission: Option<SignedAdmission>) {
+        if self.settings.has_issuer {
+            let request = Request::Learn { bundles: vec![], revocations, admission, statements: vec![] };
+            self.ask_issuer(IssuerPurpose::Learn, Asked { by: "the node".to_owned(), request });
+        }
     }
 
     /// Asks for the list of the issuer beside us, which signs it anew every ten minutes.

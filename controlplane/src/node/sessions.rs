@@ -304,6 +304,12 @@ impl<R: Random> Node<R> {
         if failure.is_none() {
             peer.succeeded();
         }
+        match &failure {
+            None => self.rekeyed(node, Ok(())),
+            // The peer's own goes on, and that ends as well.
+            Some((Code::Busy, _)) => {}
+            Some((_, failure)) => self.rekeyed(node, Err(&failure.to_string())),
+        }
         if let Some((code, failure)) = failure {
             self.counters.count("exchange_failed");
             tracing::debug!(peer = %node.short(), %failure, "key exchange");

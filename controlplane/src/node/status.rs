@@ -68,12 +68,6 @@ impl<R: Random> Node<R> {
     fn certificate(&self, now: UnixSecs) -> Option<Certificate> {
         let (membership, fields) = (self.membership.as_ref()?, self.leaf_fields()?);
         let not_after = fields.validity.not_after;
-        let pem = |der: &Vec<u8>| {
-            let body = BASE64.encode(der);
-            let lines: Vec<&str> =
-                body.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
-            format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
-        };
         Some(Certificate {
             name: fields.name,
             node: membership.node.to_string(),
@@ -85,7 +79,7 @@ impl<R: Random> Node<R> {
             prefixes: fields.prefixes.prefixes().iter().map(Prefix::to_string).collect(),
             groups: fields.groups,
             roles: fields.roles,
-            chain: membership.chain.iter().map(pem).collect(),
+            chain: membership.chain.iter().map(|der| pem("CERTIFICATE", der)).collect(),
         })
     }
 
@@ -282,7 +276,7 @@ impl<R: Random> Node<R> {
         let Some(membership) = &self.membership else { return };
         let certificate = membership.chain.first().cloned().unwrap_or_default();
         let body = LeaveBody { network: membership.network, certificate };
-        if self.settings.has_issuer {
+        if self.is_issuing {
             let exporter = [0; 32];
             let request = LeaveRequest::new(&body, &membership.identity, &exporter);
             let by = membership.node.to_string();
@@ -312,10 +306,11 @@ impl<R: Random> Node<R> {
         self.trust = None;
         self.identity = PrivateKey::generate(&mut self.random);
     }
+}
 
-    /// Revocations as X.509 lists of this node's issuer, for programs that are not weir: made where the key is.
-    pub(super) fn export_crl(&mut self, id: CallId) {
-        let remedy = "on the machine of an issuer: `weir ca export-crl`";
-        self.answer(id, Err(error(ErrorCode::Conflict, "a list is signed where the issuer's key is", remedy)));
-    }
+/// The textual encoding of RFC 7468.
+pub(super) fn pem(label: &str, der: &[u8]) -> String {
+    let body = BASE64.encode(der);
+    let lines: Vec<&str> = body.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }

@@ -28,7 +28,8 @@ pub struct Finding {
     pub what: String,
 }
 
-/// Looks the document through beside those who are members now.
+/// Looks the document through beside those who are members now. A network has at least one; without any, they are not known, and nothing is
+/// said about names.
 pub fn check(document: &Document, members: &[MemberView]) -> Vec<Finding> {
     let mut findings = vec![];
     for (at, rule) in document.rules.iter().enumerate() {
@@ -38,7 +39,7 @@ pub fn check(document: &Document, members: &[MemberView]) -> Vec<Finding> {
         for (side, terms) in [("from", &rule.from), ("to", &rule.to)] {
             for term in terms {
                 let is_name = matches!(term, Term::Group(_) | Term::Node(_));
-                if is_name && !members.iter().any(|member| term.names(member)) {
+                if is_name && !members.is_empty() && !members.iter().any(|member| term.names(member)) {
                     find(format!("`{side}` names {term}, which is nobody now: `weir members` shows who there is"));
                 }
             }

@@ -195,7 +195,9 @@ impl History {
         operators: &[PublicKey],
     ) -> Result<&Version, PolicyError> {
         let version = signed.verify(network, operators)?;
-        if let Some(known) = self.current().map(|current| current.version).filter(|&known| version.version <= known) {
+        // Versions count from 1: 0 is what a member says that has none.
+        let known = self.current().map_or(0, |current| current.version);
+        if version.version <= known {
             return Err(PolicyError::Version { version: version.version, known });
         }
         if self.versions.len() == HISTORY_MAX {

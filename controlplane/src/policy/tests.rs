@@ -336,6 +336,9 @@ fn versions_only_rise_and_the_oldest_are_forgotten() {
     let operators = &[operator().public()];
     let mut history = History::default();
     assert_eq!((history.current(), history.next_version()), (None, 1));
+    // A member without a policy says 0, so nobody would ever ask for this one.
+    let zero = history.apply(signed(0), NETWORK, operators);
+    assert_eq!(zero, Err(PolicyError::Version { version: 0, known: 0 }));
     history.apply(signed(1), NETWORK, operators).unwrap();
     history.apply(signed(5), NETWORK, operators).unwrap();
     for version in [5, 1, 0] {

@@ -214,6 +214,15 @@ impl TlsServer for ServerTls {
     }
 }
 
+/// TLS of accepted links by itself, for judges that speak it over TCP.
+#[cfg(test)]
+pub(super) fn server_tls(trust: &SharedTrust, identity: &LeafIdentity) -> Arc<rustls::ServerConfig> {
+    let (provider, clock) = (Providers::new(false).accepting, Clock::default());
+    clock.set(trust.now());
+    let tls = ServerTls { provider, clock, trust: SharedTrust::clone(trust), identity: identity.clone() };
+    tls.server(Arc::default())
+}
+
 /// QUIC's own settings, the same for all links.
 pub(super) fn transport() -> Arc<TransportConfig> {
     let mut config = TransportConfig::default();

@@ -4,6 +4,7 @@ mod handshake;
 mod hostile;
 mod legacy;
 mod limits;
+mod openssl;
 mod paths;
 mod raw;
 mod traffic;

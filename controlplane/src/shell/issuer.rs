@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use super::frame;
 use crate::config::Config;
-use crate::issuer::{Asked, Issuer, Refused, Reply};
+use crate::issuer::{Asked, OpenIssuerError, Refused, Reply, Seat};
 use crate::node::Ticket;
 use crate::random::SystemRandom;
 use crate::state_directory::{StateDirectory, StateError};
@@ -43,7 +43,7 @@ pub enum FromIssuer {
     /// It is there; what was asked before and not answered is lost.
     Connected,
     /// It answered.
-    Reply(Ticket, Result<Reply, Refused>),
+    Reply(Ticket, Box<Result<Reply, Refused>>),
 }
 
 /// A request with its ticket.
@@ -81,7 +81,7 @@ async fn read_replies(mut from: OwnedReadHalf, to: mpsc::Sender<FromIssuer>) {
     loop {
         match frame::receive::<(u32, Result<Reply, Refused>)>(&mut from).await {
             Ok(Some((ticket, reply))) => {
-                if to.send(FromIssuer::Reply(Ticket(ticket), reply)).await.is_err() {
+                if to.send(FromIssuer::Reply(Ticket(ticket), Box::new(reply))).await.is_err() {
                     return;
                 }
             }
@@ -137,7 +137,10 @@ pub async fn run(config: &Config) -> Result<(), IssuerProcessError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system("installing a signal handler"))?;
     let state = StateDirectory::open(&config.node.state_directory)?;
     let key = state.issuer_key()?.ok_or(IssuerProcessError::NoKey)?;
-    let mut issuer = Issuer::open(state.issuer_store()?, key)?;
+    let mut issuer = Seat::open(state.issuer_store()?, key)?;
+    if !issuer.is_taken() {
+        tracing::info!("the key is no issuer's yet: `weir ca add-issuer` makes it one, in a ceremony");
+    }
     let path = socket_path(config);
     let listener = listen(&path).map_err(|error| IssuerProcessError::Socket { path: path.clone(), error })?;
     tracing::info!("ready at {}", path.display());
@@ -152,8 +155,10 @@ pub async fn run(config: &Config) -> Result<(), IssuerProcessError> {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
             served = serve(stream, &mut issuer) => {
-                if let Err(error) = served {
-                    tracing::warn!(%error, "a connection ended");
+                match served {
+                    Ok(()) => {}
+                    Err(Ended::Connection(error)) => tracing::warn!(%error, "a connection ended"),
+                    Err(Ended::Issuer(error)) => return Err(error.into()),
                 }
             }
         }
@@ -171,11 +176,17 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn serve(mut stream: UnixStream, issuer: &mut Issuer<RedbStore>) -> io::Result<()> {
+/// Why a connection is served no more.
+enum Ended {
+    Connection(io::Error),
+    Issuer(OpenIssuerError),
+}
+
+async fn serve(mut stream: UnixStream, issuer: &mut Seat<RedbStore>) -> Result<(), Ended> {
     let mut random = SystemRandom;
-    while let Some((ticket, asked)) = frame::receive::<(u32, Asked)>(&mut stream).await? {
-        let reply = issuer.handle(asked, now(), &mut random);
-        frame::send(&mut stream, &(ticket, reply)).await?;
+    while let Some((ticket, asked)) = frame::receive::<(u32, Asked)>(&mut stream).await.map_err(Ended::Connection)? {
+        let reply = issuer.handle(asked, now(), &mut random).map_err(Ended::Issuer)?;
+        frame::send(&mut stream, &(ticket, reply)).await.map_err(Ended::Connection)?;
     }
     Ok(())
 }

@@ -42,7 +42,7 @@ pub enum FromPlane {
     /// The control sockets, IPv4 first.
     Sockets(Vec<OwnedFd>),
     /// For the node.
-    Input(PlaneInput),
+    Input(Box<PlaneInput>),
 }
 
 /// A request with its ticket.
@@ -60,7 +60,7 @@ pub async fn maintain(path: PathBuf, mut requests: mpsc::Receiver<ToPlane>, inpu
             }
             Ended::Broken(error) => {
                 tracing::warn!(%error, "the connection to the packet plane ended");
-                if inputs.send(FromPlane::Input(PlaneInput::Gone)).await.is_err() {
+                if inputs.send(FromPlane::Input(Box::new(PlaneInput::Gone))).await.is_err() {
                     return;
                 }
                 wait = RETRY_MIN;
@@ -98,7 +98,7 @@ async fn session(path: &Path, requests: &mut mpsc::Receiver<ToPlane>, inputs: &m
         }
         Err(_) => return Ended::NotThere(ClientError::Closed),
     };
-    for input in [FromPlane::Sockets(sockets), FromPlane::Input(PlaneInput::Connected(welcome))] {
+    for input in [FromPlane::Sockets(sockets), FromPlane::Input(Box::new(PlaneInput::Connected(welcome)))] {
         if inputs.send(input).await.is_err() {
             return Ended::Shell;
         }
@@ -215,5 +215,5 @@ async fn forward(id: u32, reply: Reply, tickets: &mut HashMap<u32, Ticket>, inpu
             None => return true,
         },
     };
-    inputs.send(FromPlane::Input(input)).await.is_ok()
+    inputs.send(FromPlane::Input(Box::new(input))).await.is_ok()
 }

@@ -5,7 +5,7 @@
 
 use std::io::{self, IoSliceMut};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket as StdUdpSocket};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use quinn_udp::{EcnCodepoint, RecvMeta, UdpSockRef, UdpSocketState};
 use tokio::io::Interest;
@@ -61,6 +61,7 @@ pub struct SocketCounters {
 /// The sockets, IPv4 and IPv6 as far as there are any.
 pub struct ControlSockets {
     sockets: Vec<Socket>,
+    port: Option<u16>,
     buffers: Vec<Vec<u8>>,
     counters: SocketCounters,
 }
@@ -82,6 +83,12 @@ impl ControlSockets {
         Self::of(sockets)
     }
 
+    /// Lets the sockets go with the packet plane that made them: a lone control socket would receive all of the port, and the next packet
+    /// plane could not have it. QUIC goes on when that hands over new ones of the same port.
+    pub fn let_go(&mut self) {
+        self.sockets = vec![];
+    }
+
     /// The sockets that the packet plane handed over.
     ///
     /// # Errors
@@ -91,23 +98,20 @@ impl ControlSockets {
     }
 
     fn of(sockets: Vec<StdUdpSocket>) -> io::Result<Self> {
-        let sockets = sockets.into_iter().map(Socket::new).collect::<io::Result<_>>()?;
-        Ok(Self { sockets, buffers: vec![vec![0; BUFFER_LEN]; BATCH], counters: SocketCounters::default() })
+        let sockets = sockets.into_iter().map(Socket::new).collect::<io::Result<Vec<Socket>>>()?;
+        let first = sockets.first().and_then(|socket| socket.inner.local_addr().ok());
+        let port = first.map(|address| address.port());
+        Ok(Self { sockets, port, buffers: vec![vec![0; BUFFER_LEN]; BATCH], counters: SocketCounters::default() })
     }
 
-    /// The port that peers see, where all sockets share one.
+    /// The port that peers see; the last one, while there are no sockets.
     pub fn port(&self) -> Option<u16> {
-        self.sockets.first().and_then(|socket| socket.inner.local_addr().ok()).map(|address| address.port())
+        self.port
     }
 
     /// What became of datagrams so far.
     pub fn counters(&self) -> SocketCounters {
         self.counters
-    }
-
-    /// The descriptors, to be kept while there is no packet plane.
-    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.sockets.iter().map(|socket| socket.inner.as_fd())
     }
 
     /// Waits until one of them has something.

@@ -7,6 +7,11 @@
 //!     │            ▲             │ only
 //!  weir-bench ─────┘      weir-controlplane
 //!  xtask: nothing of ours
+//!
+//!  inside the control plane, what decides knows nothing of what acts:
+//!
+//!  codec, random, time, timer ◄── pki ◄── policy, audit, issuer, membership, quic, ceremony, node ◄── shell, supervisor, cli, the binary
+//!  └──────────────── no socket, file, thread, environment, clock, runtime ────────────────┘
 //! ```
 
 use super::Finding;
@@ -32,7 +37,7 @@ const LAYERS: [(&str, &[&str]); 3] = [
     ("io", &["config", "worker", "plane"]),
 ];
 
-/// What a core without I/O must not name: it gets packets and time as arguments.
+/// What the engine must not name: it gets packets and time as arguments.
 const OUTSIDE_WORLD: [&str; 21] = [
     "std::env",
     "std::fs",
@@ -57,6 +62,36 @@ const OUTSIDE_WORLD: [&str; 21] = [
     "tokio",
 ];
 
+/// Modules at the top of the control plane that decide and do not act.
+const CORES: [&str; 12] =
+    ["audit", "ceremony", "codec", "issuer", "membership", "node", "pki", "policy", "quic", "random", "time", "timer"];
+/// Modules beside the cores that act, or know what acts.
+const SHELLS: [&str; 5] = ["cli", "config", "shell", "state_directory", "supervisor"];
+/// What a core of the control plane must not name. A clock's types are no clock: moments are arguments, and rustls wants some in the
+/// system's type.
+const ACTING: [&str; 18] = [
+    "std::env",
+    "std::fs",
+    "std::net::TcpListener",
+    "std::net::TcpStream",
+    "std::net::ToSocketAddrs",
+    "std::net::UdpSocket",
+    "std::os",
+    "std::process",
+    "std::thread",
+    "axum",
+    "hyper",
+    "hyper_util",
+    "quinn_udp",
+    "redb",
+    "rpassword",
+    "rustix",
+    "tokio",
+    "weir_dataplane::api::connection",
+];
+/// Types of clocks, and what reads them.
+const CLOCKS: [&str; 2] = ["Instant", "SystemTime"];
+
 /// Checks the dependencies of every crate of ours on another.
 pub(crate) fn crates(manifests: &[Manifest], findings: &mut Vec<Finding>) {
     for manifest in manifests {
@@ -79,6 +114,9 @@ pub(crate) fn modules(source: &Source, findings: &mut Vec<Finding>) {
     let layer = module.as_ref().and_then(|module| LAYERS.iter().find(|(name, _)| module.first() == Some(name)));
 
     for path in source.paths() {
+        if let Some(remedy) = core_that_acts(source, &path) {
+            complain(&path, remedy);
+        }
         if source.path.starts_with("controlplane/")
             && path.parts[0] == "weir_dataplane"
             && path.parts.get(1).is_some_and(|part| *part != "api")
@@ -104,6 +142,36 @@ pub(crate) fn modules(source: &Source, findings: &mut Vec<Finding>) {
             );
         }
     }
+}
+
+/// What is wrong with a path that a core of the control plane names.
+fn core_that_acts(source: &Source, path: &Path<'_>) -> Option<String> {
+    let inside = source.path.strip_prefix("controlplane/src/")?.strip_suffix(".rs")?;
+    let core = CORES.iter().find(|core| inside.split('/').next() == Some(core))?;
+    if source.is_test(path.line) {
+        return None;
+    }
+    let named = path.parts.join("::");
+    let reads_clock = path.parts.windows(2).any(|pair| CLOCKS.contains(&pair[0]) && pair[1] == "now");
+    if reads_clock || path.parts == ["elapsed"] {
+        return Some(format!(
+            "`{core}` of the control plane has no clock, and {named} reads one: take the moment as an argument"
+        ));
+    }
+    if ACTING.iter().any(|acting| path.is_within(acting)) {
+        return Some(format!(
+            "`{core}` of the control plane does no I/O: leave {named} to the shell and take what comes of it"
+        ));
+    }
+    let used = from_crate_root(path, inside.split('/').count())?;
+    // A TLS library asks its key exchange for bytes and hands none in.
+    let draws = path.parts.contains(&"SystemRandom") && !matches!(*core, "random" | "quic");
+    if SHELLS.contains(&used) || draws {
+        return Some(format!(
+            "`{core}` of the control plane decides and must not know {named}: hand it in as an argument"
+        ));
+    }
+    None
 }
 
 /// The module that a file of the packet plane holds, as names from the crate's root; `None` for the root itself and for other files.
@@ -179,6 +247,36 @@ mod tests {
     fn test_module_is_one_deeper() {
         assert!(found("dataplane/src/engine.rs", "#[cfg(test)]\nmod tests {\nuse super::io;\n}").is_empty());
         assert_eq!(found("dataplane/src/engine.rs", "#[cfg(test)]\nmod tests {\nuse super::super::io;\n}"), [3]);
+    }
+
+    #[test]
+    fn cores_of_the_control_plane_have_no_clock_and_do_no_io() {
+        let good = "use std::net::{IpAddr, SocketAddr}; use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH}; \
+                    use crate::random::Random; use crate::store::Store; use super::calls; fn f(now: Instant) {} // tokio::spawn";
+        for file in ["node/calls.rs", "pki.rs", "issuer/join.rs", "quic/driver.rs", "timer.rs", "audit.rs"] {
+            assert!(found(&format!("controlplane/src/{file}"), good).is_empty(), "{file}");
+        }
+        for bad in [
+            "std::fs::read(x)",
+            "use std::{thread, sync};",
+            "let now = Instant::now();",
+            "std::time::SystemTime::now()",
+            "since.elapsed()",
+            "use std::net::UdpSocket;",
+            "std::env::var(x)",
+            "tokio::spawn(x)",
+            "use weir_dataplane::api::connection::Connection;",
+            "use crate::shell::frame;",
+            "use super::super::config::Config;",
+            "use crate::random::SystemRandom;",
+        ] {
+            assert_eq!(found("controlplane/src/node/calls.rs", bad), [1], "{bad}");
+            for file in ["shell/issuer.rs", "supervisor.rs", "node/tests.rs", "quic/tests/world.rs", "store/redb.rs"] {
+                assert!(found(&format!("controlplane/src/{file}"), bad).is_empty(), "{file}: {bad}");
+            }
+            let tested = format!("#[cfg(test)]\nmod tests {{\n{bad}\n}}");
+            assert!(found("controlplane/src/node/calls.rs", &tested).is_empty(), "{bad}");
+        }
     }
 
     #[test]

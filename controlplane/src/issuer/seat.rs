@@ -1,0 +1,67 @@
+//! Where an issuer will be: a key that the network may not know yet.
+//!
+//! ```text
+//!  weir ca issuer-key ─▸ key, no state ─ waits ─▸ told of a bundle that names the key ─▸ Issuer
+//! ```
+//!
+//! A founder's issuer is made with its network. Another one has its key first, then a ceremony makes it an issuer, and the node beside it
+//! hears of that as everybody does.
+
+use super::{Asked, Issuer, OpenIssuerError, Refused, Reply, Request, STATE_KEY};
+use crate::pki::bundle::{Chain, SignedBundle, network_id};
+use crate::pki::id::KeyId;
+use crate::pki::key::PrivateKey;
+use crate::random::Random;
+use crate::store::{Store, Table};
+use crate::time::Now;
+
+/// An issuer, or what it will be made of.
+#[derive(Debug)]
+pub struct Seat<S> {
+    issuer: Option<Issuer<S>>,
+    empty: Option<(S, PrivateKey)>,
+}
+
+impl<S: Store> Seat<S> {
+    /// Continues from a store, or waits with an empty one.
+    ///
+    /// # Errors
+    /// [`OpenIssuerError`].
+    pub fn open(store: S, key: PrivateKey) -> Result<Self, OpenIssuerError> {
+        if store.value(Table::Issuer, STATE_KEY)?.is_none() {
+            return Ok(Self { issuer: None, empty: Some((store, key)) });
+        }
+        Ok(Self { issuer: Some(Issuer::open(store, key)?), empty: None })
+    }
+
+    /// Whether there is an issuer.
+    pub const fn is_taken(&self) -> bool {
+        self.issuer.is_some()
+    }
+
+    /// Asks the issuer; while there is none, looks whether this makes one.
+    ///
+    /// # Errors
+    /// [`OpenIssuerError`] when an issuer cannot be made. There is none then, and none will be.
+    pub fn handle(
+        &mut self,
+        asked: Asked,
+        now: Now,
+        random: &mut impl Random,
+    ) -> Result<Result<Reply, Refused>, OpenIssuerError> {
+        if let Request::Learn { bundles, .. } = &asked.request
+            && let Some(first) = bundles.first()
+            && let Some((store, key)) = self.empty.take_if(|(_, key)| names(first, bundles, key.public().id()))
+        {
+            self.issuer = Some(Issuer::create(store, key, network_id(first), bundles, now, random)?);
+        }
+        Ok(match &mut self.issuer {
+            Some(issuer) => issuer.handle(asked, now, random),
+            None => Err(Refused::NotIssuer),
+        })
+    }
+}
+
+fn names(first: &SignedBundle, bundles: &[SignedBundle], id: KeyId) -> bool {
+    Chain::walk(network_id(first), bundles).is_ok_and(|chain| chain.current().issuer(id).is_some())
+}
