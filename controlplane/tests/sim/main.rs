@@ -3,6 +3,8 @@
 //! Each test has a seed and can be repeated; one that fails prints it. `WEIR_SIM_SEED` gives another to all of them. What takes minutes is
 //! ignored by default and runs with `cargo xtask test --full`.
 
+#![allow(clippy::unwrap_used, reason = "everything here is a test")]
+
 mod clocks;
 mod growth;
 mod hostile;
