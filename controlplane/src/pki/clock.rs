@@ -126,9 +126,11 @@ impl NetworkClock {
         if self.corrected && difference(system, self.wall) <= AGREE_SECS {
             self.corrected = false;
         }
-        // A clock that jumps by more than a machine sleeps, while peers of late agree with what we had, is broken.
+        // A clock that jumps away by more than a machine sleeps, while peers of late agree with what we had, is broken. One that jumps to
+        // what we have was set at last.
         if !self.corrected
             && step > SLEEP_SECS_MAX
+            && difference(system, self.wall) > AGREE_SECS
             && self.agreed().is_some_and(|at| difference(at, self.wall) <= AGREE_SECS)
         {
             self.corrected = true;
