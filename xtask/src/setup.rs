@@ -18,10 +18,11 @@ struct Need {
     why: &'static str,
 }
 
-const NEEDS: [Need; 10] = [
+const NEEDS: [Need; 11] = [
     Need { program: "cc", package: "build-essential", why: "builds the C part of the crypto library" },
     Need { program: "ip", package: "iproute2", why: "enters the network namespaces of the rig" },
     Need { program: "tc", package: "iproute2", why: "makes the narrow link of the tests of order" },
+    Need { program: "nft", package: "nftables", why: "makes the filters that tests of the LAN by XDP look for" },
     Need { program: "mount", package: "mount", why: "mounts a bpf file system for the tests of pins" },
     Need { program: "setpriv", package: "util-linux", why: "takes capabilities away in the tests of a start" },
     Need { program: "ping", package: "iputils-ping", why: "sends the echoes of the demo and the tests" },
