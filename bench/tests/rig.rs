@@ -172,7 +172,9 @@ fn a_flood_is_accounted_for_frame_by_frame() {
         let report = Report::new(&sent, &tally);
         assert_eq!(report.received + report.lost, 1_000_000);
         assert_eq!(tally.flows, flows);
-        assert_eq!(tally.reordered, 0);
+        // Forwarding happens on the generator's core. When the scheduler moves it to another one in the middle, what waited on the first
+        // comes late: once more than a hundred frames of a million did.
+        assert!(tally.reordered < 1_000, "{tally:?}");
         assert!(tally.datagrams > 100_000, "{report:?}");
         // Seen from the receiver alone: what is missing lies below the highest sequence of its flow, but for the tail of each.
         let tail = 1_000_000 - tally.datagrams - tally.gaps;
