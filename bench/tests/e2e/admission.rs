@@ -59,9 +59,12 @@ fn initials_are_admitted_by_the_keys_that_the_plane_is_told() {
         let limit = Refusal::Limit { what: "the number of admission keys".to_owned(), limit: 3 };
         assert!(matches!(&refused, Err(ClientError::Refused(refusal)) if *refusal == limit), "{refused:?}");
         counted(pair, initial(KEY, 400), "wan_admission_tagged");
-        // A dump says that there are keys, and not which.
+        // A dump says that there are keys, and not which. (Four bytes of the key: two are in many an identifier by chance.)
         let dump = format!("{:?}", pair.g2.client().unwrap().dump().unwrap());
-        assert!(dump.contains("keys: 1") && !dump.contains("a5") && !dump.contains("165, 165"), "{dump}");
+        assert!(
+            dump.contains("keys: 1") && !dump.contains("a5a5a5a5") && !dump.contains("165, 165, 165, 165"),
+            "{dump}"
+        );
         order(pair, &[], 0).unwrap();
         counted(pair, initial(KEY, 0), "wan_control");
         let facts = pair.g2.client().unwrap().dump().unwrap();
