@@ -112,6 +112,10 @@ fn tls_error(error: &VerifyError) -> CertificateError {
     }
 }
 
+fn refuse_tls12() -> Result<HandshakeSignatureValid, Error> {
+    Err(Error::PeerIncompatible(PeerIncompatible::Tls12NotOffered))
+}
+
 impl ServerCertVerifier for PeerVerifier {
     fn verify_server_cert(
         &self,
@@ -130,7 +134,7 @@ impl ServerCertVerifier for PeerVerifier {
         _cert: &CertificateDer<'_>,
         _dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::PeerIncompatible(PeerIncompatible::Tls12NotOffered))
+        refuse_tls12()
     }
 
     fn verify_tls13_signature(
@@ -171,7 +175,7 @@ impl ClientCertVerifier for PeerVerifier {
         _cert: &CertificateDer<'_>,
         _dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::PeerIncompatible(PeerIncompatible::Tls12NotOffered))
+        refuse_tls12()
     }
 
     fn verify_tls13_signature(
@@ -187,3 +191,6 @@ impl ClientCertVerifier for PeerVerifier {
         SIGNATURES.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,7 @@ use rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
 
 use super::world::{World, address, id, member};
 use crate::pki::fixture::leaf_key;
-use crate::pki::trust::DialVerifier;
+use crate::quic::verifier::{Judge, PeerVerifier};
 use crate::quic::{Alpn, CloseReason, Transmit, code};
 
 #[derive(Debug, Default)]
@@ -59,7 +59,8 @@ impl Raw {
         if classical {
             provider.kx_groups = vec![kx_group::X25519, kx_group::SECP256R1];
         }
-        let verifier = DialVerifier::new(world.nodes[0].trust.clone().unwrap(), id(0));
+        let judge = Judge::Chain { trust: world.nodes[0].trust.clone().unwrap(), dialled: Some(id(0)) };
+        let verifier = PeerVerifier { judge, verdict: Arc::default() };
         let builder = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()
