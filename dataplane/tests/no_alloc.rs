@@ -111,7 +111,7 @@ fn prefix(n: u8) -> Prefix {
 }
 
 /// Gateway `n` of two, connected with the other.
-fn gateway(n: u8) -> (Engine, CountersReader) {
+fn gateway(n: u8) -> (Engine, CountersReader, Arc<Policy>) {
     let other = 3 - n;
     let counters = Counters::new();
     let reader = counters.reader();
@@ -131,8 +131,8 @@ fn gateway(n: u8) -> (Engine, CountersReader) {
         FLOWS_MAX,
         HashKeys(std::array::from_fn(|i| (i as u128 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835))),
     ));
-    let policy = Policy::new(&[Protocol::Tcp, Protocol::Udp].map(allowed), false, 1, flows, 1).unwrap();
-    engine.command(Command::Policy(Some(Arc::new(policy))), Time::ZERO);
+    let policy = Arc::new(Policy::new(&[Protocol::Tcp, Protocol::Udp].map(allowed), false, 1, flows, 1).unwrap());
+    engine.command(Command::Policy(Some(Arc::clone(&policy))), Time::ZERO);
     let side = |n: u8| Side { incarnation: Incarnation(n.into()), salt: [n; 16] };
     let context = Context::new(SessionId(1), side(1), side(2), true, Algorithm::for_this_cpu());
     let secret = |from: u8| LaneSecret::derive(&Secret::new([1; 32]), &context, Direction::sealed_by(from == 1), 0);
@@ -148,7 +148,7 @@ fn gateway(n: u8) -> (Engine, CountersReader) {
     let lane = OpenLane::new(&secret(other), 0, index(n), Time::ZERO, Limits::default());
     let lanes = vec![Box::new(OpenEnd::new(SLOT, KeysId(0), lane, Reassembly::new()))];
     engine.command(Command::Install { slot: SLOT, session: Box::new(session), lanes }, Time::ZERO);
-    (engine, reader)
+    (engine, reader, policy)
 }
 
 /// Keys that are made while it is counted: both engines seal, and open, with a second one when the first is a minute old.
@@ -188,6 +188,10 @@ fn lay(burst: &mut Wire, round: usize) {
         packet[2..4].copy_from_slice(&(len as u16).to_be_bytes());
         let sum = checksum(&packet[..20]);
         packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        // Ports that differ from packet to packet and come again, so that flows are opened, known, and opened anew.
+        let port = ((round * BURST_LEN + i) * 7 % 9973) as u16;
+        packet[20..22].copy_from_slice(&port.to_be_bytes());
+        packet[22..24].copy_from_slice(&[0, 53]);
         burst.commit(len, TxMeta::default());
     }
     if round.is_multiple_of(3) {
@@ -198,7 +202,7 @@ fn lay(burst: &mut Wire, round: usize) {
 
 #[test]
 fn ten_thousand_bursts_through_two_engines_allocate_nothing_but_keys() {
-    let ((mut one, sealed), (mut two, opened)) = (gateway(1), gateway(2));
+    let ((mut one, sealed, one_judges), (mut two, opened, two_judges)) = (gateway(1), gateway(2));
     let [mut burst, mut wan, mut lan, mut answers] = std::array::from_fn(|_| Wire::new());
     let mut run = |rounds: std::ops::Range<usize>| {
         let before = ALLOCATIONS.get();
@@ -235,6 +239,10 @@ fn ten_thousand_bursts_through_two_engines_allocate_nothing_but_keys() {
     assert_eq!(sealed.snapshot().metric(Metric::LanToWanPackets), packets);
     assert_eq!(opened.snapshot().metric(Metric::WanToLanPackets), packets);
     assert_eq!(sealed.snapshot().metric(Metric::DatagramsOpened), 101, "echoes were answered");
+    for policy in [one_judges, two_judges] {
+        // Each flow is decided once, and TCP has one flow.
+        assert_eq!(policy.hits(), [1, 9973, 0]);
+    }
     assert_eq!((sealed.snapshot().engine_drops(), opened.snapshot().engine_drops()), (vec![], vec![]));
 }
 

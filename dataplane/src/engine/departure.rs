@@ -144,22 +144,24 @@ impl Departure<'_> {
             return Err(DropReason::LocalSource);
         }
         let (kind, reason) = match self.destinations.next_hop(self.snapshot, inner.destination) {
-            Some(NextHop::Session(slot)) => match (session(self.sessions, slot), self.denies(inner, packet)) {
-                (Some(_), Some(Denial::FlowsFull)) => return Err(Denial::FlowsFull.outbound()),
-                (Some(_), Some(denial)) => (ErrorKind::AdminProhibited, denial.outbound()),
-                (Some(session), None) if !too_big(inner, len, session) => {
-                    mss::clamp(packet, inner, session.inner_mtu, meta.offload.checksum.is_some());
-                    return Ok(Some(self.stream(slot, session, inner.traffic_class)));
-                }
-                (Some(session), None) => (ErrorKind::PacketTooBig { mtu: session.inner_mtu }, DropReason::PacketTooBig),
-                // The policy judges what has waited when it is sent.
-                (None, _) if !self.held.refuses(slot, self.snapshot.epoch) => {
+            Some(NextHop::Session(slot)) => match session(self.sessions, slot) {
+                Some(session) => match self.denies(inner, packet) {
+                    Some(Denial::FlowsFull) => return Err(Denial::FlowsFull.outbound()),
+                    Some(denial) => (ErrorKind::AdminProhibited, denial.outbound()),
+                    None if !too_big(inner, len, session) => {
+                        mss::clamp(packet, inner, session.inner_mtu, meta.offload.checksum.is_some());
+                        return Ok(Some(self.stream(slot, session, inner.traffic_class)));
+                    }
+                    None => (ErrorKind::PacketTooBig { mtu: session.inner_mtu }, DropReason::PacketTooBig),
+                },
+                // The policy judges what has waited when it is sent, and counts it then.
+                None if !self.held.refuses(slot, self.snapshot.epoch) => {
                     let offered = Offered { bytes: packet, meta: *meta, packets, is_transit: false };
                     let around = (&mut *self.wheel, &mut *self.events, self.counters);
                     self.held.push(slot, &offered, self.snapshot.epoch, self.now, around);
                     return Ok(None);
                 }
-                (None, _) => (ErrorKind::HostUnreachable, DropReason::NoSession),
+                None => (ErrorKind::HostUnreachable, DropReason::NoSession),
             },
             Some(NextHop::Local) | None => (ErrorKind::NoRoute, DropReason::NoRoute),
         };

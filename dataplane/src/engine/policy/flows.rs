@@ -367,7 +367,7 @@ impl Flows {
             // One beyond all patience for a place that is free.
             let silent_for = match before == FREE || !state.is_live(now) {
                 true => u32::MAX,
-                false if state.is(State::ANSWERED) => continue,
+                false if state.is(State::ANSWERED) && !state.is_closing() => continue,
                 false => state.silent_for(now),
             };
             if best.is_none() || silent_for > best_silent_for {
@@ -496,6 +496,16 @@ mod tests {
         assert!(flows.open(6, State::opened(Kind::Udp, false, 1, later(1)), later(1)));
         assert!(flows.open(100, open(Kind::Tcp), later(2)));
         assert!(flows.find(5, later(2)).is_none() && flows.find(6, later(2)).is_some());
+        // So does a connection that both sides have ended, though somebody answered.
+        let ended = answered.after(false, true, false, later(2)).after(true, true, false, later(2));
+        assert!(flows.open(100, ended, later(2)) && flows.open(102, answered, later(2)));
+        assert!(
+            flows.find(100, later(2)).is_some() && flows.find(6, later(2)).is_none(),
+            "the longer silent one first"
+        );
+        assert!(flows.open(103, open(Kind::Tcp), later(3)) && flows.find(100, later(3)).is_none());
+        flows.close(103);
+        assert!(flows.open(6, answered, later(3)) && !flows.open(104, answered, later(3)));
         // What is closed, or past its time, makes room.
         flows.close(7);
         assert!(flows.open(101, answered, later(2)) && flows.find(7, later(2)).is_none());

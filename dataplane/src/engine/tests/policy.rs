@@ -50,6 +50,25 @@ fn across(from: &mut Gateway, to: &mut Gateway, packet: Vec<u8>) -> Vec<Vec<u8>>
     lan.bytes()
 }
 
+#[test]
+fn what_waits_for_a_session_is_judged_and_counted_once() {
+    let (mut one, mut two) = (Gateway::new(1, &[2]), Gateway::new(2, &[1]));
+    let policy = Policy::new(&dns(1, 2), false, 1, flows(), 1).unwrap();
+    let policy = Arc::new(policy);
+    one.engine.command(Command::Policy(Some(Arc::clone(&policy))), START);
+    for packet in [query(1, 2, 53), query(1, 2, 54)] {
+        let (wan, lan) = one.encapsulate(START, Burst::of([packet]));
+        assert_eq!((wan.frames, lan.frames), (vec![], vec![]));
+    }
+    assert_eq!(policy.hits(), [0, 0]);
+    one.install(2, &Link::default());
+    two.install(1, &Link::default());
+    let (mut wan, mut lan) = (Sink::new(), Sink::new());
+    one.engine.send_held(START, &mut wan, &mut lan);
+    assert_eq!(two.decapsulate(START, Burst::trains(wan)).0.bytes(), [query(1, 2, 53)]);
+    assert_eq!(policy.hits(), [1, 1]);
+}
+
 /// How many packets were dropped since the last time, and why.
 fn drops(gateway: &mut Gateway) -> Vec<(&'static str, u64)> {
     let moved = gateway.moved().into_iter();
