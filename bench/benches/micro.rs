@@ -9,7 +9,7 @@ fn main() -> ExitCode {
     if !std::env::args().any(|argument| argument == "--bench") {
         return ExitCode::SUCCESS;
     }
-    match micro::run(|next| eprintln!("… {next}")) {
+    match micro::run(&micro::Piece::ALL, |next| eprintln!("… {next}")) {
         Ok(figures) => {
             print!("{}", micro::render(&figures));
             ExitCode::SUCCESS

@@ -132,7 +132,7 @@ pub fn run(plan: &Plan, subjects: &[Subject], mut progress: impl FnMut(&str)) ->
     }
     if plan.measures.contains(&Measure::Micro) {
         progress("single pieces");
-        report.micro = micro::run(|next| progress(&format!("single pieces: {next}")))?;
+        report.micro = micro::run(&micro::Piece::ALL, |next| progress(&format!("single pieces: {next}")))?;
     }
     let rounds_only = plan.measures.iter().any(|measure| *measure != Measure::Micro);
     let total = if rounds_only { plan.rounds as usize * ready.len() } else { 0 };

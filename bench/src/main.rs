@@ -13,12 +13,13 @@ use clap::{Args, Parser, Subcommand};
 use command::{CompareArgs, ProfileArgs};
 use weir_bench::demo::{self, DemoConfig};
 use weir_bench::generator::{self, Amount, Sent};
+use weir_bench::micro::{self, Piece};
 use weir_bench::plain::{self, PlainConfig};
 use weir_bench::rig::{self, Namespace, Rig, RigConfig};
 use weir_bench::sink::{Report, Sink, SinkConfig};
 use weir_bench::stream::{Path, Sizes, Stream};
 use weir_bench::sys::clock::{monotonic_ns, wait_until};
-use weir_bench::{Error, Result, micro, pcap, table};
+use weir_bench::{Error, Result, pcap, table};
 use weir_dataplane::config::{Attach, WanIo};
 
 #[derive(Parser)]
@@ -47,6 +48,9 @@ enum Command {
     Profile(ProfileArgs),
     /// Measure single pieces: AEAD, route look-up, engine, wan
     Micro {
+        /// Which pieces, separated by commas; all if not given.
+        #[arg(long, value_enum, value_delimiter = ',')]
+        only: Vec<Piece>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -242,7 +246,7 @@ fn main() -> ExitCode {
         Command::Plain(args) => done(measure_plain(&args)),
         Command::Compare(args) => args.run(),
         Command::Profile(args) => done(args.run()),
-        Command::Micro { json } => done(measure_pieces(json)),
+        Command::Micro { only, json } => done(measure_pieces(&only, json)),
     });
     match result {
         Ok(code) => code,
@@ -253,8 +257,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn measure_pieces(json: bool) -> Result<()> {
-    let figures = micro::run(|next| eprintln!("… {next}"))?;
+fn measure_pieces(only: &[Piece], json: bool) -> Result<()> {
+    let pieces = if only.is_empty() { &Piece::ALL } else { only };
+    let figures = micro::run(pieces, |next| eprintln!("… {next}"))?;
     if json {
         print_json(&figures);
     } else {

@@ -106,32 +106,59 @@ fn compare(mut subjects: Vec<Subject<'_>>) -> Vec<Figure> {
     subjects.into_iter().zip(samples).map(figure).collect()
 }
 
-/// Runs the whole set; `progress` hears what is next.
+/// The pieces of which the set is made, in the order in which they are measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Piece {
+    /// 10,000 sessions and 100,000 routes: memory, and the longest stall. First, while the allocator has nothing to give again.
+    Scale,
+    /// Copy, checksum, replay window, memory port, rings.
+    Memory,
+    /// AEAD by both libraries, and the engine without I/O.
+    Engine,
+    /// Longest-prefix match.
+    Lookup,
+    /// Bundling: bytes, sends, loss.
+    Bundling,
+    /// Two workers and interleaved lanes.
+    Lanes,
+    /// `wan`, by BPF test run.
+    Wan,
+}
+
+impl Piece {
+    /// Every piece.
+    pub const ALL: [Self; 7] =
+        [Self::Scale, Self::Memory, Self::Engine, Self::Lookup, Self::Bundling, Self::Lanes, Self::Wan];
+
+    fn figures(self) -> Result<Vec<Figure>> {
+        Ok(match self {
+            Self::Scale => scale::figures(),
+            Self::Memory => compare(memory::subjects().into_iter().chain(rings::subjects()).collect()),
+            Self::Engine => {
+                let mut figures = compare(aead::subjects().into_iter().chain(engine::subjects()).collect());
+                let raw = aead::seal_1400();
+                let ratios: Vec<_> = RATIOS.iter().filter_map(|ratio| ratio.of(&figures, &raw)).collect();
+                figures.extend(ratios);
+                figures
+            }
+            Self::Lookup => compare(lookup::Tables::build().subjects()),
+            Self::Bundling => compare(bundling::subjects()),
+            Self::Lanes => compare(lanes::subjects()),
+            Self::Wan => classifier::figures()?,
+        })
+    }
+}
+
+/// Measures these pieces, each once and in their own order; `progress` hears what is next.
 ///
 /// # Errors
 /// When the eBPF object does not load (it needs root).
-pub fn run(mut progress: impl FnMut(&str)) -> Result<Vec<Figure>> {
-    // First, while the allocator has nothing to give again.
-    progress("10,000 sessions, 100,000 routes");
-    let scale = scale::figures();
-    progress("copy, checksum, replay window, memory port, rings");
-    let mut figures = compare(memory::subjects().into_iter().chain(rings::subjects()).collect());
-    progress("AEAD: seal, both libraries; engine without I/O");
-    figures.extend(compare(aead::subjects().into_iter().chain(engine::subjects()).collect()));
-    let raw = aead::seal_1400();
-    let ratios: Vec<_> = RATIOS.iter().filter_map(|ratio| ratio.of(&figures, &raw)).collect();
-    figures.extend(ratios);
-    progress("longest-prefix match");
-    let tables = lookup::Tables::build();
-    figures.extend(compare(tables.subjects()));
-    progress("bundling: bytes, sends, loss");
-    figures.extend(compare(bundling::subjects()));
-    progress("two workers, interleaved lanes");
-    figures.extend(compare(lanes::subjects()));
-    figures.extend(scale);
-    progress("wan, by BPF test run");
-    let mut wan = classifier::Wan::load()?;
-    figures.extend(compare(wan.subjects()));
+pub fn run(pieces: &[Piece], mut progress: impl FnMut(&str)) -> Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    for piece in Piece::ALL.into_iter().filter(|piece| pieces.contains(piece)) {
+        progress(&format!("{piece:?}").to_lowercase());
+        figures.extend(piece.figures()?);
+    }
     Ok(figures)
 }
 

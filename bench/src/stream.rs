@@ -270,7 +270,8 @@ pub fn checksums_hold(frame: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use weir_abi::frame::{mapped, parse_ethernet};
+    use weir_abi::address::Address;
+    use weir_abi::frame::parse_ethernet;
 
     use super::*;
 
@@ -296,11 +297,11 @@ mod tests {
         let stream = Stream { flows: PORTS_PER_ADDRESS + 1, ..Stream::new(path(false)) };
         let frames = stream.compile().unwrap();
         let parse = |n| parse_ethernet(&frames.frame(n, 0)[..]).unwrap();
-        assert_eq!((parse(0).source, parse(0).source_port), (mapped(0x0a01_0002), 20_000));
+        assert_eq!((parse(0).source, parse(0).source_port), (Address::v4(0x0a01_0002), 20_000));
         let last = parse(u64::from(PORTS_PER_ADDRESS) - 1);
-        assert_eq!((last.source, last.source_port), (mapped(0x0a01_0002), 20_000 + 16_383));
+        assert_eq!((last.source, last.source_port), (Address::v4(0x0a01_0002), 20_000 + 16_383));
         let next = parse(u64::from(PORTS_PER_ADDRESS));
-        assert_eq!((next.source, next.source_port), (mapped(0x0a01_0003), 20_000));
+        assert_eq!((next.source, next.source_port), (Address::v4(0x0a01_0003), 20_000));
     }
 
     #[test]

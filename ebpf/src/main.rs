@@ -21,7 +21,7 @@ mod programs {
     use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, sk_action, xdp_action};
     use aya_ebpf::macros::{classifier, sk_reuseport, socket_filter, xdp};
     use aya_ebpf::programs::{SkBuffContext, SkReuseportContext, TcContext, XdpContext};
-    use weir_abi::map::{Counter, LanQueue, Verdict};
+    use weir_abi::map::{Counter, Verdict};
     use weir_abi::{classify, flow};
 
     use crate::maps::{Maps, count, redirect_lan, redirect_wan, select};
@@ -34,7 +34,7 @@ mod programs {
         let (frame, len) = packet::of_xdp(&ctx);
         match count(classify::wan(&frame, &Maps), len) {
             Counter::Passed(Verdict::WanDeliver) if classify::is_untagged(&frame) => {
-                redirect_wan(ctx.rx_queue_index(), len)
+                redirect_wan(packet::queue_of(&ctx).queue, len)
             }
             Counter::Passed(_) => xdp_action::XDP_PASS,
             Counter::Dropped(_) => xdp_action::XDP_DROP,
@@ -57,10 +57,7 @@ mod programs {
     fn lan(ctx: XdpContext) -> u32 {
         let (frame, len) = packet::of_xdp(&ctx);
         match count(Ok(classify::lan(&frame, &Maps)), len) {
-            Counter::Passed(Verdict::LanOverlay) => {
-                let queue = LanQueue { interface: ctx.ingress_ifindex() as u32, queue: ctx.rx_queue_index() };
-                redirect_lan(queue, len)
-            }
+            Counter::Passed(Verdict::LanOverlay) => redirect_lan(packet::queue_of(&ctx), len),
             _ => xdp_action::XDP_PASS,
         }
     }

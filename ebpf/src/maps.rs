@@ -4,18 +4,19 @@
 use core::intrinsics::AtomicOrdering;
 
 use aya_ebpf::bindings::xdp_action;
-use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ReusePortSockArray, XskMap};
 use aya_ebpf::programs::SkReuseportContext;
+use weir_abi::address::Address;
 use weir_abi::classify::Tables;
 use weir_abi::drop::DropReason;
-use weir_abi::frame::Address;
+
 use weir_abi::gcra::Rate;
 use weir_abi::map::{
-    Admission, Class, Config, Count, Counter, LanQueue, LanXsk, OVERLAY_FAR, SLOTS_PER_WORKER, SOCKETS_LEN, SocketRole,
-    Verdict, XSKS_MAX, live_position, socket_key, source_key,
+    Admission, Class, Config, Count, Counter, DENY_BLOCKS_LEN, LanQueue, LanXsk, OVERLAY_FAR, SLOTS_PER_WORKER,
+    SOCKETS_LEN, SocketRole, Verdict, XSKS_MAX, deny_block, flag, live_position, socket_key,
 };
 use weir_abi::wire::ReceiverIndex;
 
@@ -30,9 +31,13 @@ static LIVE: Array<u32> = Array::with_max_entries(SLOTS_PER_WORKER, 0);
 #[map]
 static LOCAL: HashMap<Address, u32> = HashMap::with_max_entries(1024, 0);
 #[map]
-static DENY: LpmTrie<Address, u32> = LpmTrie::with_max_entries(1 << 17, 0);
+static DENY_V4: LpmTrie<u32, u32> = LpmTrie::with_max_entries(1 << 17, 0);
 #[map]
-static SOURCES: LruHashMap<Address, u64> = LruHashMap::with_max_entries(1 << 16, 0);
+static DENY_V6: LpmTrie<Address, u32> = LpmTrie::with_max_entries(1 << 17, 0);
+#[map]
+static DENY_BLOCKS: Array<u64> = Array::with_max_entries(DENY_BLOCKS_LEN, 0);
+#[map]
+static SOURCES: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1 << 16, 0);
 #[map]
 static CLASSES: Array<u64> = Array::with_max_entries(Class::COUNT as u32, 0);
 #[map]
@@ -80,50 +85,44 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn is_denied(&self, source: &Address) -> bool {
-        DENY.get(Key::new(128, *source)).is_some()
-    }
-
-    #[inline(always)]
-    fn admit_source(&self, source: &Address) -> bool {
-        let Some(config) = self.config() else { return false };
-        if config.source.interval_ns == 0 {
-            return true;
-        }
-        let key = source_key(*source);
-        match SOURCES.get_ptr_mut(key) {
-            Some(tat) => admit(config.source, tat),
-            None => {
-                // SAFETY: the helper has no argument and no effect.
-                let now = unsafe { bpf_ktime_get_ns() };
-                match config.source.admit(0, now) {
-                    // A full LRU map evicts; any other failure leaves the source without a bucket for one packet more.
-                    Some(tat) => {
-                        let _ = SOURCES.insert(key, tat, 0);
-                        true
-                    }
-                    None => false,
-                }
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn admit_class(&self, class: Class) -> bool {
-        let Some(config) = self.config() else { return false };
-        let rate = match class {
-            Class::Stun => config.class[0],
-            Class::QuicLong => config.class[1],
-            Class::QuicShort => config.class[2],
-            Class::Rpc => config.class[3],
-            Class::QuicInitialTagged => config.class[4],
-            Class::QuicInitialUntagged => config.class[5],
+    fn is_denied(&self, source: &Address, config: &Config) -> bool {
+        let Some(v4) = source.to_v4() else {
+            return config.flags & flag::DENY_V6 != 0 && DENY_V6.get(Key::new(128, *source)).is_some();
         };
-        if rate.interval_ns == 0 {
-            return true;
+        let (element, bit) = deny_block(v4);
+        match DENY_BLOCKS.get(element) {
+            Some(bits) if bits & bit != 0 => DENY_V4.get(Key::new(32, v4.to_be())).is_some(),
+            _ => false,
         }
+    }
+
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        // The coarse clock costs a tenth of the exact one, which is as much as a bucket.
+        // SAFETY: the helper has no argument and no effect.
+        unsafe { bpf_ktime_get_coarse_ns() }
+    }
+
+    #[inline(always)]
+    fn admit_source(&self, source: &Address, rate: Rate, now_ns: u64) -> bool {
+        let key = source.source_key();
+        match SOURCES.get_ptr_mut(key) {
+            Some(tat) => admit(rate, tat, now_ns),
+            None => match rate.admit(0, now_ns) {
+                // A full LRU map evicts; any other failure leaves the source without a bucket for one packet more.
+                Some(tat) => {
+                    let _ = SOURCES.insert(key, tat, 0);
+                    true
+                }
+                None => false,
+            },
+        }
+    }
+
+    #[inline(always)]
+    fn admit_class(&self, class: Class, rate: Rate, now_ns: u64) -> bool {
         match CLASSES.get_ptr_mut(class as u32) {
-            Some(tat) => admit(rate, tat),
+            Some(tat) => admit(rate, tat, now_ns),
             None => false,
         }
     }
@@ -134,12 +133,11 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn wall_secs(&self) -> u64 {
-        let Some(offset) = WALL_CLOCK.get(0) else { return 0 };
-        // The coarse clock is some milliseconds behind and costs a tenth of the exact one.
-        // SAFETY: the helper has no argument and no effect.
-        let now = unsafe { bpf_ktime_get_coarse_ns() };
-        now.wrapping_add(*offset) / NS_PER_SEC
+    fn wall_secs(&self, now_ns: u64) -> u64 {
+        match WALL_CLOCK.get(0) {
+            Some(offset) => now_ns.wrapping_add(*offset) / NS_PER_SEC,
+            None => 0,
+        }
     }
 
     #[inline(always)]
@@ -156,14 +154,12 @@ impl Tables for Maps {
 
 /// Takes one packet from a bucket that other cores use too.
 #[inline(always)]
-fn admit(rate: Rate, tat: *mut u64) -> bool {
-    // SAFETY: the helper has no argument and no effect.
-    let now = unsafe { bpf_ktime_get_ns() };
+fn admit(rate: Rate, tat: *mut u64, now_ns: u64) -> bool {
     // SAFETY: map values are 8-byte aligned and live as long as the program runs; an aligned load of 8 bytes is one BPF instruction. (The
     // LLVM backend cannot select its atomic form.)
     let mut seen = unsafe { tat.read_volatile() };
     for _ in 0..EXCHANGE_TRIES {
-        let Some(next) = rate.admit(seen, now) else { return false };
+        let Some(next) = rate.admit(seen, now_ns) else { return false };
         match compare_exchange(tat, seen, next) {
             Ok(()) => return true,
             Err(other) => seen = other,

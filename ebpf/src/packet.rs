@@ -5,6 +5,7 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{bpf_skb_load_bytes, bpf_xdp_get_buff_len};
 use aya_ebpf::programs::{SkBuffContext, SkReuseportContext, TcContext, XdpContext};
 use weir_abi::cursor::{Bytes, Span};
+use weir_abi::map::LanQueue;
 
 /// Bytes that the classifier may want to see: Ethernet, two tags, IPv6 with its longest usual chain, UDP and the overlay header.
 const HEADERS_LEN: u32 = 192;
@@ -20,6 +21,20 @@ pub(crate) fn of_xdp(ctx: &XdpContext) -> (Span, u64) {
     // SAFETY: the helper reads only the context that the kernel gave us.
     let len = unsafe { bpf_xdp_get_buff_len(ctx.ctx) };
     (span, len)
+}
+
+/// The receive queue that a frame at XDP came by.
+#[inline(always)]
+pub(crate) fn queue_of(ctx: &XdpContext) -> LanQueue {
+    // Volatile, so that two neighbouring fields are not read as one: the verifier allows a context to be read only as its fields are.
+    // SAFETY: the context is the kernel's, and its fields are aligned.
+    let [interface, queue] = unsafe {
+        [
+            (&raw const (*ctx.ctx).ingress_ifindex).read_volatile(),
+            (&raw const (*ctx.ctx).rx_queue_index).read_volatile(),
+        ]
+    };
+    LanQueue { interface, queue }
 }
 
 /// The linear part of a frame at tc, and the length of the whole frame. A merged train may keep even its headers in fragments; they are
@@ -74,6 +89,11 @@ impl Bytes for Copied<'_> {
     #[inline(always)]
     fn u32(&self, offset: usize) -> Option<u32> {
         self.array(offset).map(u32::from_be_bytes)
+    }
+
+    #[inline(always)]
+    fn u64(&self, offset: usize) -> Option<u64> {
+        self.array(offset).map(u64::from_be_bytes)
     }
 
     #[inline(always)]

@@ -5,6 +5,7 @@
 #![allow(unsafe_code, reason = "plain-data markers for map values")]
 
 mod admission;
+mod deny;
 
 use std::ffi::CString;
 use std::fmt;
@@ -24,12 +25,12 @@ use aya::programs::{ProgramError, SchedClassifier, SkReuseport, SocketFilter, Tc
 use aya::sys::SyscallError;
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use weir_abi::drop::DropReason;
-use weir_abi::frame::Address;
 use weir_abi::map::{
     self, Config, Count, Counter, LanQueue, LanXsk, OVERLAY_BEHIND, OVERLAY_FAR, SocketRole, Verdict, name,
 };
 use weir_abi::wire::ReceiverIndex;
 
+pub use self::deny::{deny, deny_flags};
 use crate::api::Prefix;
 
 /// The object that this build ships; rebuilt and compared by `cargo xtask ebpf --check`.
@@ -166,15 +167,18 @@ fn last_line(log: &str) -> String {
     told.unwrap_or("no verifier log").to_owned()
 }
 
+/// An [`Address`](weir_abi::address::Address) as aya takes it.
+type Octets = [u8; 16];
+
 /// An address as the maps key it.
-pub fn address_key(address: IpAddr) -> Address {
+pub fn address_key(address: IpAddr) -> Octets {
     match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => v6.octets(),
     }
 }
 
-fn prefix_key(prefix: &Prefix) -> Key<Address> {
+fn prefix_key(prefix: &Prefix) -> Key<Octets> {
     let len = u32::from(prefix.bit_len()) + if prefix.address().is_ipv4() { 96 } else { 0 };
     Key::new(len, address_key(prefix.address()))
 }
@@ -195,7 +199,7 @@ pub struct Programs {
     config: Array<MapData, Plain<Config>>,
     admission: Array<MapData, admission::Words>,
     wall_clock: Array<MapData, u64>,
-    local: HashMap<MapData, Address, u32>,
+    local: HashMap<MapData, Octets, u32>,
     counters: PerCpuArray<MapData, Plain<Count>>,
     sockets: ReusePortSockArray<MapData>,
     pin: Option<PathBuf>,
@@ -261,10 +265,9 @@ impl Programs {
     /// # Errors
     /// [`BpfError::Step`].
     pub fn set_local(&mut self, addresses: &[IpAddr]) -> Result<(), BpfError> {
-        let wanted: Vec<Address> = addresses.iter().copied().map(address_key).collect();
+        let wanted: Vec<Octets> = addresses.iter().copied().map(address_key).collect();
         // The stale ones first, or the map might not hold both.
-        let stale: Vec<Address> =
-            self.local.keys().filter_map(Result::ok).filter(|key| !wanted.contains(key)).collect();
+        let stale: Vec<Octets> = self.local.keys().filter_map(Result::ok).filter(|key| !wanted.contains(key)).collect();
         for key in stale {
             self.local.remove(&key).map_err(step("writing the local-address map"))?;
         }
@@ -274,12 +277,12 @@ impl Programs {
         Ok(())
     }
 
-    /// Refuses everything but live data from these sources.
+    /// Refuses everything but live data from these sources. To be called once, and the configuration has to bear their [`deny_flags`].
     ///
     /// # Errors
     /// [`BpfError::Step`].
     pub fn deny(&mut self, prefixes: &[Prefix]) -> Result<(), BpfError> {
-        self.fill_trie(name::DENY, prefixes, 1)
+        deny(&mut self.ebpf, prefixes)
     }
 
     /// Tells `lan` which destinations lie in the overlay, in place of those before, and which networks in it lie behind this gateway: the
@@ -291,13 +294,13 @@ impl Programs {
         self.fill_trie(name::OVERLAY, behind, OVERLAY_BEHIND)?;
         let far: Vec<Prefix> = prefixes.iter().filter(|prefix| !behind.contains(prefix)).cloned().collect();
         self.fill_trie(name::OVERLAY, &far, OVERLAY_FAR)?;
-        let wanted: Vec<Key<Address>> = behind.iter().chain(&far).map(prefix_key).collect();
+        let wanted: Vec<Key<Octets>> = behind.iter().chain(&far).map(prefix_key).collect();
         let map = self.ebpf.map_mut(name::OVERLAY).ok_or(BpfError::Missing(name::OVERLAY))?;
-        let mut trie: LpmTrie<_, Address, u32> = map.try_into().map_err(step("opening the map of the overlay"))?;
-        let is_wanted = |key: &Key<Address>| {
+        let mut trie: LpmTrie<_, Octets, u32> = map.try_into().map_err(step("opening the map of the overlay"))?;
+        let is_wanted = |key: &Key<Octets>| {
             wanted.iter().any(|other| (other.prefix_len(), other.data()) == (key.prefix_len(), key.data()))
         };
-        let stale: Vec<Key<Address>> = trie.keys().filter_map(Result::ok).filter(|key| !is_wanted(key)).collect();
+        let stale: Vec<Key<Octets>> = trie.keys().filter_map(Result::ok).filter(|key| !is_wanted(key)).collect();
         stale.iter().try_for_each(|key| trie.remove(key)).map_err(step("removing from the map of the overlay"))
     }
 
@@ -354,7 +357,7 @@ impl Programs {
 
     fn fill_trie(&mut self, name: &'static str, prefixes: &[Prefix], value: u32) -> Result<(), BpfError> {
         let map = self.ebpf.map_mut(name).ok_or(BpfError::Missing(name))?;
-        let mut trie: LpmTrie<_, Address, u32> = map.try_into().map_err(step(format!("opening the map {name}")))?;
+        let mut trie: LpmTrie<_, Octets, u32> = map.try_into().map_err(step(format!("opening the map {name}")))?;
         for prefix in prefixes {
             trie.insert(&prefix_key(prefix), value, 0).map_err(step(format!("adding {prefix} to the map {name}")))?;
         }

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, Timespec, eventfd, poll};
-use weir_abi::gcra::Rate;
+use weir_abi::gcra::{Rate, TICK_NS};
 use weir_abi::map::{self, Class, MISS_SAMPLE, SocketRole, TAGGED_INITIALS, UNTAGGED_INITIALS, WORKERS_MAX};
 
 use super::gro::GroForwarding;
@@ -321,15 +321,17 @@ fn map_config(config: &Config) -> map::Config {
     // These are what the control plane can bear, whatever else the operator lets in.
     class[Class::QuicInitialTagged as usize] = TAGGED_INITIALS;
     class[Class::QuicInitialUntagged as usize] = UNTAGGED_INITIALS;
+    // `wan` reads the kernel's coarse clock.
+    let by_ticks = |rate: Rate| rate.by_ticks(TICK_NS);
     map::Config {
         port_first: wan.port,
         // Reading the configuration made sure that there are so many.
         port_last: wan.port.saturating_add(wan.lane_ports.into()),
-        flags: 0,
+        flags: bpf::deny_flags(&wan.deny),
         miss_sample: MISS_SAMPLE,
         xsk_frame_len_max: 0,
-        source: Rate::per_second(wan.source_rate_pps, wan.source_burst),
-        class,
+        source: by_ticks(Rate::per_second(wan.source_rate_pps, wan.source_burst)),
+        class: class.map(by_ticks),
     }
 }
 

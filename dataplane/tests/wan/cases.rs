@@ -121,6 +121,12 @@ fn table() -> Vec<(&'static str, Vec<u8>, Decision)> {
             v4().v4_source([198, 51, 101, 0]).payload(&quic).bytes(),
             Ok(V::WanControl),
         ),
+        ("QUIC from a denied /15", v4().v4_source([198, 19, 255, 255]).payload(&quic).bytes(), Err(D::WanDenied)),
+        ("QUIC from behind it", v4().v4_source([198, 20, 0, 0]).payload(&quic).bytes(), Ok(V::WanControl)),
+        ("QUIC before a denied /26", v4().v4_source([198, 51, 102, 63]).payload(&quic).bytes(), Ok(V::WanControl)),
+        ("QUIC from a denied /26", v4().v4_source([198, 51, 102, 64]).payload(&quic).bytes(), Err(D::WanDenied)),
+        ("QUIC from its end", v4().v4_source([198, 51, 102, 127]).payload(&quic).bytes(), Err(D::WanDenied)),
+        ("QUIC from behind it", v4().v4_source([198, 51, 102, 128]).payload(&quic).bytes(), Ok(V::WanControl)),
         ("QUIC from a denied IPv6 source", v6().v6_source(v6_denied).payload(&quic).bytes(), Err(D::WanDenied)),
         ("QUIC for a host behind us", v4().v4_destination([192, 0, 2, 77]).payload(&quic).bytes(), Ok(V::WanForwarded)),
         // Lengths that cannot be.

@@ -1,6 +1,6 @@
 //! The loaded object, driven through BPF test run.
 
-use aya::maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key};
+use aya::maps::{Array, HashMap, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use weir_abi::admission::{self, KEYS_MAX};
@@ -8,7 +8,8 @@ use weir_abi::drop::DropReason;
 use weir_abi::gcra::Rate;
 use weir_abi::map::{Admission, Class, Config, Counter, Verdict, flag, live_len, live_position, name};
 use weir_abi::wire::ReceiverIndex;
-use weir_dataplane::io::bpf::{OBJECT, address_key};
+use weir_dataplane::api::Prefix;
+use weir_dataplane::io::bpf::{OBJECT, address_key, deny, deny_flags};
 
 use crate::frames::{OUR_V4, OUR_V6, PORT};
 
@@ -31,7 +32,7 @@ pub(crate) fn config() -> Config {
     Config {
         port_first: PORT,
         port_last: PORT + 3,
-        flags: flag::LOCAL_KNOWN | flag::WAN_ATTACHED,
+        flags: flag::LOCAL_KNOWN | flag::WAN_ATTACHED | deny_flags(&denied()),
         miss_sample: 0,
         xsk_frame_len_max: 0,
         source: UNLIMITED,
@@ -45,6 +46,13 @@ pub(crate) const STRANGE_KEY: [u64; 2] = [0x7777, 0x8888];
 /// Who we are to those that make tags, and somebody else.
 pub(crate) const NODE: [u8; 32] = [0x4e; 32];
 pub(crate) const OTHER_NODE: [u8; 32] = [0x4f; 32];
+
+/// Sources that are refused. One prefix is shorter than the blocks that are looked at first, one is a block, one a part of one.
+pub(crate) const DENIED: [&str; 4] = ["198.18.0.0/15", "198.51.100.0/24", "198.51.102.64/26", "2001:db8:bad::/48"];
+
+fn denied() -> Vec<Prefix> {
+    DENIED.map(|prefix| prefix.parse().unwrap()).into()
+}
 
 /// What the kernel is told of tags: these keys for [`NODE`].
 pub(crate) fn admission(keys: &[[u64; 2]]) -> Admission {
@@ -61,7 +69,7 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    /// Loads the object with the tests' tables: one live lane, our two addresses, two denied prefixes.
+    /// Loads the object with the tests' tables: one live lane, our two addresses, the prefixes of [`DENIED`].
     pub(crate) fn new(config: Config) -> Self {
         let mut ebpf = EbpfLoader::new()
             .map_max_entries(name::LIVE, live_len(2))
@@ -72,9 +80,7 @@ impl Kernel {
         let mut local: HashMap<_, [u8; 16], u32> = ebpf.map_mut(name::LOCAL).unwrap().try_into().unwrap();
         local.insert(address_key(OUR_V4.into()), 1, 0).unwrap();
         local.insert(address_key(OUR_V6.into()), 1, 0).unwrap();
-        let mut deny: LpmTrie<_, [u8; 16], u32> = ebpf.map_mut(name::DENY).unwrap().try_into().unwrap();
-        deny.insert(&Key::new(96 + 24, address_key([198, 51, 100, 0].into())), 1, 0).unwrap();
-        deny.insert(&Key::new(48, address_key("2001:db8:bad::".parse().unwrap())), 1, 0).unwrap();
+        deny(&mut ebpf, &denied()).unwrap();
         let xdp: &mut Xdp = ebpf.program_mut("wan").unwrap().try_into().unwrap();
         xdp.load().unwrap();
         let tc: &mut SchedClassifier = ebpf.program_mut("wan_tc").unwrap().try_into().unwrap();

@@ -1,17 +1,21 @@
 //! The program in the kernel and the same code in user space agree on a million generated frames.
 
 use std::collections::HashSet;
+use std::net::Ipv6Addr;
 
+use weir_abi::address::Address;
 use weir_abi::admission::{WINDOW_SLOTS, cid, slot_at, tag};
 use weir_abi::classify::{self, Tables};
-use weir_abi::frame::Address;
+use weir_abi::gcra::Rate;
 use weir_abi::map::{Admission, Class, Config, Counter, Verdict};
 use weir_abi::wire::ReceiverIndex;
+use weir_dataplane::api::Prefix;
 use weir_dataplane::io::bpf::address_key;
 
 use crate::frames::{OUR_V4, OUR_V6, PORT, data, initial, v4, v6};
 use crate::kernel::{
-    Decision, Hook, KEYS, Kernel, LIVE, NODE, OTHER_NODE, STRANGE_KEY, admission, config, decisions, expected_action,
+    DENIED, Decision, Hook, KEYS, Kernel, LIVE, NODE, OTHER_NODE, STRANGE_KEY, admission, config, decisions,
+    expected_action,
 };
 
 const FRAMES: usize = 1_000_000;
@@ -35,18 +39,23 @@ impl Tables for Model {
     }
 
     fn is_local(&self, address: &Address) -> bool {
-        *address == address_key(OUR_V4.into()) || *address == address_key(OUR_V6.into())
+        [address_key(OUR_V4.into()), address_key(OUR_V6.into())].contains(&address.octets())
     }
 
-    fn is_denied(&self, source: &Address) -> bool {
-        source[..15] == address_key([198, 51, 100, 0].into())[..15] || source[..6] == [0x20, 1, 0xd, 0xb8, 0x0b, 0xad]
+    fn is_denied(&self, source: &Address, _: &Config) -> bool {
+        let ip = Ipv6Addr::from(source.octets()).to_canonical();
+        DENIED.iter().any(|prefix| prefix.parse::<Prefix>().unwrap().contains(ip))
     }
 
-    fn admit_source(&self, _: &Address) -> bool {
+    fn now_ns(&self) -> u64 {
+        0
+    }
+
+    fn admit_source(&self, _: &Address, _: Rate, _: u64) -> bool {
         true
     }
 
-    fn admit_class(&self, _: Class) -> bool {
+    fn admit_class(&self, _: Class, _: Rate, _: u64) -> bool {
         true
     }
 
@@ -54,7 +63,7 @@ impl Tables for Model {
         Some(&self.admission)
     }
 
-    fn wall_secs(&self) -> u64 {
+    fn wall_secs(&self, _: u64) -> u64 {
         WALL_SECS
     }
 
@@ -128,7 +137,7 @@ fn generate(random: &mut Random) -> Vec<u8> {
         frame = frame.port(PORT.wrapping_add(random.below(8) as u16).wrapping_sub(2));
     }
     if random.one_in(6) {
-        frame = frame.v4_source([198, 51, 99 + random.below(3) as u8, random.next() as u8]);
+        frame = frame.v4_source([198, 51, 99 + random.below(4) as u8, random.next() as u8]);
     }
     if random.one_in(6) {
         frame = frame.v4_destination([192, 0, 2, random.below(3) as u8]);

@@ -13,8 +13,8 @@
 //!              │yes
 //!              ├─ data ─▶ drop, or one miss in many to the control socket
 //!              ├─ relay ─▶ (label table: not built yet) drop
-//!              ├─ STUN, QUIC, RPC ─▶ deny trie ─▶ source's bucket ─▶ class bucket ─▶ control
-//!              │                        └─ QUIC Initial, and there are admission keys ─▶ tag ─▶ bucket of the tagged, or of the rest ─▶ control
+//!              ├─ STUN, QUIC, RPC ─▶ refused? ─▶ source's bucket ─▶ class bucket ─▶ control
+//!              │                          └─ QUIC Initial, and there are admission keys ─▶ tag ─▶ bucket of the tagged, or of the rest ─▶ control
 //!              └─ anything else ─▶ drop
 //! ```
 //!
@@ -23,10 +23,12 @@
 //!
 //! The tables are behind [`Tables`], so that the same lines run against kernel maps in eBPF and against a model in tests.
 
+use crate::address::Address;
 use crate::admission::{self, CID_LEN, Fields};
-use crate::cursor::Bytes;
+use crate::cursor::{Bytes, Contiguous};
 use crate::drop::DropReason;
-use crate::frame::{self, Address, Datagram, NotDatagram};
+use crate::frame::{self, Datagram, NotDatagram};
+use crate::gcra::Rate;
 use crate::map::{Admission, Class, Config, SocketRole, Verdict, flag};
 use crate::wire::{self, HeaderError, Kind, MARK, MARK_MASK, ReceiverIndex};
 
@@ -52,15 +54,17 @@ pub trait Tables {
     /// Whether the address is this host's.
     fn is_local(&self, address: &Address) -> bool;
     /// Whether the source is refused.
-    fn is_denied(&self, source: &Address) -> bool;
-    /// Takes one packet from the source's bucket.
-    fn admit_source(&self, source: &Address) -> bool;
-    /// Takes one packet from the class's bucket.
-    fn admit_class(&self, class: Class) -> bool;
+    fn is_denied(&self, source: &Address, config: &Config) -> bool;
+    /// Nanoseconds of a clock that does not jump, and may stand still for [`TICK_NS`](crate::gcra::TICK_NS).
+    fn now_ns(&self) -> u64;
+    /// Takes one packet from the source's bucket, which lets so many through.
+    fn admit_source(&self, source: &Address, rate: Rate, now_ns: u64) -> bool;
+    /// Takes one packet from the class's bucket, which lets so many through.
+    fn admit_class(&self, class: Class, rate: Rate, now_ns: u64) -> bool;
     /// The admission keys; `None` before the loader has written any.
     fn admission(&self) -> Option<&Admission>;
-    /// Seconds since 1970, as the network's clock has it.
-    fn wall_secs(&self) -> u64;
+    /// Seconds since 1970, as the network's clock has it when the other says `now_ns`.
+    fn wall_secs(&self, now_ns: u64) -> u64;
     /// Whether the address lies in a prefix of the overlay, and not in one that is behind this gateway.
     fn is_overlay(&self, address: &Address) -> bool;
     /// A random number.
@@ -117,7 +121,7 @@ fn protocol(first: u8) -> Protocol {
 /// # Errors
 /// The reason for which the frame is to be dropped.
 #[inline(always)]
-pub fn wan<B: Bytes + ?Sized, T: Tables>(frame: &B, tables: &T) -> Result<Verdict, DropReason> {
+pub fn wan<B: Contiguous + ?Sized, T: Tables>(frame: &B, tables: &T) -> Result<Verdict, DropReason> {
     let datagram = match frame::parse_ethernet(frame) {
         Ok(datagram) => datagram,
         Err(reason) => return Ok(reason.into()),
@@ -170,7 +174,7 @@ pub fn wan<B: Bytes + ?Sized, T: Tables>(frame: &B, tables: &T) -> Result<Verdic
         Protocol::Unknown => return Err(DropReason::WanOddFirstByte),
         Protocol::Control(class) => class,
     };
-    if tables.is_denied(&datagram.source) {
+    if tables.is_denied(&datagram.source, config) {
         return Err(DropReason::WanDenied);
     }
     if let Class::QuicLong = class
@@ -178,15 +182,23 @@ pub fn wan<B: Bytes + ?Sized, T: Tables>(frame: &B, tables: &T) -> Result<Verdic
         && admission.keys_len != 0
         && let Some(dcid_len) = initial_dcid_len(frame, &datagram)
     {
-        return admit_initial(frame, &datagram, dcid_len, admission, tables);
+        return admit_initial(frame, &datagram, dcid_len, admission, config, tables);
     }
-    if !tables.admit_source(&datagram.source) {
+    let now_ns = tables.now_ns();
+    let rate = config.source;
+    if !rate.is_unlimited() && !tables.admit_source(&datagram.source, rate, now_ns) {
         return Err(DropReason::WanSourceRate);
     }
-    if !tables.admit_class(class) {
+    if !admit_class(class, now_ns, config, tables) {
         return Err(DropReason::WanClassRate);
     }
     Ok(Verdict::WanControl)
+}
+
+#[inline(always)]
+fn admit_class<T: Tables>(class: Class, now_ns: u64, config: &Config, tables: &T) -> bool {
+    let rate = config.rate(class);
+    rate.is_unlimited() || tables.admit_class(class, rate, now_ns)
 }
 
 /// Bytes of the destination connection id if a datagram begins with an Initial of version 1.
@@ -211,20 +223,22 @@ fn admit_initial<B: Bytes + ?Sized, T: Tables>(
     datagram: &Datagram,
     dcid_len: usize,
     admission: &Admission,
+    config: &Config,
     tables: &T,
 ) -> Result<Verdict, DropReason> {
+    let now_ns = tables.now_ns();
     let tagged = tagged_slot(frame, datagram, dcid_len, admission);
     let fresh = match tagged {
-        Some(slot) => admission::in_window(slot, admission::slot_at(tables.wall_secs())),
+        Some(slot) => admission::in_window(slot, admission::slot_at(tables.wall_secs(now_ns))),
         None => false,
     };
     if fresh {
-        return match tables.admit_class(Class::QuicInitialTagged) {
+        return match admit_class(Class::QuicInitialTagged, now_ns, config, tables) {
             true => Ok(Verdict::WanAdmissionTagged),
             false => Err(DropReason::WanAdmissionTaggedRate),
         };
     }
-    if !tables.admit_class(Class::QuicInitialUntagged) {
+    if !admit_class(Class::QuicInitialUntagged, now_ns, config, tables) {
         return Err(DropReason::WanAdmissionUntaggedRate);
     }
     Ok(if tagged.is_some() { Verdict::WanAdmissionExpired } else { Verdict::WanAdmissionUntagged })
@@ -291,8 +305,8 @@ fn lan_destination<B: Bytes + ?Sized>(frame: &B) -> Option<Address> {
     }
     let at = frame::ETHERNET_LEN;
     match frame.u16(at - 2)? {
-        frame::ETHERTYPE_IPV4 if frame.u8(at)? >> 4 == 4 => frame.u32(at + 16).map(frame::mapped),
-        frame::ETHERTYPE_IPV6 if frame.u8(at)? >> 4 == 6 => frame.array(at + 24),
+        frame::ETHERTYPE_IPV4 if frame.u8(at)? >> 4 == 4 => frame.u32(at + 16).map(Address::v4),
+        frame::ETHERTYPE_IPV6 if frame.u8(at)? >> 4 == 6 => Address::read(frame, at + 24),
         _ => None,
     }
 }
@@ -332,7 +346,6 @@ pub fn steer<B: Bytes + ?Sized, T: Tables>(udp: &B, len: usize, tables: &T) -> R
 mod tests {
     use super::*;
     use crate::admission::{KEYS_MAX, Key, WINDOW_SLOTS, cid, slot_at, tag};
-    use crate::gcra::Rate;
 
     const KEY: [u64; 2] = [1, 2];
     const NODE: [u8; 32] = [9; 32];
@@ -351,18 +364,22 @@ mod tests {
         }
 
         fn is_local(&self, address: &Address) -> bool {
-            *address == frame::mapped(0x0a00_0001)
+            *address == Address::v4(0x0a00_0001)
         }
 
-        fn is_denied(&self, _: &Address) -> bool {
+        fn is_denied(&self, _: &Address, _: &Config) -> bool {
             false
         }
 
-        fn admit_source(&self, _: &Address) -> bool {
+        fn now_ns(&self) -> u64 {
+            NOW * 1_000_000_000
+        }
+
+        fn admit_source(&self, _: &Address, _: Rate, _: u64) -> bool {
             true
         }
 
-        fn admit_class(&self, _: Class) -> bool {
+        fn admit_class(&self, _: Class, _: Rate, _: u64) -> bool {
             true
         }
 
@@ -370,12 +387,12 @@ mod tests {
             self.1.as_ref()
         }
 
-        fn wall_secs(&self) -> u64 {
+        fn wall_secs(&self, _: u64) -> u64 {
             NOW
         }
 
         fn is_overlay(&self, address: &Address) -> bool {
-            address[0] == 0xfd || address[..13] == frame::mapped(0x0a00_0000)[..13]
+            address.octets()[0] == 0xfd || address.to_v4().is_some_and(|v4| v4 >> 24 == 10)
         }
 
         fn random(&self) -> u32 {

@@ -14,8 +14,16 @@ pub trait Bytes {
     fn u16(&self, offset: usize) -> Option<u16>;
     /// The four bytes at `offset`.
     fn u32(&self, offset: usize) -> Option<u32>;
+    /// The eight bytes at `offset`.
+    fn u64(&self, offset: usize) -> Option<u64>;
     /// The `N` bytes at `offset`.
     fn array<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+}
+
+/// Bytes that lie in one piece, so that many fields can be read behind one look at the bounds.
+pub trait Contiguous: Bytes {
+    /// The first `N` bytes.
+    fn head<const N: usize>(&self) -> Option<&[u8; N]>;
 }
 
 impl Bytes for [u8] {
@@ -35,8 +43,20 @@ impl Bytes for [u8] {
     }
 
     #[inline]
+    fn u64(&self, offset: usize) -> Option<u64> {
+        self.array(offset).map(u64::from_be_bytes)
+    }
+
+    #[inline]
     fn array<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         self.get(offset..)?.first_chunk().copied()
+    }
+}
+
+impl Contiguous for [u8] {
+    #[inline]
+    fn head<const N: usize>(&self) -> Option<&[u8; N]> {
+        self.first_chunk()
     }
 }
 
@@ -106,8 +126,25 @@ impl Bytes for Span {
     }
 
     #[inline(always)]
+    fn u64(&self, offset: usize) -> Option<u64> {
+        self.read(offset).map(u64::from_be)
+    }
+
+    #[inline(always)]
     fn array<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         self.read(offset)
+    }
+}
+
+impl Contiguous for Span {
+    #[inline(always)]
+    fn head<const N: usize>(&self) -> Option<&[u8; N]> {
+        if self.start + N > self.end {
+            return None;
+        }
+        // SAFETY: the first `N` bytes lie inside the region by the comparison above, the region is readable by the contract of `new` for as
+        // long as the span is used, and a byte array has no alignment.
+        Some(unsafe { &*(self.start as *const [u8; N]) })
     }
 }
 
@@ -129,10 +166,13 @@ mod tests {
             let slice = &bytes[..len];
             let span = span(slice);
             assert_eq!(span.len(), len);
+            assert_eq!((slice.head::<8>(), slice.head::<0>()), (span.head::<8>(), span.head::<0>()));
+            assert_eq!(slice.head::<8>().is_some(), len >= 8);
             for offset in 0..=len + 2 {
                 assert_eq!(slice.u8(offset), span.u8(offset));
                 assert_eq!(slice.u16(offset), span.u16(offset));
                 assert_eq!(slice.u32(offset), span.u32(offset));
+                assert_eq!(slice.u64(offset), span.u64(offset));
                 assert_eq!(slice.array::<8>(offset), span.array::<8>(offset));
                 assert_eq!(slice.u32(offset).is_some(), offset + 4 <= len);
             }

@@ -12,6 +12,9 @@ pub struct Rate {
     pub burst_ns: u64,
 }
 
+/// The longest tick that Linux is built with (`CONFIG_HZ=100`), in nanoseconds: for so long its coarse clock may stand still.
+pub const TICK_NS: u64 = 10_000_000;
+
 impl Rate {
     /// At most `per_second` packets, `burst` of them back to back.
     pub const fn per_second(per_second: u64, burst: u64) -> Self {
@@ -20,6 +23,17 @@ impl Rate {
             None => 0,
         };
         Self { interval_ns, burst_ns: interval_ns.saturating_mul(burst.saturating_sub(1)) }
+    }
+
+    /// The same rate by a clock that stands still for up to `tick_ns` at a time: as much more may come at once, and in the long run no more.
+    pub const fn by_ticks(self, tick_ns: u64) -> Self {
+        Self { burst_ns: self.burst_ns.saturating_add(tick_ns), ..self }
+    }
+
+    /// Whether every packet conforms, whatever its bucket says.
+    #[inline(always)]
+    pub const fn is_unlimited(&self) -> bool {
+        self.interval_ns == 0
     }
 
     /// Judges one packet at time `now_ns` against the bucket's state `tat` (its theoretical arrival time; zero at first).
@@ -63,6 +77,16 @@ mod tests {
     #[test]
     fn a_sender_below_the_rate_is_never_refused() {
         assert_eq!(admitted(Rate::per_second(1000, 1), (1..500u64).map(|i| i * 1_000_000)), 499);
+    }
+
+    #[test]
+    fn a_clock_that_ticks_refuses_nobody_below_the_rate_and_gives_nobody_more() {
+        let ticking = |every_us: u64| (0..1_000_000 / every_us).map(move |i| i * every_us * 1000 / TICK_NS * TICK_NS);
+        let rate = Rate::per_second(1000, 1);
+        assert_eq!(admitted(rate, ticking(1001)), 100, "without the tolerance");
+        assert_eq!(admitted(rate.by_ticks(TICK_NS), ticking(1001)), 999);
+        let passed = admitted(rate.by_ticks(TICK_NS), ticking(100));
+        assert!((990..=1011).contains(&passed), "{passed}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! ingress and in user space. Read it in this order:
 //!
 //! - [`wire`]: the overlay datagram, the one format that leaves the machine;
+//! - [`address`]: a source or destination, as the maps key it;
 //! - [`frame`]: from an Ethernet frame to the UDP datagram inside it;
 //! - [`classify`]: what `wan` does with that datagram, as one readable function;
 //! - [`drop`]: the registry of drop reasons, shared by programs, engine, metrics and docs;
@@ -14,6 +15,7 @@
 //! - [`cursor`]: bounded reads, from a slice or from a raw span (the only unsafe code here).
 #![no_std]
 
+pub mod address;
 pub mod admission;
 pub mod classify;
 pub mod cursor;

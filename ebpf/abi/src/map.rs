@@ -15,9 +15,14 @@ pub mod name {
     pub const LIVE: &str = "LIVE";
     /// `HashMap<Address, u32>`: addresses of this host.
     pub const LOCAL: &str = "LOCAL";
-    /// `LpmTrie<Address, u32>`: sources that are refused.
-    pub const DENY: &str = "DENY";
-    /// `LruHashMap<Address, u64>`: one GCRA state per source (IPv6: per /64).
+    /// `LpmTrie<u32, u32>` over big-endian addresses: IPv4 sources that are refused.
+    pub const DENY_V4: &str = "DENY_V4";
+    /// `LpmTrie<Address, u32>`: IPv6 sources that are refused.
+    pub const DENY_V6: &str = "DENY_V6";
+    /// `Array<u64>` of [`super::DENY_BLOCKS_LEN`]: which IPv4 networks of 24 bits a refused prefix meets. A source in any other is not
+    /// looked for in [`DENY_V4`].
+    pub const DENY_BLOCKS: &str = "DENY_BLOCKS";
+    /// `LruHashMap<u64, u64>`: one GCRA state per source, by [`crate::address::Address::source_key`].
     pub const SOURCES: &str = "SOURCES";
     /// `Array<u64>`: one GCRA state per [`super::Class`].
     pub const CLASSES: &str = "CLASSES";
@@ -77,12 +82,31 @@ pub struct Config {
     pub class: [Rate; Class::COUNT],
 }
 
+impl Config {
+    /// What all sources together may send of this class.
+    #[inline(always)]
+    pub const fn rate(&self, class: Class) -> Rate {
+        // One by one: the verifier follows a constant offset into a map's value and not an index.
+        let [stun, long, short, rpc, tagged, untagged] = &self.class;
+        match class {
+            Class::Stun => *stun,
+            Class::QuicLong => *long,
+            Class::QuicShort => *short,
+            Class::Rpc => *rpc,
+            Class::QuicInitialTagged => *tagged,
+            Class::QuicInitialUntagged => *untagged,
+        }
+    }
+}
+
 /// Bits of [`Config::flags`].
 pub mod flag {
     /// [`super::name::LOCAL`] holds all addresses of this host: a datagram to another address is forwarded traffic.
     pub const LOCAL_KNOWN: u32 = 1;
     /// `wan` is attached, so that `steer` sees only what it let through.
     pub const WAN_ATTACHED: u32 = 2;
+    /// [`super::name::DENY_V6`] is not empty.
+    pub const DENY_V6: u32 = 4;
 }
 
 /// Queues of one side that can have an AF_XDP socket: elements of [`name::WAN_XSKS`], [`name::LAN_QUEUES`] and [`name::LAN_XSKS`].
@@ -281,14 +305,13 @@ pub enum SocketRole {
     Control,
 }
 
-/// The key of a source in [`name::SOURCES`]: an IPv4 address, or the /64 of an IPv6 address (one host has all of a /64).
+/// Elements of [`name::DENY_BLOCKS`]: a bit for each of the 2^24 networks.
+pub const DENY_BLOCKS_LEN: u32 = 1 << (24 - 6);
+
+/// Where the network of 24 bits of an IPv4 address stands in [`name::DENY_BLOCKS`]: the element, and the bit in it.
 #[inline(always)]
-pub const fn source_key(source: [u8; 16]) -> [u8; 16] {
-    let s = source;
-    if s[10] == 0xff && s[11] == 0xff && s[0] | s[1] | s[2] | s[3] | s[4] | s[5] | s[6] | s[7] | s[8] | s[9] == 0 {
-        return s;
-    }
-    [s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], 0, 0, 0, 0, 0, 0, 0, 0]
+pub const fn deny_block(v4: u32) -> (u32, u64) {
+    (v4 >> 14, 1 << ((v4 >> 8) & 63))
 }
 
 const _: () = {
@@ -302,7 +325,6 @@ const _: () = {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::mapped;
 
     #[test]
     fn counters_do_not_share_an_element() {
@@ -366,9 +388,10 @@ mod tests {
     }
 
     #[test]
-    fn ipv4_sources_are_kept_whole_and_ipv6_sources_by_their_64() {
-        assert_eq!(source_key(mapped(0x0102_0304)), mapped(0x0102_0304));
-        let v6 = core::array::from_fn(|i| i as u8 + 1);
-        assert_eq!(source_key(v6), [1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0]);
+    fn each_network_of_24_bits_has_a_bit_of_its_own() {
+        let at = |v4| deny_block(v4);
+        assert_eq!((at(0), at(0xff), at(0x100)), ((0, 1), (0, 1), (0, 2)));
+        assert_eq!((at(0x3fff), at(0x4000)), ((0, 1 << 63), (1, 1)));
+        assert_eq!(at(u32::MAX), (DENY_BLOCKS_LEN - 1, 1 << 63));
     }
 }

@@ -190,7 +190,7 @@ impl DataHeader {
     pub fn parse(datagram: &[u8]) -> Result<Self, HeaderError> {
         let receiver = receiver_of(datagram, 0, datagram.len())?;
         let generation = datagram.u8(2).ok_or(HeaderError::Truncated)?;
-        let counter = datagram.array(8).map(u64::from_be_bytes).ok_or(HeaderError::Truncated)?;
+        let counter = datagram.u64(8).ok_or(HeaderError::Truncated)?;
         Ok(Self { generation, receiver, counter })
     }
 

@@ -11,6 +11,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 
+use weir_abi::address::Address;
 use weir_abi::drop::DropReason;
 use weir_abi::frame::{self, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV6_LEN, PROTOCOL_UDP, UDP_LEN};
 
@@ -52,8 +53,8 @@ fn pseudo_sum(addresses: &[u8], protocol: u8, len: usize) -> u16 {
     add(sum(addresses), add(u16::from(protocol), add((len >> 16) as u16, len as u16)))
 }
 
-fn ip(address: frame::Address) -> IpAddr {
-    Ipv6Addr::from(address).to_canonical()
+fn ip(address: Address) -> IpAddr {
+    Ipv6Addr::from(address.octets()).to_canonical()
 }
 
 /// The datagram of ours in a frame from the underlay, and what the engine wants to know of it. What came to another port than `port` came to
