@@ -19,44 +19,27 @@
 mod instance;
 mod plane;
 mod read;
-mod section;
 
 use std::fmt;
-use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use toml::de::DeTable;
 use weir_dataplane::api::Prefix;
+use weir_dataplane::config::file;
 
 use crate::pki::id::NodeId;
 
 pub use instance::{INSTANCE_LEN_MAX, Instance};
 pub use plane::{Overlay, PlaneError, default_route_interface, plane_toml};
-pub use section::Problem;
+pub use weir_dataplane::config::file::section::Problem;
+pub use weir_dataplane::config::file::{ConfigError, Position};
 
 /// Directory of the configuration files; an instance's file is named after it.
 pub const DIRECTORY: &str = "/etc/weir";
-/// Longest file in bytes: a thousand times what anybody writes.
-pub const FILE_LEN_MAX: u64 = 1 << 20;
-/// Longest interface name in bytes: `IFNAMSIZ` less its terminator (`linux/if.h`).
-pub const INTERFACE_NAME_LEN_MAX: usize = 15;
-/// Longest path of a unix socket in bytes: `sun_path` less its terminator (`linux/un.h`).
-pub const SOCKET_PATH_LEN_MAX: usize = 107;
 /// Longest name of a node: one label of a domain name (RFC 1035 §2.3.4).
 pub const NODE_NAME_LEN_MAX: usize = 63;
-/// Most entries of each list. Nobody writes more by hand, and the packet plane has the same limit for its interfaces.
+/// Most entries of a list that is the control plane's own. Nobody writes more by hand.
 pub const LIST_MAX: usize = 64;
-/// Most lane ports, as in the packet plane.
-pub const LANE_PORTS_MAX: u8 = 15;
-/// Smallest MTU: IPv6 stops working below it (RFC 8200 §5).
-pub const MTU_MIN: u16 = 1280;
-/// Largest MTU that the packet plane takes.
-pub const MTU_MAX: u16 = 65_455;
-/// Highest core number: `CPU_SETSIZE` less one (`sched.h`).
-pub const CORE_MAX: u16 = 1023;
-/// Most workers, as in the packet plane.
-pub const WORKERS_MAX: usize = 16;
 
 /// Everything that `weir` is told.
 #[derive(Clone, Debug, PartialEq)]
@@ -273,23 +256,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] when the file cannot be read or says something that cannot be.
     pub fn load(file: &Path, instance: &Instance) -> Result<Self, ConfigError> {
-        let whole = |problem| ConfigError { file: file.into(), position: None, problem };
-        let mut bytes = Vec::new();
-        std::fs::File::open(file)
-            .and_then(|open| open.take(FILE_LEN_MAX + 1).read_to_end(&mut bytes))
-            .map_err(|error| whole(Problem::Unreadable(error)))?;
-        if bytes.len() as u64 > FILE_LEN_MAX {
-            return Err(whole(Problem::TooLong { limit: FILE_LEN_MAX }));
-        }
-        match std::str::from_utf8(&bytes) {
-            Ok(text) => Self::parse(file, text, instance),
-            Err(error) => {
-                let valid = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
-                let position = Some(position(&valid, valid.len()));
-                let problem = Problem::Syntax("a byte that is not UTF-8: save the file as UTF-8".into());
-                Err(ConfigError { file: file.into(), position, problem })
-            }
-        }
+        file::load(file, |document, text| read::config(document, text, instance))
     }
 
     /// Reads and checks a text; `file` is named in errors.
@@ -297,58 +264,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`].
     pub fn parse(file: &Path, text: &str, instance: &Instance) -> Result<Self, ConfigError> {
-        let at = |span: Option<std::ops::Range<usize>>, problem| ConfigError {
-            file: file.into(),
-            position: span.map(|span| position(text, span.start)),
-            problem,
-        };
-        let document = DeTable::parse(text).map_err(|error| {
-            let message = error.message().lines().collect::<Vec<_>>().join(" ");
-            at(error.span(), Problem::Syntax(message))
-        })?;
-        read::config(document.get_ref(), text, instance).map_err(|located| at(located.span, located.problem))
-    }
-}
-
-/// A line and a column of the file, both counted from one; columns are characters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Position {
-    /// Line.
-    pub line: usize,
-    /// Column.
-    pub column: usize,
-}
-
-fn position(text: &str, at: usize) -> Position {
-    let before = text.get(..at).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    Position { line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() + 1 }
-}
-
-/// Why there is no configuration: one line, `FILE:LINE:COLUMN: what: remedy`.
-#[derive(Debug)]
-pub struct ConfigError {
-    /// The file.
-    pub file: PathBuf,
-    /// Where in the file, when it is about a place.
-    pub position: Option<Position>,
-    /// What is wrong.
-    pub problem: Problem,
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:", self.file.display())?;
-        if let Some(Position { line, column }) = self.position {
-            write!(f, "{line}:{column}:")?;
-        }
-        write!(f, " {}", self.problem)
-    }
-}
-
-impl std::error::Error for ConfigError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.problem.source()
+        file::parse(file, text, |document, text| read::config(document, text, instance))
     }
 }
 

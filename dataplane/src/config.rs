@@ -18,62 +18,38 @@
 //! [fault]    seed · direction · loss · duplication · reordering · truncation · flips: a bad network on purpose, for tests
 //! ```
 
+pub mod file;
 mod read;
-mod section;
 
 use std::fmt;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use toml::de::DeTable;
-use weir_abi::wire::{HEADER_LEN, TAG_LEN};
 
 use crate::api::Prefix;
 use crate::engine::class::Dscp;
 use crate::io::fault::FaultPlan;
 use crate::io::netlink::{InterfaceAddress, Routing};
 
-use section::Located;
-pub use section::Problem;
-
-// From specifications.
-
-/// Longest interface name in bytes: `IFNAMSIZ` less its terminator (`linux/if.h`).
-pub const INTERFACE_NAME_LEN_MAX: usize = 15;
-/// Longest path of a unix socket in bytes: `sun_path` less its terminator (`linux/un.h`).
-pub const SOCKET_PATH_LEN_MAX: usize = 107;
-/// Smallest MTU in bytes: IPv6 stops working below it (RFC 8200 §5).
-pub const MTU_MIN: u16 = 1280;
-/// Largest MTU in bytes whose sealed datagram still fits an IPv6 packet: 40 bytes of IPv6, 8 of UDP, header and tag are ours.
-pub const MTU_MAX: u16 = u16::MAX - (40 + 8 + HEADER_LEN + TAG_LEN) as u16;
-
-// Ours.
+pub use file::section::Problem;
+pub use file::value::{
+    CORE_MAX, INTERFACE_NAME_LEN_MAX, LAN_INTERFACES_MAX, LANE_PORTS_MAX, MTU_MAX, MTU_MIN, PREFIXES_MAX,
+    SOCKET_PATH_LEN_MAX, TUN_ADDRESSES_MAX,
+};
+pub use file::{ConfigError, FILE_LEN_MAX, Position};
 
 /// Where measured costs are kept unless the configuration says otherwise.
 pub const CALIBRATION_PATH: &str = "/var/lib/weir/calibration.json";
-/// Longest file in bytes: a thousand times what anybody writes.
-pub const FILE_LEN_MAX: u64 = 1 << 20;
-/// Most overlay prefixes: each costs the kernel two routes, and thousands of routes cost every route change time.
-pub const PREFIXES_MAX: usize = 1024;
 /// Most prefixes in the deny list: its look-up is measured up to here.
 pub const DENY_MAX: usize = 10_000;
-/// Most lane ports: with the common one, one for each worker that there may be.
-pub const LANE_PORTS_MAX: u8 = weir_abi::map::WORKERS_MAX - 1;
 /// Longest busy polling in microseconds: past a millisecond it is a spinning core by another name.
 pub const BUSY_POLL_MAX: u32 = 1_000;
 /// Frames of an AF_XDP socket unless the configuration says otherwise: some milliseconds of one core's load each way.
 pub const XSK_FRAMES: u32 = 4096;
-/// Most LAN interfaces.
-pub const LAN_INTERFACES_MAX: usize = 64;
-/// Most addresses of the TUN.
-pub const TUN_ADDRESSES_MAX: usize = 64;
 /// Highest packet rate: one packet takes at least a nanosecond.
 pub const RATE_MAX: u64 = 1_000_000_000;
 /// Largest burst in packets.
 pub const BURST_MAX: u64 = 1_000_000;
-/// Highest core number: `CPU_SETSIZE` less one (`sched.h`).
-pub const CORE_MAX: u64 = 1023;
 
 /// Everything that the daemon is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -359,65 +335,13 @@ pub enum Cores {
     List(Vec<u16>),
 }
 
-/// A line and a column of the file, both counted from one; columns are characters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Position {
-    /// Line.
-    pub line: usize,
-    /// Column.
-    pub column: usize,
-}
-
-/// Why there is no configuration: one line, `FILE:LINE:COLUMN: what: remedy`.
-#[derive(Debug)]
-pub struct ConfigError {
-    /// The file.
-    pub file: PathBuf,
-    /// Where in the file, when it is about a place.
-    pub position: Option<Position>,
-    /// What is wrong.
-    pub problem: Problem,
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:", self.file.display())?;
-        if let Some(Position { line, column }) = self.position {
-            write!(f, "{line}:{column}:")?;
-        }
-        write!(f, " {}", self.problem)
-    }
-}
-
-impl std::error::Error for ConfigError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.problem.source()
-    }
-}
-
 impl Config {
     /// Reads and checks a file.
     ///
     /// # Errors
     /// [`ConfigError`] when the file cannot be read or says something that cannot be.
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
-        let whole = |problem| ConfigError { file: file.into(), position: None, problem };
-        let mut bytes = Vec::new();
-        std::fs::File::open(file)
-            .and_then(|open| open.take(FILE_LEN_MAX + 1).read_to_end(&mut bytes))
-            .map_err(|error| whole(Problem::Unreadable(error)))?;
-        if bytes.len() as u64 > FILE_LEN_MAX {
-            return Err(whole(Problem::TooLong { limit: FILE_LEN_MAX }));
-        }
-        match std::str::from_utf8(&bytes) {
-            Ok(text) => Self::parse(file, text),
-            Err(error) => {
-                let valid = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
-                let position = Some(position(&valid, valid.len()));
-                let problem = Problem::Syntax("a byte that is not UTF-8: save the file as UTF-8".into());
-                Err(ConfigError { file: file.into(), position, problem })
-            }
-        }
+        file::load(file, |document, _| read::config(document))
     }
 
     /// Checks the text of a file; the path is for errors only.
@@ -425,24 +349,8 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] when the text says something that cannot be.
     pub fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
-        DeTable::parse(text)
-            .map_err(|error| {
-                let message = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
-                Located { span: error.span(), problem: Problem::Syntax(message) }
-            })
-            .and_then(|document| read::config(document.get_ref()))
-            .map_err(|Located { span, problem }| ConfigError {
-                file: file.into(),
-                position: span.map(|span| position(text, span.start)),
-                problem,
-            })
+        file::parse(file, text, |document, _| read::config(document))
     }
-}
-
-fn position(text: &str, at: usize) -> Position {
-    let before = text.get(..at).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    Position { line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() + 1 }
 }
 
 #[cfg(test)]

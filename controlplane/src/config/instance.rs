@@ -111,6 +111,8 @@ impl Instance {
 
 #[cfg(test)]
 mod tests {
+    use weir_dataplane::config::file::value::{INTERFACE_NAME_LEN_MAX, RULE_PRIORITIES};
+
     use super::*;
 
     #[test]
@@ -137,7 +139,7 @@ mod tests {
     #[test]
     fn the_highest_numbers_fit() {
         assert!(u32::from(PORT) + u32::from(PORTS) * u32::from(SETS) + 15 < 32_768);
-        assert!(TABLE + u32::from(SETS) < 32_766);
-        assert!("abcdefghij".parse::<Instance>().unwrap().tun().len() <= super::super::INTERFACE_NAME_LEN_MAX);
+        assert!(RULE_PRIORITIES.contains(&u64::from(TABLE + u32::from(SETS))));
+        assert!("abcdefghij".parse::<Instance>().unwrap().tun().len() <= INTERFACE_NAME_LEN_MAX);
     }
 }

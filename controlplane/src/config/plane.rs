@@ -4,13 +4,9 @@ use std::net::IpAddr;
 
 use toml::{Table, Value};
 use weir_dataplane::api::Prefix;
+use weir_dataplane::config::file::value::{PREFIXES_MAX, TUN_ADDRESSES_MAX};
 
 use super::{Config, Latency};
-
-/// Most prefixes that the packet plane takes.
-pub(super) const PREFIXES_MAX: usize = 1024;
-/// Most addresses of its TUN.
-pub(super) const ADDRESSES_MAX: usize = 64;
 
 /// What the overlay gives this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,7 +27,7 @@ pub enum PlaneError {
     #[error("{0} prefixes; the packet plane takes {PREFIXES_MAX}: let the network use fewer, wider ones")]
     Prefixes(usize),
     /// More than its TUN takes.
-    #[error("{0} addresses; the TUN takes {ADDRESSES_MAX}: renew the certificate with fewer")]
+    #[error("{0} addresses; the TUN takes {TUN_ADDRESSES_MAX}: renew the certificate with fewer")]
     Addresses(usize),
 }
 
@@ -44,7 +40,7 @@ pub fn plane_toml(config: &Config, overlay: &Overlay, default_route: Option<&str
     if overlay.prefixes.len() > PREFIXES_MAX {
         return Err(PlaneError::Prefixes(overlay.prefixes.len()));
     }
-    if overlay.addresses.len() > ADDRESSES_MAX {
+    if overlay.addresses.len() > TUN_ADDRESSES_MAX {
         return Err(PlaneError::Addresses(overlay.addresses.len()));
     }
     let path = |path: &std::path::Path| Value::from(path.display().to_string());

@@ -2,17 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::ops::Range;
-use std::path::PathBuf;
 
 use toml::de::DeTable;
-use weir_dataplane::api::Prefix;
-
-use super::section::{Located, Problem, Section};
-use super::{
-    CORE_MAX, Config, INTERFACE_NAME_LEN_MAX, Instance, LANE_PORTS_MAX, LIST_MAX, Latency, MTU_MAX, MTU_MIN,
-    NODE_NAME_LEN_MAX, Peers, Principal, SOCKET_PATH_LEN_MAX, WORKERS_MAX,
+use weir_dataplane::config::file::section::{Located, Problem, Section};
+use weir_dataplane::config::file::value::{
+    CORE_MAX, KERNEL_TABLES, LAN_INTERFACES_MAX, LANE_PORTS_MAX, MTU_MAX, MTU_MIN, RULE_PRIORITIES,
+    SOCKET_PATH_LEN_MAX, WORKERS_MAX, absolute_path, interface_name, prefix, socket_path, tun_name,
 };
+
+use super::{Config, Instance, LIST_MAX, Latency, NODE_NAME_LEN_MAX, Peers, Principal};
 use crate::pki::id::NodeId;
 
 /// Every section with its keys.
@@ -72,11 +70,6 @@ pub(super) const DERIVED: &[(&str, &str, &str)] = &[
     ("routing", "prefixes", "nothing: the members say it"),
 ];
 
-/// Priority of the rule that looks into the kernel's table `main`; ours has to come before it (`net/ipv4/fib_rules.c`).
-const MAIN_RULE_PRIORITY: u64 = 32_766;
-/// Numbers of the tables `default`, `main` and `local` (`linux/rtnetlink.h`).
-const KERNEL_TABLES: Range<u32> = 253..256;
-
 fn keys_of(section: &str) -> &'static [&'static str] {
     KEYS.iter().find(|(name, _)| *name == section).map_or(&[], |(_, keys)| keys)
 }
@@ -102,7 +95,7 @@ pub(super) fn config(document: &DeTable<'_>, text: &str, instance: &Instance) ->
 
     wan(&mut config, &section("wan")?)?;
     let lan = section("lan")?;
-    set(&mut config.lan.interfaces, lan.texts("interfaces", LIST_MAX, interface_name)?);
+    set(&mut config.lan.interfaces, lan.texts("interfaces", LAN_INTERFACES_MAX, interface_name)?);
     if lan.is_text("announce") {
         let auto = |word: &str| match word {
             "auto" => Ok(()),
@@ -184,7 +177,7 @@ fn workers(config: &mut Config, workers: &Section<'_>) -> Result<(), Located> {
         workers.text("cores", auto)?;
         return Ok(());
     }
-    let Some(cores) = workers.numbers::<u16>("cores", 0..=CORE_MAX.into())? else { return Ok(()) };
+    let Some(cores) = workers.numbers::<u16>("cores", 0..=CORE_MAX)? else { return Ok(()) };
     if cores.is_empty() || cores.len() > WORKERS_MAX {
         let why = format!("{} cores: list between 1 and {WORKERS_MAX}, or write \"auto\"", cores.len());
         return Err(workers.refuse("cores", why));
@@ -204,7 +197,7 @@ fn routing(config: &mut Config, routing: &Section<'_>) -> Result<(), Located> {
         return Err(routing.refuse("table", why));
     }
     set(&mut config.routing.mark, routing.number("mark", 1..=u32::MAX.into())?);
-    set(&mut config.routing.rule_priority, routing.number("rule_priority", 1..=MAIN_RULE_PRIORITY - 1)?);
+    set(&mut config.routing.rule_priority, routing.number("rule_priority", RULE_PRIORITIES)?);
     set(&mut config.routing.metric, routing.number("metric", 2..=u64::from(u32::MAX) - 1)?);
     Ok(())
 }
@@ -216,12 +209,12 @@ fn dataplane(top: &Section<'_>, text: &str) -> Result<toml::Table, Located> {
     let derived: BTreeSet<&str> = DERIVED.iter().map(|(section, _, _)| *section).collect();
     let known: Vec<&str> = tables.iter().chain(at_top).copied().chain(derived).collect();
     let section = top.section("dataplane", &known)?;
-    for (name, _) in section.values().filter(|(name, _)| !at_top.contains(name)) {
+    for name in section.keys().filter(|name| !at_top.contains(name)) {
         let own = PLANE_KEYS.iter().find(|(table, _)| *table == name).map_or(&[][..], |(_, keys)| keys);
         let ours = DERIVED.iter().filter(|(table, _, _)| *table == name);
         let known: Vec<&str> = own.iter().copied().chain(ours.clone().map(|(_, key, _)| *key)).collect();
         let table = section.section(name, &known)?;
-        for (key, _) in table.values() {
+        for key in table.keys() {
             if let Some((_, _, remedy)) = ours.clone().find(|(_, derived, _)| *derived == key) {
                 return Err(table.refuse(key, format!("weir sets it: remove it here; what sets it is {remedy}")));
             }
@@ -256,42 +249,6 @@ fn or_auto<T>(text: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Resu
     if text == "auto" { Ok(None) } else { parse(text).map(Some) }
 }
 
-fn absolute_path(text: &str) -> Result<PathBuf, String> {
-    if !text.starts_with('/') || text.contains('\0') {
-        return Err(format!("{text:?} is not an absolute path: begin it with /"));
-    }
-    Ok(text.into())
-}
-
-fn socket_path(text: &str) -> Result<PathBuf, String> {
-    if text.len() > SOCKET_PATH_LEN_MAX {
-        let len = text.len();
-        return Err(format!("{len} bytes are too long for a unix socket: use a path of at most {SOCKET_PATH_LEN_MAX}"));
-    }
-    absolute_path(text)
-}
-
-/// What `dev_valid_name` of the kernel accepts, in characters that survive a terminal.
-fn interface_name(text: &str) -> Result<String, String> {
-    let fits = (1..=INTERFACE_NAME_LEN_MAX).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':')
-        && text != "."
-        && text != "..";
-    if fits {
-        return Ok(text.into());
-    }
-    let len = INTERFACE_NAME_LEN_MAX;
-    Err(format!("{text:?} cannot name an interface: use 1 to {len} visible ASCII characters without / and :"))
-}
-
-fn tun_name(text: &str) -> Result<String, String> {
-    // The kernel would take it for a pattern and choose the number itself.
-    if text.contains('%') {
-        return Err(format!("{text:?} is a pattern: write the name in full, as weir0"));
-    }
-    interface_name(text)
-}
-
 /// A label as hosts have it (RFC 1123 §2.1).
 fn node_name(text: &str) -> Result<String, String> {
     let fits = (1..=NODE_NAME_LEN_MAX).contains(&text.len())
@@ -302,10 +259,6 @@ fn node_name(text: &str) -> Result<String, String> {
         return Ok(text.into());
     }
     Err(format!("{text:?} cannot name a node: use 1 to {NODE_NAME_LEN_MAX} of a-z, 0-9 and -, no - at the ends"))
-}
-
-fn prefix(text: &str) -> Result<Prefix, String> {
-    text.parse().map_err(|error| format!("{text:?}: {error}"))
 }
 
 fn endpoint(text: &str) -> Result<SocketAddr, String> {

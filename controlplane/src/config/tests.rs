@@ -1,5 +1,8 @@
 use std::net::IpAddr;
 
+use weir_dataplane::config::file::FILE_LEN_MAX;
+use weir_dataplane::config::file::value::{LAN_INTERFACES_MAX, WORKERS_MAX};
+
 use super::*;
 
 fn parse(text: &str) -> Result<Config, String> {
@@ -197,8 +200,8 @@ fn numbers_are_taken_at_their_limits_and_refused_beyond() {
 fn lists_names_and_paths_are_taken_at_their_limits_and_refused_beyond() {
     let list =
         |len: usize| format!("[lan]\ninterfaces = {:?}", (0..len).map(|n| format!("eth{n}")).collect::<Vec<_>>());
-    assert_eq!(parse(&list(LIST_MAX)).unwrap().lan.interfaces.len(), LIST_MAX);
-    assert!(parse(&list(LIST_MAX + 1)).unwrap_err().contains("at most 64 are allowed"));
+    assert_eq!(parse(&list(LAN_INTERFACES_MAX)).unwrap().lan.interfaces.len(), LAN_INTERFACES_MAX);
+    assert!(parse(&list(LAN_INTERFACES_MAX + 1)).unwrap_err().contains("at most 64 are allowed"));
     let cores = |len: usize| format!("[workers]\ncores = {:?}", (0..len).collect::<Vec<_>>());
     for (len, fits) in [(0, false), (1, true), (WORKERS_MAX, true), (WORKERS_MAX + 1, false)] {
         assert_eq!(parse(&cores(len)).is_ok(), fits, "{len}");

@@ -2,29 +2,23 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::ops::Range;
-use std::path::PathBuf;
 
 use toml::de::DeTable;
-use weir_abi::map::WORKERS_MAX;
 
-use super::section::{Located, Section};
+use super::file::section::{Located, Section};
+use super::file::value::{
+    CORE_MAX, KERNEL_TABLES, LAN_INTERFACES_MAX, LANE_PORTS_MAX, MTU_MAX, MTU_MIN, PREFIXES_MAX, RULE_PRIORITIES,
+    TUN_ADDRESSES_MAX, WORKERS_MAX, absolute_path, interface_name, prefix, socket_path, tun_name,
+};
 use super::{
-    Api, Attach, BURST_MAX, BUSY_POLL_MAX, Bpf, CALIBRATION_PATH, CORE_MAX, Config, Cores, DENY_MAX, Fault,
-    FaultDirection, INTERFACE_NAME_LEN_MAX, LAN_INTERFACES_MAX, LANE_PORTS_MAX, Lan, LanPort, Latency, MTU_MAX,
-    MTU_MIN, PREFIXES_MAX, RATE_MAX, SOCKET_PATH_LEN_MAX, TUN_ADDRESSES_MAX, Tun, TunOffload, Wan, WanIo, WanPort,
-    Workers, XSK_FRAMES, Xsk, XskMode,
+    Api, Attach, BURST_MAX, BUSY_POLL_MAX, Bpf, CALIBRATION_PATH, Config, Cores, DENY_MAX, Fault, FaultDirection, Lan,
+    LanPort, Latency, RATE_MAX, Tun, TunOffload, Wan, WanIo, WanPort, Workers, XSK_FRAMES, Xsk, XskMode,
 };
 use crate::api::Prefix;
 use crate::engine::class::Dscp;
 use crate::io::fault::{FaultPlan, RATE_OF};
 use crate::io::netlink::{InterfaceAddress, Routing};
 use crate::io::xsk::{FRAMES_MAX, FRAMES_MIN};
-
-/// Priority of the rule that looks into the kernel's table `main`; ours has to come before it (`net/ipv4/fib_rules.c`).
-const MAIN_RULE_PRIORITY: u64 = 32766;
-/// Numbers of the tables `default`, `main` and `local` (`linux/rtnetlink.h`).
-const KERNEL_TABLES: Range<u32> = 253..256;
 
 /// Reads the whole document.
 pub(super) fn config(document: &DeTable<'_>) -> Result<Config, Located> {
@@ -222,7 +216,7 @@ fn cores(workers: &Section<'_>) -> Result<Cores, Located> {
         return Ok(workers.text("cores", auto)?.unwrap_or(Cores::Auto));
     }
     let cores = workers.numbers("cores", 0..=CORE_MAX)?.unwrap_or_default();
-    if cores.is_empty() || cores.len() > usize::from(WORKERS_MAX) {
+    if cores.is_empty() || cores.len() > WORKERS_MAX {
         let why = format!("{} cores: list between 1 and {WORKERS_MAX}, or write \"auto\"", cores.len());
         return Err(workers.refuse("cores", why));
     }
@@ -241,7 +235,7 @@ fn routing_section(routing: &Section<'_>) -> Result<Routing, Located> {
     Ok(Routing {
         table,
         mark: routing.number("mark", 1..=u32::MAX.into())?.unwrap_or(0x7765),
-        rule_priority: routing.number("rule_priority", 1..=MAIN_RULE_PRIORITY - 1)?.unwrap_or(7770),
+        rule_priority: routing.number("rule_priority", RULE_PRIORITIES)?.unwrap_or(7770),
         metric: routing.number("metric", 2..=u64::from(u32::MAX) - 1)?.unwrap_or(1024),
         prefixes: routing.texts("prefixes", PREFIXES_MAX, overlay_prefix)?.unwrap_or_default(),
     })
@@ -274,50 +268,6 @@ fn lan_port(word: &str) -> Result<LanPort, String> {
         "xsk" => Ok(LanPort::Xsk),
         _ => Err(format!("{word:?} moves no packets of a LAN: write \"auto\", \"tun\" or \"xsk\"")),
     }
-}
-
-fn absolute_path(text: &str) -> Result<PathBuf, String> {
-    if !text.starts_with('/') || text.contains('\0') {
-        return Err(format!("{text:?} is not an absolute path: begin it with /"));
-    }
-    Ok(text.into())
-}
-
-fn socket_path(text: &str) -> Result<PathBuf, String> {
-    if text.len() > SOCKET_PATH_LEN_MAX {
-        return Err(format!(
-            "{} bytes are too long for a unix socket: use a path of at most {SOCKET_PATH_LEN_MAX}",
-            text.len()
-        ));
-    }
-    absolute_path(text)
-}
-
-/// What `dev_valid_name` of the kernel accepts, in characters that survive a terminal.
-fn interface_name(text: &str) -> Result<String, String> {
-    let fits = (1..=INTERFACE_NAME_LEN_MAX).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':')
-        && text != "."
-        && text != "..";
-    if fits {
-        Ok(text.into())
-    } else {
-        Err(format!(
-            "{text:?} cannot name an interface: use 1 to {INTERFACE_NAME_LEN_MAX} visible ASCII characters without / and :"
-        ))
-    }
-}
-
-fn tun_name(text: &str) -> Result<String, String> {
-    // The kernel would take it for a pattern and choose the number itself.
-    if text.contains('%') {
-        return Err(format!("{text:?} is a pattern: write the name in full, as weir0"));
-    }
-    interface_name(text)
-}
-
-fn prefix(text: &str) -> Result<Prefix, String> {
-    text.parse().map_err(|error| format!("{text:?}: {error}"))
 }
 
 fn tun_address(text: &str) -> Result<InterfaceAddress, String> {

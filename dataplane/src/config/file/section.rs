@@ -1,6 +1,6 @@
-//! Reading one table of the configuration, with the place of everything in it.
+//! Reading one table of a configuration, with the place of everything in it.
 //!
-//! This part knows TOML values and where they stand; what the keys mean is [`super`]'s business.
+//! This part knows TOML values and where they stand; what the keys mean is the business of whoever reads them.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -17,7 +17,7 @@ pub enum Problem {
     #[error("cannot be read ({0}): check the path given with --config and the file's permissions")]
     Unreadable(#[from] std::io::Error),
     /// The file is longer than [`super::FILE_LEN_MAX`].
-    #[error("is longer than {limit} bytes: this is not a configuration of weir")]
+    #[error("is longer than {limit} bytes: this is not a configuration of Weir")]
     TooLong {
         /// The limit in bytes.
         limit: u64,
@@ -32,6 +32,14 @@ pub enum Problem {
         key: String,
         /// The known key that it resembles.
         nearest: Option<String>,
+    },
+    /// A key without a default is not there.
+    #[error("`{key}` is missing: add {remedy}")]
+    Missing {
+        /// The key with its section.
+        key: String,
+        /// What to write.
+        remedy: &'static str,
     },
     /// A value of another type.
     #[error("`{key}` is {found}: write {expected}")]
@@ -77,28 +85,45 @@ impl fmt::Display for Suggestion<'_> {
 }
 
 /// A problem and the bytes of the file that it is about.
-pub(super) struct Located {
-    pub(super) span: Option<Range<usize>>,
-    pub(super) problem: Problem,
+#[derive(Debug)]
+pub struct Located {
+    /// Where in the file, when it is about a place.
+    pub span: Option<Range<usize>>,
+    /// What is wrong.
+    pub problem: Problem,
 }
 
 type Read<T> = Result<T, Located>;
 
 /// One table of the file; absent ones read as empty.
-pub(super) struct Section<'a> {
+///
+/// Whoever reads says which keys there may be when it opens a table, and every other one is refused there. Each `Read` fails with what does
+/// not fit and the remedy; a key that is not in the file reads as `None`.
+#[derive(Debug)]
+pub struct Section<'a> {
     /// As it stands in brackets; empty for the top of the file.
     name: String,
     table: Option<&'a DeTable<'a>>,
+    known: &'a [&'a str],
 }
 
 impl<'a> Section<'a> {
     /// The top of the file.
-    pub(super) fn top(table: &'a DeTable<'a>, known: &[&str]) -> Read<Self> {
-        Self { name: String::new(), table: Some(table) }.checked(known)
+    ///
+    /// # Errors
+    /// A key that is not among `known`.
+    pub fn top(table: &'a DeTable<'a>, known: &'a [&'a str]) -> Read<Self> {
+        Self { name: String::new(), table: Some(table), known }.checked()
     }
 
     /// A table directly below this one.
-    pub(super) fn section(&self, name: &str, known: &[&str]) -> Read<Self> {
+    ///
+    /// # Errors
+    /// Something else than a table, or a key in it that is not among `known`.
+    pub fn section<'b>(&self, name: &str, known: &'b [&'b str]) -> Read<Section<'b>>
+    where
+        'a: 'b,
+    {
         let table = match self.value(name) {
             None => None,
             Some(value) => match value.get_ref() {
@@ -109,14 +134,14 @@ impl<'a> Section<'a> {
                 }
             },
         };
-        Self { name: self.path(name), table }.checked(known)
+        Section { name: self.path(name), table, known }.checked()
     }
 
-    fn checked(self, known: &[&str]) -> Read<Self> {
+    fn checked(self) -> Read<Self> {
         for (key, _) in self.table.into_iter().flatten() {
             let text = key.get_ref().as_ref();
-            if !known.contains(&text) {
-                let nearest = nearest(text, known).map(|known| self.path(known));
+            if !self.known.contains(&text) {
+                let nearest = nearest(text, self.known).map(|known| self.path(known));
                 let problem = Problem::UnknownKey { key: self.path(&text.escape_debug().to_string()), nearest };
                 return Err(Located { span: Some(key.span()), problem });
             }
@@ -124,24 +149,31 @@ impl<'a> Section<'a> {
         Ok(self)
     }
 
+    /// The value of a key. Asking for a key that [`Self::checked`] would refuse is our own mistake.
     fn value(&self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {
+        debug_assert!(self.known.contains(&key), "{key} is read but not known");
         self.table?.iter().find(|(name, _)| name.get_ref() == key).map(|(_, value)| value)
     }
 
-    /// The keys that stand in the file, with their values as they are.
-    pub(super) fn values(&self) -> impl Iterator<Item = (&'a str, &'a Spanned<DeValue<'a>>)> {
-        self.table.into_iter().flatten().map(|(key, value)| (key.get_ref().as_ref(), value))
+    /// The names of the keys that stand in the file.
+    pub fn keys(&self) -> impl Iterator<Item = &'a str> {
+        self.table.into_iter().flatten().map(|(key, _)| key.get_ref().as_ref())
     }
 
     /// The key as an operator would name it.
-    pub(super) fn path(&self, key: &str) -> String {
+    fn path(&self, key: &str) -> String {
         if self.name.is_empty() { key.into() } else { format!("{}.{key}", self.name) }
     }
 
     /// An error about a key that stands in the file or whose default does not fit the rest.
-    pub(super) fn refuse(&self, key: &str, why: impl Into<String>) -> Located {
+    pub fn refuse(&self, key: &str, why: impl Into<String>) -> Located {
         let problem = Problem::Value { key: self.path(key), why: why.into() };
         Located { span: self.value(key).map(Spanned::span), problem }
+    }
+
+    /// An error about a key that must be there.
+    pub fn missing(&self, key: &str, remedy: &'static str) -> Located {
+        Located { span: None, problem: Problem::Missing { key: self.path(key), remedy } }
     }
 
     fn wrong_type(&self, key: &str, value: &Spanned<DeValue<'_>>, expected: &'static str) -> Located {
@@ -150,7 +182,10 @@ impl<'a> Section<'a> {
     }
 
     /// A number of the given range.
-    pub(super) fn number<T: TryFrom<u64>>(&self, key: &str, range: RangeInclusive<u64>) -> Read<Option<T>> {
+    ///
+    /// # Errors
+    /// Something else, or a number outside of it.
+    pub fn number<T: TryFrom<u64>>(&self, key: &str, range: RangeInclusive<u64>) -> Read<Option<T>> {
         self.value(key).map(|value| self.number_of(key, value, &range)).transpose()
     }
 
@@ -173,8 +208,11 @@ impl<'a> Section<'a> {
             })
     }
 
-    /// A list of numbers.
-    pub(super) fn numbers<T: TryFrom<u64>>(&self, key: &str, range: RangeInclusive<u64>) -> Read<Option<Vec<T>>> {
+    /// A list of numbers, each of the given range.
+    ///
+    /// # Errors
+    /// Something else, or a number outside of it.
+    pub fn numbers<T: TryFrom<u64>>(&self, key: &str, range: RangeInclusive<u64>) -> Read<Option<Vec<T>>> {
         let Some(value) = self.value(key) else { return Ok(None) };
         let DeValue::Array(items) = value.get_ref() else {
             return Err(self.wrong_type(key, value, "a list of whole numbers, as in [1, 2]"));
@@ -182,8 +220,24 @@ impl<'a> Section<'a> {
         items.iter().map(|item| self.number_of(key, item, &range)).collect::<Read<_>>().map(Some)
     }
 
+    /// `true` or `false`.
+    ///
+    /// # Errors
+    /// Something else.
+    pub fn flag(&self, key: &str) -> Read<Option<bool>> {
+        self.value(key)
+            .map(|value| match value.get_ref() {
+                DeValue::Boolean(flag) => Ok(*flag),
+                _ => Err(self.wrong_type(key, value, "true or false")),
+            })
+            .transpose()
+    }
+
     /// A string that `parse` accepts. Its error says what is wrong and what to do.
-    pub(super) fn text<T>(&self, key: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Read<Option<T>> {
+    ///
+    /// # Errors
+    /// Something else, or what `parse` says.
+    pub fn text<T>(&self, key: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Read<Option<T>> {
         self.value(key).map(|value| self.text_of(key, value, parse)).transpose()
     }
 
@@ -200,7 +254,10 @@ impl<'a> Section<'a> {
     }
 
     /// At most `len_max` different strings that `parse` accepts.
-    pub(super) fn texts<T: Clone + Eq + Hash>(
+    ///
+    /// # Errors
+    /// Something else, what `parse` says, too many, or the same one twice.
+    pub fn texts<T: Clone + Eq + Hash>(
         &self,
         key: &str,
         len_max: usize,
@@ -226,12 +283,17 @@ impl<'a> Section<'a> {
     }
 
     /// Whether the value is a string, where a key takes a word or a list.
-    pub(super) fn is_text(&self, key: &str) -> bool {
+    pub fn is_text(&self, key: &str) -> bool {
         self.value(key).is_some_and(|value| matches!(value.get_ref(), DeValue::String(_)))
+    }
+
+    /// Whether the key stands in the file.
+    pub fn has(&self, key: &str) -> bool {
+        self.value(key).is_some()
     }
 }
 
-pub(super) fn located(value: &Spanned<DeValue<'_>>, problem: Problem) -> Located {
+fn located(value: &Spanned<DeValue<'_>>, problem: Problem) -> Located {
     Located { span: Some(value.span()), problem }
 }
 
@@ -247,7 +309,8 @@ fn type_name(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// The known key that `key` most likely is a slip of, if any is near enough.
+/// The known key that `key` most likely is a slip of, if any is near enough: a letter too many, missing, wrong or in its neighbour's place
+/// is one step of the distance.
 fn nearest<'k>(key: &str, known: &[&'k str]) -> Option<&'k str> {
     /// Longest key that is compared: the distance takes time with the product of the lengths.
     const LEN_MAX: usize = 64;
@@ -264,10 +327,11 @@ mod tests {
 
     #[test]
     fn a_slip_of_the_pen_is_recognised_and_another_word_is_not() {
-        let known = &["interface", "interfaces", "port", "advertise"];
+        let known = &["interface", "interfaces", "port", "attach", "advertise", "io"];
         assert_eq!(nearest("interace", known), Some("interface"));
         assert_eq!(nearest("Port", known), Some("port"));
         assert_eq!(nearest("prot", known), Some("port"));
+        assert_eq!(nearest("attached", known), Some("attach"));
         assert_eq!(nearest("gateway_address", known), None);
         assert_eq!(nearest(&"x".repeat(10_000), known), None);
     }
