@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! [node]       instance · name · state_directory · runtime_directory · packet_plane
-//! [wan]        interface · port · lane_ports · bootstrap · advertise
-//! [lan]        interfaces · announce
+//! [wan]        interface · port · lane_ports · advertise
+//! [lan]        interfaces
 //! [tun]        name · mtu
 //! [workers]    cores · latency
 //! [routing]    table · mark · rule_priority · metric
@@ -24,7 +24,6 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use weir_dataplane::api::Prefix;
 use weir_dataplane::config::file;
 
 use crate::pki::id::NodeId;
@@ -88,9 +87,7 @@ pub struct Wan {
     pub port: u16,
     /// Ports after it that workers may have for themselves.
     pub lane_ports: u8,
-    /// Members to ask first, besides those that the node remembers.
-    pub bootstrap: Vec<SocketAddr>,
-    /// Addresses under which this node is reached, where it cannot find out: behind a port forwarding.
+    /// Addresses under which others reach this node: it cannot find them out by itself.
     pub advertise: Vec<SocketAddr>,
 }
 
@@ -99,8 +96,6 @@ pub struct Wan {
 pub struct Lan {
     /// Their interfaces.
     pub interfaces: Vec<String>,
-    /// What to tell the other members of; none for everything that the certificate allows.
-    pub announce: Option<Vec<Prefix>>,
 }
 
 /// The TUN device.
@@ -201,14 +196,8 @@ impl Config {
                 runtime_directory: instance.runtime_directory(),
                 packet_plane: None,
             },
-            wan: Wan {
-                interface: None,
-                port: instance.port(),
-                lane_ports: 0,
-                bootstrap: Vec::new(),
-                advertise: Vec::new(),
-            },
-            lan: Lan { interfaces: Vec::new(), announce: None },
+            wan: Wan { interface: None, port: instance.port(), lane_ports: 0, advertise: Vec::new() },
+            lan: Lan { interfaces: Vec::new() },
             tun: Tun { name: instance.tun(), mtu: 1420 },
             workers: Workers { cores: None, latency: Latency::Balanced },
             routing: Routing {

@@ -7,7 +7,7 @@ use toml::de::DeTable;
 use weir_dataplane::config::file::section::{Located, Problem, Section};
 use weir_dataplane::config::file::value::{
     CORE_MAX, KERNEL_TABLES, LAN_INTERFACES_MAX, LANE_PORTS_MAX, MTU_MAX, MTU_MIN, RULE_PRIORITIES,
-    SOCKET_PATH_LEN_MAX, WORKERS_MAX, absolute_path, interface_name, prefix, socket_path, tun_name,
+    SOCKET_PATH_LEN_MAX, WORKERS_MAX, absolute_path, interface_name, socket_path, tun_name,
 };
 
 use super::{Config, Instance, LIST_MAX, Latency, NODE_NAME_LEN_MAX, Peers, Principal};
@@ -16,8 +16,8 @@ use crate::pki::id::NodeId;
 /// Every section with its keys.
 pub(super) const KEYS: &[(&str, &[&str])] = &[
     ("node", &["instance", "name", "state_directory", "runtime_directory", "packet_plane"]),
-    ("wan", &["interface", "port", "lane_ports", "bootstrap", "advertise"]),
-    ("lan", &["interfaces", "announce"]),
+    ("wan", &["interface", "port", "lane_ports", "advertise"]),
+    ("lan", &["interfaces"]),
     ("tun", &["name", "mtu"]),
     ("workers", &["cores", "latency"]),
     ("routing", &["table", "mark", "rule_priority", "metric"]),
@@ -96,15 +96,6 @@ pub(super) fn config(document: &DeTable<'_>, text: &str, instance: &Instance) ->
     wan(&mut config, &section("wan")?)?;
     let lan = section("lan")?;
     set(&mut config.lan.interfaces, lan.texts("interfaces", LAN_INTERFACES_MAX, interface_name)?);
-    if lan.is_text("announce") {
-        let auto = |word: &str| match word {
-            "auto" => Ok(()),
-            _ => Err(format!("{word:?} names no prefixes: write \"auto\" or a list, as in [\"10.1.0.0/16\"]")),
-        };
-        lan.text("announce", auto)?;
-    } else {
-        config.lan.announce = lan.texts("announce", LIST_MAX, prefix)?;
-    }
     let tun = section("tun")?;
     set(&mut config.tun.name, tun.text("name", tun_name)?);
     set(&mut config.tun.mtu, tun.number("mtu", MTU_MIN.into()..=MTU_MAX.into())?);
@@ -157,7 +148,6 @@ fn wan(config: &mut Config, wan: &Section<'_>) -> Result<(), Located> {
         let why = format!("there are only {after} ports after {}: choose fewer, or a lower wan.port", config.wan.port);
         return Err(wan.refuse("lane_ports", why));
     }
-    set(&mut config.wan.bootstrap, wan.texts("bootstrap", LIST_MAX, endpoint)?);
     set(&mut config.wan.advertise, wan.texts("advertise", LIST_MAX, endpoint)?);
     Ok(())
 }

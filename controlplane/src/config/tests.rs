@@ -47,11 +47,9 @@ fn every_key_is_read() {
         interface = "eth7"
         port = 5000
         lane_ports = 3
-        bootstrap = ["192.0.2.1:4646", "[2001:db8::1]:4646"]
-        advertise = ["198.51.100.1:4000"]
+        advertise = ["198.51.100.1:4000", "[2001:db8::1]:4646"]
         [lan]
         interfaces = ["eth1"]
-        announce = ["10.1.0.0/16"]
         [tun]
         name = "tun9"
         mtu = 1300
@@ -90,10 +88,9 @@ fn every_key_is_read() {
             interface: Some("eth7".into()),
             port: 5000,
             lane_ports: 3,
-            bootstrap: vec!["192.0.2.1:4646".parse().unwrap(), "[2001:db8::1]:4646".parse().unwrap()],
-            advertise: vec!["198.51.100.1:4000".parse().unwrap()],
+            advertise: vec!["198.51.100.1:4000".parse().unwrap(), "[2001:db8::1]:4646".parse().unwrap()],
         },
-        lan: Lan { interfaces: vec!["eth1".into()], announce: Some(vec!["10.1.0.0/16".parse().unwrap()]) },
+        lan: Lan { interfaces: vec!["eth1".into()] },
         tun: Tun { name: "tun9".into(), mtu: 1300 },
         workers: Workers { cores: Some(vec![1, 2]), latency: Latency::Spin },
         routing: Routing { table: 1, mark: 2, rule_priority: 3, metric: 4 },
@@ -136,6 +133,13 @@ fn unknown_keys_are_refused_with_the_nearest_known_one() {
     );
 }
 
+/// They were read once, and nothing heeded them: a file that still says them must not seem to be obeyed.
+#[test]
+fn keys_that_do_nothing_are_refused() {
+    refused("[wan]\nbootstrap = []", "weir.toml:2:1: unknown key `wan.bootstrap`: remove it");
+    refused("[lan]\nannounce = \"auto\"", "weir.toml:2:1: unknown key `lan.announce`: remove it");
+}
+
 #[test]
 fn what_is_derived_cannot_be_set_a_second_time() {
     let message = "weir.toml:2:8: `dataplane.wan.port`: weir sets it: remove it here; what sets it is wan.port";
@@ -154,9 +158,8 @@ fn wrong_types_and_words_are_answered_with_the_right_ones() {
     for (text, choices) in [
         ("[workers]\nlatency = \"low\"", "write \"balanced\" or \"spin\""),
         ("[workers]\ncores = \"all\"", "write \"auto\" or a list, as in [1, 2]"),
-        ("[lan]\nannounce = \"all\"", "write \"auto\" or a list, as in [\"10.1.0.0/16\"]"),
-        ("[wan]\nbootstrap = [\"host:1\"]", "write 192.0.2.1:4646 or [2001:db8::1]:4646"),
-        ("[wan]\nbootstrap = [\"192.0.2.1:0\"]", "write 192.0.2.1:4646 or [2001:db8::1]:4646"),
+        ("[wan]\nadvertise = [\"host:1\"]", "write 192.0.2.1:4646 or [2001:db8::1]:4646"),
+        ("[wan]\nadvertise = [\"192.0.2.1:0\"]", "write 192.0.2.1:4646 or [2001:db8::1]:4646"),
         ("[node]\nname = \"Site\"", "no - at the ends"),
         ("[node]\ninstance = \"Lab\"", "and begin with a letter"),
         ("[node]\nstate_directory = \"state\"", "begin it with /"),
