@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::call::{Method, ROUTES};
 use super::describe::{Definitions, Described as _};
+use super::server::{Limits, QUEUE_LEN};
 use super::types::Error;
 
 /// The OpenAPI 3.1 document.
@@ -99,20 +100,32 @@ as `weir` prints them, moments are RFC 3339 in UTC. Answers may get new fields: 
 {\"code\":\"forbidden\",\"message\":\"Invite needs the role operate; user 1000 has the role read\",\"remedy\":\"…\"}
 ```
 
-**Limits.** One call a connection. 64 connections at a time, others wait; a request has to come within 5 s and its body in 4 MiB; an
-answer comes within 60 s or is `no_answer`. When 64 calls wait for the node, the next one is `busy`.
+";
 
+const CALLS: &str = "\
 ## Calls
 
 | call | role | takes | gives | |
 |---|---|---|---|---|
 ";
 
+/// What there is of everything, as the server has it.
+fn limits() -> String {
+    let limits = Limits::default();
+    let (connections, body_mib) = (limits.connections, limits.body_len >> 20);
+    let (request_secs, answer_secs) = (limits.request.as_secs(), limits.answer.as_secs());
+    format!(
+        "**Limits.** One call a connection. {connections} connections at a time, others wait; a request has to come \
+         within {request_secs} s and its body in {body_mib} MiB; an\nanswer comes within {answer_secs} s or is \
+         `no_answer`. When {QUEUE_LEN} calls wait for the node, the next one is `busy`.\n\n"
+    )
+}
+
 /// The page.
 pub fn page() -> String {
     let mut definitions = Definitions::default();
     Error::describe(&mut definitions);
-    let mut page = String::from(INTRODUCTION);
+    let mut page = [INTRODUCTION, &limits(), CALLS].concat();
     for route in ROUTES {
         let takes = route.arguments.map_or(String::new(), |describe| type_name(&describe(&mut definitions)));
         let gives = type_name(&(route.answer)(&mut definitions));
