@@ -1,7 +1,7 @@
 //! Commands that ask the node: one call each, and its answer in print.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use data_encoding::BASE64;
@@ -30,28 +30,37 @@ pub(super) fn now() -> UnixSecs {
     UnixSecs(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
 }
 
+/// An answer as it came.
+struct Answer {
+    /// Who answered, for errors.
+    socket: PathBuf,
+    json: Value,
+}
+
+impl Answer {
+    /// What it says.
+    fn read<A: DeserializeOwned>(&self) -> Result<A, Failure> {
+        Ok(client::read(&self.socket, self.json.clone())?)
+    }
+}
+
 /// Makes a call.
-pub(super) fn ask(arguments: &Arguments, call: &Call) -> Result<Value, Failure> {
+fn ask(arguments: &Arguments, call: &Call) -> Result<Answer, Failure> {
     let socket = arguments.socket().map_err(failed)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    Ok(runtime.block_on(client::call(&socket, call))?)
+    let json = runtime.block_on(client::call(&socket, call))?;
+    Ok(Answer { socket, json })
 }
 
 /// Makes a call and reads its answer.
 pub(super) fn ask_for<A: DeserializeOwned>(arguments: &Arguments, call: &Call) -> Result<A, Failure> {
-    let answer = ask(arguments, call)?;
-    let socket = arguments.socket().map_err(failed)?;
-    Ok(client::read(&socket, answer)?)
+    ask(arguments, call)?.read()
 }
 
 /// Makes a call and prints the answer: as JSON as it came, or as `text` has it.
 fn shown<A: DeserializeOwned>(arguments: &Arguments, call: &Call, text: impl FnOnce(&A) -> String) -> Outcome {
     let answer = ask(arguments, call)?;
-    if arguments.json {
-        return json(&answer);
-    }
-    let socket = arguments.socket().map_err(failed)?;
-    print(&text(&client::read(&socket, answer)?))
+    if arguments.json { json(&answer.json) } else { print(&text(&answer.read()?)) }
 }
 
 pub(super) fn json(answer: &impl serde::Serialize) -> Outcome {
@@ -64,10 +73,7 @@ fn done(arguments: &Arguments, call: &Call) -> Outcome {
 }
 
 /// Prints a token by itself, and what to know about it beside.
-fn invited(arguments: &Arguments, answer: &Value, invited: &Invited) -> Outcome {
-    if arguments.json {
-        return json(answer);
-    }
+fn invited(invited: &Invited) -> Outcome {
     let (token, note) = show::invited(invited, now());
     print(&token)?;
     io::stderr().write_all(note.as_bytes()).map_err(failed)
@@ -94,9 +100,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
                 replace: invite.replace.clone(),
             });
             let answer = ask(arguments, &call)?;
-            let socket = arguments.socket().map_err(failed)?;
-            let read = client::read(&socket, answer.clone())?;
-            invited(arguments, &answer, &read)
+            if arguments.json { json(&answer.json) } else { invited(&answer.read()?) }
         }
         Command::Invites { command: None } => {
             shown(arguments, &Call::Invites, |invites: &Vec<_>| show::invites(invites, now()))
@@ -170,10 +174,9 @@ fn check(arguments: &Arguments) -> Outcome {
 
 fn ping(arguments: &Arguments, peer: &str, count: u16) -> Outcome {
     let answer = ask(arguments, &Call::Ping(PingRequest { peer: peer.to_owned(), count: Some(count) }))?;
-    let socket = arguments.socket().map_err(failed)?;
-    let ping: Ping = client::read(&socket, answer.clone())?;
+    let ping: Ping = answer.read()?;
     if arguments.json {
-        json(&answer)?
+        json(&answer.json)?
     } else {
         print(&show::ping(&ping))?
     }
@@ -182,16 +185,15 @@ fn ping(arguments: &Arguments, peer: &str, count: u16) -> Outcome {
 
 fn revoke(arguments: &Arguments, call: &Call) -> Outcome {
     let answer = ask(arguments, call)?;
-    let socket = arguments.socket().map_err(failed)?;
-    let revoked: Revoked = client::read(&socket, answer.clone())?;
     if arguments.json {
-        return json(&answer);
+        return json(&answer.json);
     }
+    let revoked: Revoked = answer.read()?;
     match &revoked.replacement {
         None => print(&show::revoked(&revoked)),
         Some(replacement) => {
             io::stderr().write_all(show::revoked(&revoked).as_bytes()).map_err(failed)?;
-            invited(arguments, &answer, replacement)
+            invited(replacement)
         }
     }
 }
