@@ -187,15 +187,22 @@ struct Supervisor {
     plane_config: Option<String>,
 }
 
-/// How one of the processes is started.
-type Start = fn(&mut Supervisor) -> Result<(), SupervisorError>;
+/// Which of the processes.
+#[derive(Clone, Copy, Debug)]
+enum Part {
+    Control,
+    Plane,
+    Issuer,
+}
+
+impl Part {
+    const ALL: [Self; 3] = [Self::Control, Self::Plane, Self::Issuer];
+}
 
 /// What woke the supervisor.
 enum Wake {
     Stop,
-    Control(io::Result<ExitStatus>),
-    Plane(io::Result<ExitStatus>),
-    Issuer(io::Result<ExitStatus>),
+    Ended(Part, io::Result<ExitStatus>),
     Order(Order),
     Time,
 }
@@ -225,9 +232,7 @@ pub async fn run(setup: Setup) -> Result<(), SupervisorError> {
     loop {
         match supervisor.next(&mut terminate, &mut interrupt).await {
             Wake::Stop => break,
-            Wake::Control(status) => supervisor.control.ended(status),
-            Wake::Plane(status) => supervisor.plane.ended(status),
-            Wake::Issuer(status) => supervisor.issuer.ended(status),
+            Wake::Ended(part, status) => supervisor.process(part).ended(status),
             Wake::Order(order) => supervisor.handle_order(order).await,
             Wake::Time => {}
         }
@@ -241,6 +246,14 @@ pub async fn run(setup: Setup) -> Result<(), SupervisorError> {
 }
 
 impl Supervisor {
+    fn process(&mut self, part: Part) -> &mut Process {
+        match part {
+            Part::Control => &mut self.control,
+            Part::Plane => &mut self.plane,
+            Part::Issuer => &mut self.issuer,
+        }
+    }
+
     async fn next(&mut self, terminate: &mut Signal, interrupt: &mut Signal) -> Wake {
         let deadlines = [self.control.start_at, self.plane.start_at, self.issuer.start_at];
         let deadline = deadlines.into_iter().flatten().min();
@@ -249,9 +262,9 @@ impl Supervisor {
             tokio::select! {
                 _ = terminate.recv() => Wake::Stop,
                 _ = interrupt.recv() => Wake::Stop,
-                status = control.wait() => Wake::Control(status),
-                status = plane.wait() => Wake::Plane(status),
-                status = issuer.wait() => Wake::Issuer(status),
+                status = control.wait() => Wake::Ended(Part::Control, status),
+                status = plane.wait() => Wake::Ended(Part::Plane, status),
+                status = issuer.wait() => Wake::Ended(Part::Issuer, status),
                 order = next_order(orders) => Wake::Order(order),
             }
         };
@@ -297,18 +310,24 @@ impl Supervisor {
 
     fn start_what_is_due(&mut self) {
         let now = Instant::now();
-        let is_due = |process: &Process| process.start_at.is_some_and(|at| at <= now);
-        let due = [is_due(&self.control), is_due(&self.plane), is_due(&self.issuer)];
-        let starts: [Start; 3] = [Self::start_control, Self::start_plane, Self::start_issuer];
-        for (at, start) in starts.into_iter().enumerate().filter(|(at, _)| due[*at]) {
-            if let Err(error) = start(self) {
-                tracing::error!("{error}");
-                let process = [&mut self.control, &mut self.plane, &mut self.issuer].into_iter().nth(at);
-                if let Some(process) = process {
-                    process.started = now;
-                    process.start_at = Some(now + process.back_off.ended(Duration::ZERO));
-                }
+        for part in Part::ALL {
+            if self.process(part).start_at.is_some_and(|at| at <= now) {
+                self.start_or_later(part);
             }
+        }
+    }
+
+    /// Starts a process, or says why it does not start and tries again later.
+    fn start_or_later(&mut self, part: Part) {
+        let started = match part {
+            Part::Control => self.start_control(),
+            Part::Plane => self.start_plane(),
+            Part::Issuer => self.start_issuer(),
+        };
+        if let Err(error) = started {
+            tracing::error!("{error}");
+            let process = self.process(part);
+            process.start_at = Some(Instant::now() + process.back_off.ended(Duration::ZERO));
         }
     }
 
@@ -334,10 +353,7 @@ impl Supervisor {
         }
         self.plane.stop().await;
         self.plane_config = Some(config);
-        if let Err(error) = self.start_plane() {
-            tracing::error!("{error}");
-            self.plane.start_at = Some(Instant::now() + self.plane.back_off.ended(Duration::ZERO));
-        }
+        self.start_or_later(Part::Plane);
     }
 }
 
