@@ -346,7 +346,7 @@ pub enum CaCommand {
         #[arg(long, value_name = "FILE")]
         passphrase_file: Option<PathBuf>,
     },
-    /// Put an issuer's backup into this node's state directory, which must hold no issuer. The node must not run.
+    /// Put an issuer's backup into this node's state directory, which must hold no other issuer. The node must not run.
     Restore {
         /// The backup.
         file: PathBuf,
