@@ -19,6 +19,7 @@ mod ceremony;
 mod files;
 mod passphrase;
 mod policy;
+mod pool;
 mod remote;
 mod show;
 mod table;

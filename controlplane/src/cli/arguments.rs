@@ -187,8 +187,9 @@ pub struct Init {
     /// What becomes of packets that no rule of the policy is about.
     #[arg(long, value_name = "WHAT", default_value = "allow")]
     pub default: Verdict,
-    /// Prefixes that this network gives out to the networks behind its members.
-    #[arg(long, value_name = "PREFIX", default_values = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fd00::/8"])]
+    /// Prefixes that this network gives out to the networks behind its members, for good [default: those of --subnet, and a /16 and a
+    /// /48 that this host has no route into].
+    #[arg(long, value_name = "PREFIX")]
     pub pool: Vec<String>,
     /// Prefixes behind this node.
     #[arg(long, value_name = "PREFIX")]

@@ -12,7 +12,7 @@ use serde_json::json;
 use weir_dataplane::api::Prefix;
 
 use super::arguments::{Arguments, CaCommand, Init, Root, Verdict};
-use super::{Failure, Outcome, failed, files, passphrase, print, remote};
+use super::{Failure, Outcome, failed, files, passphrase, pool, print, remote};
 use crate::ceremony::{self, Ceremony, Founding, FoundingKeys};
 use crate::codec;
 use crate::issuer;
@@ -37,12 +37,17 @@ pub(super) fn init(arguments: &Arguments, init: &Init) -> Outcome {
         Some(name) => name,
         None => host_name()?,
     };
+    let subnets = prefixes(&init.subnet)?;
+    let pool = match &init.pool[..] {
+        [] => pool::choose(&subnets, &mut SystemRandom)?,
+        named => prefixes(named)?,
+    };
     let founding = Founding {
         network: init.network.clone(),
         name,
         default_allow: init.default == Verdict::Allow,
-        pool: prefixes(&init.pool)?,
-        subnets: prefixes(&init.subnet)?,
+        pool,
+        subnets,
         groups: init.group.clone(),
     };
     let files = ["root-a.pem", "root-b.pem"].map(|name| init.roots.join(name));
@@ -69,6 +74,7 @@ pub(super) fn init(arguments: &Arguments, init: &Init) -> Outcome {
     let founded = ceremony::found(&founding, &keys, &mut store, issuer_store, now(), &mut SystemRandom);
     let founded = founded.map_err(failed)?;
 
+    let pool: Vec<String> = founding.pool.iter().map(Prefix::to_string).collect();
     if arguments.json {
         return remote::json(&json!({
             "network": founded.network.to_string(),
@@ -76,6 +82,7 @@ pub(super) fn init(arguments: &Arguments, init: &Init) -> Outcome {
             "node": founded.node.to_string(),
             "issuer": keys.issuer.public().id().to_string(),
             "roots": files,
+            "pool": pool,
         }));
     }
     let [a, b] = files.each_ref().map(|file| file.display().to_string());
@@ -84,6 +91,7 @@ pub(super) fn init(arguments: &Arguments, init: &Init) -> Outcome {
         "Network {} is founded: {}\n\
          This node is {}, and its first issuer.\n\
          Packets that no rule of the policy is about {verdict}.\n\
+         Its members are given networks out of {}: all of that is led into the overlay from now on, or nowhere.\n\
          \n\
          The roots' keys are in\n\
          \x20   {a}\n\
@@ -92,7 +100,10 @@ pub(super) fn init(arguments: &Arguments, init: &Init) -> Outcome {
          over. Make a second issuer soon (weir ca issuer-key, weir ca add-issuer): while there is one, nobody renews when it is down.\n\
          \n\
          Next: weir run, then weir invite --name NAME\n",
-        founding.network, founded.network, founding.name,
+        founding.network,
+        founded.network,
+        founding.name,
+        pool.join(", "),
     ))
 }
 
