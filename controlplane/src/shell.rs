@@ -159,6 +159,7 @@ pub async fn run(config: Config, supervisor: Option<UnixStream>) -> Result<(), S
     loop {
         let wake = shell.wait(&mut terminate, &mut interrupt).await?;
         if matches!(wake, Wake::Stop) {
+            shell.sockets.let_go();
             tracing::info!("stopping");
             return Ok(());
         }
@@ -400,6 +401,7 @@ impl Shell {
             self.node.handle_port_change(&mut DriverLinks { driver: &mut self.driver, now }, now);
             Box::pin(self.carry_out()).await?;
         }
+        self.sockets.let_go();
         self.sockets = sockets;
         tracing::debug!(port = self.sockets.port(), "control sockets");
         Ok(())

@@ -51,6 +51,8 @@ pub type ToPlane = (Ticket, Request);
 /// Keeps a connection to the packet plane at `path` up, until the shell is gone.
 pub async fn maintain(path: PathBuf, mut requests: mpsc::Receiver<ToPlane>, inputs: mpsc::Sender<FromPlane>) {
     let mut wait = RETRY_MIN;
+    // One of another version says so at each attempt; the log says it once.
+    let mut complaint = String::new();
     loop {
         match session(&path, &mut requests, &inputs).await {
             Ended::Shell => return,
@@ -58,12 +60,19 @@ pub async fn maintain(path: PathBuf, mut requests: mpsc::Receiver<ToPlane>, inpu
                 tracing::trace!(%error, "no packet plane yet");
                 wait = (wait * 2).min(RETRY_MAX);
             }
+            Ended::Unusable(error) => {
+                let said = error.to_string();
+                if said != complaint {
+                    tracing::error!(%error, "the packet plane cannot be used");
+                }
+                (complaint, wait) = (said, RETRY_MAX);
+            }
             Ended::Broken(error) => {
                 tracing::warn!(%error, "the connection to the packet plane ended");
                 if inputs.send(FromPlane::Input(Box::new(PlaneInput::Gone))).await.is_err() {
                     return;
                 }
-                wait = RETRY_MIN;
+                (complaint, wait) = (String::new(), RETRY_MIN);
             }
         }
         // Requests that were made for the connection before mean nothing to the next one. Waiting for them is also the pause.
@@ -79,6 +88,8 @@ enum Ended {
     Shell,
     /// There was no connection.
     NotThere(ClientError),
+    /// There was one, and the greeting failed: another version, for one.
+    Unusable(ClientError),
     /// There was one.
     Broken(ClientError),
 }
@@ -91,11 +102,7 @@ async fn session(path: &Path, requests: &mut mpsc::Receiver<ToPlane>, inputs: &m
     let greeted = timeout(GREETING_TIMEOUT, greet(&mut connection, &watched)).await;
     let (welcome, sockets) = match greeted {
         Ok(Ok(greeted)) => greeted,
-        Ok(Err(error)) => {
-            // Another version would say so again and again.
-            tracing::error!(%error, "the packet plane cannot be used");
-            return Ended::NotThere(error);
-        }
+        Ok(Err(error)) => return Ended::Unusable(error),
         Err(_) => return Ended::NotThere(ClientError::Closed),
     };
     for input in [FromPlane::Sockets(sockets), FromPlane::Input(Box::new(PlaneInput::Connected(welcome)))] {
@@ -216,4 +223,68 @@ async fn forward(id: u32, reply: Reply, tickets: &mut HashMap<u32, Ticket>, inpu
         },
     };
     inputs.send(FromPlane::Input(Box::new(input))).await.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd as _;
+
+    use rustix::net::{
+        AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept, bind, listen, recv, send,
+        socket_with,
+    };
+    use weir_dataplane::api::codec;
+    use weir_dataplane::api::message::{Incarnation, Refusal};
+    use weir_dataplane::api::{MESSAGE_LEN_MAX, VERSION};
+
+    use super::*;
+
+    /// Answers the requests of one connection after the other as packet planes of these versions would.
+    fn planes(listener: &OwnedFd, versions: &[u16]) {
+        for version in versions {
+            let client = accept(listener).unwrap();
+            let mut bytes = vec![0; MESSAGE_LEN_MAX];
+            loop {
+                let (len, _) = recv(&client, &mut bytes[..], RecvFlags::empty()).unwrap();
+                if len == 0 {
+                    break;
+                }
+                let (id, request) = codec::decode::<Request>(&bytes[..len]).unwrap();
+                let reply = match request {
+                    _ if *version != VERSION => Reply::Refused(Refusal::Version { ours: *version, theirs: VERSION }),
+                    Request::Hello { .. } => {
+                        let program = "0.1.0".to_owned();
+                        Reply::Welcome { incarnation: Incarnation(9), workers: 1, port: 4646, program }
+                    }
+                    _ => Reply::ControlSockets { count: 0 },
+                };
+                let mut answer = codec::encode(id, &reply).unwrap();
+                answer[..2].copy_from_slice(&version.to_le_bytes());
+                // Who has seen the version may be gone.
+                let _ = send(client.as_fd(), &answer, SendFlags::NOSIGNAL);
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_packet_plane_of_another_message_set_is_let_be_until_one_of_ours_comes() {
+        let path = std::env::temp_dir().join(format!("weir-plane-{}.sock", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        listen(&listener, 1).unwrap();
+        let others = [VERSION - 1, VERSION - 1, VERSION + 1, VERSION];
+        let plane = std::thread::spawn(move || planes(&listener, &others));
+        let (to_plane, requests) = mpsc::channel(REQUESTS_MAX);
+        let (inputs, mut from_plane) = mpsc::channel(INPUTS_MAX);
+        let maintained = tokio::spawn(maintain(path.clone(), requests, inputs));
+        // The first thing that the node hears is of the last one: no sockets, no answers, no end of the others.
+        assert!(matches!(from_plane.recv().await, Some(FromPlane::Sockets(sockets)) if sockets.is_empty()));
+        let Some(FromPlane::Input(input)) = from_plane.recv().await else { panic!("a welcome") };
+        assert!(matches!(*input, PlaneInput::Connected(welcome) if welcome.incarnation == Incarnation(9)));
+        drop((to_plane, from_plane));
+        maintained.await.unwrap();
+        plane.join().unwrap();
+        std::fs::remove_file(&path).unwrap();
+    }
 }

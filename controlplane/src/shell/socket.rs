@@ -87,6 +87,13 @@ impl ControlSockets {
     /// plane could not have it. QUIC goes on when that hands over new ones of the same port.
     pub fn let_go(&mut self) {
         self.sockets = vec![];
+        let count = std::mem::take(&mut self.counters.data_dropped);
+        if count > 0 {
+            tracing::info!(
+                count,
+                "sealed datagrams came to the control sockets while no worker took them; dropped unread"
+            );
+        }
     }
 
     /// The sockets that the packet plane handed over.

@@ -15,7 +15,9 @@ pub enum DecodeError {
     #[error("{0} bytes are too few for a message")]
     Short(usize),
     /// Another version of the message set.
-    #[error("message set version {theirs} is not spoken here; this program speaks {VERSION}")]
+    #[error(
+        "message set version {theirs} is not spoken here, this program speaks {VERSION}: upgrade the older program"
+    )]
     Version {
         /// The version in the header.
         theirs: u16,
