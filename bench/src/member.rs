@@ -1,17 +1,18 @@
 //! The whole of Weir on one gateway of a mesh: `weir run` with its processes, and `weir` as a person calls it.
 //!
-//! Configuration, state, sockets and log live in a directory of its own. A [`Member`] owns its supervisor by id and finds the other processes
-//! as the supervisor's children; dropping it stops them all.
+//! Configuration, state, sockets and log live in a directory of its own, and so do the programs, where they are to be replaced. A [`Member`]
+//! owns its supervisor by id and finds the other processes as the supervisor's children; dropping it stops them all.
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use weir_dataplane::api::Client;
 
 use crate::gateway::PORT;
 use crate::rig::mesh::Site;
@@ -45,10 +46,24 @@ impl Part {
     }
 }
 
+/// How one of the processes of a node is made to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// SIGKILL, as the kernel does when memory is short.
+    Kill,
+    /// SIGTERM, as a person does.
+    Stop,
+}
+
+/// The programs of a node.
+const PROGRAMS: [&str; 2] = ["weir", "weir-dataplane"];
+
 /// A node on a gateway of a mesh.
 pub struct Member<'a> {
     site: &'a Site,
     directory: PathBuf,
+    /// Where its programs are, when they are its own.
+    programs: Option<PathBuf>,
     supervisor: Option<Child>,
 }
 
@@ -72,7 +87,7 @@ impl<'a> Member<'a> {
         let name = format!("{}-{}", site.gateway.name(), NEXT.fetch_add(1, Ordering::Relaxed));
         let directory = std::env::temp_dir().join(name);
         fs::create_dir_all(&directory).map_err(Error::io(format!("cannot make {}", directory.display())))?;
-        let member = Self { site, directory, supervisor: None };
+        let member = Self { site, directory, programs: None, supervisor: None };
         let shown = member.directory.display();
         let text = format!(
             "[node]\nstate_directory = \"{shown}/state\"\nruntime_directory = \"{shown}/run\"\n\
@@ -82,6 +97,47 @@ impl<'a> Member<'a> {
         );
         fs::write(member.config_file(), text).map_err(Error::io("cannot write the configuration of a node"))?;
         Ok(member)
+    }
+
+    /// Gives the node programs of its own, so that [`Self::upgrade`] can replace them. Before it runs.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Broken`] when they are not built.
+    pub fn install(&mut self) -> Result<()> {
+        let folder = self.directory.join("bin");
+        fs::create_dir_all(&folder).map_err(Error::io(format!("cannot make {}", folder.display())))?;
+        for name in PROGRAMS {
+            fs::copy(program(name)?, folder.join(name)).map_err(Error::io(format!("cannot copy {name}")))?;
+        }
+        self.programs = Some(folder);
+        Ok(())
+    }
+
+    /// Puts another build in place of one of the programs, as a package manager does: whoever runs the old one goes on with it, and who
+    /// starts next gets the new one. It differs by a byte behind what the kernel loads.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    ///
+    /// # Panics
+    /// When the node has no programs of its own.
+    pub fn upgrade(&self, part: Part) -> Result<()> {
+        let installed = self.programs.as_ref().expect("it was installed").join(part.marks().0);
+        let new = installed.with_extension("new");
+        let io = || Error::io(format!("cannot replace {}", installed.display()));
+        fs::copy(&installed, &new).map_err(io())?;
+        let appended = File::options().append(true).open(&new).and_then(|mut file| file.write_all(b"\n"));
+        appended.map_err(io())?;
+        fs::rename(&new, &installed).map_err(io())
+    }
+
+    /// Whether one of the processes runs what is on disk now.
+    pub fn is_current(&self, part: Part) -> bool {
+        let file = |path: PathBuf| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+        let name = part.marks().0;
+        let on_disk = self.programs.as_ref().map_or_else(|| program(name).ok(), |folder| Some(folder.join(name)));
+        let running = self.pid(part).and_then(|pid| file(PathBuf::from(format!("/proc/{pid}/exe"))));
+        running.is_some() && running == on_disk.and_then(file)
     }
 
     /// The site that it is on.
@@ -108,7 +164,7 @@ impl<'a> Member<'a> {
     }
 
     fn command(&self) -> Result<Command> {
-        let program = program("weir")?;
+        let program = self.programs.as_ref().map_or_else(|| program("weir"), |folder| Ok(folder.join("weir")))?;
         let mut command = self.site.gateway.command(&program.to_string_lossy());
         command.arg("--config").arg(self.config_file());
         Ok(command)
@@ -267,14 +323,39 @@ impl<'a> Member<'a> {
         })
     }
 
+    /// A connection to its packet plane, beside that of its control plane.
+    ///
+    /// # Errors
+    /// [`Error::Api`].
+    pub fn plane(&self) -> Result<Client> {
+        Client::connect(&self.plane_socket(), "weir-bench").map_err(Error::from)
+    }
+
+    /// Where its packet plane listens.
+    pub fn plane_socket(&self) -> PathBuf {
+        self.directory.join("run").join("plane.sock")
+    }
+
     /// Kills one of its processes, as the kernel does when memory is short.
     ///
     /// # Errors
     /// [`Error::Broken`] when it does not run.
     pub fn kill9(&self, part: Part) -> Result<()> {
-        let what = || format!("killing {part:?} of g{}", self.site.number);
+        self.end(part, Ending::Kill).map(drop)
+    }
+
+    /// Makes one of its processes end; its process id. The supervisor starts another.
+    ///
+    /// # Errors
+    /// [`Error::Broken`] when it does not run.
+    pub fn end(&self, part: Part, ending: Ending) -> Result<u32> {
+        let what = || format!("ending {part:?} of g{}", self.site.number);
         let pid = self.pid(part).ok_or_else(|| Error::Broken { what: what(), detail: "it does not run".into() })?;
-        signal::kill9(pid).map_err(Error::io(what()))
+        let sent = match ending {
+            Ending::Kill => signal::kill9(pid),
+            Ending::Stop => signal::terminate(pid),
+        };
+        sent.map(|()| pid).map_err(Error::io(what()))
     }
 
     /// Stops everything as a person does.

@@ -63,6 +63,15 @@ pub struct Network {
 /// [`Error::Broken`] with what the node said that did not do it.
 pub fn found(mesh: &Mesh) -> Result<Vec<Member<'_>>> {
     let mut members = mesh.sites().iter().map(|site| Member::new(site, "")).collect::<Result<Vec<_>>>()?;
+    bring_up(&mut members)?;
+    Ok(members)
+}
+
+/// The same with nodes that are there and do not run yet; the first one founds.
+///
+/// # Errors
+/// As [`found`].
+pub fn bring_up(members: &mut [Member<'_>]) -> Result<()> {
     members[0].found("example")?;
     for at in 0..members.len() {
         members[at].run()?;
@@ -73,8 +82,7 @@ pub fn found(mesh: &Mesh) -> Result<Vec<Member<'_>>> {
         members[at].wait_for_plane()?;
     }
     let others = members.len() as u64 - 1;
-    members.iter().try_for_each(|member| member.wait_for_peers(others))?;
-    Ok(members)
+    members.iter().try_for_each(|member| member.wait_for_peers(others))
 }
 
 /// Runs it. `progress` is told what is being done.

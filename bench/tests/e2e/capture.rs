@@ -204,3 +204,22 @@ pub(crate) fn only_ours(rig: &Rig, frames: &[Frame]) -> Vec<(IpAddr, DataHeader)
     }
     headers
 }
+
+/// How the addresses of a mesh's switch's own ports begin. It has a kernel of its own, which looks for others that listen to multicast.
+const SWITCH_MAC: [u8; 4] = [0x02, 0x57, 0x65, 0x02];
+
+/// Asserts that nothing but sealed datagrams, QUIC and the link's own business was captured at a port of a mesh's switch, and that nowhere
+/// `inner` stands in clear. Returns the data headers with their senders, and how many frames were QUIC.
+pub(crate) fn only_sealed(frames: &[Frame], inner: &[u8]) -> (Vec<(IpAddr, DataHeader)>, usize) {
+    let (mut headers, mut quic) = (Vec::new(), 0);
+    for (number, frame) in frames.iter().enumerate().filter(|(_, frame)| !frame.bytes[6..].starts_with(&SWITCH_MAC)) {
+        match frame.seen() {
+            Some(Seen::Overlay(source, header)) => headers.extend(header.map(|header| (source, header))),
+            Some(Seen::Quic(_)) => quic += 1,
+            Some(Seen::Arp | Seen::LinkLocalIcmpv6 | Seen::PortUnreachable(_)) => {}
+            None => panic!("frame {number} has no business on a WAN: {:02x?}", frame.bytes),
+        }
+        assert!(!frame.contains(inner), "frame {number}: a packet crossed the WAN in clear");
+    }
+    (headers, quic)
+}

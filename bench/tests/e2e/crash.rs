@@ -50,7 +50,7 @@ fn keep_sending(rig: &Rig, stop: &AtomicBool) {
 fn a_killed_plane_leaks_nothing_and_its_successor_repeats_no_counter() {
     let _alone = alone();
     let rig = rig();
-    one_datagram_a_frame(&rig);
+    one_datagram_a_frame([rig.g1(), rig.g2()]);
     with_pair(&rig, PairConfig::default(), |pair| {
         tempt(&rig);
         let capture = Capture::start(rig.g1(), "wan");

@@ -11,15 +11,13 @@ use weir_bench::member::{Member, Part};
 use weir_bench::rig::mesh::Mesh;
 use weir_bench::rig::{Family, Host};
 
-use crate::capture::{Capture, Frame, Seen};
+use crate::capture::{Capture, Frame, only_sealed};
 use crate::initials::{Opener, is_initial};
 use crate::mesh::network;
-use crate::support::{alone, answered, output};
+use crate::support::{alone, answered, one_datagram_a_frame, output};
 
 /// Sixteen bytes that ping fills its requests with, and that nobody else says.
 const PATTERN: [u8; 16] = *b"weir-in-the-open";
-/// How the addresses of the switch's own ports begin.
-const SWITCH_MAC: [u8; 4] = [0x02, 0x57, 0x65, 0x02];
 /// More than a frame has.
 const WHOLE_FRAME: u32 = 2000;
 
@@ -27,14 +25,6 @@ fn ping_with_pattern(from: &Host, to: &Host) {
     let pattern: String = PATTERN.iter().map(|byte| format!("{byte:02x}")).collect();
     let to = to.lan.address(Family::V4).to_string();
     output(from, "ping", &["-n", "-q", "-i", "0.05", "-c", "10", "-W", "2", "-p", &pattern, &to]);
-}
-
-/// Sends every datagram in a frame of its own, so that a capture sees each of them.
-fn one_datagram_a_frame(mesh: &Mesh) {
-    for site in mesh.sites() {
-        site.gateway.feature("wan", "tx-udp-segmentation", false).unwrap();
-        site.gateway.feature("wan", "rx-gro", false).unwrap();
-    }
 }
 
 /// The bytes of an id as it is shown (RFC 4648 §6, small letters, no padding).
@@ -95,7 +85,7 @@ fn contains(bytes: &[u8], needle: &[u8]) -> bool {
 fn a_wan_shows_quic_and_sealed_datagrams_and_no_name_from_the_first_join_to_a_revocation() {
     let _alone = alone();
     let mesh = Mesh::new(3).unwrap();
-    one_datagram_a_frame(&mesh);
+    one_datagram_a_frame(mesh.sites().iter().map(|site| &site.gateway));
     let capture = Capture::up_to(mesh.switch(), "p1", WHOLE_FRAME);
     let members = network(&mesh);
     let names = names(&members);
@@ -112,23 +102,13 @@ fn a_wan_shows_quic_and_sealed_datagrams_and_no_name_from_the_first_join_to_a_re
     ping_with_pattern(h1, h2);
     let frames = capture.stop();
 
-    let (mut sealed, mut quic) = (0, 0);
+    let (sealed, quic) = only_sealed(&frames, &PATTERN);
     for (number, frame) in frames.iter().enumerate() {
-        // The switch has a kernel of its own, which looks for others that listen to multicast.
-        if frame.bytes[6..].starts_with(&SWITCH_MAC) {
-            continue;
-        }
-        match frame.seen() {
-            Some(Seen::Overlay(..)) => sealed += 1,
-            Some(Seen::Quic(_)) => quic += 1,
-            Some(Seen::Arp | Seen::LinkLocalIcmpv6 | Seen::PortUnreachable(_)) => {}
-            None => panic!("frame {number} has no business on a WAN: {:02x?}", frame.bytes),
-        }
-        assert!(!frame.contains(&PATTERN), "frame {number}: a ping crossed the WAN in clear");
         for name in &names {
             assert!(!frame.contains(name), "frame {number} names {}", String::from_utf8_lossy(name));
         }
     }
+    let sealed = sealed.len();
     assert!(sealed > 60 && quic > 30, "{sealed} sealed datagrams and {quic} of QUIC among {} frames", frames.len());
     let opened = opened(&frames);
     // Two links to join, and a handshake each way after it, two Initials of the client's each.

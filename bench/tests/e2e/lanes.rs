@@ -168,7 +168,7 @@ fn parallel_flows_keep_their_order(lane_ports: u8) {
     let _alone = alone();
     let rig = rig();
     take_in_on_one_core(&rig);
-    one_datagram_a_frame(&rig);
+    one_datagram_a_frame([rig.g1(), rig.g2()]);
     with_pair(&rig, two_workers(lane_ports), |pair| {
         if lane_ports > 0 {
             let on = with_traffic(&rig, FOUND_WITHIN, || (0..2).all(|side| session(pair, side).lanes_by_port == 1));
@@ -219,7 +219,7 @@ fn by_worker_and_port(capture: Capture) -> [[usize; 2]; 2] {
 fn lanes_go_by_lane_ports_that_answer_and_by_the_common_port_when_they_stop() {
     let _alone = alone();
     let rig = rig();
-    one_datagram_a_frame(&rig);
+    one_datagram_a_frame([rig.g1(), rig.g2()]);
     with_pair(&rig, two_workers(1), |pair| {
         let on = with_traffic(&rig, FOUND_WITHIN, || (0..2).all(|side| session(pair, side).lanes_by_port == 1));
         assert!(on, "{:?}", session(pair, 0));

@@ -18,6 +18,7 @@ mod lanes;
 mod mesh;
 mod path;
 mod ports;
+mod restarts;
 mod sizes;
 mod start;
 mod support;

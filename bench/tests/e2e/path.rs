@@ -42,7 +42,7 @@ fn a_path_is_searched_up_to_jumbo_frames_and_down_to_tiny_ones() {
 fn a_path_that_becomes_narrower_in_silence_goes_on_carrying_a_tcp_stream() {
     let _alone = alone();
     let rig = rig();
-    one_datagram_a_frame(&rig);
+    one_datagram_a_frame([rig.g1(), rig.g2()]);
     with_pair(&rig, PairConfig::default(), |pair| {
         for side in 0..2 {
             finds(&rig, pair, side, 1472);

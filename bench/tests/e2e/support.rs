@@ -49,8 +49,8 @@ pub(crate) fn rig() -> Rig {
 }
 
 /// Has every datagram cross the WAN by itself, so that a capture sees each of them.
-pub(crate) fn one_datagram_a_frame(rig: &Rig) {
-    for gateway in [rig.g1(), rig.g2()] {
+pub(crate) fn one_datagram_a_frame<'a>(gateways: impl IntoIterator<Item = &'a Host>) {
+    for gateway in gateways {
         gateway.feature("wan", "tx-udp-segmentation", false).unwrap();
         gateway.feature("wan", "rx-gro", false).unwrap();
     }

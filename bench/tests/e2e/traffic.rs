@@ -150,7 +150,7 @@ fn order_holds_under_back_pressure(io: WanIo) {
         let wan = rig.g1();
         let one_core = "for queue in /sys/class/net/wan/queues/rx-*/rps_cpus; do echo 1 > $queue; done";
         output(wan, "ip", &["netns", "exec", rig.g2().name(), "sh", "-ec", one_core]);
-        one_datagram_a_frame(&rig);
+        one_datagram_a_frame([rig.g1(), rig.g2()]);
         let capture = Capture::start(wan, "wan");
         output(
             wan,
