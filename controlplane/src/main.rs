@@ -9,10 +9,15 @@ use tokio::net::UnixStream;
 use tracing_subscriber::EnvFilter;
 use weir_controlplane::cli::{self, Next, Part};
 use weir_controlplane::config::Config;
+use weir_controlplane::shell::confine;
 use weir_controlplane::supervisor::{self, Setup};
 use weir_controlplane::{shell, supervisor::SupervisorError};
 
 fn main() -> ExitCode {
+    // There are keys and passphrases in here, and keys in the packet plane that is started from here.
+    if let Err(error) = confine::keep_memory_private() {
+        return failed(&error);
+    }
     let (part, config) = match cli::run() {
         Next::Exit(code) => return code,
         Next::Run(part, config) => (part, config),
@@ -23,12 +28,14 @@ fn main() -> ExitCode {
     log.log_internal_errors(false).init();
     match run(part, *config) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // If nobody reads it, the exit status has to do.
-            let _ = writeln!(io::stderr(), "weir: error: {error}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(&*error),
     }
+}
+
+fn failed(error: &dyn std::error::Error) -> ExitCode {
+    // If nobody reads it, the exit status has to do.
+    let _ = writeln!(io::stderr(), "weir: error: {error}");
+    ExitCode::FAILURE
 }
 
 fn run(part: Part, config: Config) -> Result<(), Box<dyn std::error::Error>> {

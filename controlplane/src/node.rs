@@ -83,6 +83,8 @@ pub struct Settings {
     pub idle_after_s: u32,
     /// Whether an issuer runs beside this node.
     pub has_issuer: bool,
+    /// What this process could still do, and the remedy, where the kernel does not let it give that up.
+    pub unconfined: Option<(&'static str, &'static str)>,
     /// When this program was built: it cannot be earlier than that.
     pub build: UnixSecs,
 }

@@ -11,7 +11,8 @@
 //! at one of them delays the ones before it by one turn at most.
 
 use std::collections::{HashMap, VecDeque};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _};
 use std::os::fd::OwnedFd;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -41,6 +42,7 @@ use crate::store::{Store, StoreError};
 use crate::supervisor::Order;
 use crate::time::{Now, UnixSecs};
 
+pub mod confine;
 pub mod frame;
 pub mod issuer;
 mod links;
@@ -79,6 +81,9 @@ pub enum ShellError {
     /// The state directory.
     #[error(transparent)]
     State(#[from] StateError),
+    /// Giving up what is not needed.
+    #[error(transparent)]
+    Confine(#[from] confine::ConfineError),
     /// Who we are.
     #[error(transparent)]
     Membership(#[from] MembershipError),
@@ -119,6 +124,25 @@ fn clocks() -> (Instant, UnixSecs) {
     (Instant::now(), UnixSecs(since.as_secs()))
 }
 
+/// The kernel's routes, open since the start: this process can open nothing later.
+struct RouteTables([Option<File>; 2]);
+
+impl RouteTables {
+    fn open() -> Self {
+        // A kernel without IPv6 has no such table.
+        Self(["/proc/net/route", "/proc/net/ipv6_route"].map(|path| File::open(path).ok()))
+    }
+
+    /// As they are now, IPv4 first; a table that cannot be read has no routes.
+    fn read(&mut self) -> [String; 2] {
+        self.0.each_mut().map(|table| {
+            let mut text = String::new();
+            let read = table.as_mut().map(|table| table.rewind().and_then(|()| table.read_to_string(&mut text)));
+            if read.is_some_and(|read| read.is_ok()) { text } else { String::new() }
+        })
+    }
+}
+
 /// What ended a wait.
 enum Wake {
     Stop,
@@ -144,6 +168,7 @@ struct Shell {
     waiting: HashMap<CallId, tokio::sync::oneshot::Sender<Result<Answer, ApiError>>>,
     next_call: u64,
     supervisor: Option<UnixStream>,
+    routes: RouteTables,
     train: Vec<u8>,
 }
 
@@ -172,7 +197,17 @@ impl Shell {
         let state = StateDirectory::open(&config.node.state_directory)?;
         let mut store = state.node_store()?;
         let sockets = ControlSockets::unbound().map_err(system("opening UDP sockets"))?;
-        let has_issuer = state.issuer_key()?.is_some();
+        let has_issuer = state.has_issuer_key();
+        let listener = server::bind(&config.api.socket).map_err(system("opening the API socket"))?;
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let own = rustix::process::getuid().as_raw();
+        let (access, unknown) = Access::resolve(&config.api, &read("/etc/passwd"), &read("/etc/group"), own);
+        for principal in unknown {
+            tracing::debug!("the configuration gives {principal} a role in the API, and there is nobody of that name");
+        }
+        let routes = RouteTables::open();
+        // From here on no file can be opened.
+        let files = confine::confine()?;
         let (mono, wall) = clocks();
         let settings = Settings {
             endpoints: config.wan.advertise.clone(),
@@ -180,6 +215,7 @@ impl Shell {
             inner_mtu: config.tun.mtu,
             idle_after_s: 300,
             has_issuer,
+            unconfined: files.warning(),
             build: BUILD,
         };
         let mut random = SystemRandom;
@@ -190,14 +226,7 @@ impl Shell {
         let mut driver = Driver::new(quic, &mut random);
         let now = Now { mono, wall };
         let node = Node::new(settings, random, &mut store, &mut DriverLinks { driver: &mut driver, now }, now)?;
-        let listener = server::bind(&config.api.socket).map_err(system("opening the API socket"))?;
         let (to_node, calls) = mpsc::channel(server::QUEUE_LEN);
-        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        let own = rustix::process::getuid().as_raw();
-        let (access, unknown) = Access::resolve(&config.api, &read("/etc/passwd"), &read("/etc/group"), own);
-        for principal in unknown {
-            tracing::debug!("the configuration gives {principal} a role in the API, and there is nobody of that name");
-        }
         tokio::spawn(server::serve(listener, access, to_node, Limits::default()));
         let (to_plane, requests) = mpsc::channel(plane::REQUESTS_MAX);
         let (inputs, from_plane) = mpsc::channel(plane::INPUTS_MAX);
@@ -222,6 +251,7 @@ impl Shell {
             waiting: HashMap::new(),
             next_call: 0,
             supervisor,
+            routes,
             train: Vec::with_capacity(TRAIN_LEN_MAX),
         })
     }
@@ -377,8 +407,8 @@ impl Shell {
     }
 
     async fn order_plane(&mut self, overlay: &Overlay) {
-        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        let route = default_route_interface(&read("/proc/net/route"), &read("/proc/net/ipv6_route"));
+        let [ipv4, ipv6] = self.routes.read();
+        let route = default_route_interface(&ipv4, &ipv6);
         match plane_toml(&self.config, overlay, route.as_deref()) {
             Ok(config) => self.order(&Order::Plane { config }).await,
             Err(error) => tracing::error!("the packet plane cannot be started: {error}"),

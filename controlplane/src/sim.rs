@@ -310,6 +310,7 @@ impl World {
             inner_mtu: 1372,
             idle_after_s: self.idle_after_s,
             has_issuer: self.machines[site.0].has_issuer,
+            unconfined: None,
             build: BUILD,
         };
         let random = SeededRandom::new(self.random.u64());

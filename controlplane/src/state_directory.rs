@@ -93,6 +93,11 @@ impl StateDirectory {
         self.issuer_directory().join("issuer.key")
     }
 
+    /// Whether there is an issuer's key, without reading it.
+    pub fn has_issuer_key(&self) -> bool {
+        self.key_file().exists()
+    }
+
     /// The issuer's key, where there is one.
     ///
     /// # Errors

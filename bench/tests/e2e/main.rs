@@ -7,6 +7,7 @@
 
 mod admission;
 mod capture;
+mod confined;
 mod crash;
 mod demo;
 mod fault;

@@ -218,6 +218,9 @@ impl<R: Random> Node<R> {
             let remedy = "see that an issuer is reachable: `weir peers`; links stay up meanwhile";
             warn(Severity::Warning, "there is no fresh revocation list".to_owned(), remedy);
         }
+        if let Some((what, remedy)) = self.settings.unconfined {
+            warn(Severity::Warning, what.to_owned(), remedy);
+        }
         let (skew, meaning) = self.clock.system_skew();
         if meaning != Skew::Silent {
             let what = format!("the clock of this machine is {skew} s off the network's");

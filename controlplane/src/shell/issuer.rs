@@ -5,7 +5,7 @@
 //!                ◀─ (ticket, reply) ──                     the signing key never leaves this process
 //! ```
 //!
-//! The process has no other socket and opens none. It serves one connection at a time: the control plane's.
+//! The process has no other socket and opens none, nor any file once it listens. It serves one connection at a time: the control plane's.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -18,6 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::confine::{ConfineError, confine};
 use super::frame;
 use crate::config::Config;
 use crate::issuer::{Asked, OpenIssuerError, Refused, Reply, Seat};
@@ -103,6 +104,9 @@ pub enum IssuerProcessError {
     /// What is in there.
     #[error("{0}")]
     Open(#[from] crate::issuer::OpenIssuerError),
+    /// Giving up what is not needed.
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
     /// Its socket.
     #[error("cannot listen at {path}: {error}")]
     Socket {
@@ -143,6 +147,7 @@ pub async fn run(config: &Config) -> Result<(), IssuerProcessError> {
     }
     let path = socket_path(config);
     let listener = listen(&path).map_err(|error| IssuerProcessError::Socket { path: path.clone(), error })?;
+    confine()?;
     tracing::info!("ready at {}", path.display());
     loop {
         let accepted = tokio::select! {
