@@ -72,7 +72,6 @@ fn fresh_keys_a_renewal_and_a_dead_control_plane_lose_no_packet() {
     assert!(fresh.is_ok(), "{fresh:?}");
 }
 
-#[test]
 /// What counts as at once for news that takes one message to each member.
 const AT_ONCE: Duration = Duration::from_millis(500);
 
