@@ -1,7 +1,7 @@
 //! Who we are, as it stands in the store.
 //!
 //! ```text
-//!  table membership   "identity" → seed of the identity key, 32 bytes: drawn before the first request to join, kept until the node leaves
+//!  table membership   "identity" → seed of the identity key, 32 bytes: drawn before the first request to join, replaced when the node leaves
 //!                     "member"   → what the last grant made of us: network, id, name, leaf key, chain, statement
 //!                     "admission"→ the network's admission seed
 //!  table bundles      version, 8 bytes, big-endian → that version of the trust bundle
@@ -169,11 +169,12 @@ impl Membership {
     }
 }
 
-/// Forgets all of it, the identity too: whoever joins again is somebody else.
-pub fn forget(batch: &mut Batch) {
-    for key in [IDENTITY, MEMBER, ADMISSION] {
+/// Forgets all of it. Whoever joins again is somebody else, so `next` takes the identity's place: it too is on disk before anybody hears of it.
+pub fn forget(batch: &mut Batch, next: &PrivateKey) {
+    for key in [MEMBER, ADMISSION] {
         batch.delete(Table::Membership, key);
     }
+    batch.put(Table::Membership, IDENTITY, next.seed().as_slice());
 }
 
 /// Adds the admission seed to a batch.

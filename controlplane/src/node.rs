@@ -12,13 +12,13 @@
 //! It knows no socket, no file and no thread, so a simulator runs thousands of them. After each `handle_…`, take [`Node::poll_output`] until
 //! there is nothing more, in that order: what must be on disk before it is acted upon comes before it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weir_dataplane::api::Prefix;
-use weir_dataplane::api::message::Request;
+use weir_dataplane::api::message::{Request, SessionId};
 
 use crate::api::call::Answer;
 use crate::api::types::Error as ApiError;
@@ -189,6 +189,8 @@ pub struct Node<R> {
     own_record: Option<directory::SignedRecord>,
     trust: Option<SharedTrust>,
     peers: BTreeMap<NodeId, Peer>,
+    /// The peer of each session that there is, or may come to be: the packet plane names sessions.
+    by_session: HashMap<SessionId, NodeId>,
     links: BTreeMap<LinkId, link::Link>,
     exchanges: BTreeMap<ExchangeId, Held>,
     next_exchange: u64,
@@ -251,6 +253,7 @@ impl<R: Random> Node<R> {
             own_record: None,
             trust: None,
             peers: BTreeMap::new(),
+            by_session: HashMap::new(),
             links: BTreeMap::new(),
             exchanges: BTreeMap::new(),
             next_exchange: 0,
@@ -310,9 +313,9 @@ impl<R: Random> Node<R> {
     pub fn handle_link(&mut self, event: Event, links: &mut dyn Links, now: Now) {
         match event {
             Event::Opening { link, alpn, remote } => self.link_opening(link, alpn, remote, links, now),
-            Event::Connected { link, alpn, side, peer, chain, remote, group, took, .. } => {
+            Event::Connected { link, alpn, side, peer, chain, remote, group, .. } => {
                 let peer = peer.map(|member| *member);
-                let connected = link::Connected { link, alpn, side, peer, chain, remote, group, took };
+                let connected = link::Connected { link, alpn, side, peer, chain, remote, group };
                 self.link_connected(connected, links, now);
             }
             Event::Message { link, bytes } => self.link_said(link, &bytes, links, now),
@@ -331,8 +334,7 @@ impl<R: Random> Node<R> {
     pub fn handle_port_change(&mut self, links: &mut dyn Links, now: Now) {
         let open: Vec<LinkId> = self.links.keys().copied().collect();
         for link in open {
-            links.close(link, link::Code::Done as u32, "moving to another port");
-            self.link_closed(link, "moving to another port", links, now);
+            self.fail_link(link, link::Code::Done, "moving to another port", links, now);
         }
         let peers: Vec<NodeId> = self.peers.keys().copied().collect();
         peers.into_iter().for_each(|node| self.timers.set(Timer::Connect(node), now.mono));
@@ -347,7 +349,7 @@ impl<R: Random> Node<R> {
                 Timer::Rekey(node) => self.begin_exchange(node, links, now),
                 Timer::Exchange(id) => self.exchange_failed(id, exchange::Failure::Timeout, links, now),
                 Timer::FirstData(id) => self.exchange_first_data(id, links, now),
-                Timer::Renew => self.renew(links, now),
+                Timer::Renew => self.renewal_due(links, now),
                 Timer::Record => self.sign_record(now),
                 Timer::Lists => self.ask_own_lists(now),
                 Timer::Upkeep => self.upkeep(links, now),

@@ -152,11 +152,6 @@ impl World {
         }
     }
 
-    /// From which the run can be repeated.
-    pub const fn seed(&self) -> u64 {
-        self.seed
-    }
-
     /// Sessions end after so many seconds without packets, on machines that start from now on; 0 for never.
     pub const fn set_idle(&mut self, secs: u32) {
         self.idle_after_s = secs;

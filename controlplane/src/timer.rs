@@ -42,11 +42,6 @@ impl<K: Copy + Ord + Hash> Timers<K> {
         }
     }
 
-    /// Whether `key` has a deadline.
-    pub fn is_set(&self, key: K) -> bool {
-        self.by_key.contains_key(&key)
-    }
-
     /// The earliest deadline.
     pub fn next(&self) -> Option<Instant> {
         self.by_time.first().map(|(at, _)| *at)
@@ -82,6 +77,6 @@ mod tests {
         assert_eq!((timers.pop(at(30)), timers.pop(at(30)), timers.pop(at(30))), (Some('b'), Some('a'), None));
         timers.set('c', at(40));
         timers.cancel('c');
-        assert_eq!((timers.next(), timers.is_set('c')), (None, false));
+        assert_eq!((timers.next(), timers.pop(at(50))), (None, None));
     }
 }

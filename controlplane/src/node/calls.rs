@@ -49,7 +49,8 @@ pub(super) enum IssuerCallKind {
     Revoke {
         node: NodeId,
         name: String,
-        then_replace: bool,
+        /// Who asks, when an invitation for the successor is wanted as well.
+        replace_by: Option<String>,
     },
     /// The replacement of one that was revoked.
     Replacement {
@@ -67,6 +68,7 @@ pub(super) enum IssuerCallKind {
     /// Where the log ends, to show its last entries.
     AuditEnd {
         max: u32,
+        by: String,
     },
     Audit,
     Backup,
@@ -98,7 +100,7 @@ pub(super) fn error(code: ErrorCode, message: impl Into<String>, remedy: impl In
     Error { code, message: message.into(), remedy: remedy.into() }
 }
 
-fn not_a_member() -> Error {
+pub(super) fn not_a_member() -> Error {
     error(ErrorCode::Conflict, "this node is not a member of a network", "join one with `weir join TOKEN`")
 }
 
@@ -132,10 +134,7 @@ impl<R: Random> Node<R> {
             Call::Ping(request) => self.ping(id, &request, links, now),
             Call::Rekey(request) => self.rekey(id, &request.peer, links, now),
             Call::CertShow => self.answer_certificate(id, now),
-            Call::CertRenew => {
-                self.renewal.calls.push(id);
-                self.renew(links, now);
-            }
+            Call::CertRenew => self.renew_for(id, links, now),
             Call::Leave => self.leave(id, links, now),
             Call::BundleShow => {
                 let chain = self.network.as_ref().map(|network| &network.chain);
@@ -177,7 +176,9 @@ impl<R: Random> Node<R> {
                 match request.after {
                     // Numbers count from 1 for people, from 0 in the log.
                     Some(after) => self.ask_for(id, IssuerCallKind::Audit, by, Request::Audit { from: after, max }),
-                    None => self.ask_for(id, IssuerCallKind::AuditEnd { max }, by, Request::Status),
+                    None => {
+                        self.ask_for(id, IssuerCallKind::AuditEnd { max, by: by.to_owned() }, by, Request::Status);
+                    }
                 }
             }
             Call::ExportCrl => self.ask_for(id, IssuerCallKind::ExportCrl, by, Request::ExportCrl),
@@ -267,7 +268,8 @@ impl<R: Random> Node<R> {
         match self.find(member) {
             Ok(node) => {
                 let name = self.name_of(node);
-                let kind = IssuerCallKind::Revoke { node, name, then_replace };
+                let replace_by = then_replace.then(|| by.to_owned());
+                let kind = IssuerCallKind::Revoke { node, name, replace_by };
                 let request = Request::Revoke { what: Revoked::Node(node), reason };
                 self.ask_for(id, kind, by, request);
             }
@@ -328,13 +330,13 @@ impl<R: Random> Node<R> {
             (IssuerCallKind::Withdraw, Reply::Done) => {
                 Answer::Done(Done { message: "the invitation is withdrawn".to_owned() })
             }
-            (IssuerCallKind::Revoke { node, name, then_replace }, Reply::Revoked { list, admission }) => {
+            (IssuerCallKind::Revoke { node, name, replace_by }, Reply::Revoked { list, admission }) => {
                 let list_version = list.head.peek().map_or(0, |head| head.version);
                 self.spread(list, admission, links, now);
-                if then_replace {
+                if let Some(by) = replace_by {
                     let kind = IssuerCallKind::Replacement { node, name, list_version };
                     let request = Request::Replace { node, ttl_secs: TTL_SECS_DEFAULT, contact: self.contact() };
-                    return self.ask_for(id, kind, "the call before", request);
+                    return self.ask_for(id, kind, &by, request);
                 }
                 let node = node.to_string();
                 Answer::Revoked(RevokedAnswer { name, node, list_version, replacement: None })
@@ -359,9 +361,9 @@ impl<R: Random> Node<R> {
             (IssuerCallKind::SignPolicy { version, body }, Reply::Policy { signer, signature }) => {
                 return self.policy_signed(id, version, body, signer, signature, links, now);
             }
-            (IssuerCallKind::AuditEnd { max }, Reply::Status(status)) => {
+            (IssuerCallKind::AuditEnd { max, by }, Reply::Status(status)) => {
                 let from = status.audit.next.saturating_sub(max.into());
-                return self.ask_for(id, IssuerCallKind::Audit, "the call before", Request::Audit { from, max });
+                return self.ask_for(id, IssuerCallKind::Audit, &by, Request::Audit { from, max });
             }
             (IssuerCallKind::Audit, Reply::Audit(entries)) => {
                 Answer::Log(entries.iter().filter_map(audit_entry).collect())
@@ -420,17 +422,18 @@ impl<R: Random> Node<R> {
             let remedy = "give the file that the ceremony wrote, unchanged";
             return self.answer(id, Err(error(ErrorCode::BadRequest, message, remedy)));
         };
-        let before = self.network.as_ref().map_or(0, |network| network.bundle.version);
-        let refused = self.counters.of("bundle_refused");
-        self.heard_bundles(None, bundles, links, now);
-        let after = self.network.as_ref().map_or(0, |network| network.bundle.version);
-        let answer = match (after > before, self.counters.of("bundle_refused") > refused) {
-            (_, true) => {
-                let message = "a version of the trust bundle is refused: it does not follow the one in force";
+        let version = |node: &Self| node.network.as_ref().map_or(0, |network| network.bundle.version);
+        let before = version(self);
+        let taken = self.take_bundles(None, bundles, links, now);
+        let answer = match (taken, version(self)) {
+            (Err(refused), _) => {
+                let message = format!("a version of the trust bundle is refused: {refused}");
                 Err(error(ErrorCode::Conflict, message, "make the ceremony with the newest bundle: `weir ca bundle`"))
             }
-            (true, false) => Ok(format!("version {after} of the trust bundle is in force and spreads")),
-            (false, false) => Ok(format!("version {before} of the trust bundle was in force already")),
+            (Ok(()), after) if after > before => {
+                Ok(format!("version {after} of the trust bundle is in force and spreads"))
+            }
+            (Ok(()), _) => Ok(format!("version {before} of the trust bundle was in force already")),
         };
         self.answer(id, answer.map(|message| Answer::Done(Done { message })));
     }
@@ -473,6 +476,10 @@ impl<R: Random> Node<R> {
         }
         self.waiting.rekeys.push((id, node));
         self.begin_exchange(node, links, now);
+        // Whoever waits is answered by the end of an exchange, so there has to be one.
+        let Some(peer) = self.peers.get(&node).filter(|peer| peer.exchange.is_none()) else { return };
+        let trouble = peer.trouble.clone().unwrap_or_else(|| "too many exchanges are under way".to_owned());
+        self.rekeyed(node, Err(&trouble));
     }
 
     /// A key exchange with this member has ended, one way or the other.
@@ -555,6 +562,15 @@ impl<R: Random> Node<R> {
         self.answer(id, answer);
     }
 
+    /// This node is a member no more: pings end with what they have, rekeys with nothing.
+    pub(super) fn end_waiting(&mut self) {
+        let pings: Vec<CallId> = self.waiting.pings.keys().copied().collect();
+        pings.into_iter().for_each(|id| self.ping_ended(id));
+        for (id, _) in std::mem::take(&mut self.waiting.rekeys) {
+            self.answer(id, Err(not_a_member()));
+        }
+    }
+
     pub(super) fn name_of(&self, node: NodeId) -> String {
         let by_record = self.directory.entry(node).map(|entry| entry.statement.name.clone());
         let by_certificate = || self.peers.get(&node)?.member.as_ref().map(|member| member.name.clone());
@@ -608,20 +624,19 @@ impl<R: Random> Node<R> {
 
     /// The packet plane's dump is whole, or will not come: whoever waits for it is answered.
     pub(super) fn answer_waiting(&mut self, now: Now) {
-        let dumps: Vec<(SessionId, u64, u64)> = self
-            .plane
-            .iter()
-            .flat_map(|plane| plane.sessions.values().map(|dump| (dump.session, dump.tx_bytes, dump.rx_bytes)))
-            .collect();
-        for (session, tx, rx) in dumps {
-            let before = self.waiting.before.insert(session, (now.mono, tx, rx));
-            if let Some((at, tx_before, rx_before)) = before {
-                let secs = now.mono.saturating_duration_since(at).as_secs_f64();
-                if secs > 0.0 {
-                    let rate = |after: u64, before: u64| after.saturating_sub(before) as f64 / secs;
-                    self.waiting.rates.insert(session, (rate(tx, tx_before), rate(rx, rx_before)));
-                }
-            }
+        let dumps = self.plane.iter().flat_map(|plane| plane.sessions.values());
+        // Of sessions that are no more nothing is kept.
+        let (before, rates) = (std::mem::take(&mut self.waiting.before), std::mem::take(&mut self.waiting.rates));
+        for dump in dumps {
+            let (session, tx, rx) = (dump.session, dump.tx_bytes, dump.rx_bytes);
+            self.waiting.before.insert(session, (now.mono, tx, rx));
+            let fresh = before.get(&session).and_then(|(at, tx_before, rx_before)| {
+                let secs = now.mono.saturating_duration_since(*at).as_secs_f64();
+                let rate = |after: u64, before: u64| after.saturating_sub(before) as f64 / secs;
+                (secs > 0.0).then(|| (rate(tx, *tx_before), rate(rx, *rx_before)))
+            });
+            let rate = fresh.or_else(|| rates.get(&session).copied());
+            self.waiting.rates.extend(rate.map(|rate| (session, rate)));
         }
         let peers = self.peer_rows();
         for id in std::mem::take(&mut self.waiting.dump) {

@@ -13,7 +13,8 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::ops::Bound;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -148,6 +149,8 @@ const SEQUENCE_AHEAD_MAX: Duration = Duration::from_secs(2 * 86_400);
 pub struct Directory {
     /// Shared, since simulations hold the same thousand entries a thousand times.
     entries: BTreeMap<NodeId, Arc<Entry>>,
+    /// Worked out when it is asked for, and again only after a change: every link begins with it.
+    digest: OnceLock<[u8; 32]>,
 }
 
 /// By what a record is judged.
@@ -161,6 +164,13 @@ pub struct Judge<'a> {
     pub revoked: &'a RevocationSet,
     /// The moment.
     pub now: UnixSecs,
+}
+
+fn is_neighbour<T>(ring: &BTreeMap<NodeId, T>, own: NodeId, node: NodeId, reach: usize) -> bool {
+    let (after, before) = (|| ring.range((Bound::Excluded(own), Bound::Unbounded)), || ring.range(..own));
+    let ahead = after().chain(before()).take(reach);
+    let behind = before().rev().chain(after().rev()).take(reach);
+    ahead.chain(behind).any(|(known, _)| *known == node)
 }
 
 impl Directory {
@@ -197,7 +207,7 @@ impl Directory {
         if self.entries.len() >= RECORDS_MAX && !self.entries.contains_key(&node) {
             return Err(RecordError::Full);
         }
-        self.entries.insert(node, Arc::new(Entry { statement, record, signed }));
+        self.insert(Arc::new(Entry { statement, record, signed }));
         Ok(Some(node))
     }
 
@@ -205,13 +215,19 @@ impl Directory {
     pub fn adopt(&mut self, other: Self) {
         for (node, entry) in other.entries {
             if self.entries.get(&node).is_none_or(|known| known.record.sequence < entry.record.sequence) {
-                self.entries.insert(node, entry);
+                self.insert(entry);
             }
         }
     }
 
+    fn insert(&mut self, entry: Arc<Entry>) {
+        self.entries.insert(entry.record.node, entry);
+        self.digest.take();
+    }
+
     /// Forgets a member; `true` when there was one.
     pub fn remove(&mut self, node: NodeId) -> bool {
+        self.digest.take();
         self.entries.remove(&node).is_some()
     }
 
@@ -219,9 +235,9 @@ impl Directory {
     pub fn expire(&mut self, now: UnixSecs) -> Vec<Arc<Entry>> {
         let ended: Vec<Arc<Entry>> =
             self.entries.values().filter(|entry| entry.record.not_after < now).cloned().collect();
-        ended.iter().for_each(|entry| {
-            self.entries.remove(&entry.record.node);
-        });
+        for entry in &ended {
+            self.remove(entry.record.node);
+        }
         ended
     }
 
@@ -257,12 +273,17 @@ impl Directory {
 
     /// Equal on both sides exactly when they know the same records.
     pub fn digest(&self) -> [u8; 32] {
-        let known: Vec<u8> = self
-            .entries
-            .iter()
-            .flat_map(|(node, entry)| node.0.into_iter().chain(entry.record.sequence.to_be_bytes()))
-            .collect();
-        sha256("weir-directory-1", &[&known])
+        *self.digest.get_or_init(|| {
+            let row =
+                |(node, entry): (&NodeId, &Arc<Entry>)| [&node.0[..], &entry.record.sequence.to_be_bytes()].concat();
+            let known: Vec<u8> = self.entries.iter().flat_map(row).collect();
+            sha256("weir-directory-1", &[&known])
+        })
+    }
+
+    /// Whether `node` is within `reach` of `own`, on either side, when all others stand in a ring in the order of their ids.
+    pub fn is_neighbour(&self, own: NodeId, node: NodeId, reach: usize) -> bool {
+        is_neighbour(&self.entries, own, node, reach)
     }
 
     /// What is known, for [`super::message::Ask::Records`].
@@ -277,5 +298,29 @@ impl Directory {
             .iter()
             .filter(move |(node, entry)| known.get(node).is_none_or(|sequence| *sequence < entry.record.sequence))
             .map(|(_, entry)| &entry.signed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_are_those_next_in_the_ring_on_both_sides() {
+        let node = |number: u8| NodeId([number; 32]);
+        for count in 1..14 {
+            let ring: BTreeMap<NodeId, ()> = (0..count).map(|number| (node(2 * number), ())).collect();
+            // In the ring itself, and between two of it.
+            for own in 0..2 * count {
+                let others: Vec<NodeId> = ring.keys().copied().filter(|other| *other != node(own)).collect();
+                let at = others.partition_point(|other| *other < node(own));
+                for (theirs, other) in others.iter().enumerate() {
+                    let ahead = (theirs + others.len() - at) % others.len();
+                    let is_near = ahead < 4 || ahead + 4 >= others.len();
+                    assert_eq!(is_neighbour(&ring, node(own), *other, 4), is_near, "{own} of {count}: {other}");
+                }
+                assert!(!is_neighbour(&ring, node(own), node(own), 4));
+            }
+        }
     }
 }

@@ -18,7 +18,7 @@ use super::{Network, Node, Timer};
 use crate::codec;
 use crate::membership::{self, MembershipError};
 use crate::pki::admission::{AdmissionKeys, SignedAdmission};
-use crate::pki::bundle::{Chain, Extended, SignedBundle};
+use crate::pki::bundle::{BundleError, Chain, Extended, SignedBundle};
 use crate::pki::clock::Learned;
 use crate::pki::id::{NodeId, overlay_network};
 use crate::pki::revocation::{RevocationError, SignedRevocationList};
@@ -57,7 +57,7 @@ pub enum LoadError {
     },
     /// A chain of bundles that does not hold.
     #[error("the stored trust bundle is not good: {0}; restore the state directory, or join again with a fresh token")]
-    Bundle(#[from] crate::pki::bundle::BundleError),
+    Bundle(#[from] BundleError),
 }
 
 /// The latest moment that was kept.
@@ -167,11 +167,7 @@ impl<R: Random> Node<R> {
         if hello.directory != self.directory.digest() {
             asks.push(Ask::Records { known: self.directory.known() });
         }
-        let node = self.links.get_mut(&link).and_then(|held| {
-            held.hello = Some(hello.clone());
-            held.peer
-        });
-        if let Some(node) = node {
+        if let Some(node) = self.links.get(&link).and_then(|held| held.peer) {
             // Only now: a link stands for its dialling side before the other one has judged its certificate, so one that is refused would
             // begin anew at once, again and again.
             if let Some(peer) = self.peers.get_mut(&node) {
@@ -210,7 +206,7 @@ impl<R: Random> Node<R> {
         }
     }
 
-    /// Newer versions of the bundle: each signed by a root of the one before and by its own.
+    /// Versions of the bundle, from wherever. One that is refused is counted.
     pub(super) fn heard_bundles(
         &mut self,
         from: Option<LinkId>,
@@ -218,8 +214,22 @@ impl<R: Random> Node<R> {
         links: &mut dyn Links,
         now: Now,
     ) {
-        let Some(network) = &mut self.network else { return };
-        let (before, mut batch) = (network.bundle.version, Batch::default());
+        if let Err(error) = self.take_bundles(from, bundles, links, now) {
+            tracing::warn!(%error, "a version of the trust bundle is refused");
+            self.counters.count("bundle_refused");
+        }
+    }
+
+    /// Takes newer versions of the bundle, each signed by a root of the one before and by its own, up to the first that is not good.
+    pub(super) fn take_bundles(
+        &mut self,
+        from: Option<LinkId>,
+        bundles: Vec<SignedBundle>,
+        links: &mut dyn Links,
+        now: Now,
+    ) -> Result<(), BundleError> {
+        let Some(network) = &mut self.network else { return Ok(()) };
+        let (before, mut batch, mut taken) = (network.bundle.version, Batch::default(), Ok(()));
         for signed in bundles {
             match network.chain.extend(signed.clone()) {
                 Ok(Extended::New) => {
@@ -228,16 +238,15 @@ impl<R: Random> Node<R> {
                 }
                 Ok(Extended::Known) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "a version of the trust bundle is refused");
-                    self.counters.count("bundle_refused");
+                    taken = Err(error);
                     break;
                 }
             }
         }
-        network.bundle = Arc::new(network.chain.current().clone());
-        if network.bundle.version == before {
-            return;
+        if network.chain.current().version == before {
+            return taken;
         }
+        network.bundle = Arc::new(network.chain.current().clone());
         let news = network.chain.after(before).to_vec();
         for signer in self.revocations.retain(&network.bundle) {
             batch.delete(Table::Revocations, signer.0);
@@ -249,6 +258,7 @@ impl<R: Random> Node<R> {
         self.configure();
         self.teach_issuer();
         self.say_to_all(&Message::Bundles(news), from, links);
+        taken
     }
 
     /// Revocation lists, from wherever.
@@ -419,7 +429,7 @@ impl<R: Random> Node<R> {
         if told >= TOLD_MAX || Some(node) == self.id() || self.revocations.is_node_revoked(node) {
             return false;
         }
-        self.peers.entry(node).or_default().told_endpoints = endpoints;
+        self.peer(node).told_endpoints = endpoints;
         self.meet(node, now);
         true
     }

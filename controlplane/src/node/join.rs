@@ -115,7 +115,7 @@ impl<R: Random> Node<R> {
             admission: joining.token.admission.as_ref().map(|day| AdmissionKey::new(&day.key)),
             legacy_kyber: false,
         };
-        match links.dial(Alpn::Join, target, remote, now) {
+        match links.dial(Alpn::Join, target, remote) {
             Ok(link) => {
                 joining.link = Some(link);
                 self.links.insert(link, super::link::Link::new(Alpn::Join, crate::quic::Side::Dialled, None));
@@ -165,7 +165,10 @@ impl<R: Random> Node<R> {
         };
         let exporter = match links.export(link, EXPORT_LABEL, b"") {
             Ok(exporter) => *exporter,
-            Err(error) => return self.join_next(&error.to_string(), links, now),
+            Err(error) => {
+                self.drop_link(link, Code::Failed, "it has no secret", links);
+                return self.join_next(&error.to_string(), links, now);
+            }
         };
         let body = JoinBody {
             network,
@@ -252,8 +255,7 @@ impl<R: Random> Node<R> {
 
     /// A member that we know by its address only: enough to dial it, and the rest it says itself.
     fn introduce(&mut self, node: crate::pki::id::NodeId, endpoints: Vec<SocketAddr>, now: Now) {
-        let peer = self.peers.entry(node).or_default();
-        peer.told_endpoints = endpoints;
+        self.peer(node).told_endpoints = endpoints;
         self.timers.set(Timer::Connect(node), now.mono);
     }
 
@@ -267,9 +269,6 @@ impl<R: Random> Node<R> {
     }
 
     pub(super) fn join_closed(&mut self, link: LinkId, why: &str, links: &mut dyn Links, now: Now) {
-        if self.renewal_link_closed(link, why) {
-            return;
-        }
         if let Some(joining) = &mut self.joining
             && joining.link == Some(link)
         {

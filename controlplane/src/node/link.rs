@@ -1,16 +1,19 @@
 //! Links: who is at the other end, what both know, and which of two links to one member stays.
 
+use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use weir_dataplane::api::message::SessionId;
 use zeroize::Zeroizing;
 
 use super::message::{self, Hello, KeyMessage, MESSAGE_LEN_MAX, Message, Network};
+use super::peer::Peer;
 use super::{Node, Timer};
 use crate::codec;
 use crate::membership::Membership;
 use crate::pki::admission::DayKey;
-use crate::pki::id::NodeId;
+use crate::pki::id::{NodeId, session_id};
 use crate::pki::verifier::Member;
 use crate::quic::{Alpn, DialError, DialTarget, ExportError, LinkId, SendError, Side};
 use crate::random::Random;
@@ -18,8 +21,8 @@ use crate::time::Now;
 
 /// Most links at a time.
 pub const LINKS_MAX: usize = 4096;
-/// With up to so many members everybody keeps a link to everybody; with more, to neighbours in the order of ids and to those that packets
-/// go to.
+/// With up to so many members everybody keeps a link to everybody; with more, to neighbours in the order of ids. Packets go to whom they
+/// will all the same: a key exchange dials for itself.
 pub const FULL_MESH_MAX: usize = 24;
 /// Neighbours on each side that a link is kept to in a larger network: lists and records reach everybody in a few steps, and some of the
 /// neighbours may lie.
@@ -61,7 +64,7 @@ pub trait Links {
     ///
     /// # Errors
     /// [`DialError`].
-    fn dial(&mut self, alpn: Alpn, target: DialTarget, remote: SocketAddr, now: Now) -> Result<LinkId, DialError>;
+    fn dial(&mut self, alpn: Alpn, target: DialTarget, remote: SocketAddr) -> Result<LinkId, DialError>;
 
     /// Sends one message.
     ///
@@ -83,9 +86,6 @@ pub trait Links {
 
     /// The other end of a link is at `to` from now on: the packet plane has proved it.
     fn moved(&mut self, link: LinkId, to: SocketAddr);
-
-    /// The link's smoothed round trip.
-    fn rtt(&self, link: LinkId) -> Option<Duration>;
 
     /// Who we are, from the next handshake on.
     fn set_identity(&mut self, membership: &Membership);
@@ -114,8 +114,6 @@ pub struct Connected {
     pub remote: SocketAddr,
     /// The negotiated group, as TLS numbers them.
     pub group: u16,
-    /// From the first datagram to now.
-    pub took: Duration,
 }
 
 /// What we hold of a link.
@@ -129,12 +127,6 @@ pub struct Link {
     pub peer: Option<NodeId>,
     /// It stands.
     pub is_connected: bool,
-    /// What the other end said that it knows.
-    pub hello: Option<Hello>,
-    /// The negotiated group.
-    pub group: u16,
-    /// How long the handshake took.
-    pub took: Duration,
 }
 
 impl<R: Random> Node<R> {
@@ -143,12 +135,26 @@ impl<R: Random> Node<R> {
         if Some(node) == self.id() {
             return;
         }
-        self.peers.entry(node).or_default();
+        self.peer(node);
         let wait = match self.id() {
             Some(own) if own > node => COURTESY,
             _ => Duration::ZERO,
         };
         self.timers.set_at_latest(Timer::Connect(node), now.mono + wait);
+    }
+
+    /// What we hold of another member, from now on at least.
+    pub(super) fn peer(&mut self, node: NodeId) -> &mut Peer {
+        let own = self.id();
+        match self.peers.entry(node) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                if let Some(own) = own {
+                    self.by_session.insert(SessionId(session_id(own, node)), node);
+                }
+                unknown.insert(Peer::default())
+            }
+        }
     }
 
     /// Whether a link to this member is kept even when nothing is to be said.
@@ -158,11 +164,7 @@ impl<R: Random> Node<R> {
         if self.directory.entry(node).is_none() || self.directory.len() <= FULL_MESH_MAX {
             return true;
         }
-        let ids: Vec<NodeId> =
-            self.directory.entries().map(|entry| entry.record.node).filter(|id| *id != own).collect();
-        let (at, theirs) = (ids.partition_point(|id| *id < own), ids.partition_point(|id| *id < node));
-        let ahead = (theirs + ids.len() - at) % ids.len();
-        ahead < NEIGHBOURS || ahead >= ids.len() - NEIGHBOURS
+        self.directory.is_neighbour(own, node, NEIGHBOURS)
     }
 
     /// Dials a member unless there is a link, or none is wanted.
@@ -172,10 +174,10 @@ impl<R: Random> Node<R> {
         if peer.link.is_some() || peer.dialling.is_some() || !is_wanted || self.revocations.is_node_revoked(node) {
             return;
         }
-        let Some((remote, _)) = self.endpoint_of(node) else {
+        let Some(remote) = self.endpoint_of(node) else {
             return self.connect_later(node, "no address of it is known", now);
         };
-        match self.dial(Alpn::Member, node, remote, links, now) {
+        match self.dial(Alpn::Member, node, remote, links) {
             Ok(link) => {
                 self.timers.set(Timer::Dial(link), now.mono + DIAL_PATIENCE);
                 if let Some(peer) = self.peers.get_mut(&node) {
@@ -192,12 +194,11 @@ impl<R: Random> Node<R> {
         node: NodeId,
         remote: SocketAddr,
         links: &mut dyn Links,
-        now: Now,
     ) -> Result<LinkId, String> {
         if self.links.len() >= LINKS_MAX {
             return Err(format!("{LINKS_MAX} links are open"));
         }
-        let link = links.dial(alpn, DialTarget::member(node), remote, now).map_err(|error| error.to_string())?;
+        let link = links.dial(alpn, DialTarget::member(node), remote).map_err(|error| error.to_string())?;
         self.links.insert(link, Link::new(alpn, Side::Dialled, Some(node)));
         Ok(link)
     }
@@ -227,7 +228,7 @@ impl<R: Random> Node<R> {
     }
 
     /// Where to dial a member next: where its session is, else what its record says, one address after the other.
-    pub(super) fn endpoint_of(&mut self, node: NodeId) -> Option<(SocketAddr, usize)> {
+    pub(super) fn endpoint_of(&mut self, node: NodeId) -> Option<SocketAddr> {
         let endpoints = self.directory.entry(node).map(|entry| entry.record.endpoints.as_slice()).unwrap_or_default();
         let peer = self.peers.get_mut(&node)?;
         let known = peer.session.as_ref().map(|session| session.endpoint);
@@ -239,7 +240,7 @@ impl<R: Random> Node<R> {
         }
         let at = peer.next_endpoint % candidates.len();
         peer.next_endpoint = peer.next_endpoint.wrapping_add(1);
-        Some((candidates[at], at))
+        Some(candidates[at])
     }
 
     /// A dialled address does not answer.
@@ -249,8 +250,7 @@ impl<R: Random> Node<R> {
             return;
         }
         self.fell_silent(link);
-        links.close(link, Code::Failed as u32, "no answer in time");
-        self.link_closed(link, "no answer in time", links, now);
+        self.fail_link(link, Code::Failed, "no answer in time", links, now);
     }
 
     pub(super) fn link_opening(
@@ -285,11 +285,11 @@ impl<R: Random> Node<R> {
     }
 
     pub(super) fn link_connected(&mut self, connected: Connected, links: &mut dyn Links, now: Now) {
-        let Connected { link, alpn, side, ref peer, remote, group, took, .. } = connected;
+        let Connected { link, alpn, side, ref peer, remote, group, .. } = connected;
         self.timers.cancel(Timer::Dial(link));
         let node = peer.as_ref().map(|member| member.node);
         let held = self.links.entry(link).or_insert_with(|| Link::new(alpn, side, node));
-        (held.is_connected, held.group, held.took) = (true, group, took);
+        held.is_connected = true;
         held.peer = node.or(held.peer);
         if side == Side::Dialled && alpn == Alpn::Join {
             return self.join_connected(connected);
@@ -307,7 +307,7 @@ impl<R: Random> Node<R> {
             return self.drop_link(link, Code::NotMember, "that is ourselves", links);
         }
         let in_grace = member.in_grace;
-        let entry = self.peers.entry(node).or_default();
+        let entry = self.peer(node);
         let changed = entry.member.as_ref().is_none_or(|known| known.prefixes != member.prefixes);
         entry.member = Some(member);
         self.are_routes_dirty |= changed;
@@ -429,34 +429,24 @@ impl<R: Random> Node<R> {
 
     pub(super) fn misspoke(&mut self, link: LinkId, links: &mut dyn Links, now: Now) {
         self.counters.count("link_protocol");
-        links.close(link, Code::Protocol as u32, "not understood");
-        self.link_closed(link, "what it said is not understood", links, now);
+        self.fail_link(link, Code::Protocol, "what was said is not understood", links, now);
     }
 
-    /// Closes a link of our own will.
+    /// Closes a link of our own will: nothing is done in its place.
     pub(super) fn drop_link(&mut self, link: LinkId, code: Code, reason: &str, links: &mut dyn Links) {
         links.close(link, code as u32, reason);
-        self.timers.cancel(Timer::Dial(link));
-        self.timers.cancel(Timer::Stranger(link));
-        if let Some(held) = self.links.remove(&link)
-            && let Some(peer) = held.peer.and_then(|node| self.peers.get_mut(&node))
-        {
-            if peer.link == Some(link) {
-                peer.link = None;
-            }
-            if peer.dialling == Some(link) {
-                peer.dialling = None;
-            }
-        }
-        self.forget_relayed(link);
+        self.forget_link(link, reason);
+    }
+
+    /// Closes a link that does not serve, and goes on as if the other end had closed it.
+    pub(super) fn fail_link(&mut self, link: LinkId, code: Code, why: &str, links: &mut dyn Links, now: Now) {
+        links.close(link, code as u32, why);
+        self.link_closed(link, why, links, now);
     }
 
     /// A link is gone, whoever closed it.
     pub(super) fn link_closed(&mut self, link: LinkId, why: &str, links: &mut dyn Links, now: Now) {
-        self.timers.cancel(Timer::Dial(link));
-        self.timers.cancel(Timer::Stranger(link));
-        self.forget_relayed(link);
-        let Some(held) = self.links.remove(&link) else { return };
+        let Some((held, was_of_peer)) = self.forget_link(link, why) else { return };
         if !held.is_connected {
             self.learn_proved_time(now);
         }
@@ -464,20 +454,24 @@ impl<R: Random> Node<R> {
             Alpn::Key => self.exchange_link_closed(link, why, links, now),
             Alpn::Join => self.join_closed(link, why, links, now),
             Alpn::Member => {
-                let Some(node) = held.peer else { return };
-                let Some(peer) = self.peers.get_mut(&node) else { return };
-                let was_ours = peer.link == Some(link) || peer.dialling == Some(link);
-                if peer.link == Some(link) {
-                    peer.link = None;
-                }
-                if peer.dialling == Some(link) {
-                    peer.dialling = None;
-                }
-                if was_ours && peer.link.is_none() {
+                let Some(node) = held.peer.filter(|_| was_of_peer) else { return };
+                if self.peers.get(&node).is_some_and(|peer| peer.link.is_none()) {
                     self.connect_later(node, why, now);
                 }
             }
         }
+    }
+
+    /// Lets go of what hangs on a link, and says what it was and whether a peer's messages went by it, or were to.
+    fn forget_link(&mut self, link: LinkId, why: &str) -> Option<(Link, bool)> {
+        self.timers.cancel(Timer::Dial(link));
+        self.timers.cancel(Timer::Stranger(link));
+        self.forget_relayed(link);
+        self.renewal_link_gone(link, why);
+        let held = self.links.remove(&link)?;
+        let peer = held.peer.and_then(|node| self.peers.get_mut(&node));
+        let was_of_peer = peer.is_some_and(|peer| peer.forget_link(link));
+        Some((held, was_of_peer))
     }
 
     /// Has nothing to do with this member any more.
@@ -491,6 +485,9 @@ impl<R: Random> Node<R> {
         self.end_session(node, links, now);
         self.directory.remove(node);
         self.peers.remove(&node);
+        if let Some(own) = self.id() {
+            self.by_session.remove(&SessionId(session_id(own, node)));
+        }
         for timer in [Timer::Connect(node), Timer::Rekey(node), Timer::Echo(node)] {
             self.timers.cancel(timer);
         }
@@ -518,6 +515,6 @@ impl<R: Random> Node<R> {
 impl Link {
     /// One that does not stand yet.
     pub(super) fn new(alpn: Alpn, side: Side, peer: Option<NodeId>) -> Self {
-        Self { alpn, side, peer, is_connected: false, hello: None, group: 0, took: Duration::ZERO }
+        Self { alpn, side, peer, is_connected: false }
     }
 }

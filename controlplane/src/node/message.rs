@@ -6,7 +6,7 @@
 //!               Issuer{ticket, …} ─▶                   ◀─ IssuerSaid{ticket, …}        renewal, through any member
 //!               Ping ─▶             ◀─ Pong
 //!
-//!  weir-key/1   responder, with its handshake: Offer ─▶ ; initiator, with its Finished: Offer ─▶ ; responder: Installed ─▶
+//!  weir-key/1   responder, with its handshake: Offer ─▶ ; initiator, once it has installed: Offer ─▶ ; responder, the same: Installed ─▶
 //!
 //!  weir-join/1  server: Network ─▶ ; joiner: Issuer{…} ─▶ ; server: IssuerSaid{…} ─▶
 //! ```

@@ -83,6 +83,14 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// A link is gone; `true` when it was the one for messages, or to become it.
+    pub fn forget_link(&mut self, link: LinkId) -> bool {
+        let (was_up, was_dialled) = (self.link == Some(link), self.dialling == Some(link));
+        self.link = self.link.filter(|known| *known != link);
+        self.dialling = self.dialling.filter(|known| *known != link);
+        was_up || was_dialled
+    }
+
     /// Something worked.
     pub fn succeeded(&mut self) {
         self.failures = 0;

@@ -77,8 +77,10 @@ impl<R: Random> Node<R> {
 
     fn plane_connected(&mut self, welcome: Welcome, links: &mut dyn Links, now: Now) {
         tracing::info!(incarnation = welcome.incarnation.0, workers = welcome.workers, "packet plane");
+        if self.plane.is_some() {
+            self.plane_gone(links, now);
+        }
         let (about, sessions, incoming) = (vec![], BTreeMap::new(), vec![]);
-        self.tickets.clear();
         self.plane = Some(PlaneView { welcome, about, sessions, incoming });
         self.ask_plane(Purpose::Order("Subscribe"), Request::Subscribe);
         self.ask_plane(Purpose::Reconcile, Request::Dump);
@@ -91,8 +93,9 @@ impl<R: Random> Node<R> {
     fn plane_gone(&mut self, links: &mut dyn Links, now: Now) {
         tracing::warn!("the packet plane is gone");
         self.plane = None;
-        self.tickets.clear();
-        self.answer_waiting(now);
+        for purpose in std::mem::take(&mut self.tickets).into_values() {
+            self.answer_without_plane(purpose, now);
+        }
         let under_way: Vec<ExchangeId> = self.exchanges.keys().copied().collect();
         for id in under_way {
             let failure = super::exchange::Failure::Plane("it is gone".to_owned());
@@ -128,7 +131,18 @@ impl<R: Random> Node<R> {
             (purpose, other) => {
                 tracing::warn!(?purpose, answer = describe(&other), "the packet plane refused");
                 self.counters.count("plane_refused");
+                self.answer_without_plane(purpose, now);
             }
+        }
+    }
+
+    /// The packet plane will not answer this: whoever waits for it hears what is known without.
+    fn answer_without_plane(&mut self, purpose: Purpose, now: Now) {
+        match purpose {
+            Purpose::Dump => self.answer_waiting(now),
+            Purpose::PolicyHits(call) => self.answer_hits(call, 0, &[]),
+            // Exchanges are failed by themselves.
+            Purpose::Reserve(_) | Purpose::Install(_) | Purpose::Reconcile | Purpose::Order(_) => {}
         }
     }
 

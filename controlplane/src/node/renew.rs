@@ -6,10 +6,12 @@
 
 use std::time::Duration;
 
+use super::calls::{WAITING_MAX, error, not_a_member};
 use super::join::EXPORT_LABEL;
 use super::link::{Code, Links};
 use super::message::{IssuerCall, MemberRequest, Message};
 use super::{CallId, Node, Output, Ticket, Timer};
+use crate::api::types::ErrorCode;
 use crate::issuer::{self, Asked, Grant, Refused, RenewBody, RenewRequest, Reply, Request};
 use crate::pki::admission::SignedAdmission;
 use crate::pki::id::NodeId;
@@ -110,14 +112,63 @@ impl<R: Random> Node<R> {
         }
     }
 
+    /// It is time for the next attempt. One that is still under way has had all the time until now.
+    pub(super) fn renewal_due(&mut self, links: &mut dyn Links, now: Now) {
+        let is_own = |purpose: &IssuerPurpose| matches!(purpose, IssuerPurpose::Own(_));
+        if self.is_renewal_under_way() || self.issuer_tickets.values().any(is_own) {
+            self.renewal_failed("no answer in time");
+        }
+        self.end_by_join(Code::Failed, "no answer in time", links);
+        self.renew(links, now);
+    }
+
+    /// Whether an answer may still come by a link.
+    fn is_renewal_under_way(&self) -> bool {
+        self.renewal.asked.is_some() || self.renewal.by_join.as_ref().is_some_and(|by| !by.is_greeted)
+    }
+
+    /// Closes the link that is for a renewal alone.
+    fn end_by_join(&mut self, code: Code, why: &str, links: &mut dyn Links) {
+        if let Some(by_join) = self.renewal.by_join.take() {
+            self.drop_link(by_join.link, code, why, links);
+        }
+    }
+
+    /// Somebody wants the next certificate now, and to hear of it.
+    pub(super) fn renew_for(&mut self, call: CallId, links: &mut dyn Links, now: Now) {
+        if self.renewal.calls.len() >= WAITING_MAX {
+            let what = format!("{WAITING_MAX} calls wait for the next certificate already");
+            return self.answer(call, Err(error(ErrorCode::Busy, what, "try again")));
+        }
+        self.renewal.calls.push(call);
+        self.renew(links, now);
+    }
+
     /// Asks for the next certificate.
-    pub(super) fn renew(&mut self, links: &mut dyn Links, now: Now) {
-        let (Some(membership), Some(network)) = (&self.membership, &self.network) else { return };
+    fn renew(&mut self, links: &mut dyn Links, now: Now) {
+        let Some(membership) = &self.membership else { return };
+        let by = membership.node.to_string();
         // Should no answer come, or a bad one.
         let left = self.leaf_fields().map_or(Duration::ZERO, |fields| fields.validity.not_after.since(now.wall));
         let wait = if left.is_zero() { RETRY_ENDED } else { (left / 16).max(RETRY_MIN) };
         self.renewal.attempt = Some(now.wall.plus(wait));
         self.timers.set(Timer::Renew, now.mono + wait);
+        if self.is_issuing {
+            // Bound to nothing but ourselves: the issuer is beside us.
+            let exporter = [0; 32];
+            let Some((leaf, request)) = self.renewal_request(&exporter) else { return };
+            self.ask_issuer(IssuerPurpose::Own(leaf), Asked { by, request: Request::Renew { request, exporter } });
+            return;
+        }
+        match self.way_to_issuer(None) {
+            Some(link) => self.ask_for_renewal(link, links),
+            None => self.renew_by_join(links),
+        }
+    }
+
+    /// A fresh leaf key, and the request to certify it, bound to one connection.
+    fn renewal_request(&mut self, exporter: &[u8; 32]) -> Option<(PrivateKey, RenewRequest)> {
+        let (membership, network) = (self.membership.as_ref()?, self.network.as_ref()?);
         let leaf = PrivateKey::generate(&mut self.random);
         let body = RenewBody {
             network: network.id,
@@ -126,36 +177,29 @@ impl<R: Random> Node<R> {
             ds_digest: None,
             bundle_version: network.bundle.version,
         };
-        if self.is_issuing {
-            // Bound to nothing but ourselves: the issuer is beside us.
-            let exporter = [0; 32];
-            let request = RenewRequest::new(&body, &membership.identity, &leaf, &exporter);
-            let asked = Asked { by: membership.node.to_string(), request: Request::Renew { request, exporter } };
-            self.ask_issuer(IssuerPurpose::Own(leaf), asked);
-            return;
-        }
-        match self.way_to_issuer(None) {
-            Some(link) => self.ask_for_renewal(link, leaf, &body, links),
-            None => self.renew_by_join(links, now),
-        }
+        let request = RenewRequest::new(&body, &membership.identity, &leaf, exporter);
+        Some((leaf, request))
     }
 
-    fn ask_for_renewal(&mut self, link: LinkId, leaf: PrivateKey, body: &RenewBody, links: &mut dyn Links) {
-        let Ok(exporter) = links.export(link, EXPORT_LABEL, b"") else { return };
-        let Some(membership) = &self.membership else { return };
-        let request = RenewRequest::new(body, &membership.identity, &leaf, &exporter);
+    fn ask_for_renewal(&mut self, link: LinkId, links: &mut dyn Links) {
+        let exporter = match links.export(link, EXPORT_LABEL, b"") {
+            Ok(exporter) => *exporter,
+            Err(error) => return self.renewal_failed(&error.to_string()),
+        };
+        let Some((leaf, request)) = self.renewal_request(&exporter) else { return };
         self.renewal.next_ticket = self.renewal.next_ticket.wrapping_add(1);
         let ticket = self.renewal.next_ticket;
         self.renewal.asked = Some((leaf, link, ticket));
-        let call = IssuerCall { ticket, hops: HOPS_MAX, exporter: *exporter, request: MemberRequest::Renew(request) };
+        let call = IssuerCall { ticket, hops: HOPS_MAX, exporter, request: MemberRequest::Renew(request) };
         self.say(link, &Message::Issuer(call), links);
     }
 
     /// Dials some member for a renewal alone, which needs no certificate that is still good.
-    fn renew_by_join(&mut self, links: &mut dyn Links, now: Now) {
-        if self.renewal.by_join.is_some() {
+    fn renew_by_join(&mut self, links: &mut dyn Links) {
+        if self.is_renewal_under_way() {
             return;
         }
+        self.end_by_join(Code::Done, "it came to nothing", links);
         let own = self.id();
         // Whose record has ended may still be where it was.
         let told = self.peers.iter().filter(|(_, peer)| !peer.told_endpoints.is_empty()).map(|(node, _)| *node);
@@ -165,8 +209,8 @@ impl<R: Random> Node<R> {
             return self.renewal_failed("no other member is known");
         }
         let node = known[self.random.u64() as usize % known.len()];
-        let Some((remote, _)) = self.endpoint_of(node) else { return self.renewal_failed("no member has an address") };
-        match self.dial(Alpn::Join, node, remote, links, now) {
+        let Some(remote) = self.endpoint_of(node) else { return self.renewal_failed("no member has an address") };
+        match self.dial(Alpn::Join, node, remote, links) {
             Ok(link) => self.renewal.by_join = Some(ByJoin { link, is_greeted: false }),
             Err(why) => self.renewal_failed(&why),
         }
@@ -178,25 +222,17 @@ impl<R: Random> Node<R> {
             return false;
         };
         by_join.is_greeted = true;
-        let (Some(membership), Some(network)) = (&self.membership, &self.network) else { return true };
-        let leaf = PrivateKey::generate(&mut self.random);
-        let body = RenewBody {
-            network: network.id,
-            certificate: membership.chain.first().cloned().unwrap_or_default(),
-            leaf_public: leaf.public(),
-            ds_digest: None,
-            bundle_version: network.bundle.version,
-        };
-        self.ask_for_renewal(link, leaf, &body, links);
+        self.ask_for_renewal(link, links);
         true
     }
 
-    pub(super) fn renewal_link_closed(&mut self, link: LinkId, why: &str) -> bool {
-        let is_it = self.renewal.by_join.take_if(|by| by.link == link).is_some();
-        if is_it && self.renewal.asked.is_some() {
+    /// A link is gone. If our renewal went by it, or was to, that came to nothing.
+    pub(super) fn renewal_link_gone(&mut self, link: LinkId, why: &str) {
+        let by_join = self.renewal.by_join.take_if(|by| by.link == link);
+        let asked = self.renewal.asked.take_if(|(_, by, _)| *by == link);
+        if asked.is_some() || by_join.is_some_and(|by| !by.is_greeted) {
             self.renewal_failed(why);
         }
-        is_it
     }
 
     /// A link by which an issuer can be reached: to one, or else to anybody but `except`.
@@ -209,6 +245,16 @@ impl<R: Random> Node<R> {
         };
         let issuer = linked().find(|(_, member)| member.roles.iter().any(|role| role == ROLE_ISSUER));
         issuer.or_else(|| linked().next()).map(|(link, _)| link)
+    }
+
+    /// There is nothing to renew any more: who waits for it hears so, and an answer that still comes is none of ours.
+    pub(super) fn forget_renewal(&mut self) {
+        let Renewal { calls, next_ticket, .. } = std::mem::take(&mut self.renewal);
+        self.renewal.next_ticket = next_ticket;
+        self.issuer_tickets.retain(|_, purpose| !matches!(purpose, IssuerPurpose::Own(_)));
+        for call in calls {
+            self.answer(call, Err(not_a_member()));
+        }
     }
 
     fn renewal_failed(&mut self, why: &str) {
@@ -239,9 +285,7 @@ impl<R: Random> Node<R> {
         self.store(batch);
         self.renewal.asked = None;
         self.renewal.trouble = None;
-        if let Some(by_join) = self.renewal.by_join.take() {
-            self.drop_link(by_join.link, Code::Done, "renewed", links);
-        }
+        self.end_by_join(Code::Done, "renewed", links);
         self.counters.count("renewed");
         tracing::info!("our certificate is renewed");
         self.schedule_renewal(now);
@@ -306,11 +350,9 @@ impl<R: Random> Node<R> {
         if let Some(Relayed { from, ticket }) = self.relayed.remove(&(link, ticket)) {
             return self.say(from, &Message::IssuerSaid { ticket, reply: Box::new(reply) }, links);
         }
-        let Some((leaf, asked, _)) = self.renewal.asked.take_if(|(_, by, known)| *by == link && *known == ticket)
-        else {
+        let Some((leaf, ..)) = self.renewal.asked.take_if(|(_, by, known)| *by == link && *known == ticket) else {
             return self.counters.count("issuer_said_unasked");
         };
-        debug_assert_eq!(asked, link);
         match reply {
             Ok(Reply::Granted(grant)) => self.renewed(leaf, *grant, links, now),
             Ok(_) => self.renewal_failed("the issuer said something else"),
@@ -321,9 +363,6 @@ impl<R: Random> Node<R> {
     /// Answers that would go back by this link, or come by it, will not any more.
     pub(super) fn forget_relayed(&mut self, link: LinkId) {
         self.relayed.retain(|(way, _), relayed| *way != link && relayed.from != link);
-        if self.renewal.asked.as_ref().is_some_and(|(_, by, _)| *by == link) {
-            self.renewal.asked = None;
-        }
     }
 
     /// The issuer beside us answered.

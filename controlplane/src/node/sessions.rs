@@ -66,10 +66,10 @@ impl<R: Random> Node<R> {
         }
         let is_first = peer.session.as_ref().is_none_or(|session| !session.is_active);
         let by_link = peer.link.and_then(|link| links.remote(link));
-        let Some(remote) = by_link.or_else(|| self.endpoint_of(node).map(|(remote, _)| remote)) else {
+        let Some(remote) = by_link.or_else(|| self.endpoint_of(node)) else {
             return self.exchange_later(node, "no address of it is known", now);
         };
-        let link = match self.dial(Alpn::Key, node, remote, links, now) {
+        let link = match self.dial(Alpn::Key, node, remote, links) {
             Ok(link) => link,
             Err(why) => return self.exchange_later(node, &why, now),
         };
@@ -140,7 +140,7 @@ impl<R: Random> Node<R> {
             let failure = Failure::Link("the peer's exchange goes on instead".to_owned());
             self.end_exchange(rival, Some((Code::Busy, failure)), links, now);
         }
-        let peer = self.peers.entry(node).or_default();
+        let peer = self.peer(node);
         peer.exchange = Some(id);
         let is_first = peer.session.as_ref().is_none_or(|session| !session.is_active);
         let Some(held) = self.exchanges.get_mut(&id) else { return };
@@ -365,8 +365,7 @@ impl<R: Random> Node<R> {
     }
 
     fn member_of(&self, session: SessionId) -> Option<NodeId> {
-        let own = self.id()?;
-        self.peers.keys().copied().find(|node| session_id(own, *node) == session.0)
+        self.by_session.get(&session).copied()
     }
 
     /// Takes a session down, and whatever is under way for it.

@@ -238,6 +238,7 @@ impl<R: Random> Node<R> {
     /// Is a member no more: sessions go, keys go. That the issuer lists us, is asked on the way out, and not waited for.
     pub(super) fn leave(&mut self, id: CallId, links: &mut dyn Links, now: Now) {
         self.say_farewell(links);
+        self.forget_renewal();
         let nodes: Vec<_> = self.peers.keys().copied().collect();
         for node in nodes {
             self.end_session(node, links, now);
@@ -246,8 +247,10 @@ impl<R: Random> Node<R> {
         for link in open {
             self.drop_link(link, Code::Done, "leaving", links);
         }
+        self.end_waiting();
+        self.identity = PrivateKey::generate(&mut self.random);
         let mut batch = Batch::default();
-        membership::forget(&mut batch);
+        membership::forget(&mut batch, &self.identity);
         for entry in self.directory.entries() {
             batch.delete(Table::Directory, entry.record.node.0);
         }
@@ -295,7 +298,7 @@ impl<R: Random> Node<R> {
         self.say(link, &Message::Issuer(call), links);
     }
 
-    /// Forgets everything of the network; a fresh identity is drawn, since whoever joins again is somebody else.
+    /// Forgets everything of the network.
     fn forget_membership(&mut self) {
         self.membership = None;
         self.network = None;
@@ -305,9 +308,9 @@ impl<R: Random> Node<R> {
         self.admission = None;
         self.directory = Directory::default();
         self.peers.clear();
+        self.by_session.clear();
         self.exchanges.clear();
         self.trust = None;
-        self.identity = PrivateKey::generate(&mut self.random);
     }
 }
 

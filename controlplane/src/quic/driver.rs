@@ -364,11 +364,6 @@ impl Driver {
         }
     }
 
-    /// The smoothed round trip of a link.
-    pub fn rtt(&self, link: LinkId) -> Option<Duration> {
-        self.open(link).map(|link| link.conn.rtt())
-    }
-
     /// Figures of a link.
     pub fn stats(&self, link: LinkId) -> Option<LinkStats> {
         self.open(link).map(Link::stats)

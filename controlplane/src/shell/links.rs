@@ -22,8 +22,8 @@ pub(super) struct DriverLinks<'a> {
 }
 
 impl Links for DriverLinks<'_> {
-    fn dial(&mut self, alpn: Alpn, target: DialTarget, remote: SocketAddr, now: Now) -> Result<LinkId, DialError> {
-        self.driver.dial(alpn, &target, remote, now)
+    fn dial(&mut self, alpn: Alpn, target: DialTarget, remote: SocketAddr) -> Result<LinkId, DialError> {
+        self.driver.dial(alpn, &target, remote, self.now)
     }
 
     fn send(&mut self, link: LinkId, message: &[u8]) -> Result<(), SendError> {
@@ -44,10 +44,6 @@ impl Links for DriverLinks<'_> {
 
     fn moved(&mut self, link: LinkId, to: SocketAddr) {
         self.driver.path_changed(link, to, self.now);
-    }
-
-    fn rtt(&self, link: LinkId) -> Option<Duration> {
-        self.driver.rtt(link)
     }
 
     fn set_identity(&mut self, membership: &Membership) {

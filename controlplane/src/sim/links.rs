@@ -32,7 +32,6 @@ use crate::quic::{
     SendError, Side,
 };
 use crate::random::{Random, SeededRandom};
-use crate::time::Now;
 
 /// Bytes of one handshake, both ways together.
 const HANDSHAKE_LEN: u64 = 9_500;
@@ -437,7 +436,7 @@ pub struct ModelLinks<'a> {
 }
 
 impl Links for ModelLinks<'_> {
-    fn dial(&mut self, alpn: Alpn, target: DialTarget, remote: SocketAddr, _: Now) -> Result<LinkId, DialError> {
+    fn dial(&mut self, alpn: Alpn, target: DialTarget, remote: SocketAddr) -> Result<LinkId, DialError> {
         let Self { net, site } = self;
         let place = &net.places[site.0];
         let chain = match alpn {
@@ -538,10 +537,6 @@ impl Links for ModelLinks<'_> {
         if let Some(end) = self.net.ends.get_mut(&link) {
             end.remote = to;
         }
-    }
-
-    fn rtt(&self, link: LinkId) -> Option<Duration> {
-        self.net.ends.get(&link).map(|end| self.net.rtt(end.site, end.peer))
     }
 
     fn set_identity(&mut self, membership: &Membership) {

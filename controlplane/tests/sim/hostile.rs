@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use weir_controlplane::api::types::ErrorCode;
+use weir_controlplane::api::call::Call;
+use weir_controlplane::api::types::{ErrorCode, RekeyRequest};
 use weir_controlplane::codec;
 use weir_controlplane::membership::{self, Membership};
 use weir_controlplane::node::Links;
@@ -13,7 +14,6 @@ use weir_controlplane::pki::statement::MemberStatement;
 use weir_controlplane::quic::{Alpn, DialTarget, Event, LinkId};
 use weir_controlplane::random::{Random, SeededRandom};
 use weir_controlplane::store::{Store, Table};
-use weir_controlplane::time::Now;
 
 use super::*;
 
@@ -41,8 +41,7 @@ impl Misuse {
         let (victim, puppet) = (self.sites[1], self.sites[4]);
         let target = DialTarget::member(self.world.id(victim).unwrap());
         let remote = self.world.node(victim).unwrap().directory().entry(target.node).unwrap().record.endpoints[0];
-        let now = Now { mono: std::time::Instant::now(), wall: self.world.true_time() };
-        let link = self.world.links(puppet).dial(Alpn::Member, target, remote, now).unwrap();
+        let link = self.world.links(puppet).dial(Alpn::Member, target, remote).unwrap();
         self.world.links(puppet).keep_alive(link);
         self.world.run(SECOND);
         // The other side may have dialled us meanwhile, and of two links one stays.
@@ -157,14 +156,38 @@ fn a_flood_of_questions_fills_no_queue_beyond_its_limit() {
     let mut misuse = Misuse::new(404);
     let ask = codec::encode(&Message::Ask(Ask::Records { known: vec![] }));
     let before = misuse.world.costs(misuse.sites[1]).bytes;
+    misuse.world.heard(misuse.sites[4]);
     for _ in 0..20_000 {
         let link = misuse.link;
-        let _ = misuse.world.links(misuse.sites[4]).send(link, &ask);
+        misuse.world.links(misuse.sites[4]).send(link, &ask).unwrap();
     }
     misuse.world.run(MINUTE);
     let spent = misuse.world.costs(misuse.sites[1]).bytes - before;
     assert!(spent < 8 << 20, "{spent} bytes in answer to a flood");
+    // It was heard and answered, until the answers had no room any more: that is counted, and ends the link.
+    let link = misuse.link;
+    let heard = misuse.world.heard(misuse.sites[4]);
+    let is_answer = |event: &&Event| matches!(event, Event::Message { link: from, .. } if *from == link);
+    let answers = heard.iter().filter(is_answer).count();
+    assert!((100..20_000).contains(&answers), "{answers} answers");
+    assert_eq!(misuse.counted("link_send_failed"), 1);
+    assert!(heard.iter().any(|event| matches!(event, Event::Closed { link: from, .. } if *from == link)));
     misuse.is_unharmed();
+}
+
+/// A member without an address can be known, and not be dialled.
+#[test]
+fn a_rekey_that_cannot_begin_is_answered() {
+    let mut misuse = Misuse::new(407);
+    let silent = misuse.world.enrol(1).unwrap()[0];
+    let mut store = misuse.world.store(silent).clone();
+    let other = Membership::load(&mut store, &mut SeededRandom::new(0)).unwrap().unwrap();
+    let record = Record { node: other.node, ..misuse.record(misuse.world.true_time().0) };
+    misuse.say(&Message::Records(vec![SignedRecord::sign(&record, other.statement.clone(), &other.identity)]));
+    let request = RekeyRequest { peer: other.name };
+    let answer = misuse.world.ask(misuse.sites[1], Call::Rekey(request), SECOND).expect("an answer");
+    let error = answer.expect_err("no keys");
+    assert!(error.code == ErrorCode::NoAnswer && error.message.contains("no address of it is known"), "{error:?}");
 }
 
 #[test]
@@ -196,9 +219,8 @@ fn strangers_that_hold_links_keep_nobody_out() {
         DialTarget { proof: weir_controlplane::quic::Proof::IdOnly, ..DialTarget::member(world.id(sites[0]).unwrap()) };
     let remote = world.node(sites[0]).unwrap().directory().entry(target.node).unwrap().record.endpoints[0];
     for _ in 0..5000 {
-        let now = Now { mono: std::time::Instant::now(), wall: world.true_time() };
         let mut links = world.links(stranger);
-        let link = links.dial(Alpn::Join, target.clone(), remote, now).unwrap();
+        let link = links.dial(Alpn::Join, target.clone(), remote).unwrap();
         links.keep_alive(link);
         world.run(ms(1));
     }

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "everything here is a test")]
 
+mod calls;
 mod clocks;
 mod growth;
 mod hostile;

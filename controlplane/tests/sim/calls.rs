@@ -1,0 +1,127 @@
+//! Whoever asks is answered, whatever goes away meanwhile; and what is asked is done once it is asked again.
+
+use std::collections::BTreeSet;
+
+use weir_controlplane::api::call::{Answer, Call};
+use weir_controlplane::api::types::{ErrorCode, LogRequest, RevokeRequest};
+use weir_controlplane::node::Links;
+use weir_controlplane::quic::{Alpn, Event};
+use weir_controlplane::store::{Store, Table};
+
+use super::*;
+
+fn code(answer: Option<Result<Answer, weir_controlplane::api::types::Error>>) -> Option<ErrorCode> {
+    answer.expect("an answer").err().map(|error| error.code)
+}
+
+#[test]
+fn a_renewal_that_is_lost_with_its_link_is_reported() {
+    let (mut world, sites) = network(500, 2);
+    world.set_issuer(sites[0], false);
+    let call = world.call(sites[1], Call::CertRenew);
+    world.run(SECOND);
+    assert!(world.answer(call).is_none(), "the issuer does not answer");
+    world.kill(sites[0]);
+    world.run(2 * MINUTE);
+    assert_eq!(code(world.answer(call)), Some(ErrorCode::NoAnswer));
+    assert!(world.count(sites[1], "renewal_failed") >= 1);
+}
+
+/// The only other member takes links for renewals, says nothing on them, and has no others.
+#[test]
+fn a_renewal_on_a_silent_link_is_given_up_and_tried_again() {
+    let (mut world, sites) = network(501, 2);
+    let puppet = sites[0];
+    world.make_puppet(puppet);
+    let (mut joins, mut call, mut answer) = (BTreeSet::new(), None, None);
+    for second in 0..3 * 3600 {
+        for event in world.heard(puppet) {
+            match event {
+                Event::Opening { link, alpn: Alpn::Join, .. } => {
+                    world.links(puppet).keep_alive(link);
+                    joins.insert(link);
+                }
+                Event::Opening { link, .. } => world.links(puppet).close(link, 0, "no"),
+                _ => {}
+            }
+        }
+        if second == 300 {
+            call = Some(world.call(sites[1], Call::CertRenew));
+        }
+        world.run(SECOND);
+        answer = answer.or_else(|| world.answer(call?));
+    }
+    assert_eq!(code(answer), Some(ErrorCode::NoAnswer));
+    assert!(joins.len() >= 2, "{} attempts", joins.len());
+    assert!(world.links_open(sites[1]) <= 3, "{} links", world.links_open(sites[1]));
+}
+
+#[test]
+fn so_many_calls_wait_for_a_certificate_and_no_more() {
+    let (mut world, sites) = network(502, 2);
+    world.set_issuer(sites[0], false);
+    let calls: Vec<_> = (0..257).map(|_| world.call(sites[1], Call::CertRenew)).collect();
+    assert!(calls[..256].iter().all(|call| world.answer(*call).is_none()));
+    assert_eq!(code(world.answer(calls[256])), Some(ErrorCode::Busy));
+}
+
+#[test]
+fn a_renewal_that_somebody_waits_for_ends_with_the_membership() {
+    let (mut world, sites) = network(503, 2);
+    world.set_issuer(sites[0], false);
+    let call = world.call(sites[1], Call::CertRenew);
+    let left = world.ask(sites[1], Call::Leave, SECOND);
+    assert!(matches!(left, Some(Ok(Answer::Done(_)))), "{left:?}");
+    assert_eq!(code(world.answer(call)), Some(ErrorCode::Conflict));
+}
+
+/// The packet plane's end is noticed a moment after it.
+#[test]
+fn what_the_packet_plane_took_with_it_is_answered_all_the_same() {
+    let (mut world, sites) = network(504, 2);
+    world.kill_plane(sites[1]);
+    let calls = [Call::PolicyShow, Call::Peers].map(|call| world.call(sites[1], call));
+    world.run(ms(50));
+    for call in calls {
+        assert!(matches!(world.answer(call), Some(Ok(Answer::Policy(_) | Answer::Peers(_)))));
+    }
+}
+
+/// An issuer gives the same key the same grant, so what counts is that the key is there again.
+#[test]
+fn a_join_after_leaving_outlives_a_crash() {
+    let (mut world, sites) = network(505, 2);
+    let identity = |world: &World| world.store(sites[1]).value(Table::Membership, b"identity").unwrap();
+    let before = identity(&world);
+    let left = world.ask(sites[1], Call::Leave, SECOND);
+    assert!(matches!(left, Some(Ok(_))), "{left:?}");
+    let kept = identity(&world);
+    assert!(kept.is_some() && kept != before, "somebody else from now on");
+    let token = world.invite(sites[0], 1, None).unwrap();
+    world.join(sites[1], &token);
+    // The issuer has signed, and nobody has heard it yet.
+    world.run(ms(37));
+    world.kill(sites[1]);
+    let invites = world.ask(sites[0], Call::Invites, SECOND);
+    let Some(Ok(Answer::Invites(invites))) = invites else { panic!("{invites:?}") };
+    assert!(invites.len() == 3 && invites.iter().all(|invite| invite.used_by.len() == 1), "{invites:?}");
+    world.start(sites[1]);
+    assert_eq!(world.id(sites[1]), None);
+    let call = world.join(sites[1], &token);
+    world.run(5 * SECOND);
+    let answer = world.answer(call);
+    assert!(matches!(answer, Some(Ok(Answer::Joined(_)))), "{answer:?}");
+}
+
+#[test]
+fn the_audit_log_names_who_asked_for_a_replacement() {
+    let (mut world, sites) = network(506, 2);
+    let member = world.id(sites[1]).unwrap().to_string();
+    let request = RevokeRequest { member, reason: "lost".to_owned(), replace: true };
+    let answer = world.ask(sites[0], Call::Revoke(request), SECOND);
+    assert!(matches!(answer, Some(Ok(Answer::Revoked(_)))), "{answer:?}");
+    let log = world.ask(sites[0], Call::AuditLog(LogRequest { after: None, limit: None }), SECOND);
+    let Some(Ok(Answer::Log(entries))) = log else { panic!("{log:?}") };
+    let actors: Vec<&str> = entries.iter().rev().take(2).map(|entry| entry.actor.as_str()).collect();
+    assert_eq!(actors, ["a test"; 2]);
+}
