@@ -393,6 +393,17 @@ impl Ceremony {
     pub fn move_allocator(&mut self, from: KeyId, to: KeyId) -> Result<(), CeremonyError> {
         self.take(ceremony::move_slice(&self.chain, &[&self.root], from, to)?)
     }
+
+    /// Allows the draft group between members whose configurations ask for it, or forbids it.
+    ///
+    /// # Errors
+    /// [`CeremonyError`].
+    pub fn allow_legacy_kyber(&mut self, is_allowed: bool) -> Result<(), CeremonyError> {
+        self.take(ceremony::amend(&self.chain, &[&self.root], |bundle| {
+            bundle.parameters.legacy_kyber_allowed = is_allowed;
+            Ok(())
+        })?)
+    }
 }
 
 /// The certificate of the root with this key.

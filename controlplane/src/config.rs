@@ -181,7 +181,7 @@ impl fmt::Display for Principal {
 /// Exceptions for single peers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peers {
-    /// Members that are dialled with the draft group X25519Kyber768Draft00 and nothing else.
+    /// Members that may use the draft group X25519Kyber768Draft00, and are dialled with nothing else, where the trust bundle allows it.
     pub legacy_kyber: Vec<NodeId>,
 }
 

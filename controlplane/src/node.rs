@@ -81,6 +81,8 @@ pub struct Settings {
     pub inner_mtu: u16,
     /// Seconds without data after which a session is closed; 0 for never.
     pub idle_after_s: u32,
+    /// Members with which the draft group X25519Kyber768Draft00 is used, and nothing else, where the bundle allows it.
+    pub legacy_kyber: Vec<NodeId>,
     /// Whether an issuer runs beside this node.
     pub has_issuer: bool,
     /// What this process could still do, and the remedy, where the kernel does not let it give that up.

@@ -214,6 +214,7 @@ impl Shell {
             datagram_len_max: LINK_MTU - OUTER_HEADERS,
             inner_mtu: config.tun.mtu,
             idle_after_s: 300,
+            legacy_kyber: config.peers.legacy_kyber.clone(),
             has_issuer,
             unconfined: files.warning(),
             build: BUILD,

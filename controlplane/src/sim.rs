@@ -128,6 +128,7 @@ pub struct World {
     next_call: u64,
     streams: Vec<Stream>,
     idle_after_s: u32,
+    legacy_kyber: Vec<NodeId>,
     authority: Option<found::Authority>,
     /// What enrolled members know of one another.
     known: Option<Directory>,
@@ -147,6 +148,7 @@ impl World {
             next_call: 0,
             streams: vec![],
             idle_after_s: 0,
+            legacy_kyber: vec![],
             authority: None,
             known: None,
         }
@@ -155,6 +157,11 @@ impl World {
     /// Sessions end after so many seconds without packets, on machines that start from now on; 0 for never.
     pub const fn set_idle(&mut self, secs: u32) {
         self.idle_after_s = secs;
+    }
+
+    /// The draft group is for these members, on machines that start from now on.
+    pub fn set_legacy_kyber(&mut self, nodes: Vec<NodeId>) {
+        self.legacy_kyber = nodes;
     }
 
     /// Since the world began.
@@ -304,6 +311,7 @@ impl World {
             datagram_len_max: 1452,
             inner_mtu: 1372,
             idle_after_s: self.idle_after_s,
+            legacy_kyber: self.legacy_kyber.clone(),
             has_issuer: self.machines[site.0].has_issuer,
             unconfined: None,
             build: BUILD,

@@ -102,6 +102,10 @@ fn issuers_are_added_renewed_and_given_the_right_to_allocate() {
     assert!(matches!(ceremony.move_allocator(first, id), Err(CeremonyError::Bundle(_))));
     let walked = Chain::walk(world.founded.network, ceremony.versions()).unwrap();
     assert_eq!(walked.current().version, 4);
+    for allowed in [true, false] {
+        ceremony.allow_legacy_kyber(allowed).unwrap();
+        assert_eq!(ceremony.bundle().parameters.legacy_kyber_allowed, allowed);
+    }
     let bundle = ceremony.bundle().clone();
     assert!(verified(&mut world, &bundle).is_some());
 }

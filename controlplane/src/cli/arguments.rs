@@ -339,6 +339,14 @@ pub enum CaCommand {
         #[arg(long, value_name = "KEY-ID")]
         to: String,
     },
+    /// Ceremony: allow the draft group X25519Kyber768Draft00 with members that a configuration names, or forbid it.
+    DraftGroup {
+        /// The root.
+        #[command(flatten)]
+        root: Root,
+        /// Whether it is allowed.
+        verdict: Verdict,
+    },
     /// Write everything that this node's issuer keeps into a sealed file.
     Backup {
         /// Where to.

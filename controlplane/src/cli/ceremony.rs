@@ -160,6 +160,12 @@ pub(super) fn ca(arguments: &Arguments, command: &CaCommand) -> Outcome {
                 Ok(format!("{to} gives out what {from} gave out"))
             })
         }
+        CaCommand::DraftGroup { root, verdict } => change(arguments, root, |ceremony| {
+            let is_allowed = *verdict == Verdict::Allow;
+            ceremony.allow_legacy_kyber(is_allowed)?;
+            let becomes = if is_allowed { "allowed with members that a configuration names" } else { "forbidden" };
+            Ok(format!("the draft group X25519Kyber768Draft00 is {becomes}"))
+        }),
         CaCommand::Restore { file, passphrase_file } => restore(arguments, file, passphrase_file.as_deref()),
         CaCommand::Bundle { .. }
         | CaCommand::Publish { .. }

@@ -257,6 +257,7 @@ pub(super) fn ca(arguments: &Arguments, command: &CaCommand) -> Outcome {
         | CaCommand::RenewIssuer { .. }
         | CaCommand::RotateRoot { .. }
         | CaCommand::MoveAllocator { .. }
+        | CaCommand::DraftGroup { .. }
         | CaCommand::Restore { .. } => Ok(()),
     }
 }

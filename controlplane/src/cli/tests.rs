@@ -43,6 +43,7 @@ fn every_command_is_there_and_has_a_line_of_help() {
         "ca renew-issuer",
         "ca rotate-root",
         "ca move-allocator",
+        "ca draft-group",
         "ca backup",
         "ca restore",
         "ca export-crl",

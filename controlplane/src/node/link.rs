@@ -15,7 +15,7 @@ use crate::membership::Membership;
 use crate::pki::admission::DayKey;
 use crate::pki::id::{NodeId, session_id};
 use crate::pki::verifier::Member;
-use crate::quic::{Alpn, DialError, DialTarget, ExportError, LinkId, SendError, Side};
+use crate::quic::{Alpn, DialError, DialTarget, ExportError, GROUP_X25519KYBER768, LinkId, SendError, Side};
 use crate::random::Random;
 use crate::time::Now;
 
@@ -56,6 +56,8 @@ pub enum Code {
     NotMember = 6,
     /// It took too long, or our packet plane said no.
     Failed = 7,
+    /// The draft group was agreed on, with a member that it is not for.
+    Group = 8,
 }
 
 /// Links as the node sees them: QUIC in operation, a model of it in simulations.
@@ -157,6 +159,12 @@ impl<R: Random> Node<R> {
         }
     }
 
+    /// Whether links with this member may be under the draft group: the configuration names it, and the bundle does not forbid the group.
+    fn may_use_draft(&self, node: NodeId) -> bool {
+        let allowed = self.network.as_ref().is_some_and(|network| network.bundle.parameters.legacy_kyber_allowed);
+        allowed && self.settings.legacy_kyber.contains(&node)
+    }
+
     /// Whether a link to this member is kept even when nothing is to be said.
     fn keeps_link(&self, node: NodeId) -> bool {
         let Some(own) = self.id() else { return false };
@@ -198,7 +206,9 @@ impl<R: Random> Node<R> {
         if self.links.len() >= LINKS_MAX {
             return Err(format!("{LINKS_MAX} links are open"));
         }
-        let link = links.dial(alpn, DialTarget::member(node), remote).map_err(|error| error.to_string())?;
+        let target =
+            DialTarget { legacy_kyber: alpn != Alpn::Join && self.may_use_draft(node), ..DialTarget::member(node) };
+        let link = links.dial(alpn, target, remote).map_err(|error| error.to_string())?;
         self.links.insert(link, Link::new(alpn, Side::Dialled, Some(node)));
         Ok(link)
     }
@@ -291,6 +301,10 @@ impl<R: Random> Node<R> {
         let held = self.links.entry(link).or_insert_with(|| Link::new(alpn, side, node));
         held.is_connected = true;
         held.peer = node.or(held.peer);
+        if group == GROUP_X25519KYBER768 && !node.is_some_and(|node| self.may_use_draft(node)) {
+            self.counters.count("link_draft_group");
+            return self.fail_link(link, Code::Group, "the draft group is not for this member", links, now);
+        }
         if side == Side::Dialled && alpn == Alpn::Join {
             return self.join_connected(connected);
         }

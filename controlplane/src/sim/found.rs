@@ -22,7 +22,7 @@ use crate::pki::resources::Resources;
 use crate::pki::revocation::RevocationSet;
 use crate::pki::signed::Signed;
 use crate::pki::statement::MemberStatement;
-use crate::random::Random;
+use crate::random::{Random, SeededRandom};
 use crate::store::{Batch, MemoryStore, Store, Table};
 use crate::time::Now;
 
@@ -191,14 +191,26 @@ impl World {
 
     /// Rotates root A in a ceremony with root B, and gives the new bundle to a machine's node. Says its version.
     pub fn rotate_root(&mut self, site: Site) -> Option<u64> {
+        let mut comes = PrivateKey::generate(&mut self.random);
+        let mut random = SeededRandom::new(self.random.u64());
+        self.hold_ceremony(site, |ceremony, keys| {
+            ceremony.rotate_root(keys.root_a.public().id(), &comes, &mut random)?;
+            std::mem::swap(&mut keys.root_a, &mut comes);
+            Ok(())
+        })
+    }
+
+    /// Holds a ceremony with root B, and gives the new bundle to a machine's node. Says its version.
+    pub fn hold_ceremony(
+        &mut self,
+        site: Site,
+        change: impl FnOnce(&mut Ceremony, &mut FoundingKeys) -> Result<(), CeremonyError>,
+    ) -> Option<u64> {
         let wall = self.true_time();
         let authority = self.authority.as_mut()?;
-        let goes = authority.keys.root_a.public().id();
-        let comes = PrivateKey::generate(&mut self.random);
         let mut ceremony = Ceremony::begin(&authority.bundles, authority.keys.root_b.clone(), wall).ok()?;
-        ceremony.rotate_root(goes, &comes, &mut self.random).ok()?;
+        change(&mut ceremony, &mut authority.keys).ok()?;
         authority.bundles = ceremony.versions().to_vec();
-        authority.keys.root_a = comes;
         let versions = authority.bundles.iter().map(|bundle| BASE64.encode(&codec::encode(bundle))).collect();
         let version = ceremony.bundle().version;
         let applied = self.ask(site, Call::BundleApply(BundleApplyRequest { versions }), Duration::from_secs(1))?;

@@ -28,8 +28,8 @@ use crate::pki::id::{NodeId, sha256};
 use crate::pki::trust::SharedTrust;
 use crate::pki::verifier::{Member, VerifyError};
 use crate::quic::{
-    Alpn, CloseReason, DialError, DialTarget, Event, ExportError, GROUP_X25519MLKEM768, LinkId, MESSAGE_LEN_MAX, Proof,
-    SendError, Side,
+    Alpn, CloseReason, DialError, DialTarget, Event, ExportError, GROUP_X25519KYBER768, GROUP_X25519MLKEM768, LinkId,
+    MESSAGE_LEN_MAX, Proof, SendError, Side,
 };
 use crate::random::{Random, SeededRandom};
 
@@ -103,6 +103,8 @@ struct End {
     side: Side,
     phase: Phase,
     target: Option<(NodeId, Proof)>,
+    /// What the dialling side offers, and the other one takes.
+    group: u16,
     /// What this side shows.
     chain: Vec<Vec<u8>>,
     began: Duration,
@@ -236,7 +238,7 @@ impl Net {
 
     fn initial(&mut self, dialled: LinkId, attempt: u32) -> Option<(Site, Event)> {
         let end = self.ends.get(&dialled)?;
-        let (client, server, alpn) = (end.site, end.peer, end.alpn);
+        let (client, server, alpn, group) = (end.site, end.peer, end.alpn, end.group);
         let share = self.faults.loss;
         if !self.reaches(client, server) || !self.places[server.0].is_up || self.draw(share) {
             self.again(attempt, |attempt| Step::Initial { dialled, attempt });
@@ -261,6 +263,7 @@ impl Net {
                 side: Side::Accepted,
                 phase: Phase::Opening,
                 target: None,
+                group,
                 chain,
                 began: self.at,
                 heard: self.at,
@@ -353,9 +356,9 @@ impl Net {
         let at = self.at;
         let end = self.ends.get_mut(&link)?;
         (end.phase, end.heard) = (Phase::Connected, at);
-        let (side, remote, took) = (end.side, end.remote, at - end.began);
+        let (side, remote, group, took) = (end.side, end.remote, end.group, at - end.began);
         self.schedule(at + KEEP_ALIVE, Step::Alive(link));
-        let (peer, group, suite) = (peer.map(Box::new), GROUP_X25519MLKEM768, SUITE);
+        let (peer, suite) = (peer.map(Box::new), SUITE);
         Some(Event::Connected { link, alpn, side, peer, chain, remote, group, suite, took })
     }
 
@@ -459,6 +462,7 @@ impl Links for ModelLinks<'_> {
             side: Side::Dialled,
             phase: Phase::Handshake,
             target: Some((target.node, target.proof)),
+            group: if target.legacy_kyber { GROUP_X25519KYBER768 } else { GROUP_X25519MLKEM768 },
             chain,
             began: at,
             heard: at,

@@ -8,10 +8,11 @@ use weir_controlplane::codec;
 use weir_controlplane::membership::{self, Membership};
 use weir_controlplane::node::Links;
 use weir_controlplane::node::directory::{Record, SignedRecord};
+use weir_controlplane::node::link::Code;
 use weir_controlplane::node::message::{Ask, Message};
 use weir_controlplane::pki::signed::Signed;
 use weir_controlplane::pki::statement::MemberStatement;
-use weir_controlplane::quic::{Alpn, DialTarget, Event, LinkId};
+use weir_controlplane::quic::{Alpn, CloseReason, DialTarget, Event, GROUP_X25519KYBER768, LinkId, Side};
 use weir_controlplane::random::{Random, SeededRandom};
 use weir_controlplane::store::{Store, Table};
 
@@ -188,6 +189,55 @@ fn a_rekey_that_cannot_begin_is_answered() {
     let answer = misuse.world.ask(misuse.sites[1], Call::Rekey(request), SECOND).expect("an answer");
     let error = answer.expect_err("no keys");
     assert!(error.code == ErrorCode::NoAnswer && error.message.contains("no address of it is known"), "{error:?}");
+}
+
+/// Whom no configuration names, and whom the bundle does not allow it.
+#[test]
+fn the_draft_group_is_for_whom_it_is_allowed() {
+    let (mut world, sites) = network(408, 3);
+    let (puppet, naming, other) = (sites[2], sites[1], sites[0]);
+    let node = world.id(puppet).unwrap();
+    world.kill(naming);
+    world.set_legacy_kyber(vec![node]);
+    world.start(naming);
+    world.run(MINUTE);
+    world.make_puppet(puppet);
+    let dial = |world: &mut World, to: Site| {
+        let target = DialTarget { legacy_kyber: true, ..DialTarget::member(world.id(to).unwrap()) };
+        let remote = world.node(to).unwrap().directory().entry(target.node).unwrap().record.endpoints[0];
+        world.heard(puppet);
+        let link = world.links(puppet).dial(Alpn::Member, target, remote).unwrap();
+        world.run(ms(100));
+        // Of two links to one member one goes anyway, by another code.
+        let is_refusal = |event: &Event| match event {
+            Event::Closed { link: of, reason: CloseReason::Peer { code, .. } } => {
+                *of == link && *code == Code::Group as u32
+            }
+            _ => false,
+        };
+        let is_refused = world.heard(puppet).iter().any(is_refusal);
+        (is_refused, world.count(to, "link_draft_group"))
+    };
+    assert_eq!(dial(&mut world, naming), (true, 1), "the bundle does not allow it");
+    world.hold_ceremony(other, |ceremony, _| ceremony.allow_legacy_kyber(true)).expect("a new bundle");
+    world.run(SECOND);
+    assert_eq!(dial(&mut world, other), (true, 1), "its configuration does not name it");
+    assert_eq!(dial(&mut world, naming), (false, 1));
+    // Nor is it dialled with another.
+    world.kill(naming);
+    world.start(naming);
+    world.run(10 * SECOND);
+    let groups: Vec<u16> = world
+        .heard(puppet)
+        .into_iter()
+        .filter_map(|event| match event {
+            Event::Connected { side: Side::Accepted, peer: Some(peer), group, .. } => Some((peer.node, group)),
+            _ => None,
+        })
+        .filter(|(from, _)| Some(*from) == world.id(naming))
+        .map(|(_, group)| group)
+        .collect();
+    assert!(!groups.is_empty() && groups.iter().all(|group| *group == GROUP_X25519KYBER768), "{groups:?}");
 }
 
 #[test]
