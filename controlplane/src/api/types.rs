@@ -251,8 +251,18 @@ object! {
         plane: Plane,
         /// Peers with which packets pass.
         peers_connected: u64,
+        /// What happened so often since the start; what never did is left out.
+        counters: Vec<Counter>,
         /// What a person should know.
         warnings: Vec<Warning>,
+    }
+
+    /// How often something happened.
+    pub struct Counter {
+        /// What: of certificates that peers showed, `chain_accepted`, `chain_in_grace`, or `chain_` and why it was refused.
+        name: String,
+        /// How often.
+        count: u64,
     }
 
     /// A member that this node has something to do with.

@@ -16,8 +16,8 @@ use super::renew::{HOPS_MAX, IssuerPurpose};
 use super::{CallId, Node, Output, Timer};
 use crate::api::call::Answer;
 use crate::api::types::{
-    Certificate, Done, Error, ErrorCode, Identity, Joined, Moment, Network, Plane, RevocationVersion, Severity, Status,
-    Versions, Warning,
+    Certificate, Counter, Done, Error, ErrorCode, Identity, Joined, Moment, Network, Plane, RevocationVersion,
+    Severity, Status, Versions, Warning,
 };
 use crate::issuer::{Asked, LeaveBody, LeaveRequest, Request};
 use crate::membership;
@@ -145,8 +145,21 @@ impl<R: Random> Node<R> {
             },
             plane,
             peers_connected: self.peers.values().filter(connected).count() as u64,
+            counters: self.counted(),
             warnings: self.warnings(now),
         }
+    }
+
+    /// What happened so often, and what became of the certificates that peers showed.
+    fn counted(&self) -> Vec<Counter> {
+        let own = self.counters.0.iter().map(|(name, count)| ((*name).to_owned(), *count));
+        let chains = self.trust.iter().flat_map(|trust| {
+            let checks = trust.checks();
+            let accepted = [("accepted", checks.accepted()), ("in_grace", checks.in_grace())];
+            accepted.into_iter().chain(checks.refused()).map(|(what, count)| (format!("chain_{what}"), count))
+        });
+        let happened = own.chain(chains).filter(|(_, count)| *count > 0);
+        happened.map(|(name, count)| Counter { name, count }).collect()
     }
 
     /// What a person should know, the urgent first.

@@ -125,3 +125,13 @@ fn the_audit_log_names_who_asked_for_a_replacement() {
     let actors: Vec<&str> = entries.iter().rev().take(2).map(|entry| entry.actor.as_str()).collect();
     assert_eq!(actors, ["a test"; 2]);
 }
+
+#[test]
+fn a_status_tells_of_the_certificates_that_were_judged() {
+    let (mut world, sites) = network(507, 3);
+    let Some(Ok(Answer::Status(status))) = world.ask(sites[1], Call::Status, SECOND) else { panic!("a status") };
+    let count = |name: &str| status.counters.iter().find(|row| row.name == name).map_or(0, |row| row.count);
+    assert!(count("chain_accepted") >= 4, "{:?}", status.counters);
+    assert_eq!(count("exchange_installed"), world.count(sites[1], "exchange_installed"));
+    assert!(status.counters.iter().all(|row| row.count > 0));
+}

@@ -1,5 +1,5 @@
 use super::*;
-use crate::api::types::{Network, PeerState, Plane, PolicyRule, RevocationVersion, Versions};
+use crate::api::types::{Counter, Network, PeerState, Plane, PolicyRule, RevocationVersion, Versions};
 
 const NOW: UnixSecs = UnixSecs(1_796_000_000);
 
@@ -63,6 +63,7 @@ fn whole_status() -> Status {
             routes: 4,
         },
         peers_connected: 2,
+        counters: vec![Counter { name: "chain_accepted".into(), count: 4 }],
         warnings: vec![Warning {
             severity: Severity::Warning,
             what: "only one issuer".into(),
