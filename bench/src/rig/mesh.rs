@@ -14,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
 
 use super::netlink::{Rtnetlink, VethEnd};
-use super::{Host, IPV4_PREFIX_LEN, IPV6_PREFIX_LEN, Interface, Namespace, configure, fresh_name, prepare};
+use super::{Host, Interface, Namespace, configure, fresh_name, prepare};
 use crate::{Error, Result};
 
 /// Most gateways of a mesh: their numbers are the third byte of addresses.
@@ -156,26 +156,6 @@ impl Mesh {
     pub fn switch(&self) -> &Namespace {
         &self.switch
     }
-
-    /// Takes a gateway off the switch, or puts it back: a cut cable.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn plug(&self, number: u8, is_in: bool) -> Result<()> {
-        let port = self.switch.interface_index(&format!("p{number}"))?;
-        self.switch
-            .enter(|| Rtnetlink::open()?.set_up(port, is_in))?
-            .map_err(Error::io(format!("cannot switch the port of g{number}")))
-    }
-
-    /// Leaves the namespaces in place. `rig clean` removes them once this process has ended.
-    pub fn keep(mut self) {
-        self.switch.keep();
-        for site in &mut self.sites {
-            site.gateway.namespace.keep();
-            site.host.namespace.keep();
-        }
-    }
 }
 
 fn veth(
@@ -195,6 +175,3 @@ fn veth(
         far.name()
     )))
 }
-
-/// Bits of the prefixes of a mesh's links, for whoever writes addresses out.
-pub const PREFIX_LENS: (u8, u8) = (IPV4_PREFIX_LEN, IPV6_PREFIX_LEN);

@@ -104,14 +104,9 @@ impl Rtnetlink {
 
     /// Brings a link up.
     pub(super) fn up(&mut self, index: u32) -> io::Result<()> {
-        self.set_up(index, true)
-    }
-
-    /// Brings a link up or down.
-    pub(super) fn set_up(&mut self, index: u32, up: bool) -> io::Result<()> {
         let mut link = LinkMessage::default();
         link.header.index = index;
-        link.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+        link.header.flags = LinkFlags::Up;
         link.header.change_mask = LinkFlags::Up;
         self.request(RouteNetlinkMessage::SetLink(link), NLM_F_ACK).map(|_| ())
     }
