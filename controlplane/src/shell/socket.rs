@@ -24,13 +24,15 @@ const SEALED: std::ops::RangeInclusive<u8> = 0x20..=0x3f;
 struct Socket {
     inner: UdpSocket,
     state: UdpSocketState,
+    local: SocketAddr,
 }
 
 impl Socket {
     fn new(socket: StdUdpSocket) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let state = UdpSocketState::new(UdpSockRef::from(&socket))?;
-        Ok(Self { inner: UdpSocket::from_std(socket)?, state })
+        let local = socket.local_addr()?;
+        Ok(Self { inner: UdpSocket::from_std(socket)?, state, local })
     }
 }
 
@@ -47,23 +49,11 @@ pub struct Received<'a> {
     pub data: &'a [u8],
 }
 
-/// What became of datagrams.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SocketCounters {
-    /// Datagrams received.
-    pub received: u64,
-    /// Sealed data that came here while no packet plane took it.
-    pub data_dropped: u64,
-    /// Datagrams or trains that the kernel did not take.
-    pub send_failed: u64,
-}
-
 /// The sockets, IPv4 and IPv6 as far as there are any.
 pub struct ControlSockets {
     sockets: Vec<Socket>,
     port: Option<u16>,
-    buffers: Vec<Vec<u8>>,
-    counters: SocketCounters,
+    buffers: [Vec<u8>; BATCH],
 }
 
 impl ControlSockets {
@@ -106,19 +96,13 @@ impl ControlSockets {
 
     fn of(sockets: Vec<StdUdpSocket>) -> io::Result<Self> {
         let sockets = sockets.into_iter().map(Socket::new).collect::<io::Result<Vec<Socket>>>()?;
-        let first = sockets.first().and_then(|socket| socket.inner.local_addr().ok());
-        let port = first.map(|address| address.port());
-        Ok(Self { sockets, port, buffers: vec![vec![0; BUFFER_LEN]; BATCH], counters: SocketCounters::default() })
+        let port = sockets.first().map(|socket| socket.local.port());
+        Ok(Self { sockets, port, buffers: std::array::from_fn(|_| vec![0; BUFFER_LEN]) })
     }
 
     /// The port that peers see; the last one, while there are no sockets.
     pub fn port(&self) -> Option<u16> {
         self.port
-    }
-
-    /// What became of datagrams so far.
-    pub fn counters(&self) -> SocketCounters {
-        self.counters
     }
 
     /// Waits until one of them has something.
@@ -140,13 +124,11 @@ impl ControlSockets {
 
     /// Takes what waits, at most `budget` system calls for each socket.
     pub fn receive(&mut self, budget: usize, mut take: impl FnMut(Received<'_>)) {
-        let counters = &mut self.counters;
         for socket in &self.sockets {
             for _ in 0..budget {
                 let mut metas = [RecvMeta::default(); BATCH];
                 let got = {
-                    let mut slices: Vec<IoSliceMut<'_>> =
-                        self.buffers.iter_mut().map(|buffer| IoSliceMut::new(buffer)).collect();
+                    let mut slices = self.buffers.each_mut().map(|buffer| IoSliceMut::new(buffer));
                     socket.inner.try_io(Interest::READABLE, || {
                         socket.state.recv(UdpSockRef::from(&socket.inner), &mut slices, &mut metas)
                     })
@@ -155,9 +137,7 @@ impl ControlSockets {
                 let Ok(count) = got else { break };
                 for (meta, buffer) in metas.iter().zip(&self.buffers).take(count) {
                     for datagram in buffer[..meta.len].chunks(meta.stride.max(1)) {
-                        counters.received += 1;
                         if datagram.first().is_none_or(|first| SEALED.contains(first)) {
-                            counters.data_dropped += 1;
                             continue;
                         }
                         take(Received {
@@ -173,15 +153,9 @@ impl ControlSockets {
     }
 
     /// Sends what QUIC made. What the kernel does not take is lost, as on any network; QUIC sends again.
-    pub fn send(&mut self, transmit: &Transmit, contents: &[u8]) {
-        let Some(socket) = self
-            .sockets
-            .iter()
-            .find(|socket| socket.inner.local_addr().is_ok_and(|local| local.is_ipv4() == transmit.to.is_ipv4()))
-        else {
-            self.counters.send_failed += 1;
-            return;
-        };
+    pub fn send(&self, transmit: &Transmit, contents: &[u8]) {
+        let of_its_family = |socket: &&Socket| socket.local.is_ipv4() == transmit.to.is_ipv4();
+        let Some(socket) = self.sockets.iter().find(of_its_family) else { return };
         let transmit = quinn_udp::Transmit {
             destination: transmit.to,
             ecn: transmit.ecn.and_then(EcnCodepoint::from_bits),
@@ -189,10 +163,7 @@ impl ControlSockets {
             segment_size: transmit.segment_len,
             src_ip: transmit.from_ip,
         };
-        let sent = socket.state.try_send(UdpSockRef::from(&socket.inner), &transmit);
-        if sent.is_err() {
-            self.counters.send_failed += 1;
-        }
+        let _ = socket.state.try_send(UdpSockRef::from(&socket.inner), &transmit);
     }
 }
 
@@ -223,7 +194,6 @@ mod tests {
             all = received(&mut one).await;
         }
         assert_eq!(all, [(other.local_addr().unwrap(), vec![0xc0, 1, 2])]);
-        assert_eq!(one.counters(), SocketCounters { received: 2, data_dropped: 1, send_failed: 0 });
 
         let to = other.local_addr().unwrap();
         one.send(&Transmit { to, from_ip: None, ecn: None, len: 3, segment_len: None }, b"abc");
