@@ -16,8 +16,6 @@ pub struct Caller {
     pub uid: u32,
     /// Its primary group.
     pub gid: u32,
-    /// Its process, if the kernel says so. For the log: it may have ended and its number may be another's.
-    pub pid: Option<i32>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,7 +110,7 @@ mod tests {
     const GROUP: &str = "root:x:0:\nops:x:50:bob,nobody\nweir:x:60:\nbroken\n";
 
     fn caller(uid: u32, gid: u32) -> Caller {
-        Caller { uid, gid, pid: None }
+        Caller { uid, gid }
     }
 
     fn api(read: &[Principal], operate: &[Principal], admin: &[Principal]) -> config::Api {

@@ -1,7 +1,8 @@
 //! The server: takes calls from the socket and hands them to the node.
 //!
 //! A connection carries one call. It has so much time to send it, the node so much to answer, and there are only so many connections at a
-//! time; more wait in the kernel's queue. Nothing here knows what a call means.
+//! time; more wait in the kernel's queue. Who has no role at all is told so in one of a few places of their own, and takes none of the
+//! others'. Nothing here knows what a call means.
 
 use std::fs;
 use std::io;
@@ -29,6 +30,8 @@ use super::types::{Error, ErrorCode, Role};
 
 /// Permissions of the socket: anybody may connect, and is judged by what the kernel says of him.
 const SOCKET_MODE: u32 = 0o666;
+/// Connections of callers without a role at a time; more are closed unheard. Ours: enough to tell a person what is missing.
+const STRANGERS_MAX: usize = 4;
 /// Calls that wait for the node. It answers most in microseconds.
 pub const QUEUE_LEN: usize = 64;
 /// How long to leave the socket alone after the system could not give us a connection: out of descriptors.
@@ -98,9 +101,8 @@ pub async fn serve(listener: UnixListener, access: Access, calls: mpsc::Sender<R
     let shared = Arc::new(Shared { calls, limits });
     let router = router(&shared);
     let free = Arc::new(Semaphore::new(limits.connections));
+    let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
     loop {
-        // Nobody closes this semaphore.
-        let Ok(permit) = Arc::clone(&free).acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -110,25 +112,35 @@ pub async fn serve(listener: UnixListener, access: Access, calls: mpsc::Sender<R
                 continue;
             }
         };
-        let (router, access) = (router.clone(), access.clone());
+        let Ok(credentials) = stream.peer_cred() else { continue };
+        let caller = Caller { uid: credentials.uid(), gid: credentials.gid() };
+        let role = access.role(caller);
+        let permit = match role {
+            // Nobody closes this semaphore.
+            Some(_) => Arc::clone(&free).acquire_owned().await.ok(),
+            None => Arc::clone(&strangers).try_acquire_owned().ok(),
+        };
+        let Some(permit) = permit else { continue };
+        let router = router.clone();
         tokio::spawn(async move {
-            connection(stream, router, &access, limits).await;
+            connection(stream, router, (caller, role), limits).await;
             drop(permit);
         });
     }
 }
 
-async fn connection(stream: UnixStream, router: Router, access: &Access, limits: Limits) {
-    let Ok(credentials) = stream.peer_cred() else { return };
-    let caller = Caller { uid: credentials.uid(), gid: credentials.gid(), pid: credentials.pid() };
-    let service = TowerToHyperService::new(router.layer(Extension((caller, access.role(caller)))));
+async fn connection(stream: UnixStream, router: Router, (caller, role): (Caller, Option<Role>), limits: Limits) {
+    let service = TowerToHyperService::new(router.layer(Extension((caller, role))));
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.request)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
     // The last part is for those who do not read their answer.
-    let whole = limits.request * 2 + limits.answer + limits.request;
+    let whole = match role {
+        Some(_) => limits.request * 2 + limits.answer + limits.request,
+        None => limits.request,
+    };
     match timeout(whole, served).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, uid = caller.uid, "an API connection broke"),

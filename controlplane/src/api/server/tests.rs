@@ -290,3 +290,23 @@ fn the_socket_is_taken_over_from_the_dead_and_from_nobody_else() {
         assert!(error.contains("start it with `weir run`"), "{error}");
     });
 }
+
+/// Whoever may not ask anything could have kept all who may from asking.
+#[test]
+fn strangers_take_no_place_of_those_who_have_a_role() {
+    run(async {
+        // There is no place for anybody with a role, and a stranger is told all the same.
+        let (place, limits) = (Place::new(), Limits { connections: 0, request: Duration::from_millis(300), ..QUICK });
+        let _node = start(&place, None, limits, QUEUE_LEN, answering);
+        assert_eq!(code(call(&place, Call::Status).await.unwrap_err()), ErrorCode::Forbidden);
+        let mut idle = Vec::new();
+        for _ in 0..STRANGERS_MAX {
+            idle.push(UnixStream::connect(&place.0).await.unwrap());
+        }
+        assert_eq!(raw(&place, b"").await, "", "one more is closed unheard");
+        for stream in &mut idle {
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        }
+        assert_eq!(code(call(&place, Call::Status).await.unwrap_err()), ErrorCode::Forbidden);
+    });
+}
