@@ -31,6 +31,7 @@ use self::allocation::Allocations;
 pub use self::backup::{BACKUP_LEN_MAX, RestoreError, Restored, restore};
 use self::invite::Invite;
 pub use self::invite::{SUBNETS_MAX, TTL_SECS, USES_MAX};
+pub use self::join::ENTRIES_RESERVED;
 use self::leaves::Leaves;
 pub use self::leaves::{CRL_ROWS_MAX, LEAVES_MAX};
 pub use self::message::*;
@@ -300,7 +301,11 @@ impl<S: Store> Issuer<S> {
             Request::Adopt(entries) => self.adopt(entries, by, now),
             Request::Revocations { from } => self.list_from(from, now).map(Reply::Revocations),
             Request::Learn { bundles, revocations, admission, statements } => {
-                self.learn(bundles, revocations, admission, &statements)
+                let learned = self.learn(bundles, revocations, admission, &statements, now.wall);
+                match self.replace_lost_seed(by, now, random)? {
+                    Some(reply) => Ok(reply),
+                    None => learned.map(|()| Reply::Done),
+                }
             }
             Request::ExportCrl => self.export_crl(now),
             Request::Recovered => self.recovered(),
@@ -309,6 +314,7 @@ impl<S: Store> Issuer<S> {
             Request::Audit { from, max } => self.audit_entries(from, max),
             Request::Backup { passphrase } => self.backup(&passphrase, by, now, random),
             Request::Status => Ok(Reply::Status(Box::new(self.status(now.wall)))),
+            Request::VerifyAudit { from } => self.verify_audit(from),
         }
     }
 
@@ -331,9 +337,14 @@ impl<S: Store> Issuer<S> {
         self.chain.current()
     }
 
+    /// Whether this key is an issuer's that neither the bundle nor a list has revoked.
+    fn is_issuer(&self) -> bool {
+        self.bundle().issuer(self.id).is_some() && !self.revoked.is_issuer_revoked(self.id)
+    }
+
     /// The certificate to sign under: of those valid now, the one that ends last.
     fn certificate(&self, now: UnixSecs) -> Result<(Vec<u8>, AuthorityFields), Refused> {
-        if self.bundle().issuer(self.id).is_none() || self.revoked.is_issuer_revoked(self.id) {
+        if !self.is_issuer() {
             return Err(Refused::NotIssuer);
         }
         let certificates = self.bundle().issuer_certificates(self.id).into_iter();
@@ -393,6 +404,13 @@ impl<S: Store> Issuer<S> {
         let max = max.min(400) as usize;
         let entries = audit::read(&self.store, from, max).map_err(|error| Refused::Store(error.to_string()))?;
         Ok(Reply::Audit(entries))
+    }
+
+    fn verify_audit(&self, from: u64) -> Result<Reply, Refused> {
+        let own = |id: KeyId| Some(self.key.public()).filter(|_| id == self.id);
+        let verified = audit::verify_part(&self.store, from, AUDIT_VERIFY_MAX, own);
+        let verified = verified.map_err(|error| Refused::Audit(error.to_string()))?;
+        Ok(Reply::AuditVerified { verified, entries: self.audit.next })
     }
 
     /// What the store should hold of the state, with one thing changed.

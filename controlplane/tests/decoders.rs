@@ -126,7 +126,7 @@ proptest! {
             prop_assert!(revoked.apply(list, chain.current()).is_err());
         }
         if let Ok(seed) = decode::<SignedAdmission>(&bytes, MESSAGE_LEN_MAX) {
-            prop_assert!(AdmissionKeys::new(seed, chain.current()).is_err());
+            prop_assert!(AdmissionKeys::new(seed, chain.current(), &revoked).is_err());
         }
         if let Ok(record) = decode::<SignedRecord>(&bytes, MESSAGE_LEN_MAX) {
             let (network, bundle) = (chain.network(), chain.current());

@@ -20,13 +20,16 @@ use crate::pki::certificate::{
 use crate::pki::id::{InviteId, NetworkId, NodeId, Nonce, overlay_address};
 use crate::pki::key::{PublicKey, Signature};
 use crate::pki::resources::{IpBlocks, Resources};
-use crate::pki::revocation::Revoked;
+use crate::pki::revocation::{ENTRIES_MAX, Revoked};
 use crate::pki::signed::Signed;
 use crate::pki::statement::MemberStatement;
 use crate::pki::token;
 use crate::random::Random;
 use crate::store::{Batch, Store};
 use crate::time::{Now, UnixSecs};
+
+/// Entries of the revocation list that members who leave do not use up. Ours: a quarter, for what operators revoke.
+pub const ENTRIES_RESERVED: usize = 1024;
 
 /// What a leaf will say, whoever first granted it.
 struct Holder {
@@ -256,6 +259,9 @@ impl<S: Store> Issuer<S> {
         self.check_network(body.network)?;
         let leaf = self.certified(&body.certificate)?;
         check_keys(exporter, &request.body, [(&leaf.identity, &request.signature)])?;
+        // Who comes and goes must not leave operators without a way to cut somebody off.
+        let entries = self.revoked.have(self.id).1 as usize;
+        limit("members that have left", entries + 1, 1, ENTRIES_MAX - ENTRIES_RESERVED)?;
         self.revoke(Revoked::Node(leaf.node), "left".to_owned(), by, now, random)
     }
 
@@ -270,10 +276,10 @@ impl<S: Store> Issuer<S> {
         let leaf = certificate::read_leaf(der).map_err(|error| Refused::Certificate(error.to_string()))?;
         self.check_network(leaf.network)?;
         let issuer = self.chain.issuer_ever(leaf.issuer).filter(|_| !self.revoked.is_issuer_revoked(leaf.issuer));
-        let (key, certificates) = issuer.ok_or_else(|| no("its issuer is revoked or never was one of this network"))?;
+        let issuer = issuer.ok_or_else(|| no("its issuer is revoked or never was one of this network"))?;
         let (_, parsed) = X509Certificate::from_der(der).map_err(|_| no("it does not parse"))?;
         let signature = <[u8; 64]>::try_from(&parsed.signature_value.data[..]).map(Signature);
-        let verified = signature.map(|signature| key.verify_raw(parsed.tbs_certificate.as_ref(), &signature));
+        let verified = signature.map(|signature| issuer.public.verify_raw(parsed.tbs_certificate.as_ref(), &signature));
         if !matches!(verified, Ok(Ok(()))) {
             return Err(no("its signature does not fit"));
         }
@@ -282,7 +288,7 @@ impl<S: Store> Issuer<S> {
             let fields = certificate::read_authority(der);
             fields.is_ok_and(|fields| check_within(&leaf.prefixes, &fields.blocks).is_ok())
         };
-        if !certificates.iter().any(covers) {
+        if !issuer.certificates.iter().any(covers) {
             return Err(no("it has addresses that its issuer may not grant"));
         }
         if leaf.node != NodeId::derive(self.state.network, &leaf.identity.0, leaf.nonce) {

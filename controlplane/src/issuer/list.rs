@@ -1,5 +1,8 @@
 //! What an issuer signs of its own accord or for operators: revocation lists, the admission seed, policy. And what it learns.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use zeroize::Zeroizing;
 
 use super::{
@@ -8,9 +11,9 @@ use super::{
 };
 use crate::audit::Act;
 use crate::codec;
-use crate::pki::admission::{AdmissionDocument, SignedAdmission};
-use crate::pki::bundle::{Extended, SignedBundle};
-use crate::pki::id::overlay_network;
+use crate::pki::admission::{self, AdmissionDocument, SignedAdmission};
+use crate::pki::bundle::{BundleError, SignedBundle};
+use crate::pki::id::{NodeId, overlay_network};
 use crate::pki::key::Domain;
 use crate::pki::revocation::{ENTRIES_MAX, Entry, REASON_LEN_MAX, RevocationError, Revoked, SignedRevocationList};
 use crate::pki::signed::Signed;
@@ -18,6 +21,9 @@ use crate::pki::statement::SignedStatement;
 use crate::random::Random;
 use crate::store::{Batch, Store, Table};
 use crate::time::{Now, UnixSecs};
+
+/// How far ahead of our clock another issuer's version may be: versions are moments, and clocks that are a month apart are broken.
+const VERSION_AHEAD_MAX: Duration = Duration::from_secs(30 * 86_400);
 
 impl<S: Store> Issuer<S> {
     /// Signs the list afresh when it is time, and returns it to be spread; forgets what has ended.
@@ -47,9 +53,9 @@ impl<S: Store> Issuer<S> {
             return Err(Refused::NotIssuer);
         }
         // The version is the time, so that an issuer restored from a backup does not fall behind what it signed before.
-        let version = (self.revoked.have(self.id).0 + 1).max(now.0);
+        let version = self.revoked.have(self.id).0.saturating_add(1).max(now.0);
         let fresh_secs = self.bundle().parameters.revocation_fresh_secs.into();
-        let fresh_until = now.plus(std::time::Duration::from_secs(fresh_secs));
+        let fresh_until = now.plus(Duration::from_secs(fresh_secs));
         Ok(SignedRevocationList::sign(&self.key, version, now, fresh_until, entries))
     }
 
@@ -85,7 +91,7 @@ impl<S: Store> Issuer<S> {
         Ok(list)
     }
 
-    /// Revokes; with a member goes the admission seed that it knew.
+    /// Revokes; with a member or an issuer goes the admission seed that it knew.
     pub(super) fn revoke(
         &mut self,
         what: Revoked,
@@ -103,7 +109,9 @@ impl<S: Store> Issuer<S> {
         let mut acts = vec![Act::Revoked { what, reason }];
         let mut withdrawn = None;
         let state = match what {
-            Revoked::Node(_) => {
+            // A seed of an issuer that is revoked is nobody's any more; whoever revokes itself leaves it to the others to draw one.
+            Revoked::Issuer(issuer) if issuer == self.id => self.state.clone(),
+            Revoked::Node(_) | Revoked::Issuer(_) => {
                 let (state, act) = self.new_seed(&mut batch, now.wall, random)?;
                 acts.push(act);
                 state
@@ -116,7 +124,6 @@ impl<S: Store> Issuer<S> {
                 }
                 self.state.clone()
             }
-            Revoked::Issuer(_) => self.state.clone(),
         };
         self.commit(batch, acts, by, now.wall)?;
         self.state = state;
@@ -149,11 +156,11 @@ impl<S: Store> Issuer<S> {
     }
 
     fn new_seed(&self, batch: &mut Batch, now: UnixSecs, random: &mut impl Random) -> Result<(State, Act), Refused> {
-        if self.bundle().issuer(self.id).is_none() {
+        if !self.is_issuer() {
             return Err(Refused::NotIssuer);
         }
         let last = self.state.admission.peek().map_or(0, |seed| seed.version);
-        let version = (last + 1).max(now.0);
+        let version = last.saturating_add(1).max(now.0);
         let document = AdmissionDocument { version, seed: Zeroizing::new(random.array()), since: now };
         let admission = Signed::sign(&document, &self.key);
         let state = self.put_state(batch, |state| state.admission = admission);
@@ -171,7 +178,7 @@ impl<S: Store> Issuer<S> {
     /// Signs a policy, if the bundle lets this key do so and the version was never signed before.
     pub(super) fn sign_policy(&mut self, version: u64, body: &[u8], by: &str, now: Now) -> Result<Reply, Refused> {
         limit("bytes of a policy", body.len(), 1, POLICY_LEN_MAX)?;
-        if self.bundle().operator(self.id).is_none() {
+        if self.bundle().operator(self.id).is_none() || self.revoked.is_issuer_revoked(self.id) {
             return Err(Refused::NotOperator);
         }
         let last = self.state.policy_version;
@@ -186,6 +193,18 @@ impl<S: Store> Issuer<S> {
         Ok(Reply::Policy { signer: self.id, signature: self.key.sign(Domain::Policy, body) })
     }
 
+    /// A new seed in place of one whose signer is no issuer any more: members take no seed of his, and one who comes has none to begin with.
+    pub(super) fn replace_lost_seed(
+        &mut self,
+        by: &str,
+        now: Now,
+        random: &mut impl Random,
+    ) -> Result<Option<Reply>, Refused> {
+        let signer = self.state.admission.signer;
+        let is_lost = self.bundle().issuer(signer).is_none() || self.revoked.is_issuer_revoked(signer);
+        if is_lost && self.is_issuer() { self.rotate_admission(by, now, random).map(Some) } else { Ok(None) }
+    }
+
     /// Takes what the network knows. Stops at the first thing that is not believed; what came before it stays learned.
     pub(super) fn learn(
         &mut self,
@@ -193,51 +212,56 @@ impl<S: Store> Issuer<S> {
         revocations: Vec<SignedRevocationList>,
         admission: Option<SignedAdmission>,
         statements: &[SignedStatement],
-    ) -> Result<Reply, Refused> {
+        now: UnixSecs,
+    ) -> Result<(), Refused> {
         bundles.into_iter().try_for_each(|bundle| self.learn_bundle(bundle))?;
         revocations.into_iter().try_for_each(|list| self.learn_list(list))?;
         if let Some(admission) = admission {
-            self.learn_admission(admission)?;
+            self.learn_admission(admission, now)?;
         }
-        statements.iter().try_for_each(|statement| self.learn_statement(statement))?;
-        Ok(Reply::Done)
+        self.learn_statements(statements)
     }
 
     fn learn_bundle(&mut self, bundle: SignedBundle) -> Result<(), Refused> {
-        let mut chain = self.chain.clone();
-        let extended = chain.extend(bundle.clone()).map_err(|error| Refused::NotBelieved(error.to_string()))?;
-        if extended == Extended::New {
-            let mut batch = Batch::default();
-            put_bundle(&mut batch, chain.current().version, &bundle);
-            self.store.commit(batch)?;
-            self.revoked.retain(chain.current());
-            self.chain = chain;
-        }
+        let not_believed = |error: BundleError| Refused::NotBelieved(error.to_string());
+        let Some(next) = self.chain.judge(&bundle).map_err(not_believed)? else { return Ok(()) };
+        let mut batch = Batch::default();
+        put_bundle(&mut batch, next.version, &bundle);
+        self.store.commit(batch)?;
+        self.chain.extend(bundle).map_err(not_believed)?;
+        self.revoked.retain(self.chain.current());
         Ok(())
     }
 
     /// A list of another issuer, or the own one as the network has it: after a restore that one may be longer than ours.
     fn learn_list(&mut self, list: SignedRevocationList) -> Result<(), Refused> {
         let signer = list.head.signer;
-        let mut revoked = self.revoked.clone();
-        match revoked.apply(list, self.chain.current()) {
-            Ok(_) => {}
+        let next = match self.revoked.judge(list, self.chain.current()) {
+            Ok(next) => next,
             Err(RevocationError::Old { .. }) => return Ok(()),
             Err(error) => return Err(Refused::NotBelieved(error.to_string())),
+        };
+        let bytes = codec::encode(&self.revoked.whole(&next));
+        if bytes.len() > DOCUMENT_LEN_MAX {
+            return Err(Refused::Malformed);
         }
-        let bytes = revoked.list(signer, 0).map(|whole| codec::encode(&whole));
-        let bytes = bytes.filter(|bytes| bytes.len() <= DOCUMENT_LEN_MAX).ok_or(Refused::Malformed)?;
         let mut batch = Batch::default();
         batch.put(Table::Revocations, signer.0, bytes);
         self.store.commit(batch)?;
-        self.revoked = revoked;
+        self.revoked.take(next);
         Ok(())
     }
 
-    fn learn_admission(&mut self, admission: SignedAdmission) -> Result<(), Refused> {
-        let stranger = || Refused::NotBelieved("an admission seed by no issuer of this network".to_owned());
-        let key = self.bundle().issuer(admission.signer).ok_or_else(stranger)?;
-        let seed = admission.open(&key).map_err(|error| Refused::NotBelieved(error.to_string()))?;
+    fn learn_admission(&mut self, admission: SignedAdmission, now: UnixSecs) -> Result<(), Refused> {
+        let opened = admission::open(&admission, self.chain.current(), &self.revoked);
+        let seed = opened.map_err(|error| Refused::NotBelieved(error.to_string()))?;
+        // Versions are moments. One that is far ahead would leave none for the seeds to come.
+        if seed.version > now.plus(VERSION_AHEAD_MAX).0 {
+            let (version, signer) = (seed.version, admission.signer);
+            return Err(Refused::NotBelieved(format!(
+                "version {version} of the admission seed, by {signer}, is to come"
+            )));
+        }
         let known = self.state.admission.peek().map_or(0, |known| known.version);
         if (seed.version, admission.signer) > (known, self.state.admission.signer) {
             let mut batch = Batch::default();
@@ -248,18 +272,45 @@ impl<S: Store> Issuer<S> {
         Ok(())
     }
 
-    /// A member that some issuer admitted. Its name and prefixes are not given out again, even when its statement has ended.
-    fn learn_statement(&mut self, statement: &SignedStatement) -> Result<(), Refused> {
-        let stranger = || Refused::NotBelieved("a member statement by no issuer of this network".to_owned());
-        let (key, _) = self.chain.issuer_ever(statement.signer).ok_or_else(stranger)?;
-        let member = statement.open(&key).map_err(|error| Refused::NotBelieved(error.to_string()))?;
-        if member.network != self.state.network || self.members.contains_key(&member.node) {
-            return Ok(());
+    /// Members that some issuer admitted, in one batch.
+    fn learn_statements(&mut self, statements: &[SignedStatement]) -> Result<(), Refused> {
+        let mut batch = Batch::default();
+        let mut records: BTreeMap<NodeId, Record> = BTreeMap::new();
+        let mut outcome = Ok(());
+        for statement in statements {
+            match self.stated(statement, records.len()) {
+                Ok(None) => {}
+                Ok(Some(record)) => _ = records.insert(record.node, record),
+                Err(refused) => {
+                    outcome = Err(refused);
+                    break;
+                }
+            }
         }
-        limit("members", self.members.len() + 1, 1, super::MEMBERS_MAX)?;
+        if records.is_empty() {
+            return outcome;
+        }
+        records.values().for_each(|record| put_record(&mut batch, record));
+        self.store.commit(batch)?;
+        records.into_values().for_each(|record| self.remember(record));
+        outcome
+    }
+
+    /// The record of a member that is not known here. Its name and prefixes are not given out again, even when its statement has ended.
+    fn stated(&self, statement: &SignedStatement, more: usize) -> Result<Option<Record>, Refused> {
+        let not_believed = |error: &dyn ToString| Refused::NotBelieved(error.to_string());
+        // The node tells all that it knows at each start; most of it is known, and needs no signature to be left out.
+        let stated = statement.peek().map_err(|error| not_believed(&error))?;
+        if stated.network != self.state.network || self.members.contains_key(&stated.node) {
+            return Ok(None);
+        }
+        let issuer = self.chain.issuer_ever(statement.signer);
+        let issuer = issuer.ok_or_else(|| not_believed(&"a member statement by no issuer of this network"))?;
+        let member = statement.open(&issuer.public).map_err(|error| not_believed(&error))?;
+        limit("members", self.members.len() + more + 1, 1, super::MEMBERS_MAX)?;
         let overlay = overlay_network(self.state.network);
         let prefixes = member.prefixes.into_iter().filter(|prefix| !overlay.contains(prefix.address())).collect();
-        let record = Record {
+        Ok(Some(Record {
             node: member.node,
             identity: member.identity,
             nonce: member.nonce,
@@ -268,12 +319,7 @@ impl<S: Store> Issuer<S> {
             groups: member.groups,
             roles: vec![],
             issued: None,
-        };
-        let mut batch = Batch::default();
-        put_record(&mut batch, &record);
-        self.store.commit(batch)?;
-        self.remember(record);
-        Ok(())
+        }))
     }
 
     /// Allocation goes on after a restore.

@@ -89,12 +89,12 @@ impl<R: Random> Node<R> {
         }
         for (_, bytes) in store.entries(Table::Policy)? {
             let policy: SignedPolicy = stored("policy", &bytes)?;
-            if let Err(error) = self.policy.apply(policy, id, &bundle.operators) {
+            if let Err(error) = self.policy.keep(policy, id) {
                 tracing::warn!(%error, "a stored policy is left out");
             }
         }
         if let Some(signed) = membership::admission(store)? {
-            match AdmissionKeys::new(signed, &bundle) {
+            match AdmissionKeys::kept(signed, &bundle, &self.revocations) {
                 Ok(keys) => self.admission = Some(keys),
                 Err(error) => tracing::warn!(%error, "the stored admission document is left out"),
             }
@@ -253,6 +253,7 @@ impl<R: Random> Node<R> {
         }
         tracing::info!(version = network.bundle.version, "trust bundle");
         self.store(batch);
+        self.judge_admission();
         self.publish_trust(now);
         self.leave_distrusted(links, now);
         self.configure();
@@ -292,6 +293,7 @@ impl<R: Random> Node<R> {
             return;
         }
         self.store(batch);
+        self.judge_admission();
         self.publish_trust(now);
         if from.is_some() {
             // Our issuer would renew whom another one has revoked.
@@ -335,6 +337,13 @@ impl<R: Random> Node<R> {
         }
     }
 
+    /// The seed that holds may be of an issuer that is one no more.
+    fn judge_admission(&mut self) {
+        if let (Some(keys), Some(network)) = (&mut self.admission, &self.network) {
+            keys.judge(&network.bundle, &self.revocations);
+        }
+    }
+
     /// An admission document, from wherever.
     pub(super) fn heard_admission(
         &mut self,
@@ -345,8 +354,8 @@ impl<R: Random> Node<R> {
     ) {
         let Some(network) = &self.network else { return };
         let taken = match &mut self.admission {
-            Some(keys) => keys.apply(signed.clone(), &network.bundle),
-            None => AdmissionKeys::new(signed.clone(), &network.bundle).map(|keys| {
+            Some(keys) => keys.apply(signed.clone(), &network.bundle, &self.revocations),
+            None => AdmissionKeys::new(signed.clone(), &network.bundle, &self.revocations).map(|keys| {
                 self.admission = Some(keys);
                 true
             }),

@@ -35,7 +35,8 @@ impl<R: Random> Node<R> {
     pub(super) fn heard_policy(&mut self, from: Option<LinkId>, signed: SignedPolicy, links: &mut dyn Links, _: Now) {
         let Some(network) = &self.network else { return };
         let oldest = self.policy.versions().next().map(|version| version.version);
-        let version = match self.policy.apply(signed.clone(), network.id, &network.bundle.operators) {
+        let operators = network.bundle.operators(&self.revocations);
+        let version = match self.policy.apply(signed.clone(), network.id, &operators) {
             Ok(version) => version.version,
             // What everybody tells everybody is old most of the time.
             Err(policy::PolicyError::Version { .. }) => return,
@@ -253,7 +254,8 @@ impl<R: Random> Node<R> {
         links: &mut dyn Links,
         now: Now,
     ) {
-        let operator = self.network.as_ref().and_then(|network| network.bundle.operator(signer));
+        let operators = self.network.as_ref().map(|network| network.bundle.operators(&self.revocations));
+        let operator = operators.into_iter().flatten().find(|operator| operator.id() == signer);
         let Some(operator) = operator else {
             let message = format!("{signer} signed version {version}, and is no operator of this network");
             let remedy = "have an operator sign the policy, or name this issuer's key as one in a ceremony";
@@ -264,7 +266,7 @@ impl<R: Random> Node<R> {
 
     fn put_in_force(&mut self, id: CallId, signed: SignedPolicy, links: &mut dyn Links, now: Now) {
         let Some(network) = &self.network else { return };
-        if let Err(refused) = signed.verify(network.id, &network.bundle.operators) {
+        if let Err(refused) = signed.verify(network.id, &network.bundle.operators(&self.revocations)) {
             let remedy = "sign it with a key that the trust bundle names as an operator's, under the next version";
             return self.answer(id, Err(error(ErrorCode::Conflict, refused.to_string(), remedy)));
         }

@@ -17,7 +17,9 @@ use zeroize::Zeroizing;
 use super::bundle::Bundle;
 use super::id::KeyId;
 use super::key::Domain;
+use super::revocation::RevocationSet;
 use super::signed::{Document, OpenError, Signed};
+use crate::codec::DecodeError;
 use crate::time::UnixSecs;
 
 /// Seconds of a day.
@@ -98,6 +100,9 @@ pub enum AdmissionError {
     /// No issuer of the bundle signed it.
     #[error("{0} is no issuer of this network")]
     Stranger(KeyId),
+    /// A list names its signer.
+    #[error("{0} is revoked and gives out no seed any more")]
+    Revoked(KeyId),
     /// It is not what its issuer signed.
     #[error("the admission document: {0}")]
     Open(#[from] OpenError),
@@ -109,10 +114,23 @@ pub struct AdmissionKeys {
     signed: SignedAdmission,
     current: AdmissionDocument,
     previous: Option<AdmissionDocument>,
+    /// Whether the signer of the one that holds still is an issuer.
+    is_believed: bool,
 }
 
-fn open(signed: &SignedAdmission, bundle: &Bundle) -> Result<AdmissionDocument, AdmissionError> {
+/// The document, if an issuer signed it that neither the bundle nor a list has revoked.
+///
+/// # Errors
+/// [`AdmissionError`].
+pub fn open(
+    signed: &SignedAdmission,
+    bundle: &Bundle,
+    revoked: &RevocationSet,
+) -> Result<AdmissionDocument, AdmissionError> {
     let issuer = bundle.issuer(signed.signer).ok_or(AdmissionError::Stranger(signed.signer))?;
+    if revoked.is_issuer_revoked(signed.signer) {
+        return Err(AdmissionError::Revoked(signed.signer));
+    }
     Ok(signed.open(&issuer)?)
 }
 
@@ -121,9 +139,28 @@ impl AdmissionKeys {
     ///
     /// # Errors
     /// [`AdmissionError`].
-    pub fn new(signed: SignedAdmission, bundle: &Bundle) -> Result<Self, AdmissionError> {
-        let current = open(&signed, bundle)?;
-        Ok(Self { signed, current, previous: None })
+    pub fn new(signed: SignedAdmission, bundle: &Bundle, revoked: &RevocationSet) -> Result<Self, AdmissionError> {
+        let current = open(&signed, bundle, revoked)?;
+        Ok(Self { signed, current, previous: None, is_believed: true })
+    }
+
+    /// Goes on with our own copy of a document, which was believed when it came. Its signer may be revoked since; without its seed we would
+    /// be a stranger to all others, who still know it, so it holds until another comes.
+    ///
+    /// # Errors
+    /// [`DecodeError`].
+    pub fn kept(signed: SignedAdmission, bundle: &Bundle, revoked: &RevocationSet) -> Result<Self, DecodeError> {
+        let current = signed.peek()?;
+        let mut keys = Self { signed, current, previous: None, is_believed: true };
+        keys.judge(bundle, revoked);
+        Ok(keys)
+    }
+
+    /// Looks again whether the signer is an issuer: for a new version of the bundle, or a list that names one. A seed of somebody who is
+    /// none any more counts as the version 0, so that every other comes after it, whatever number its signer gave it.
+    pub fn judge(&mut self, bundle: &Bundle, revoked: &RevocationSet) {
+        self.is_believed =
+            bundle.issuer(self.signed.signer).is_some() && !revoked.is_issuer_revoked(self.signed.signer);
     }
 
     /// Takes a document if it comes after what is known; tells whether it did. When two issuers draw a seed at once, all members prefer
@@ -131,13 +168,18 @@ impl AdmissionKeys {
     ///
     /// # Errors
     /// [`AdmissionError`].
-    pub fn apply(&mut self, signed: SignedAdmission, bundle: &Bundle) -> Result<bool, AdmissionError> {
-        let next = open(&signed, bundle)?;
-        if (next.version, signed.signer) <= (self.current.version, self.signed.signer) {
+    pub fn apply(
+        &mut self,
+        signed: SignedAdmission,
+        bundle: &Bundle,
+        revoked: &RevocationSet,
+    ) -> Result<bool, AdmissionError> {
+        let next = open(&signed, bundle, revoked)?;
+        if (next.version, signed.signer) <= (self.version(), self.signed.signer) {
             return Ok(false);
         }
         self.previous = Some(std::mem::replace(&mut self.current, next));
-        self.signed = signed;
+        (self.signed, self.is_believed) = (signed, true);
         Ok(true)
     }
 
@@ -146,9 +188,9 @@ impl AdmissionKeys {
         &self.signed
     }
 
-    /// Its version.
+    /// Its version; 0 while its signer is revoked, and so not to be handed on.
     pub const fn version(&self) -> u64 {
-        self.current.version
+        if self.is_believed { self.current.version } else { 0 }
     }
 
     /// The key to make tags with.
@@ -171,6 +213,7 @@ mod tests {
     use super::*;
     use crate::pki::bundle::tests::{first, key};
     use crate::pki::key::PrivateKey;
+    use crate::pki::revocation::{Entry, Revoked, SignedRevocationList};
 
     const NOON: u64 = 20_000 * DAY_SECS + DAY_SECS / 2;
 
@@ -179,9 +222,22 @@ mod tests {
         Signed::sign(&AdmissionDocument { version, seed: Zeroizing::new([seed; 32]), since }, signer)
     }
 
+    fn nobody() -> RevocationSet {
+        RevocationSet::default()
+    }
+
+    /// What the other issuer's list makes of issuer 11.
+    fn revoked() -> RevocationSet {
+        let entry = Entry { what: Revoked::Issuer(key(11).public().id()), reason: "stolen".into(), at: UnixSecs(1) };
+        let list = SignedRevocationList::sign(&key(12), 1, UnixSecs(1), UnixSecs(2), vec![entry]);
+        let mut set = nobody();
+        set.apply(list, &first()).unwrap();
+        set
+    }
+
     #[test]
     fn yesterday_today_and_tomorrow_are_accepted() {
-        let keys = AdmissionKeys::new(signed(1, 5, &key(11)), &first()).unwrap();
+        let keys = AdmissionKeys::new(signed(1, 5, &key(11)), &first(), &nobody()).unwrap();
         let accepted = keys.accepted(UnixSecs(NOON));
         assert_eq!(accepted.iter().map(|key| key.day).collect::<Vec<_>>(), [19_999, 20_000, 20_001]);
         assert_eq!(accepted[1], keys.today(UnixSecs(NOON)));
@@ -193,9 +249,9 @@ mod tests {
 
     #[test]
     fn the_seed_before_is_accepted_for_two_days() {
-        let mut keys = AdmissionKeys::new(signed(1, 5, &key(11)), &first()).unwrap();
+        let mut keys = AdmissionKeys::new(signed(1, 5, &key(11)), &first(), &nobody()).unwrap();
         let old = keys.today(UnixSecs(NOON));
-        assert_eq!(keys.apply(signed(2, 6, &key(12)), &first()), Ok(true));
+        assert_eq!(keys.apply(signed(2, 6, &key(12)), &first(), &nobody()), Ok(true));
         assert_ne!(keys.today(UnixSecs(NOON)), old);
         assert!(keys.accepted(UnixSecs(NOON)).contains(&old));
         let at = |secs| keys.accepted(UnixSecs(NOON + secs)).len();
@@ -206,8 +262,8 @@ mod tests {
     fn all_members_prefer_the_same_of_two_seeds() {
         let (one, other) = (signed(2, 6, &key(11)), signed(2, 7, &key(12)));
         let after = |order: [&SignedAdmission; 2]| {
-            let mut keys = AdmissionKeys::new(signed(1, 5, &key(11)), &first()).unwrap();
-            order.into_iter().for_each(|next| drop(keys.apply(next.clone(), &first())));
+            let mut keys = AdmissionKeys::new(signed(1, 5, &key(11)), &first(), &nobody()).unwrap();
+            order.into_iter().for_each(|next| drop(keys.apply(next.clone(), &first(), &nobody())));
             keys.signed().clone()
         };
         assert_eq!(after([&one, &other]), after([&other, &one]));
@@ -217,11 +273,33 @@ mod tests {
     fn only_issuers_give_seeds_and_none_is_printed() {
         let stranger = signed(9, 6, &key(13));
         let id = key(13).public().id();
-        let refused = AdmissionKeys::new(stranger.clone(), &first()).unwrap_err();
+        let refused = AdmissionKeys::new(stranger.clone(), &first(), &nobody()).unwrap_err();
         assert_eq!(refused, AdmissionError::Stranger(id));
-        let mut keys = AdmissionKeys::new(signed(1, 0xab, &key(11)), &first()).unwrap();
-        assert_eq!(keys.apply(stranger, &first()), Err(AdmissionError::Stranger(id)));
+        let mut keys = AdmissionKeys::new(signed(1, 0xab, &key(11)), &first(), &nobody()).unwrap();
+        assert_eq!(keys.apply(stranger, &first(), &nobody()), Err(AdmissionError::Stranger(id)));
         let shown = format!("{keys:?} {:?}", keys.today(UnixSecs(NOON)));
         assert!(!shown.contains("171, 171"), "{shown}");
+    }
+
+    /// A stolen issuer's key could set the seed, and with the highest version for ever, after everybody knew that it was stolen.
+    #[test]
+    fn an_issuer_on_a_list_gives_no_seed_and_the_one_it_gave_yields_to_any() {
+        let id = key(11).public().id();
+        let refused = AdmissionKeys::new(signed(9, 6, &key(11)), &first(), &revoked()).unwrap_err();
+        assert_eq!(refused, AdmissionError::Revoked(id));
+        let mut keys = AdmissionKeys::new(signed(u64::MAX, 5, &key(11)), &first(), &nobody()).unwrap();
+        let before = keys.today(UnixSecs(NOON));
+        assert_eq!(keys.apply(signed(7, 6, &key(12)), &first(), &nobody()), Ok(false));
+        keys.judge(&first(), &revoked());
+        // It is still known to all others, so tags go on until there is another; but nobody is given it.
+        assert_eq!((keys.version(), keys.today(UnixSecs(NOON))), (0, before.clone()));
+        let mut kept = AdmissionKeys::kept(keys.signed().clone(), &first(), &revoked()).unwrap();
+        assert_eq!((kept.version(), kept.today(UnixSecs(NOON))), (0, before.clone()));
+        assert_eq!(keys.apply(signed(9, 6, &key(11)), &first(), &revoked()), Err(AdmissionError::Revoked(id)));
+        for keys in [&mut keys, &mut kept] {
+            assert_eq!(keys.apply(signed(7, 6, &key(12)), &first(), &revoked()), Ok(true));
+            assert_eq!(keys.version(), 7);
+            assert!(keys.accepted(UnixSecs(NOON)).contains(&before));
+        }
     }
 }

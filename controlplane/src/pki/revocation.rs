@@ -177,6 +177,14 @@ pub struct Applied {
     pub added: Vec<Entry>,
 }
 
+/// A list that was judged good, as far as it is not known yet.
+#[derive(Clone, Debug)]
+pub struct NextList {
+    signed: Signed<RevocationHead>,
+    head: RevocationHead,
+    added: Vec<Entry>,
+}
+
 /// A signer's list as we keep it.
 #[derive(Clone, Debug)]
 struct Known {
@@ -199,6 +207,17 @@ impl RevocationSet {
     /// # Errors
     /// [`RevocationError`]; nothing has changed then.
     pub fn apply(&mut self, list: SignedRevocationList, bundle: &Bundle) -> Result<Applied, RevocationError> {
+        let next = self.judge(list, bundle)?;
+        let added = next.added.clone();
+        self.take(next);
+        Ok(Applied { added })
+    }
+
+    /// What a list, or the end of one, adds to what is known. Nothing is taken yet.
+    ///
+    /// # Errors
+    /// [`RevocationError`].
+    pub fn judge(&self, list: SignedRevocationList, bundle: &Bundle) -> Result<NextList, RevocationError> {
         let signer = list.head.signer;
         let key = bundle.revoker(signer).ok_or(RevocationError::Stranger(signer))?;
         let head = list.head.open(&key)?;
@@ -217,11 +236,23 @@ impl RevocationSet {
             return Err(RevocationError::Old { have: have_version, found: head.version });
         }
         let added = new_entries(have, known.map_or(FIRST_LINK, |known| known.head.link), &head, &list)?;
+        Ok(NextList { signed: list.head, head, added })
+    }
+
+    /// The whole list that [`Self::take`] would leave, to write it down first.
+    pub fn whole(&self, next: &NextList) -> SignedRevocationList {
+        let known = self.lists.get(&next.head.signer).map_or(&[][..], |known| &known.entries);
+        let entries = known.iter().chain(&next.added).cloned().collect();
+        SignedRevocationList { head: next.signed.clone(), from: 0, entries }
+    }
+
+    /// Takes a list that was judged against what is known now.
+    pub fn take(&mut self, next: NextList) {
+        let NextList { signed, head, added } = next;
         added.iter().for_each(|entry| *self.union.entry(entry.what).or_default() += 1);
-        let mut entries = self.lists.remove(&signer).map(|known| known.entries).unwrap_or_default();
-        entries.extend(added.iter().cloned());
-        self.lists.insert(signer, Known { signed: list.head, head, entries });
-        Ok(Applied { added })
+        let mut entries = self.lists.remove(&head.signer).map(|known| known.entries).unwrap_or_default();
+        entries.extend(added);
+        self.lists.insert(head.signer, Known { signed, head, entries });
     }
 
     /// Forgets the lists whose signers the bundle does not name any more; returns who they were. For a new version of the bundle.

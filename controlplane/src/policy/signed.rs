@@ -208,6 +208,16 @@ impl History {
         Ok(&self.versions[self.versions.len() - 1].0)
     }
 
+    /// Takes our own copy of a version back, which was verified when it came. Who signs policy may have changed since; what is in force stays
+    /// so until an operator signs the next one, whether this node was started again or not.
+    ///
+    /// # Errors
+    /// [`PolicyError`].
+    pub fn keep(&mut self, signed: SignedPolicy, network: NetworkId) -> Result<&Version, PolicyError> {
+        let operator = signed.operator;
+        self.apply(signed, network, &[operator])
+    }
+
     /// The document of an earlier version, to be signed again under a new number.
     ///
     /// # Errors

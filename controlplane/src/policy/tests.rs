@@ -445,3 +445,13 @@ proptest! {
         }
     }
 }
+
+/// A node that was started again after its operator was revoked would have let everything through that the policy denied.
+#[test]
+fn a_version_that_was_in_force_is_kept_when_its_operator_is_one_no_more() {
+    let mut history = History::default();
+    assert!(history.apply(signed(1), NETWORK, &[]).is_err());
+    history.keep(signed(1), NETWORK).unwrap();
+    assert_eq!(history.current_signed(), Some(&signed(1)));
+    assert!(history.keep(signed(2), NetworkId([8; 32])).is_err());
+}
