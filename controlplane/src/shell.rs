@@ -39,7 +39,7 @@ use crate::random::SystemRandom;
 use crate::state_directory::{StateDirectory, StateError};
 use crate::store::redb::RedbStore;
 use crate::store::{Store, StoreError};
-use crate::supervisor::Order;
+use crate::supervisor::{ORDER_LEN_MAX, Order};
 use crate::time::{Now, UnixSecs};
 
 pub mod confine;
@@ -197,7 +197,7 @@ impl Shell {
         let state = StateDirectory::open(&config.node.state_directory)?;
         let mut store = state.node_store()?;
         let sockets = ControlSockets::unbound().map_err(system("opening UDP sockets"))?;
-        let has_issuer = state.has_issuer_key();
+        let has_issuer = state.has_issuer_key()?;
         let listener = server::bind(&config.api.socket).map_err(system("opening the API socket"))?;
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let own = rustix::process::getuid().as_raw();
@@ -313,6 +313,9 @@ impl Shell {
                 Some(FromIssuer::Connected) => {
                     self.node.handle_issuer_connected(&mut DriverLinks { driver: &mut self.driver, now }, now)
                 }
+                Some(FromIssuer::Gone) => {
+                    self.node.handle_issuer_gone(&mut DriverLinks { driver: &mut self.driver, now });
+                }
                 Some(FromIssuer::Reply(ticket, reply)) => {
                     self.node.handle_issuer(ticket, *reply, &mut DriverLinks { driver: &mut self.driver, now }, now);
                 }
@@ -420,7 +423,7 @@ impl Shell {
         let Some(supervisor) = &mut self.supervisor else {
             return tracing::warn!("no supervisor: start weir-dataplane by hand");
         };
-        if let Err(error) = frame::send(supervisor, order).await {
+        if let Err(error) = frame::send(supervisor, order, ORDER_LEN_MAX).await {
             tracing::error!("the supervisor takes no orders: {error}");
         }
     }

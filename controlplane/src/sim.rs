@@ -523,7 +523,10 @@ impl World {
             Due::IssuerConnected(site, life) => {
                 let machine = &self.machines[site.0];
                 if machine.life == life && machine.is_issuer_up {
-                    self.with_node(site, |node, links, now| node.handle_issuer_connected(links, now));
+                    self.with_node(site, |node, links, now| {
+                        node.handle_issuer_gone(links);
+                        node.handle_issuer_connected(links, now);
+                    });
                 }
             }
             Due::Plane(..) | Due::PlaneTick(..) | Due::Issuer(..) => {}

@@ -37,6 +37,11 @@ pub const POLICY_LEN_MAX: usize = 1 << 20;
 /// Bytes of bundles in one grant, and again of revocation lists; the rest comes over the first link.
 pub const GRANT_PART_LEN_MAX: usize = 400 * 1024;
 
+/// Bytes of documents in one request to learn, unless it is a single one that is longer: half of what a message to the issuer takes.
+const LEARN_PART_LEN_MAX: usize = 512 * 1024;
+/// Entries of the audit log that are checked at one request. Ours: a fraction of a second, in which nobody else is answered.
+pub const AUDIT_VERIFY_MAX: usize = 2048;
+
 /// A text that is not printed and erased when dropped: a passphrase, a token.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecretText(pub Zeroizing<String>);
@@ -335,6 +340,70 @@ pub enum Request {
     },
     /// How it stands.
     Status,
+    /// Checks a part of the audit log: signatures, sequence, chain.
+    VerifyAudit {
+        /// From which entry on.
+        from: u64,
+    },
+}
+
+impl Request {
+    /// What the network knows, in the order in which an issuer needs it and in as many requests as there are messages to fill.
+    pub fn learn(
+        bundles: Vec<SignedBundle>,
+        revocations: Vec<SignedRevocationList>,
+        admission: Option<SignedAdmission>,
+        statements: Vec<SignedStatement>,
+    ) -> Vec<Self> {
+        let mut parts = LearnParts { whole: vec![], last: Learned::default(), len: 0 };
+        for bundle in bundles {
+            parts.part(bundle.wire_len()).bundles.push(bundle);
+        }
+        for list in revocations {
+            parts.part(codec::encode(&list).len()).revocations.push(list);
+        }
+        if let Some(admission) = admission {
+            let len = codec::encode(&admission).len();
+            parts.part(len).admission = Some(admission);
+        }
+        for statement in statements {
+            parts.part(codec::encode(&statement).len()).statements.push(statement);
+        }
+        parts.whole.push(parts.last);
+        let request = |Learned { bundles, revocations, admission, statements }| Self::Learn {
+            bundles,
+            revocations,
+            admission,
+            statements,
+        };
+        parts.whole.into_iter().map(request).collect()
+    }
+}
+
+#[derive(Default)]
+struct Learned {
+    bundles: Vec<SignedBundle>,
+    revocations: Vec<SignedRevocationList>,
+    admission: Option<SignedAdmission>,
+    statements: Vec<SignedStatement>,
+}
+
+struct LearnParts {
+    whole: Vec<Learned>,
+    last: Learned,
+    len: usize,
+}
+
+impl LearnParts {
+    /// The part that takes something of this length.
+    fn part(&mut self, len: usize) -> &mut Learned {
+        if self.len > 0 && self.len + len > LEARN_PART_LEN_MAX {
+            self.whole.push(std::mem::take(&mut self.last));
+            self.len = 0;
+        }
+        self.len += len;
+        &mut self.last
+    }
 }
 
 /// What a joiner gets, and a member that renews.
@@ -472,6 +541,13 @@ pub enum Reply {
     Backup(Vec<u8>),
     /// How it stands.
     Status(Box<Status>),
+    /// A part of the audit log is good.
+    AuditVerified {
+        /// Up to here.
+        verified: audit::Position,
+        /// How many entries the log has.
+        entries: u64,
+    },
 }
 
 /// Why an issuer does not do what it is asked.
@@ -585,6 +661,12 @@ pub enum Refused {
     /// The backup could not be written.
     #[error("the backup: {0}")]
     Backup(String),
+    /// The audit log is not good, or cannot be read.
+    #[error("{0}")]
+    Audit(String),
+    /// The issuer's process does not run, and has not heard of it.
+    #[error("the issuer does not run just now; ask once more, and see its log if it stays away")]
+    Absent,
 }
 
 impl Refused {
@@ -621,6 +703,8 @@ impl Refused {
             Self::NotBelieved(_) => "not_believed",
             Self::Store(_) => "store",
             Self::Backup(_) => "backup",
+            Self::Audit(_) => "audit",
+            Self::Absent => "absent",
         }
     }
 }

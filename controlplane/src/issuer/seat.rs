@@ -9,7 +9,6 @@
 
 use super::{Asked, Issuer, OpenIssuerError, Refused, Reply, Request, STATE_KEY};
 use crate::pki::bundle::{Chain, SignedBundle, network_id};
-use crate::pki::id::KeyId;
 use crate::pki::key::PrivateKey;
 use crate::random::Random;
 use crate::store::{Store, Table};
@@ -20,6 +19,8 @@ use crate::time::Now;
 pub struct Seat<S> {
     issuer: Option<Issuer<S>>,
     empty: Option<(S, PrivateKey)>,
+    /// What an empty one was told so far: a long chain comes in parts.
+    heard: Option<Chain>,
 }
 
 impl<S: Store> Seat<S> {
@@ -29,9 +30,9 @@ impl<S: Store> Seat<S> {
     /// [`OpenIssuerError`].
     pub fn open(store: S, key: PrivateKey) -> Result<Self, OpenIssuerError> {
         if store.value(Table::Issuer, STATE_KEY)?.is_none() {
-            return Ok(Self { issuer: None, empty: Some((store, key)) });
+            return Ok(Self { issuer: None, empty: Some((store, key)), heard: None });
         }
-        Ok(Self { issuer: Some(Issuer::open(store, key)?), empty: None })
+        Ok(Self { issuer: Some(Issuer::open(store, key)?), empty: None, heard: None })
     }
 
     /// Whether there is an issuer.
@@ -50,18 +51,31 @@ impl<S: Store> Seat<S> {
         random: &mut impl Random,
     ) -> Result<Result<Reply, Refused>, OpenIssuerError> {
         if let Request::Learn { bundles, .. } = &asked.request
-            && let Some(first) = bundles.first()
-            && let Some((store, key)) = self.empty.take_if(|(_, key)| names(first, bundles, key.public().id()))
+            && self.empty.is_some()
         {
-            self.issuer = Some(Issuer::create(store, key, network_id(first), bundles, now, random)?);
+            self.hear(bundles);
+        }
+        let names = |chain: &mut Chain| {
+            self.empty.as_ref().is_some_and(|(_, key)| chain.current().issuer(key.public().id()).is_some())
+        };
+        if let Some(chain) = self.heard.take_if(names)
+            && let Some((store, key)) = self.empty.take()
+        {
+            self.issuer = Some(Issuer::create(store, key, chain.network(), chain.versions(), now, random)?);
         }
         Ok(match &mut self.issuer {
             Some(issuer) => issuer.handle(asked, now, random),
             None => Err(Refused::NotIssuer),
         })
     }
-}
 
-fn names(first: &SignedBundle, bundles: &[SignedBundle], id: KeyId) -> bool {
-    Chain::walk(network_id(first), bundles).is_ok_and(|chain| chain.current().issuer(id).is_some())
+    fn hear(&mut self, bundles: &[SignedBundle]) {
+        for bundle in bundles {
+            let continues = self.heard.as_mut().is_some_and(|chain| chain.extend(bundle.clone()).is_ok());
+            // The node beside us has joined another network since, or this is the first we hear.
+            if !continues && let Ok(chain) = Chain::start(network_id(bundle), bundle.clone()) {
+                self.heard = Some(chain);
+            }
+        }
+    }
 }

@@ -393,29 +393,39 @@ impl<R: Random> Node<R> {
             },
             IssuerPurpose::Learn => {
                 // Renewals, ours and others', go elsewhere until it is one.
-                self.is_issuing = !matches!(reply, Err(Refused::NotIssuer));
-                if let Err(refused) = reply {
-                    tracing::warn!(%refused, "the issuer does not believe what it was told");
+                if !matches!(reply, Err(Refused::Absent)) {
+                    self.is_issuing = !matches!(reply, Err(Refused::NotIssuer));
+                }
+                match reply {
+                    // The seed that held was of an issuer that is none any more.
+                    Ok(Reply::Admission(signed)) => self.heard_admission(None, signed, links, now),
+                    Ok(_) => {}
+                    Err(refused) => tracing::warn!(%refused, "the issuer does not believe what it was told"),
                 }
             }
         }
         self.settle(links);
     }
 
-    /// The issuer's process is there again: what was asked and not answered is lost, and it may have missed something.
-    pub fn handle_issuer_connected(&mut self, links: &mut dyn Links, now: Now) {
+    /// The issuer's process has ended: what was asked and not answered is lost.
+    pub fn handle_issuer_gone(&mut self, links: &mut dyn Links) {
         let lost: Vec<IssuerPurpose> = std::mem::take(&mut self.issuer_tickets).into_values().collect();
         for purpose in lost {
             match purpose {
                 IssuerPurpose::Call(call, _) => self.answer_issuer_lost(call),
                 IssuerPurpose::Member(link, ticket) => {
-                    let refused = Refused::Store("the issuer was started again meanwhile; ask once more".to_owned());
+                    let refused = Refused::Store("the issuer ended before it answered; ask once more".to_owned());
                     self.say(link, &Message::IssuerSaid { ticket, reply: Box::new(Err(refused)) }, links);
                 }
-                IssuerPurpose::Own(_) => self.renewal_failed("the issuer was started again meanwhile"),
+                IssuerPurpose::Own(_) => self.renewal_failed("the issuer ended before it answered"),
                 IssuerPurpose::Lists | IssuerPurpose::Learn => {}
             }
         }
+        self.settle(links);
+    }
+
+    /// The issuer's process is there again; it may have missed something.
+    pub fn handle_issuer_connected(&mut self, links: &mut dyn Links, now: Now) {
         self.teach_issuer();
         self.timers.set(Timer::Lists, now.mono);
         self.settle(links);
@@ -424,19 +434,22 @@ impl<R: Random> Node<R> {
     /// Tells the issuer, which has no network, what the network knows.
     pub(super) fn teach_issuer(&mut self) {
         let (true, Some(network)) = (self.settings.has_issuer, &self.network) else { return };
-        let request = Request::Learn {
-            bundles: network.chain.versions().to_vec(),
-            revocations: self.revocations.lists(),
-            admission: self.admission.as_ref().map(|keys| keys.signed().clone()),
-            statements: self.directory.entries().map(|entry| entry.signed.statement.clone()).collect(),
-        };
-        self.ask_issuer(IssuerPurpose::Learn, Asked { by: "the node".to_owned(), request });
+        let bundles = network.chain.versions().to_vec();
+        // A seed of somebody who is no issuer any more is not believed there either.
+        let admission = self.admission.as_ref().filter(|keys| keys.version() > 0).map(|keys| keys.signed().clone());
+        let statements = self.directory.entries().map(|entry| entry.signed.statement.clone()).collect();
+        self.tell(Request::learn(bundles, self.revocations.lists(), admission, statements));
     }
 
     /// Tells the issuer of what has just come.
     pub(super) fn tell_issuer(&mut self, revocations: Vec<SignedRevocationList>, admission: Option<SignedAdmission>) {
         if self.settings.has_issuer {
-            let request = Request::Learn { bundles: vec![], revocations, admission, statements: vec![] };
+            self.tell(Request::learn(vec![], revocations, admission, vec![]));
+        }
+    }
+
+    fn tell(&mut self, requests: Vec<Request>) {
+        for request in requests {
             self.ask_issuer(IssuerPurpose::Learn, Asked { by: "the node".to_owned(), request });
         }
     }

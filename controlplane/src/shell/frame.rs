@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  ┌───────────────┬──────────────┐
-//!  │ length, 4 LE  │ message …    │      at most 1 MiB; a longer one ends the connection
+//!  │ length, 4 LE  │ message …    │      each direction has its limit; a longer message is not sent
 //!  └───────────────┴──────────────┘
 //! ```
 
@@ -15,18 +15,43 @@ use zeroize::Zeroizing;
 
 use crate::codec;
 
-/// Longest message.
-pub const FRAME_LEN_MAX: usize = 1 << 20;
+/// Bytes of the length.
+const HEAD_LEN: usize = 4;
 
-/// Sends one message. What is sent may hold secrets, so the bytes are erased.
+/// A message that its direction does not take. Nothing of it was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a message of {len} bytes, of which {max} are possible")]
+pub struct TooLong {
+    /// How long it is.
+    pub len: usize,
+    /// How long it may be.
+    pub max: usize,
+}
+
+/// A message with its length. What is sent may hold secrets, so the bytes are erased when they are dropped.
+///
+/// # Errors
+/// [`TooLong`].
+pub fn encode<T: Serialize>(message: &T, len_max: usize) -> Result<Zeroizing<Vec<u8>>, TooLong> {
+    let message = codec::encode_secret(message, 0);
+    let too_long = TooLong { len: message.len(), max: len_max };
+    let len = u32::try_from(message.len()).ok().filter(|len| *len as usize <= len_max).ok_or(too_long)?;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(HEAD_LEN + message.len()));
+    bytes.extend_from_slice(&len.to_le_bytes());
+    bytes.extend_from_slice(&message);
+    Ok(bytes)
+}
+
+/// Sends one message.
 ///
 /// # Errors
 /// When the other end is gone, or the message is too long.
-pub async fn send<T: Serialize>(to: &mut (impl tokio::io::AsyncWrite + Unpin), message: &T) -> io::Result<()> {
-    let bytes = Zeroizing::new(codec::encode(message));
-    let len = u32::try_from(bytes.len()).ok().filter(|len| *len as usize <= FRAME_LEN_MAX);
-    let len = len.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a message of more than 1 MiB"))?;
-    to.write_all(&len.to_le_bytes()).await?;
+pub async fn send<T: Serialize>(
+    to: &mut (impl tokio::io::AsyncWrite + Unpin),
+    message: &T,
+    len_max: usize,
+) -> io::Result<()> {
+    let bytes = encode(message, len_max).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     to.write_all(&bytes).await
 }
 
@@ -34,20 +59,23 @@ pub async fn send<T: Serialize>(to: &mut (impl tokio::io::AsyncWrite + Unpin), m
 ///
 /// # Errors
 /// When the connection breaks in the middle of a message, or what comes is none.
-pub async fn receive<T: DeserializeOwned>(from: &mut (impl tokio::io::AsyncRead + Unpin)) -> io::Result<Option<T>> {
-    let mut len = [0; 4];
+pub async fn receive<T: DeserializeOwned>(
+    from: &mut (impl tokio::io::AsyncRead + Unpin),
+    len_max: usize,
+) -> io::Result<Option<T>> {
+    let mut len = [0; HEAD_LEN];
     match from.read_exact(&mut len).await {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         Err(error) => return Err(error),
     }
     let len = u32::from_le_bytes(len) as usize;
-    if len > FRAME_LEN_MAX {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a message of {len} bytes")));
+    if len > len_max {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, TooLong { len, max: len_max }));
     }
     let mut bytes = Zeroizing::new(vec![0; len]);
     from.read_exact(&mut bytes).await?;
-    let decoded = codec::decode(&bytes, FRAME_LEN_MAX);
+    let decoded = codec::decode(&bytes, len_max);
     decoded.map(Some).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
@@ -55,18 +83,20 @@ pub async fn receive<T: DeserializeOwned>(from: &mut (impl tokio::io::AsyncRead 
 mod tests {
     use super::*;
 
+    const LEN_MAX: usize = 1000;
+
     #[tokio::test(flavor = "current_thread")]
     async fn messages_cross_whole_and_end_with_the_connection() {
         let (mut one, mut other) = tokio::io::duplex(64);
         let sender = async {
-            send(&mut one, &(1u32, "text".to_owned())).await.unwrap();
-            send(&mut one, &(2u32, "x".repeat(500))).await.unwrap();
+            send(&mut one, &(1u32, "text".to_owned()), LEN_MAX).await.unwrap();
+            send(&mut one, &(2u32, "x".repeat(500)), LEN_MAX).await.unwrap();
             drop(one);
         };
         let receiver = async {
-            assert_eq!(receive(&mut other).await.unwrap(), Some((1u32, "text".to_owned())));
-            assert_eq!(receive(&mut other).await.unwrap(), Some((2u32, "x".repeat(500))));
-            assert_eq!(receive::<(u32, String)>(&mut other).await.unwrap(), None);
+            assert_eq!(receive(&mut other, LEN_MAX).await.unwrap(), Some((1u32, "text".to_owned())));
+            assert_eq!(receive(&mut other, LEN_MAX).await.unwrap(), Some((2u32, "x".repeat(500))));
+            assert_eq!(receive::<(u32, String)>(&mut other, LEN_MAX).await.unwrap(), None);
         };
         tokio::join!(sender, receiver);
     }
@@ -77,10 +107,21 @@ mod tests {
             let (mut one, mut other) = tokio::io::duplex(64);
             one.write_all(bytes).await.unwrap();
             drop(one);
-            assert!(receive::<(u32, String)>(&mut other).await.is_err(), "{bytes:?}");
+            assert!(receive::<(u32, String)>(&mut other, LEN_MAX).await.is_err(), "{bytes:?}");
         }
-        let (mut one, _other) = tokio::io::duplex(64);
-        let long = "x".repeat(FRAME_LEN_MAX + 1);
-        assert_eq!(send(&mut one, &long).await.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_message_of_the_limit_crosses_and_one_byte_more_is_not_sent() {
+        // Two bytes of the encoding are the text's own length.
+        let (limit, over) = ("x".repeat(LEN_MAX - 2), "x".repeat(LEN_MAX - 1));
+        let (mut one, mut other) = tokio::io::duplex(4 * LEN_MAX);
+        let refused = encode(&over, LEN_MAX);
+        assert_eq!(refused, Err(TooLong { len: LEN_MAX + 1, max: LEN_MAX }));
+        assert_eq!(send(&mut one, &over, LEN_MAX).await.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        send(&mut one, &limit, LEN_MAX).await.unwrap();
+        send(&mut one, &over, LEN_MAX + 1).await.unwrap();
+        assert_eq!(receive(&mut other, LEN_MAX).await.unwrap(), Some(limit));
+        assert_eq!(receive::<String>(&mut other, LEN_MAX).await.unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }
