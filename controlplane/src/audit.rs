@@ -25,6 +25,8 @@ use crate::time::UnixSecs;
 
 /// Longest name of someone who asks.
 pub const BY_LEN_MAX: usize = 128;
+/// Longest entry in the store, with its signature.
+const RECORD_LEN_MAX: usize = 4096;
 /// Where the end of the log is noted; entries have keys of 8 bytes.
 pub(crate) const END: &[u8] = b"end";
 
@@ -236,8 +238,18 @@ impl Position {
     }
 
     fn after(self, entry: &Signed<Entry>) -> Self {
-        Self { next: self.next + 1, last: sha256("weir-audit-entry-1", &[&entry.body]) }
+        Self { next: self.next + 1, last: hash(entry) }
     }
+}
+
+/// What the next entry calls its previous one.
+pub fn hash(entry: &Signed<Entry>) -> [u8; 32] {
+    sha256("weir-audit-entry-1", &[&entry.body])
+}
+
+/// An entry as it stands in the table.
+pub(crate) fn decode(bytes: &[u8]) -> Result<Signed<Entry>, AuditError> {
+    codec::decode(bytes, RECORD_LEN_MAX).map_err(|_| AuditError::Record)
 }
 
 /// Entries from `from` on, at most `max`, as they stand in the store.
@@ -250,7 +262,7 @@ pub fn read(store: &impl Store, from: u64, max: usize) -> Result<Vec<Signed<Entr
     for sequence in (from..end).take(max) {
         let bytes = store.value(Table::Audit, &sequence.to_be_bytes())?;
         let bytes = bytes.ok_or(AuditError::Sequence { expected: sequence, found: sequence + 1 })?;
-        entries.push(codec::decode(&bytes, 4096).map_err(|_| AuditError::Record)?);
+        entries.push(decode(&bytes)?);
     }
     Ok(entries)
 }
@@ -278,20 +290,37 @@ pub fn verify(
     })
 }
 
-/// Checks the whole log in a store against the end that is noted there.
+/// Checks at most `max` entries of a log in a store, from `from` on and against what stands before them. Returns where they end; the whole
+/// log is good when a walk from 0 has come to the end that is noted.
 ///
 /// # Errors
 /// [`AuditError`].
-pub fn verify_store(store: &impl Store, issuer: impl Fn(KeyId) -> Option<PublicKey>) -> Result<Position, AuditError> {
+pub fn verify_part(
+    store: &impl Store,
+    from: u64,
+    max: usize,
+    issuer: impl Fn(KeyId) -> Option<PublicKey>,
+) -> Result<Position, AuditError> {
     let noted = Position::open(store)?;
-    let mut signed = Vec::new();
-    for (key, value) in store.entries(Table::Audit)? {
-        if key != END {
-            signed.push(codec::decode(&value, 4096).map_err(|_| AuditError::Record)?);
+    let from = from.min(noted.next);
+    let before = match from.checked_sub(1) {
+        None => Position::default(),
+        Some(at) => {
+            let last = read(store, at, 1)?.first().map(hash);
+            Position { next: from, last: last.ok_or(AuditError::Record)? }
+        }
+    };
+    let found = verify(&read(store, from, max)?, before, issuer)?;
+    if found.next == noted.next {
+        if found.last != noted.last {
+            return Err(AuditError::Chain(noted.next));
+        }
+        // Somebody put an earlier end back.
+        if store.value(Table::Audit, &noted.next.to_be_bytes())?.is_some() {
+            return Err(AuditError::End { noted: noted.next, found: noted.next + 1 });
         }
     }
-    let found = verify(&signed, Position::default(), issuer)?;
-    if found == noted { Ok(found) } else { Err(AuditError::End { noted: noted.next, found: found.next }) }
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -318,6 +347,18 @@ mod tests {
         (store, end)
     }
 
+    /// The whole log, in parts of a length that does not divide it.
+    fn verify_whole(store: &MemoryStore) -> Result<Position, AuditError> {
+        let (mut from, end) = (0, Position::open(store)?.next);
+        loop {
+            let found = verify_part(store, from, 7, issuer)?;
+            if found.next >= end {
+                return Ok(found);
+            }
+            from = found.next;
+        }
+    }
+
     fn change(store: &mut MemoryStore, sequence: u64, value: Option<Vec<u8>>) {
         let mut batch = Batch::default();
         match value {
@@ -331,9 +372,20 @@ mod tests {
     fn a_log_continues_where_the_store_left_it() {
         let (store, end) = log(300);
         assert_eq!(Position::open(&store).unwrap(), end);
-        assert_eq!(verify_store(&store, issuer).unwrap(), end);
+        assert_eq!(verify_whole(&store).unwrap(), end);
         let some = read(&store, 298, 10).unwrap();
         assert_eq!(some.iter().map(|entry| entry.peek().unwrap().sequence).collect::<Vec<_>>(), [298, 299]);
+    }
+
+    #[test]
+    fn a_part_is_checked_against_the_entry_before_it() {
+        let (store, end) = log(5);
+        for from in 0..8 {
+            assert_eq!(verify_part(&store, from, 9, issuer).unwrap(), end, "{from}");
+        }
+        let two = verify_part(&store, 1, 2, issuer).unwrap();
+        assert_eq!((two.next, two.last), (3, hash(&read(&store, 2, 1).unwrap()[0])));
+        assert_eq!(verify_part(&MemoryStore::default(), 0, 9, issuer).unwrap(), Position::default());
     }
 
     #[test]
@@ -343,14 +395,19 @@ mod tests {
         let tampered = |at, value| {
             let mut store = whole.clone();
             change(&mut store, at, value);
-            verify_store(&store, issuer).unwrap_err()
+            verify_whole(&store).unwrap_err()
         };
+        let mut cut = whole.clone();
+        let mut batch = Batch::default();
+        batch.put(Table::Audit, END, log(4).0.value(Table::Audit, END).unwrap().unwrap());
+        cut.commit(batch).unwrap();
+        assert!(matches!(verify_whole(&cut), Err(AuditError::End { noted: 4, found: 5 })));
         let mut bent: Signed<Entry> = codec::decode(&value(2), 4096).unwrap();
         bent.body[40] ^= 1;
         assert!(matches!(tampered(2, Some(codec::encode(&bent))), AuditError::Entry { sequence: 2, .. }));
         assert!(matches!(tampered(2, None), AuditError::Sequence { expected: 2, found: 3 }));
         assert!(matches!(tampered(2, Some(value(1))), AuditError::Sequence { expected: 2, found: 1 }));
-        assert!(matches!(tampered(4, None), AuditError::End { noted: 5, found: 4 }));
+        assert!(matches!(tampered(4, None), AuditError::Sequence { expected: 4, found: 5 }));
         let entry = Entry { sequence: 2, ..codec::decode::<Signed<Entry>>(&value(3), 4096).unwrap().peek().unwrap() };
         let forged = |key: &PrivateKey| Some(codec::encode(&Signed::sign(&entry, key)));
         assert!(matches!(

@@ -6,9 +6,9 @@ use serde::de::DeserializeOwned;
 use super::describe::{Definitions, Described, text};
 use super::types::{
     AuditEntry, Backup, BackupRequest, BundleApplyRequest, Bundles, Certificate, Crl, Done, ExplainRequest,
-    Explanation, Invite, InviteRequest, Invited, JoinRequest, Joined, LogRequest, Member, Peer, Ping, PingRequest,
-    Policy, PolicyApplyRequest, PolicyRollbackRequest, PolicyVersion, RekeyRequest, RevokeIssuerRequest, RevokeRequest,
-    Revoked, Role, Status, WithdrawRequest,
+    Explanation, Invite, InviteRequest, Invited, JoinRequest, Joined, LogRequest, LogVerified, LogVerifyRequest,
+    Member, Peer, Ping, PingRequest, Policy, PolicyApplyRequest, PolicyRollbackRequest, PolicyVersion, RekeyRequest,
+    RevokeIssuerRequest, RevokeRequest, Revoked, Role, Status, WithdrawRequest,
 };
 
 /// How a call's arguments travel.
@@ -158,6 +158,8 @@ calls! {
     PolicyExplain(ExplainRequest) Get "/v1/policy/explain" Read -> Explanation;
     /// The audit log.
     AuditLog(LogRequest) Get "/v1/log" Read -> Vec<AuditEntry>;
+    /// Checks a part of the audit log: that every entry is the issuer's and continues the one before. Issuers only.
+    AuditVerify(LogVerifyRequest) Get "/v1/log/verify" Operate -> LogVerified;
     /// The trust bundle with all its versions.
     BundleShow Get "/v1/bundle" Read -> Bundles;
     /// Takes new versions of the trust bundle over, and spreads them.
@@ -212,6 +214,8 @@ pub enum Answer {
     Explanation(Explanation),
     /// Of `AuditLog`.
     Log(Vec<AuditEntry>),
+    /// Of `AuditVerify`.
+    LogVerified(LogVerified),
     /// Of `BundleShow`.
     Bundles(Bundles),
     /// Of `Backup`.

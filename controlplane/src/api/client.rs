@@ -15,11 +15,12 @@ use tokio::time::timeout;
 
 use super::call::{Call, Method};
 use super::types::Error;
+use crate::issuer::BACKUP_LEN_MAX;
 
 /// How long a call may take: longer than the server waits for the node.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(75);
-/// Longest answer in bytes: a hundred thousand members.
-pub const ANSWER_LEN_MAX: usize = 64 << 20;
+/// Longest answer in bytes: a hundred thousand members, or the longest backup in base64.
+pub const ANSWER_LEN_MAX: usize = BACKUP_LEN_MAX / 3 * 4 + 1024;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]

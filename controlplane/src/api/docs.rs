@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::call::{Method, ROUTES};
 use super::describe::{Definitions, Described as _};
-use super::server::{Limits, QUEUE_LEN};
+use super::server::{Limits, QUEUE_LEN, STRANGERS_MAX};
 use super::types::Error;
 
 /// The OpenAPI 3.1 document.
@@ -117,7 +117,8 @@ fn limits() -> String {
     format!(
         "**Limits.** One call a connection. {connections} connections at a time, others wait; a request has to come \
          within {request_secs} s and its body in {body_mib} MiB; an\nanswer comes within {answer_secs} s or is \
-         `no_answer`. When {QUEUE_LEN} calls wait for the node, the next one is `busy`.\n\n"
+         `no_answer`. When {QUEUE_LEN} calls wait for the node, the next one is `busy`. Who has no role has none of these\n\
+         connections: {STRANGERS_MAX} at a time are told so, more are closed.\n\n"
     )
 }
 

@@ -31,7 +31,7 @@ use super::types::{Error, ErrorCode, Role};
 /// Permissions of the socket: anybody may connect, and is judged by what the kernel says of him.
 const SOCKET_MODE: u32 = 0o666;
 /// Connections of callers without a role at a time; more are closed unheard. Ours: enough to tell a person what is missing.
-const STRANGERS_MAX: usize = 4;
+pub const STRANGERS_MAX: usize = 4;
 /// Calls that wait for the node. It answers most in microseconds.
 pub const QUEUE_LEN: usize = 64;
 /// How long to leave the socket alone after the system could not give us a connection: out of descriptors.

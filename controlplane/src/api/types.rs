@@ -580,6 +580,24 @@ object! {
         hash: String,
     }
 
+    /// From where on to check the audit log.
+    #[serde(deny_unknown_fields)]
+    pub struct LogVerifyRequest {
+        /// Entries after this number, the last that was checked; all if nothing is said.
+        #[serde(default)]
+        after: Option<u64>,
+    }
+
+    /// A part of the audit log whose signatures, numbers and hashes are good.
+    pub struct LogVerified {
+        /// The last entry that was checked. Ask for those after it, until it is the last of all.
+        verified: u64,
+        /// How many entries the log has.
+        entries: u64,
+        /// Hash of the last entry that was checked. Note it elsewhere: that nothing was cut off shows against an older note only.
+        hash: String,
+    }
+
     /// A peer to measure.
     #[serde(deny_unknown_fields)]
     pub struct PingRequest {

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use super::table::{Side, Table, printable};
 use crate::api::types::{
-    AuditEntry, Certificate, Explanation, Identity, Invite, Invited, Joined, Member, Moment, Peer, Ping, Policy,
-    PolicyVersion, Revoked, Severity, Status, Warning,
+    AuditEntry, Certificate, Explanation, Identity, Invite, Invited, Joined, LogVerified, Member, Moment, Peer, Ping,
+    Policy, PolicyVersion, Revoked, Severity, Status, Warning,
 };
 use crate::time::UnixSecs;
 
@@ -346,6 +346,14 @@ pub(super) fn log(entries: &[AuditEntry]) -> String {
         ]);
     }
     table.text("The log has no such entries.")
+}
+
+pub(super) fn log_verified(log: &LogVerified) -> String {
+    format!(
+        "All {} entries are the issuer's, and each continues the one before. Note the last one's hash elsewhere:\n{}\n",
+        log.verified,
+        printable(&log.hash)
+    )
 }
 
 pub(super) fn ping(ping: &Ping) -> String {

@@ -19,10 +19,10 @@ use aws_lc_rs::hkdf;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{Issuer, RECORD_LEN_MAX, Refused, Reply, STATE_KEY, SecretText, State};
+use super::{Issuer, RECORD_LEN_MAX, Refused, Reply, STATE_KEY, SecretText, State, limit};
 use crate::audit::{self, Act, AuditError};
 use crate::codec;
-use crate::pki::id::NetworkId;
+use crate::pki::id::{KeyId, NetworkId};
 use crate::pki::key::{KeyFileError, PrivateKey};
 use crate::random::Random;
 use crate::store::{Batch, Store, StoreError, Table};
@@ -30,12 +30,15 @@ use crate::time::{Now, UnixSecs};
 
 /// The format that we write and read.
 const VERSION: u8 = 1;
-/// Longest file that is read. Ours: the audit log of a large network for years.
-pub const BACKUP_LEN_MAX: usize = 1 << 30;
+/// Longest file that is written and read. Ours: some 300,000 entries of the audit log, which is a thousand members' year.
+pub const BACKUP_LEN_MAX: usize = 96 << 20;
 /// What the text part ends with.
 const END: &str = "-----END ENCRYPTED PRIVATE KEY-----\n";
 /// The tables that make an issuer, with the numbers they have in the file.
-const TABLES: [(u8, Table); 4] = [(0, Table::Issuer), (1, Table::Bundles), (2, Table::Revocations), (3, Table::Audit)];
+const TABLES: [(u8, Table); 4] =
+    [(0, Table::Issuer), (1, Table::Bundles), (2, Table::Revocations), (AUDIT_NUMBER, Table::Audit)];
+/// The number of the audit log among them.
+const AUDIT_NUMBER: u8 = 3;
 /// Bytes of the nonce of AES-GCM.
 const NONCE_LEN: usize = 12;
 
@@ -44,7 +47,7 @@ struct Content {
     version: u8,
     seed: Zeroizing<[u8; 32]>,
     counter: u64,
-    entries: Vec<(u8, Vec<u8>, Vec<u8>)>,
+    entries: Vec<(u8, Vec<u8>, Zeroizing<Vec<u8>>)>,
 }
 
 /// Why a backup is not put back. The store is as it was.
@@ -122,7 +125,8 @@ impl<S: Store> Issuer<S> {
         self.commit(Batch::default(), vec![Act::BackedUp { counter }], by, now.wall)?;
         let mut entries = Vec::new();
         for (number, table) in TABLES {
-            entries.extend(self.store.entries(table)?.into_iter().map(|(key, value)| (number, key, value)));
+            let stored = self.store.entries(table)?.into_iter();
+            entries.extend(stored.map(|(key, value)| (number, key, Zeroizing::new(value))));
         }
         let content = Content { version: VERSION, seed: self.key.seed(), counter, entries };
         let failed = |error: &dyn fmt::Display| Refused::Backup(error.to_string());
@@ -131,14 +135,16 @@ impl<S: Store> Issuer<S> {
         let nonce: [u8; NONCE_LEN] = random.array();
         let mut file = text.as_bytes().to_vec();
         file.extend_from_slice(&nonce);
-        let mut sealed = codec::encode(&content);
+        // Sealed where it stands, with room for the tag, so that no copy of it is left open.
+        let mut sealed = codec::encode_secret(&content, AES_256_GCM.tag_len());
         let seal = sealing(&file_key).seal_in_place_append_tag(
             Nonce::assume_unique_for_key(nonce),
             Aad::from(file.as_slice()),
-            &mut sealed,
+            &mut *sealed,
         );
         seal.map_err(|error| failed(&error))?;
-        file.append(&mut sealed);
+        file.extend_from_slice(&sealed);
+        limit("bytes of a backup", file.len(), 0, BACKUP_LEN_MAX)?;
         Ok(Reply::Backup(file))
     }
 }
@@ -162,6 +168,21 @@ fn open(file: &[u8], passphrase: &str) -> Result<Content, RestoreError> {
         Some(other) => Err(RestoreError::Version(*other)),
         None => Err(RestoreError::Malformed),
     }
+}
+
+/// Where the backup's audit log ends, once every entry is known to be the issuer's and in its place.
+fn check_log(content: &Content, key: &PrivateKey) -> Result<audit::Position, AuditError> {
+    let (mut entries, mut noted) = (vec![], audit::Position::default());
+    for (_, place, value) in content.entries.iter().filter(|(of, ..)| *of == AUDIT_NUMBER) {
+        if place == audit::END {
+            noted = audit::Position::read(value)?;
+        } else {
+            entries.push(audit::decode(value)?);
+        }
+    }
+    let own = |id: KeyId| Some(key.public()).filter(|key| key.id() == id);
+    let found = audit::verify(&entries, audit::Position::default(), own)?;
+    if found == noted { Ok(found) } else { Err(AuditError::End { noted: noted.next, found: found.next }) }
 }
 
 /// Puts an issuer back. It allocates again after [`super::Request::Recovered`].
@@ -190,16 +211,13 @@ pub fn restore(
             return Err(RestoreError::Behind { store: there.counter, backup });
         }
     }
+    let end = check_log(&content, &key)?;
     let mut batch = Batch::default();
-    let mut end = audit::Position::default();
     for (number, table) in TABLES {
         for (old, _) in store.entries(table)? {
             batch.delete(table, old);
         }
         for (_, key, value) in content.entries.iter().filter(|(of, ..)| *of == number) {
-            if table == Table::Audit && key == audit::END {
-                end = audit::Position::read(value)?;
-            }
             batch.put(table, key.as_slice(), value.as_slice());
         }
     }

@@ -17,8 +17,8 @@ use super::status::pem;
 use super::{CallId, Links, Node, Output, Timer};
 use crate::api::call::{Answer, Call};
 use crate::api::types::{
-    AuditEntry, Bundles, Crl, Done, Error, ErrorCode, Invite, InviteRequest, Invited, Member, MemberState, Moment,
-    Peer, PeerState, Ping, PingRequest, Revoked as RevokedAnswer, Secret,
+    AuditEntry, Bundles, Crl, Done, Error, ErrorCode, Invite, InviteRequest, Invited, LogVerified, Member, MemberState,
+    Moment, Peer, PeerState, Ping, PingRequest, Revoked as RevokedAnswer, Secret,
 };
 use crate::issuer::{Asked, Contact, InviteSpec, Refused, Reply, Request, SecretText, Subnet, TTL_SECS_DEFAULT};
 use crate::pki::bundle::{Chain, SignedBundle};
@@ -71,6 +71,7 @@ pub(super) enum IssuerCallKind {
         by: String,
     },
     Audit,
+    VerifyAudit,
     Backup,
 }
 
@@ -181,6 +182,10 @@ impl<R: Random> Node<R> {
                     }
                 }
             }
+            Call::AuditVerify(request) => {
+                let from = request.after.unwrap_or(0);
+                self.ask_for(id, IssuerCallKind::VerifyAudit, by, Request::VerifyAudit { from });
+            }
             Call::ExportCrl => self.ask_for(id, IssuerCallKind::ExportCrl, by, Request::ExportCrl),
             Call::Backup(request) => {
                 let passphrase = SecretText(request.passphrase.0);
@@ -290,7 +295,8 @@ impl<R: Random> Node<R> {
             Err(refused) => {
                 let code = match refused {
                     Refused::UnknownMember(_) | Refused::UnknownInvite(_) => ErrorCode::NotFound,
-                    Refused::Store(_) | Refused::Backup(_) => ErrorCode::Internal,
+                    Refused::Store(_) | Refused::Backup(_) | Refused::Audit(_) => ErrorCode::Internal,
+                    Refused::Absent => ErrorCode::Busy,
                     _ => ErrorCode::Conflict,
                 };
                 return self
@@ -368,6 +374,10 @@ impl<R: Random> Node<R> {
             (IssuerCallKind::Audit, Reply::Audit(entries)) => {
                 Answer::Log(entries.iter().filter_map(audit_entry).collect())
             }
+            (IssuerCallKind::VerifyAudit, Reply::AuditVerified { verified, entries }) => {
+                let hash = data_encoding::HEXLOWER.encode(&verified.last);
+                Answer::LogVerified(LogVerified { verified: verified.next, entries, hash })
+            }
             (IssuerCallKind::Backup, Reply::Backup(file)) => {
                 Answer::Backup(crate::api::types::Backup { file: BASE64.encode(&file) })
             }
@@ -400,7 +410,7 @@ impl<R: Random> Node<R> {
     }
 
     pub(super) fn answer_issuer_lost(&mut self, id: CallId) {
-        let message = "the issuer was started again before it answered; whether it did what was asked, its log says";
+        let message = "the issuer ended before it answered; whether it did what was asked, its log says";
         self.answer(id, Err(error(ErrorCode::Internal, message, "look at `weir log`, then ask again")));
     }
 
@@ -696,7 +706,7 @@ fn group_name(group: u16) -> Option<String> {
 
 fn audit_entry(signed: &crate::pki::signed::Signed<crate::audit::Entry>) -> Option<AuditEntry> {
     let entry = signed.peek().ok()?;
-    let hash = data_encoding::HEXLOWER.encode(&signed.digest());
+    let hash = data_encoding::HEXLOWER.encode(&crate::audit::hash(signed));
     Some(AuditEntry {
         number: entry.sequence + 1,
         at: Moment(entry.at),
@@ -706,4 +716,29 @@ fn audit_entry(signed: &crate::pki::signed::Signed<crate::audit::Entry>) -> Opti
         detail: entry.what.to_string(),
         hash,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::{self, Act, Position};
+    use crate::pki::key::PrivateKey;
+    use crate::store::{Batch, MemoryStore, Store as _};
+    use crate::time::UnixSecs;
+
+    /// People who followed the chain by what they were shown found that it did not hold: another hash was shown.
+    #[test]
+    fn the_hash_that_is_shown_is_the_one_that_the_next_entry_names() {
+        let (mut store, mut batch) = (MemoryStore::default(), Batch::default());
+        let key = PrivateKey::from_seed(&[1; 32]);
+        let append = |end: Position, batch: &mut Batch| {
+            end.append(batch, &key, UnixSecs(1), "uid 0", Act::Admission { version: 1 })
+        };
+        let end = append(append(Position::default(), &mut batch), &mut batch);
+        store.commit(batch).unwrap();
+        let entries = audit::read(&store, 0, 9).unwrap();
+        let shown: Vec<String> = entries.iter().filter_map(audit_entry).map(|entry| entry.hash).collect();
+        let named = [entries[1].peek().unwrap().previous, end.last];
+        assert_eq!(shown, named.map(|hash| data_encoding::HEXLOWER.encode(&hash)));
+    }
 }

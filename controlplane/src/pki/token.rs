@@ -107,12 +107,16 @@ fn checksum(body: &[u8]) -> [u8; CHECKSUM_LEN] {
 impl Token {
     /// The text to hand over. It is as secret as a key until it is used.
     pub fn to_text(&self) -> Zeroizing<String> {
-        let mut bytes = Zeroizing::new(codec::encode(self));
+        let mut bytes = codec::encode_secret(self, CHECKSUM_LEN);
         let checksum = checksum(&bytes);
         bytes.extend_from_slice(&checksum);
-        let mut text = BASE32_NOPAD.encode(&bytes);
+        let begin = format!("{PREFIX}{VERSION}-");
+        // With room for all of it: a longer text in its place would leave this one behind, not erased.
+        let mut text = Zeroizing::new(String::with_capacity(begin.len() + BASE32_NOPAD.encode_len(bytes.len())));
+        text.push_str(&begin);
+        BASE32_NOPAD.encode_append(&bytes, &mut text);
         text.make_ascii_lowercase();
-        Zeroizing::new(format!("{PREFIX}{VERSION}-{text}"))
+        text
     }
 
     /// Refuses it when its time is over, by our own clock: the issuer judges by its own.
@@ -131,8 +135,10 @@ impl FromStr for Token {
         if text.len() > TEXT_LEN_MAX {
             return Err(TokenError::TooLong(text.len()));
         }
-        let joined: String = text.chars().filter(|char| !char.is_whitespace()).collect();
-        let text = Zeroizing::new(joined.to_ascii_lowercase());
+        let mut joined = Zeroizing::new(String::with_capacity(text.len()));
+        joined.extend(text.chars().filter(|char| !char.is_whitespace()));
+        joined.make_ascii_lowercase();
+        let text = joined;
         let (version, encoded) =
             text.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-')).ok_or(TokenError::Syntax)?;
         if version.is_empty() || !version.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -141,7 +147,8 @@ impl FromStr for Token {
         if version != VERSION {
             return Err(TokenError::Version(version.to_owned()));
         }
-        let decoded = BASE32_NOPAD.decode(encoded.to_ascii_uppercase().as_bytes());
+        let encoded = Zeroizing::new(encoded.to_ascii_uppercase());
+        let decoded = BASE32_NOPAD.decode(encoded.as_bytes());
         let bytes = Zeroizing::new(decoded.map_err(|_| TokenError::Checksum)?);
         let (body, sum) = bytes.split_last_chunk::<CHECKSUM_LEN>().ok_or(TokenError::Checksum)?;
         if checksum(body) != *sum {
