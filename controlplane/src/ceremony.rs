@@ -41,7 +41,7 @@ const ISSUER_LIFE: Duration = Duration::from_secs(365 * DAY_SECS);
 const BACKDATE: Duration = Duration::from_secs(3600);
 const DAY_SECS: u64 = 86_400;
 /// Most certificates that are signed ahead at a time.
-pub const AHEAD_MAX: u8 = 12;
+pub const AHEAD_MAX: u8 = ceremony::SUCCESSORS_MAX as u8;
 /// Role of the members at whose side an issuer sits.
 pub const ISSUER_ROLE: &str = "issuer";
 
@@ -81,6 +81,9 @@ pub enum CeremonyError {
     /// There is no such issuer.
     #[error("the trust bundle names no issuer {0}: `weir ca bundle` writes the newest one")]
     NoIssuer(KeyId),
+    /// Who is revoked inherits nothing.
+    #[error("{0} cannot be its own heir: name another issuer")]
+    OwnHeir(KeyId),
     /// There is no such root.
     #[error("the trust bundle names no root {0}")]
     NoRoot(KeyId),
@@ -271,7 +274,7 @@ impl Ceremony {
         let chain = Chain::walk(bundle::network_id(first), versions)?;
         let bundle = chain.current();
         let id = root.public().id();
-        let root_der = root_of(bundle, id).ok_or(CeremonyError::NotRoot(id, bundle.version))?.clone();
+        let root_der = ceremony::root_of(bundle, id).ok_or(CeremonyError::NotRoot(id, bundle.version))?.clone();
         Ok(Self { chain, root, root_der, now })
     }
 
@@ -355,7 +358,7 @@ impl Ceremony {
         if goes == self.root.public().id() {
             return Err(CeremonyError::OwnEnd(goes));
         }
-        let old = root_of(self.bundle(), goes).ok_or(CeremonyError::NoRoot(goes))?.clone();
+        let old = ceremony::root_of(self.bundle(), goes).ok_or(CeremonyError::NoRoot(goes))?.clone();
         // Of `root A` the newcomer takes the label over.
         let fields = certificate::read_authority(&old)?;
         let label = fields.name.split_whitespace().last().unwrap_or_default().to_ascii_lowercase();
@@ -386,6 +389,22 @@ impl Ceremony {
         Ok(comes.public().id())
     }
 
+    /// Revokes an issuer: nothing that it signed counts any more, lists included. What it gave out, `heir` gives out from now on,
+    /// and signs policy if it did.
+    ///
+    /// # Errors
+    /// [`CeremonyError`].
+    pub fn revoke_issuer(&mut self, issuer: KeyId, heir: Option<KeyId>) -> Result<(), CeremonyError> {
+        let known = |id: &KeyId| self.bundle().issuer(*id).is_some();
+        if let Some(stranger) = [Some(issuer), heir].into_iter().flatten().find(|id| !known(id)) {
+            return Err(CeremonyError::NoIssuer(stranger));
+        }
+        if heir == Some(issuer) {
+            return Err(CeremonyError::OwnHeir(issuer));
+        }
+        self.take(ceremony::revoke_issuer(&self.chain, &[&self.root], issuer, heir)?)
+    }
+
     /// Lets one issuer give out what another gave out so far. It must be told of all members first, or it gives things out twice.
     ///
     /// # Errors
@@ -404,11 +423,6 @@ impl Ceremony {
             Ok(())
         })?)
     }
-}
-
-/// The certificate of the root with this key.
-fn root_of(bundle: &Bundle, id: KeyId) -> Option<&Vec<u8>> {
-    bundle.roots.iter().find(|der| certificate::public_key(der).is_ok_and(|public| public.id() == id))
 }
 
 #[cfg(test)]

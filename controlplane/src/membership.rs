@@ -34,8 +34,6 @@ const ADMISSION: &[u8] = b"admission";
 const MEMBER_LEN_MAX: usize = 64 * 1024;
 /// Longest admission document.
 const ADMISSION_LEN_MAX: usize = 1024;
-/// Longest version of the bundle with its signatures.
-const BUNDLE_LEN_MAX: usize = 1 << 20;
 
 /// Why the store does not say who we are.
 #[derive(Debug, thiserror::Error)]
@@ -204,5 +202,5 @@ pub fn put_bundles(batch: &mut Batch, from: u64, versions: &[SignedBundle]) {
 /// [`MembershipError`].
 pub fn bundles(store: &impl Store) -> Result<Vec<SignedBundle>, MembershipError> {
     let entries = store.entries(Table::Bundles)?.into_iter();
-    entries.map(|(_, bytes)| codec::decode(&bytes, BUNDLE_LEN_MAX).map_err(damaged("trust bundle"))).collect()
+    entries.map(|(_, bytes)| codec::decode(&bytes, SignedBundle::LEN_MAX).map_err(damaged("trust bundle"))).collect()
 }

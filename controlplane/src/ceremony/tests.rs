@@ -59,7 +59,7 @@ fn a_founder_is_a_member_that_everybody_believes() {
     let seen = verified(&mut world, &bundle).unwrap();
     assert_eq!((seen.name.as_str(), seen.node), ("berlin", world.founded.node));
     assert_eq!((seen.groups, seen.roles), (vec!["edge".to_owned()], vec![ISSUER_ROLE.to_owned()]));
-    assert!(seen.prefixes.contains_prefix("10.1.0.0/16".parse().unwrap()));
+    assert!(seen.prefixes.contains(&Resources::from_prefixes(["10.1.0.0/16".parse().unwrap()])));
     assert!(bundle.default_allow && bundle.slice(world.keys.issuer.public().id()).is_some());
 }
 
@@ -108,6 +108,29 @@ fn issuers_are_added_renewed_and_given_the_right_to_allocate() {
     }
     let bundle = ceremony.bundle().clone();
     assert!(verified(&mut world, &bundle).is_some());
+}
+
+#[test]
+fn a_revoked_issuer_is_followed_by_its_heir() {
+    let mut world = world();
+    let first = world.keys.issuer.public().id();
+    let second = PrivateKey::from_seed(&[9; 32]).public();
+    let mut ceremony = Ceremony::begin(&[world.founded.bundle.clone()], world.keys.root_b.clone(), FOUNDED).unwrap();
+    let heir = ceremony.add_issuer(second, &mut world.random).unwrap();
+    let nobody = KeyId([7; 20]);
+    for (issuer, heir) in [(nobody, Some(heir)), (first, Some(nobody))] {
+        let refused = ceremony.revoke_issuer(issuer, heir);
+        assert!(matches!(refused, Err(CeremonyError::NoIssuer(id)) if id == nobody), "{refused:?}");
+    }
+    assert!(matches!(ceremony.revoke_issuer(first, Some(first)), Err(CeremonyError::OwnHeir(_))));
+    ceremony.revoke_issuer(first, Some(heir)).unwrap();
+    let bundle = ceremony.bundle().clone();
+    assert_eq!((bundle.version, bundle.is_revoked(first), bundle.slice(first)), (3, true, None));
+    assert!(bundle.slice(heir).is_some());
+    assert_eq!(bundle.operators, [second]);
+    assert!(verified(&mut world, &bundle).is_none(), "what it had signed counts no more");
+    let renewed = ceremony.renew_issuer(first, 1, &mut world.random);
+    assert!(matches!(renewed, Err(CeremonyError::NoIssuer(_))));
 }
 
 #[test]

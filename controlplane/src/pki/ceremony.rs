@@ -4,11 +4,11 @@
 //! checked as every member will check it before it leaves the room.
 //!
 //! ```text
-//!  roots A and B ──▸ found ──▸ version 1 ──▸ add_issuer · renew_issuer · revoke_issuer · move_slice · rotate_root ──▸ version n + 1
+//!  roots A and B ──▸ found ──▸ version 1 ──▸ certify_issuer · revoke_issuer · move_slice · amend ──▸ version n + 1
 //! ```
 
 use super::bundle::{Bundle, BundleError, Chain, SignedBundle, Slice, network_id};
-use super::certificate::{IssuerSpec, RootSpec, issuer_certificate, public_key, read_authority};
+use super::certificate::{IssuerSpec, issuer_certificate, public_key, read_authority};
 use super::id::KeyId;
 use super::key::PrivateKey;
 use crate::time::UnixSecs;
@@ -41,10 +41,9 @@ pub fn amend(
     Ok(signed)
 }
 
-/// The certificate of the root whose key this is.
-fn root_of<'a>(bundle: &'a Bundle, root: &PrivateKey) -> Result<&'a [u8], BundleError> {
-    let of_it = |der: &&Vec<u8>| public_key(der).is_ok_and(|key| key == root.public());
-    bundle.roots.iter().find(of_it).map(Vec::as_slice).ok_or(BundleError::NoRootKey(bundle.version))
+/// The certificate of the root with this key.
+pub fn root_of(bundle: &Bundle, root: KeyId) -> Option<&Vec<u8>> {
+    bundle.roots.iter().find(|der| public_key(der).is_ok_and(|key| key.id() == root))
 }
 
 /// Admits an issuer, or gives one its successors: one certificate for each spec, all signed by the first of the roots. What has ended of the
@@ -65,7 +64,7 @@ pub fn certify_issuer(
         return Err(BundleError::Count { what: "certificates of one issuer", found, min, max });
     }
     amend(chain, roots, |bundle| {
-        let root = root_of(bundle, signer)?.to_vec();
+        let root = root_of(bundle, signer.public().id()).ok_or(BundleError::NoRootKey(bundle.version))?.clone();
         for spec in specs {
             let id = spec.public.id();
             if bundle.is_revoked(id) {
@@ -82,7 +81,8 @@ pub fn certify_issuer(
     })
 }
 
-/// Revokes an issuer: nothing that it signed counts any more, lists included. Its slice goes to another, or stays unallocated.
+/// Revokes an issuer: nothing that it signed counts any more, lists included. Its slice and its right to sign policy go to another, or to
+/// nobody.
 ///
 /// # Errors
 /// [`BundleError`].
@@ -98,7 +98,11 @@ pub fn revoke_issuer(
         }
         give_slice(bundle, issuer, heir)?;
         bundle.issuers.retain(|der| public_key(der).is_ok_and(|key| key.id() != issuer));
-        bundle.operators.retain(|key| key.id() != issuer);
+        if let Some(at) = bundle.operators.iter().position(|key| key.id() == issuer) {
+            bundle.operators.remove(at);
+            let heir = heir.and_then(|heir| bundle.issuer(heir)).filter(|key| !bundle.operators.contains(key));
+            bundle.operators.extend(heir);
+        }
         bundle.revoked_issuers.push(issuer);
         Ok(())
     })
@@ -133,26 +137,6 @@ fn give_slice(bundle: &mut Bundle, from: KeyId, to: Option<KeyId>) -> Result<(),
         None => bundle.slices.push(Slice { issuer: to, ..slice }),
     }
     Ok(())
-}
-
-/// Puts a new root in the place of an old one. A root of the version before must be among the keys, and a root of the new one; the old one
-/// need not be, in case it was lost or stolen. Issuers that only the old root certified need new certificates from another first.
-///
-/// # Errors
-/// [`BundleError`].
-pub fn rotate_root(
-    chain: &Chain,
-    roots: &[&PrivateKey],
-    old: KeyId,
-    new: &PrivateKey,
-    spec: &RootSpec<'_>,
-) -> Result<SignedBundle, BundleError> {
-    amend(chain, roots, |bundle| {
-        let at = bundle.roots.iter().position(|der| public_key(der).is_ok_and(|key| key.id() == old));
-        let at = at.ok_or_else(|| BundleError::Unknown(format!("root {old}")))?;
-        bundle.roots[at] = super::certificate::root_certificate(new, spec)?;
-        Ok(())
-    })
 }
 
 #[cfg(test)]
@@ -206,9 +190,9 @@ mod tests {
         let heir = taken(&base, revoke_issuer(&base, &[&key(1)], id(11), Some(id(12))));
         let expected = Slice { issuer: id(12), ..slice };
         assert_eq!(heir.current().slice(id(12)), Some(&expected));
-        assert_eq!((heir.current().issuer(id(11)), heir.current().operator(id(11))), (None, None));
+        assert_eq!((heir.current().issuer(id(11)), &heir.current().operators), (None, &vec![key(12).public()]));
         let none = taken(&base, revoke_issuer(&base, &[&key(1)], id(11), None));
-        assert!(none.current().slices.is_empty());
+        assert!(none.current().slices.is_empty() && none.current().operators.is_empty());
         assert!(matches!(revoke_issuer(&heir, &[&key(1)], id(11), None), Err(BundleError::Unknown(_))));
         let again = certify_issuer(&heir, &[&key(1)], &[spec(11, 0)], None, UnixSecs(FOUNDED));
         assert!(matches!(again, Err(BundleError::Unknown(_))));
@@ -223,19 +207,5 @@ mod tests {
         assert_eq!(back.current().slices, base.current().slices);
         assert!(matches!(move_slice(&base, &[&key(1)], id(12), id(11)), Err(BundleError::Unknown(_))));
         assert!(matches!(move_slice(&base, &[&key(1)], id(11), id(19)), Err(BundleError::Unknown(_))));
-    }
-
-    #[test]
-    fn a_lost_root_is_replaced_by_the_other() {
-        let base = chain();
-        let validity = Validity { not_before: UnixSecs(FOUNDED), not_after: UnixSecs(FOUNDED + 20 * YEAR) };
-        let serial = Serial::from_bytes([3; 16]);
-        let spec = RootSpec { label: "C", network_name: "mynet", validity, serial };
-        let rotated = taken(&base, rotate_root(&base, &[&key(2)], id(1), &key(3), &spec));
-        assert_eq!(rotated.current().root_keys().unwrap(), [key(3).public(), key(2).public()]);
-        // The new root alone cannot put itself there, and the old one is worth nothing afterwards.
-        let alone = rotate_root(&base, &[&key(3)], id(1), &key(3), &spec);
-        assert_eq!(alone.unwrap_err(), BundleError::NotByPredecessor(1));
-        assert!(amend(&rotated, &[&key(1)], |_| Ok(())).is_err());
     }
 }

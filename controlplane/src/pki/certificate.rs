@@ -40,8 +40,6 @@ pub const GROUPS_MAX: usize = super::statement::GROUPS_MAX;
 pub const ROLES_MAX: usize = 8;
 /// How far a leaf's begin lies before its making, so that a member whose clock is behind accepts it.
 pub const LEAF_BACKDATE_SECS: u64 = 3_600;
-/// How long an issuer's certificate is valid, a year.
-pub const ISSUER_LIFETIME_SECS: u64 = 365 * 86_400;
 
 /// Why a certificate cannot be made or read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
