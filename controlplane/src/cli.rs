@@ -24,6 +24,7 @@ mod remote;
 mod show;
 mod table;
 
+use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
@@ -41,8 +42,8 @@ use arguments::{Command, PolicyCommand};
 pub enum Next {
     /// Nothing more.
     Exit(ExitCode),
-    /// Run one of the processes of a node.
-    Run(Part, Box<Config>),
+    /// Run one of the processes of a node; the arguments make others of the same node.
+    Run(Part, Box<Config>, Vec<OsString>),
 }
 
 /// The processes of a node.
@@ -94,7 +95,7 @@ pub fn run() -> Next {
         _ => return Next::Exit(ended(dispatch(&arguments))),
     };
     match arguments.configuration() {
-        Ok(config) => Next::Run(part, Box::new(config)),
+        Ok(config) => Next::Run(part, Box::new(config), arguments.of_the_node()),
         Err(error) => Next::Exit(ended(Err(failed(error)))),
     }
 }

@@ -1,5 +1,6 @@
 //! `weir`: the control plane and its command line.
 
+use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -18,15 +19,15 @@ fn main() -> ExitCode {
     if let Err(error) = confine::keep_memory_private() {
         return failed(&error);
     }
-    let (part, config) = match cli::run() {
+    let (part, config, arguments) = match cli::run() {
         Next::Exit(code) => return code,
-        Next::Run(part, config) => (part, config),
+        Next::Run(part, config, arguments) => (part, config, arguments),
     };
     let filter = EnvFilter::try_from_env("WEIR_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
     // Whoever reads the log must not end the node by leaving.
     log.log_internal_errors(false).init();
-    match run(part, *config) {
+    match run(part, *config, arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&*error),
     }
@@ -38,11 +39,10 @@ fn failed(error: &dyn std::error::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn run(part: Part, config: Config) -> Result<(), Box<dyn std::error::Error>> {
+fn run(part: Part, config: Config, arguments: Vec<OsString>) -> Result<(), Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match part {
         Part::Supervisor => {
-            let arguments = std::env::args().skip(1).filter(|argument| argument != "run").collect();
             let program = std::env::current_exe()
                 .map_err(|error| SupervisorError::System { doing: "finding this program", error })?;
             Ok(runtime.block_on(supervisor::run(Setup { config, arguments, program }))?)

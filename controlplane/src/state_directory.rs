@@ -93,9 +93,17 @@ impl StateDirectory {
         self.issuer_directory().join("issuer.key")
     }
 
-    /// Whether there is an issuer's key, without reading it.
-    pub fn has_issuer_key(&self) -> bool {
-        self.key_file().exists()
+    /// Whether there is an issuer's key. It is not read: who asks this has no need of it.
+    ///
+    /// # Errors
+    /// [`StateError::Io`].
+    pub fn has_issuer_key(&self) -> Result<bool, StateError> {
+        let path = self.key_file();
+        match path.try_exists() {
+            // The issuer's directory belongs to another user: that is where its key is.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(true),
+            other => other.map_err(io_error(&path)),
+        }
     }
 
     /// The issuer's key, where there is one.
@@ -170,13 +178,15 @@ mod tests {
         let state = StateDirectory::open(&path).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&path), 0o700);
-        assert!(state.issuer_key().unwrap().is_none());
+        assert!(state.issuer_key().unwrap().is_none() && !state.has_issuer_key().unwrap());
         let key = state.issuer_key_or_fresh(&mut SeededRandom::new(1)).unwrap();
         assert_eq!((mode(&state.issuer_directory()), mode(&state.key_file())), (0o700, 0o600));
         let again = state.issuer_key_or_fresh(&mut SeededRandom::new(2)).unwrap();
         assert_eq!(again.public(), key.public());
         assert!(state.put_issuer_key(&PrivateKey::from_seed(&[1; 32])).is_err());
         fs::write(state.key_file(), "no key").unwrap();
+        // Whoever asks only whether there is one does not look into the file.
+        assert!(state.has_issuer_key().unwrap());
         assert!(state.issuer_key().unwrap_err().to_string().contains("restore the issuer's backup"));
         let both = (state.node_store().is_ok(), state.issuer_store().is_ok());
         fs::remove_dir_all(&path).unwrap();

@@ -12,6 +12,7 @@
 //! The control plane knows what the packet plane must be started with, once this node is a member. It says so over the socket that is its
 //! standard input, and the supervisor writes the file and starts the process. Nothing else is ordered that way.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -29,6 +30,7 @@ use tokio::time::timeout_at;
 
 use crate::config::Config;
 use crate::shell::frame;
+use crate::state_directory::{StateDirectory, StateError};
 
 /// First wait before a process that ended is started again. Forwarding should be back within a second.
 const RESTART_MIN: Duration = Duration::from_millis(50);
@@ -40,6 +42,9 @@ const SETTLED: Duration = Duration::from_secs(10);
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// Orders that wait. The control plane sends one when its membership changes.
 const ORDERS_MAX: usize = 8;
+
+/// Longest order: a configuration with thousands of prefixes.
+pub const ORDER_LEN_MAX: usize = 1 << 20;
 
 /// What the control plane may order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +61,9 @@ pub enum Order {
 /// Why the supervisor cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum SupervisorError {
+    /// What the node keeps.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// A directory or a file.
     #[error("{doing} {path}: {error}")]
     Path {
@@ -156,7 +164,7 @@ pub struct Setup {
     /// The configuration.
     pub config: Config,
     /// Arguments that lead our own program to the same configuration.
-    pub arguments: Vec<String>,
+    pub arguments: Vec<OsString>,
     /// Our own program.
     pub program: PathBuf,
 }
@@ -169,11 +177,6 @@ impl Setup {
     fn plane_program(&self) -> PathBuf {
         let beside = || self.program.parent().unwrap_or(Path::new("")).join("weir-dataplane");
         self.config.node.packet_plane.clone().unwrap_or_else(beside)
-    }
-
-    /// Whether there is a key to issue with.
-    fn has_issuer(&self) -> bool {
-        self.config.node.state_directory.join("issuer").join("issuer.key").exists()
     }
 }
 
@@ -212,7 +215,7 @@ enum Wake {
 /// # Errors
 /// [`SupervisorError`] when it cannot begin; later failures are logged and tried again.
 pub async fn run(setup: Setup) -> Result<(), SupervisorError> {
-    make_directory(&setup.config.node.state_directory, 0o700)?;
+    let state = StateDirectory::open(&setup.config.node.state_directory)?;
     make_directory(&setup.config.node.runtime_directory, 0o755)?;
     let system = |doing| move |error| SupervisorError::System { doing, error };
     let mut terminate = signal(SignalKind::terminate()).map_err(system("installing a signal handler"))?;
@@ -226,7 +229,7 @@ pub async fn run(setup: Setup) -> Result<(), SupervisorError> {
         plane_config: None,
     };
     supervisor.start_control()?;
-    if supervisor.setup.has_issuer() {
+    if state.has_issuer_key()? {
         supervisor.start_issuer()?;
     }
     loop {
@@ -360,7 +363,7 @@ impl Supervisor {
 /// Reads orders until the control plane is gone. In a task of its own, since half a message must not be lost when something else wakes us.
 async fn read_orders(mut from: UnixStream, to: mpsc::Sender<Order>) {
     loop {
-        match frame::receive::<Order>(&mut from).await {
+        match frame::receive::<Order>(&mut from, ORDER_LEN_MAX).await {
             Ok(Some(order)) => {
                 if to.send(order).await.is_err() {
                     return;

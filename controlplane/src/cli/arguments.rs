@@ -1,10 +1,12 @@
 //! The tree of commands.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::ceremony::AHEAD_MAX;
 use crate::config::{Config, ConfigError, Instance};
 
 /// Weir: gateways that find each other and carry packets between their networks, encrypted.
@@ -34,9 +36,24 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// The configuration that the command goes by.
+    /// The configuration that the command goes by; a socket that was named goes before the one in the file.
     pub(super) fn configuration(&self) -> Result<Config, ConfigError> {
-        Config::find(self.config.as_deref(), &self.instance)
+        let mut config = Config::find(self.config.as_deref(), &self.instance)?;
+        if let Some(socket) = &self.socket {
+            config.api.socket.clone_from(socket);
+        }
+        Ok(config)
+    }
+
+    /// What to start a process of the same node with: all that decides which node it is.
+    pub(super) fn of_the_node(&self) -> Vec<OsString> {
+        let mut arguments = vec!["--instance".into(), self.instance.to_string().into()];
+        for (option, path) in [("--config", &self.config), ("--socket", &self.socket)] {
+            if let Some(path) = path {
+                arguments.extend([option.into(), path.clone().into_os_string()]);
+            }
+        }
+        arguments
     }
 
     /// The node's socket.
@@ -118,6 +135,9 @@ pub enum Command {
         /// How many at most [default: 100].
         #[arg(long)]
         limit: Option<u32>,
+        /// Check the whole log instead: that every entry is the issuer's and continues the one before.
+        #[arg(long, conflicts_with_all = ["after", "limit"])]
+        verify: bool,
     },
     /// Show how it stands with this node.
     Status {
@@ -309,8 +329,20 @@ pub enum CaCommand {
         #[arg(long, value_name = "KEY-ID")]
         issuer: String,
         /// How many to sign ahead, each beginning a year after the one before.
-        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=12))]
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(AHEAD_MAX)))]
         ahead: u8,
+    },
+    /// Ceremony: revoke an issuer for good. Nothing that it signed counts any more, revocations included; its members join anew.
+    RevokeIssuer {
+        /// The root.
+        #[command(flatten)]
+        root: Root,
+        /// The issuer's key id.
+        #[arg(value_name = "KEY-ID")]
+        issuer: String,
+        /// The key id of the issuer that gives out what it gave out [default: nobody].
+        #[arg(long, value_name = "KEY-ID")]
+        heir: Option<String>,
     },
     /// Ceremony: put a new root in the place of one.
     RotateRoot {

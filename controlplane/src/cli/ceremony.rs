@@ -24,9 +24,6 @@ use crate::state_directory::StateDirectory;
 use crate::store::MemoryStore;
 use crate::time::Now;
 
-/// Longest version of the bundle with its signatures.
-const VERSION_LEN_MAX: usize = 1 << 20;
-
 fn now() -> Now {
     Now { mono: Instant::now(), wall: remote::now() }
 }
@@ -55,7 +52,7 @@ pub(super) fn init(arguments: &Arguments, init: &Init) -> Outcome {
         return Err(failed(format!("{} is there already: a root's key is never overwritten", there.display())));
     }
     let state = StateDirectory::open(&config.node.state_directory).map_err(failed)?;
-    if state.issuer_key().map_err(failed)?.is_some() {
+    if state.has_issuer_key().map_err(failed)? {
         let path = state.issuer_directory();
         return Err(failed(format!("{} holds an issuer's key: use another instance, or move it away", path.display())));
     }
@@ -142,6 +139,17 @@ pub(super) fn ca(arguments: &Arguments, command: &CaCommand) -> Outcome {
                 Ok(format!("{issuer} may sign until {end}"))
             })
         }
+        CaCommand::RevokeIssuer { root, issuer, heir } => {
+            let issuer = key_id(issuer)?;
+            let heir = heir.as_deref().map(key_id).transpose()?;
+            change(arguments, root, |ceremony| {
+                ceremony.revoke_issuer(issuer, heir)?;
+                Ok(match heir {
+                    Some(heir) => format!("{issuer} is revoked, and {heir} gives out what it gave out"),
+                    None => format!("{issuer} is revoked, and nobody gives out what it gave out"),
+                })
+            })
+        }
         CaCommand::RotateRoot { root, replace, out, new_passphrase_file } => {
             let goes = key_id(replace)?;
             let comes = PrivateKey::generate(&mut SystemRandom);
@@ -196,7 +204,7 @@ fn begin(root: &Root) -> Result<Ceremony, Failure> {
         .iter()
         .map(|version| {
             let bytes = BASE64.decode(version.as_bytes()).map_err(failed)?;
-            codec::decode(&bytes, VERSION_LEN_MAX).map_err(failed)
+            codec::decode(&bytes, SignedBundle::LEN_MAX).map_err(failed)
         })
         .collect();
     let pem = files::read(&root.root)?;

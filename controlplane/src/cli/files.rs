@@ -7,10 +7,11 @@ use std::path::Path;
 use super::arguments::{Arguments, ConfigCommand};
 use super::{Failure, Outcome, failed, remote};
 use crate::config::default_route_interface;
+use crate::issuer::BACKUP_LEN_MAX;
 use crate::state_directory;
 
-/// Longest file that is read: a bundle with all its versions, a backup of a large network.
-const FILE_LEN_MAX: u64 = 1 << 30;
+/// Longest file that is read: the longest backup.
+const FILE_LEN_MAX: u64 = BACKUP_LEN_MAX as u64;
 
 pub(super) fn config(arguments: &Arguments, command: &ConfigCommand) -> Outcome {
     let ConfigCommand::Check = command;
@@ -56,13 +57,19 @@ pub(super) fn config(arguments: &Arguments, command: &ConfigCommand) -> Outcome 
 /// Reads a file; `-` is the standard input.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let named = |error: io::Error| failed(format!("{}: {error}", path.display()));
+    let whole: Box<dyn io::Read> =
+        if path.as_os_str() == "-" { Box::new(io::stdin().lock()) } else { Box::new(File::open(path).map_err(named)?) };
+    bounded(whole, FILE_LEN_MAX).map_err(named)
+}
+
+/// All that there is to read, or an error that says how much it may be.
+pub(super) fn bounded(from: impl io::Read, len_max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let mut bounded: Box<dyn io::Read> = if path.as_os_str() == "-" {
-        Box::new(io::stdin().lock().take(FILE_LEN_MAX))
-    } else {
-        Box::new(File::open(path).map_err(named)?.take(FILE_LEN_MAX))
-    };
-    bounded.read_to_end(&mut bytes).map_err(named)?;
+    from.take(len_max + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > len_max {
+        let message = format!("more than {len_max} bytes: is it the right file?");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+    }
     Ok(bytes)
 }
 
@@ -80,4 +87,16 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> Outcome {
 /// Writes a new file that only its owner may read.
 pub(super) fn write_secret(path: &Path, bytes: &[u8]) -> Outcome {
     state_directory::write_secret(path, bytes).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_end_meets_the_limit_and_is_told_it() {
+        assert_eq!(bounded(&b"abc"[..], 3).unwrap(), b"abc");
+        assert!(bounded(&b"abcd"[..], 3).unwrap_err().to_string().contains("more than 3 bytes"));
+        assert!(bounded(io::repeat(b'a'), 100).is_err());
+    }
 }

@@ -1,7 +1,7 @@
 //! Passphrases: from a file or from the terminal, erased when they are dropped.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -70,9 +70,12 @@ fn from_file(file: &Path) -> Result<Zeroizing<String>, PassphraseError> {
             return Err(PassphraseError::Content(name()));
         }
     }
-    let text = fs::read_to_string(file).map(Zeroizing::new);
-    let text = text.map_err(|error| PassphraseError::File(name(), error))?;
-    match text.lines().next() {
+    // With room for all of it, so that no shorter copy is left behind, and one byte more to tell what is too long.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(FILE_LEN_MAX as usize + 1));
+    let read = fs::File::open(file).and_then(|file| file.take(FILE_LEN_MAX + 1).read_to_end(&mut bytes));
+    let read = read.map_err(|error| PassphraseError::File(name(), error))?;
+    let text = std::str::from_utf8(&bytes).ok().filter(|_| read as u64 <= FILE_LEN_MAX);
+    match text.and_then(|text| text.lines().next()) {
         Some(line) if !line.is_empty() => Ok(Zeroizing::new(line.to_owned())),
         _ => Err(PassphraseError::Content(name())),
     }
@@ -101,5 +104,8 @@ mod tests {
         assert!(with("\nsecond", 0o600).unwrap_err().contains("is no passphrase file"));
         assert!(with(&"p".repeat(4097), 0o600).unwrap_err().contains("is no passphrase file"));
         assert!(new("it", Some(&path)).unwrap_err().to_string().contains("check the path"));
+        // It has no length to look at beforehand, and no end.
+        let endless = new("it", Some(Path::new("/dev/zero"))).unwrap_err().to_string();
+        assert!(endless.contains("at most 4096 bytes"), "{endless}");
     }
 }

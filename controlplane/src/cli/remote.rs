@@ -15,8 +15,8 @@ use crate::api::Call;
 use crate::api::client;
 use crate::api::types::{
     Backup, BackupRequest, BundleApplyRequest, Bundles, Crl, Done, ExplainRequest, InviteRequest, Invited, JoinRequest,
-    LogRequest, Ping, PingRequest, PolicyApplyRequest, PolicyRollbackRequest, RekeyRequest, RevokeIssuerRequest,
-    RevokeRequest, Revoked, Secret, Status, WithdrawRequest,
+    LogRequest, LogVerified, LogVerifyRequest, Ping, PingRequest, PolicyApplyRequest, PolicyRollbackRequest,
+    RekeyRequest, RevokeIssuerRequest, RevokeRequest, Revoked, Secret, Status, WithdrawRequest,
 };
 use crate::time::UnixSecs;
 
@@ -110,7 +110,11 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         }
         Command::Join { token, name } => {
             let token = if token == "-" { token_from(io::stdin().lock())? } else { token.as_str().into() };
-            let call = Call::Join(JoinRequest { token, name: name.clone() });
+            let name = match name {
+                Some(name) => Some(name.clone()),
+                None => arguments.configuration().map_err(failed)?.node.name,
+            };
+            let call = Call::Join(JoinRequest { token, name });
             shown(arguments, &call, show::joined)
         }
         Command::Leave { yes } => {
@@ -136,7 +140,8 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
             done(arguments, &Call::RevokeIssuer(RevokeIssuerRequest { issuer, reason: reason.clone() }))
         }
         Command::Policy { command } => policy(arguments, command),
-        Command::Log { after, limit } => {
+        Command::Log { verify: true, .. } => verify_log(arguments),
+        Command::Log { after, limit, verify: false } => {
             let call = Call::AuditLog(LogRequest { after: *after, limit: *limit });
             shown(arguments, &call, |entries: &Vec<_>| show::log(entries))
         }
@@ -150,6 +155,19 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         | Command::Completions { .. }
         | Command::Man { .. }
         | Command::Docs { .. } => Ok(()),
+    }
+}
+
+/// Has the issuer check its log part by part: one call for all of it would keep everybody else waiting.
+fn verify_log(arguments: &Arguments) -> Outcome {
+    let mut after = 0;
+    loop {
+        let call = Call::AuditVerify(LogVerifyRequest { after: Some(after) });
+        let part: LogVerified = ask_for(arguments, &call)?;
+        if part.verified >= part.entries || part.verified <= after {
+            return if arguments.json { json(&part) } else { print(&show::log_verified(&part)) };
+        }
+        after = part.verified;
     }
 }
 
@@ -255,6 +273,7 @@ pub(super) fn ca(arguments: &Arguments, command: &CaCommand) -> Outcome {
         CaCommand::IssuerKey
         | CaCommand::AddIssuer { .. }
         | CaCommand::RenewIssuer { .. }
+        | CaCommand::RevokeIssuer { .. }
         | CaCommand::RotateRoot { .. }
         | CaCommand::MoveAllocator { .. }
         | CaCommand::DraftGroup { .. }
@@ -307,8 +326,15 @@ pub(super) fn bundle_versions(bytes: &[u8]) -> Result<Vec<String>, Failure> {
 }
 
 fn token_from(input: impl io::Read) -> Result<Secret, Failure> {
-    let mut text = Zeroizing::new(String::new());
-    input.take(TOKEN_LEN_MAX).read_to_string(&mut text).map_err(failed)?;
+    // With room for all of it, so that no shorter copy of the secret is left behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(TOKEN_LEN_MAX as usize + 1));
+    input.take(TOKEN_LEN_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > TOKEN_LEN_MAX {
+        return Err(failed(format!(
+            "more than {TOKEN_LEN_MAX} bytes are no token: give the line that begins with weir1-"
+        )));
+    }
+    let text = std::str::from_utf8(&bytes).map_err(failed)?;
     Ok(text.trim().into())
 }
 
@@ -320,4 +346,18 @@ fn agreed(question: &str) -> Result<bool, Failure> {
     let mut answer = String::new();
     io::stdin().lock().take(16).read_line(&mut answer).map_err(failed)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_read_up_to_its_limit() {
+        assert_eq!(*token_from(&b" weir1-abc\n"[..]).unwrap().0, "weir1-abc");
+        assert!(token_from(io::repeat(b'a').take(TOKEN_LEN_MAX)).is_ok());
+        for endless in [io::repeat(b'a').take(TOKEN_LEN_MAX + 1), io::repeat(b'a').take(u64::MAX)] {
+            assert!(matches!(token_from(endless), Err(Failure::Message(why)) if why.contains("4096")));
+        }
+    }
 }

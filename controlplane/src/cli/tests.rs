@@ -41,6 +41,7 @@ fn every_command_is_there_and_has_a_line_of_help() {
         "cert renew",
         "ca add-issuer",
         "ca renew-issuer",
+        "ca revoke-issuer",
         "ca rotate-root",
         "ca move-allocator",
         "ca draft-group",
@@ -96,6 +97,16 @@ fn arguments_are_read_and_defaults_filled_in() {
     assert!(matches!(renew, Command::Ca { command: CaCommand::RenewIssuer { ahead: 12, .. } }));
 }
 
+/// The word `run` was taken out of the arguments wherever it stood, and the socket was forgotten.
+#[test]
+fn the_processes_of_a_node_are_started_with_what_names_it() {
+    let arguments = parse("weir --instance run --socket /run --config=run run").unwrap();
+    assert_eq!(arguments.of_the_node(), ["--instance", "run", "--config", "run", "--socket", "/run"]);
+    let arguments = parse("weir run --socket /s").unwrap();
+    assert_eq!(arguments.of_the_node(), ["--instance", "weir", "--socket", "/s"]);
+    assert_eq!(arguments.configuration().unwrap().api.socket, PathBuf::from("/s"));
+}
+
 #[test]
 fn what_does_not_fit_is_refused_with_status_two() {
     for (line, kind) in [
@@ -110,6 +121,8 @@ fn what_does_not_fit_is_refused_with_status_two() {
         ("weir revoke", ErrorKind::MissingRequiredArgument),
         ("weir revoke a --issuer b", ErrorKind::ArgumentConflict),
         ("weir init mynet", ErrorKind::MissingRequiredArgument),
+        ("weir ca revoke-issuer --root r --bundle b", ErrorKind::MissingRequiredArgument),
+        ("weir log --verify --after 3", ErrorKind::ArgumentConflict),
         ("weir ca renew-issuer --root r --bundle b --issuer i --ahead 13", ErrorKind::ValueValidation),
     ] {
         let error = parse(line).unwrap_err();
@@ -211,5 +224,21 @@ fn a_network_is_founded_and_changed_by_files_alone() {
     let after = remote::bundle_versions(&files::read(&place.join("bundle")).unwrap()).unwrap();
     assert_eq!((after.len(), &after[0]), (2, &lines[0]));
     assert!(run(&format!("ca add-issuer {root} --key abc")).is_err());
+    // The founder's issuer is revoked, and the one that was added follows it.
+    let bundle = |path: &str| {
+        let versions = remote::bundle_versions(&files::read(&place.join(path)).unwrap()).unwrap();
+        let last = data_encoding::BASE64.decode(versions.last().unwrap().as_bytes()).unwrap();
+        crate::codec::decode::<crate::pki::bundle::SignedBundle>(&last, 1 << 20).unwrap().peek().unwrap()
+    };
+    let before = bundle("bundle");
+    let key = |at: usize| crate::pki::certificate::public_key(&before.issuers[at]).unwrap().id();
+    let (founder, heir) = (key(0), key(1));
+    assert!(run(&format!("ca revoke-issuer {root} {founder} --heir abc")).is_err());
+    run(&format!("ca revoke-issuer {root} {founder} --heir {heir} --json")).unwrap();
+    let after = bundle("bundle");
+    assert_eq!((after.version, &after.revoked_issuers[..]), (3, &[founder][..]));
+    assert!(after.issuer(founder).is_none() && after.slice(heir).is_some());
+    let again = run(&format!("ca revoke-issuer {root} {founder}"));
+    assert!(matches!(again, Err(Failure::Message(why)) if why.contains("names no issuer")));
     fs::remove_dir_all(&place).unwrap();
 }
