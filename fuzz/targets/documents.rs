@@ -94,8 +94,8 @@ fuzz_target!(|steps: Vec<Step>| {
                     AdmissionDocument { version: version.into(), seed: Zeroizing::new([number; 32]), since: NOW };
                 let document = signed(&body.of(codec::encode(&document)), &signer(number));
                 match &mut admission {
-                    Some(keys) => drop(keys.apply(document, chain.current())),
-                    None => admission = AdmissionKeys::new(document, chain.current()).ok(),
+                    Some(keys) => drop(keys.apply(document, chain.current(), &revoked)),
+                    None => admission = AdmissionKeys::new(document, chain.current(), &revoked).ok(),
                 }
                 if let Some(keys) = &admission {
                     assert!(keys.accepted(NOW).contains(&keys.today(NOW)));
@@ -141,7 +141,7 @@ fuzz_target!(|steps: Vec<Step>| {
                 let signature = by.sign(Domain::Policy, &body);
                 let policy = SignedPolicy::assemble(body, by.public(), signature);
                 let before = history.next_version();
-                let taken = history.apply(policy, NETWORK.id(), &chain.current().operators).is_ok();
+                let taken = history.apply(policy, NETWORK.id(), &chain.current().operators(&revoked)).is_ok();
                 assert_eq!(history.next_version() > before, taken);
             }
         }

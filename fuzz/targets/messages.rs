@@ -29,7 +29,7 @@ macro_rules! again {
 /// One frame after the other, as the shell takes them from a process of ours.
 fn frames<T: serde::de::DeserializeOwned + Debug>(mut data: &[u8]) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime without a driver");
-    runtime.block_on(async { while let Ok(Some(_)) = frame::receive::<T>(&mut data).await {} });
+    runtime.block_on(async { while let Ok(Some(_)) = frame::receive::<T>(&mut data, MESSAGE_LEN_MAX).await {} });
 }
 
 fuzz_target!(|data: &[u8]| {
