@@ -9,6 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use weir_abi::wire::{HEADER_LEN, ReceiverIndex, TAG_LEN};
 use weir_dataplane::api::Prefix;
 use weir_dataplane::api::message::{Incarnation, Secret, SessionId};
+use weir_dataplane::api::policy::{PolicyRule, PortRange, Protocol};
 use weir_dataplane::engine::aead::Algorithm;
 use weir_dataplane::engine::block::Reassembly;
 use weir_dataplane::engine::bundle::PayloadLen;
@@ -19,6 +20,8 @@ use weir_dataplane::engine::inner::Inner;
 use weir_dataplane::engine::keys::{Context, Direction, LaneSecret, Side};
 use weir_dataplane::engine::lane::{DATAGRAM_CHARGE_MIN, GENERATION_LAST, Limits, OpenLane, SealLane};
 use weir_dataplane::engine::lpm::Lpm;
+use weir_dataplane::engine::policy::Policy;
+use weir_dataplane::engine::policy::flows::{Flows, HashKeys};
 use weir_dataplane::engine::port::{RxBurst, RxMeta, TxMeta, TxSink};
 use weir_dataplane::engine::prefix_set::PrefixSet;
 use weir_dataplane::engine::session::{KeysId, OpenEnd, Session};
@@ -110,6 +113,22 @@ fn engine() -> Engine {
     engine
 }
 
+/// A policy that lets network 1 reach some ports of network 2, with places for few flows, so that they run out.
+fn policy() -> Arc<Policy> {
+    let rule = |protocol, last| PolicyRule {
+        sources: prefixes(1).into(),
+        destinations: prefixes(2).into(),
+        protocol,
+        ports: vec![PortRange { first: 0, last }],
+        allow: true,
+    };
+    let keys =
+        HashKeys(std::array::from_fn(|i| (i as u128 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)));
+    let flows = Arc::new(Flows::new(16, keys));
+    let rules = [rule(Protocol::Tcp, 1023), rule(Protocol::Udp, u16::MAX)];
+    Arc::new(Policy::new(&rules, false, 1, flows, 1).expect("two rules"))
+}
+
 /// Makes a packet of the bytes, if they begin like one, that the peer may send: what is left to chance is where to, and all the rest.
 fn mend(packet: &mut [u8]) {
     let len = packet.len() as u16;
@@ -147,6 +166,8 @@ fuzz_target!(|data: &[u8]| {
             ..Limits::default()
         };
         engine.command(Command::Remove(PEER), Time::ZERO);
+        let policy = (data.len() % 4 < 2).then(policy);
+        engine.command(Command::Policy(policy.clone()), Time::ZERO);
         let mut now = Time::from_nanos(1_000_000_000);
         let mut peer = SealLane::new(&secret(true), 0, LANE, now, limits);
         let lane = OpenLane::new(&secret(true), 0, LANE, now, limits);
@@ -185,6 +206,8 @@ fuzz_target!(|data: &[u8]| {
             let segment = if flags & 32 != 0 { 100 } else { 0 };
             let mut frame = Frame(datagram, RxMeta { segment, ..RxMeta::default() });
             engine.decapsulate(now, &mut frame, &mut lan, &mut wan);
+            let decided = policy.as_ref().map_or(1, |policy| policy.hits().iter().sum::<u64>());
+            assert!(lan.bytes == 0 || decided > 0, "delivered, and nothing allowed it");
             assert!(lan.bytes + wan.bytes <= 4 * sent + 4096 + 200, "{sent} bytes made {}", lan.bytes + wan.bytes);
             while engine.poll_event().is_some() {}
         }
