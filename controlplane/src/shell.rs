@@ -207,7 +207,7 @@ impl Shell {
         }
         let routes = RouteTables::open();
         // From here on no file can be opened.
-        let files = confine::confine()?;
+        let (files, runtime) = confine::confine(&config.node.runtime_directory)?;
         let (mono, wall) = clocks();
         let settings = Settings {
             endpoints: config.wan.advertise.clone(),
@@ -231,11 +231,11 @@ impl Shell {
         tokio::spawn(server::serve(listener, access, to_node, Limits::default()));
         let (to_plane, requests) = mpsc::channel(plane::REQUESTS_MAX);
         let (inputs, from_plane) = mpsc::channel(plane::INPUTS_MAX);
-        tokio::spawn(plane::maintain(config.node.runtime_directory.join("plane.sock"), requests, inputs));
+        tokio::spawn(plane::maintain(runtime.join("plane.sock"), requests, inputs));
         let (to_issuer, asked) = mpsc::channel(issuer::QUEUE_MAX);
         let (replies, from_issuer) = mpsc::channel(issuer::QUEUE_MAX);
         if has_issuer {
-            tokio::spawn(issuer::maintain(issuer::socket_path(&config), asked, replies));
+            tokio::spawn(issuer::maintain(issuer::socket_path(&runtime), asked, replies));
         }
         Ok(Self {
             config,

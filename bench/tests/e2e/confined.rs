@@ -37,6 +37,9 @@ fn each_process_of_a_node_keeps_only_what_it_needs_and_everything_works() {
                 assert_eq!(line(member, *part, "status", set), NONE, "{part:?} {set}");
             }
             assert_eq!(line(member, *part, "status", "NoNewPrivs"), "1", "{part:?}");
+            let root = fs::read_link(format!("/proc/{}/root", member.pid(*part).unwrap())).unwrap();
+            let runtime = member.directory().join("run");
+            assert_eq!(root, if *part == Part::Plane { "/".into() } else { runtime }, "{part:?}");
             assert_eq!(line(member, *part, "limits", "Max core file size"), "0 0 bytes", "{part:?}");
         }
         let log = member.log();

@@ -5,14 +5,17 @@
 //!  capabilities           the user's        none, in any set        whoever is root still owns root's files, so that
 //!  no_new_privs           0                 1                       what was opened can be written
 //!  core dumps, ptrace     as it is set      none
+//!  sockets with a path    the user's        weir's own              root only: the runtime directory is all that there is
 //!  files                  the user's        those that are open     Landlock, Linux 5.13
 //!  TCP                    all               none                    Landlock, Linux 6.7
 //!  others' processes      the user's        no signal to any        Landlock, Linux 6.12
 //! ```
 //!
-//! Sockets that have a path in the file system can still be connected to: that is how the packet plane and the issuer are reached.
+//! Landlock leaves sockets that have a path alone, and by some of them root is obeyed: those of systemd, of a container engine. So a process that
+//! may makes the runtime directory, where those of the packet plane and the issuer are, its root directory.
 
 use std::io;
+use std::path::{Path, PathBuf};
 
 use landlock::{ABI, Access as _, AccessFs, AccessNet, Ruleset, RulesetAttr as _, RulesetError, RulesetStatus, Scope};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
@@ -87,25 +90,42 @@ pub fn keep_memory_private() -> Result<(), ConfineError> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(refused("close this process to debuggers"))
 }
 
-/// Gives everything up, for good. Call it when all files and listening sockets are open, and before anything of the network is read.
+/// Gives everything up, for good. Call it when all files and listening sockets are open, and before anything of the network is read. Says what
+/// is closed, and where `runtime`, the directory with the sockets that are still to be reached, is from now on.
 ///
 /// # Errors
 /// [`ConfineError`].
-pub fn confine() -> Result<Files, ConfineError> {
+pub fn confine(runtime: &Path) -> Result<(Files, PathBuf), ConfineError> {
     let threads = std::fs::read_dir("/proc/self/task").map_err(refused("count the threads of this process"))?.count();
     if threads > 1 {
         return Err(ConfineError::Threads(threads));
     }
-    keep_memory_private()?;
-    drop_capabilities()?;
-    set_no_new_privs(true).map_err(refused("set no_new_privs"))?;
-    let files = close_files()?;
+    let confined = confine_this_thread(runtime)?;
     tracing::info!("confined: no capability, no new privileges, no core dump");
-    match files.warning() {
+    match confined.0.warning() {
         None => tracing::info!("confined: no file but those that are open, no TCP, no signal to others"),
         Some((what, remedy)) => tracing::warn!("{what}; {remedy}"),
     }
-    Ok(files)
+    Ok(confined)
+}
+
+fn confine_this_thread(runtime: &Path) -> Result<(Files, PathBuf), ConfineError> {
+    keep_memory_private()?;
+    let runtime = enter(runtime)?;
+    drop_capabilities()?;
+    set_no_new_privs(true).map_err(refused("set no_new_privs"))?;
+    Ok((close_files()?, runtime))
+}
+
+/// Makes a directory the root directory, as far as this process may; where it is then.
+fn enter(directory: &Path) -> Result<PathBuf, ConfineError> {
+    let own = rustix::thread::capabilities(None).map_err(refused("read the capabilities"))?;
+    if !own.effective.contains(CapabilitySet::SYS_CHROOT) {
+        return Ok(directory.to_owned());
+    }
+    let entered = std::os::unix::fs::chroot(directory).and_then(|()| std::env::set_current_dir("/"));
+    entered.map_err(refused("make the runtime directory the root directory"))?;
+    Ok(PathBuf::from("/"))
 }
 
 fn drop_capabilities() -> Result<(), ConfineError> {
@@ -146,8 +166,8 @@ fn close_files() -> Result<Files, ConfineError> {
 mod tests {
     use std::io::{Read as _, Seek as _, Write as _};
     use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::os::unix::fs::PermissionsExt as _;
     use std::os::unix::net::{UnixListener, UnixStream};
-    use std::path::PathBuf;
     use std::process::Command;
 
     use super::*;
@@ -155,24 +175,10 @@ mod tests {
     /// Has a child process play [`in_a_process_of_its_own`], in this directory.
     const DIRECTORY: &str = "WEIR_TEST_CONFINE";
 
-    /// What the kernel says of this thread.
-    fn status(field: &str) -> String {
-        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+    /// What the kernel says of a thread.
+    fn said(status: &str, field: &str) -> String {
         let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).expect(field);
         line.trim().to_owned()
-    }
-
-    /// Everything of [`confine`] that is not for the only thread of a process, which a test never is.
-    fn confine_this_thread() -> Files {
-        keep_memory_private().unwrap();
-        drop_capabilities().unwrap();
-        set_no_new_privs(true).unwrap();
-        // Nobody can read it afterwards.
-        for field in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
-            assert_eq!(status(field), "0".repeat(16), "{field}");
-        }
-        assert_eq!(status("NoNewPrivs"), "1");
-        close_files().unwrap()
     }
 
     #[test]
@@ -180,10 +186,19 @@ mod tests {
         let Some(directory) = std::env::var_os(DIRECTORY).map(PathBuf::from) else { return };
         let (path, socket) = (directory.join("file"), directory.join("socket"));
         let mut open = std::fs::File::options().create(true).read(true).append(true).open(&path).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
         let mut routes = std::fs::File::open("/proc/self/net/route").unwrap();
         let unix = UnixListener::bind(&socket).unwrap();
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
-        let files = confine_this_thread();
+        let mut own = std::fs::File::open("/proc/thread-self/status").unwrap();
+        let is_root = rustix::process::geteuid().is_root();
+        let (files, now_at) = confine_this_thread(&directory).unwrap();
+        let mut status = String::new();
+        own.read_to_string(&mut status).unwrap();
+        for field in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            assert_eq!(said(&status, field), "0".repeat(16), "{field}");
+        }
+        assert_eq!(said(&status, "NoNewPrivs"), "1");
 
         assert_eq!(rustix::process::dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
         assert_eq!(rustix::process::getrlimit(Resource::Core), Rlimit { current: Some(0), maximum: Some(0) });
@@ -197,19 +212,24 @@ mod tests {
             routes.read_to_string(&mut text).unwrap();
             assert!(text.starts_with("Iface"), "{text}");
         }
-        let _stream = UnixStream::connect(&socket).unwrap();
+        let _stream = UnixStream::connect(now_at.join("socket")).unwrap();
         assert!(unix.accept().is_ok());
+        if is_root {
+            // Not even the name of another socket leads anywhere.
+            assert_eq!(UnixStream::connect(&socket).unwrap_err().kind(), io::ErrorKind::NotFound);
+        }
         assert!(UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"x", "127.0.0.1:9").is_ok());
         if files == Files::Open {
             eprintln!("SKIPPED: this kernel has no Landlock");
             return;
         }
         let denied = |result: io::Result<()>| assert_eq!(result.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        let path = now_at.join("file");
         denied(std::fs::read(&path).map(drop));
-        denied(std::fs::read("/etc/passwd").map(drop));
-        denied(std::fs::write(directory.join("another"), b"").map(drop));
+        denied(std::fs::write(now_at.join("another"), b"").map(drop));
         denied(std::fs::remove_file(&path));
-        denied(Command::new("/bin/true").status().map(drop));
+        denied(Command::new(&path).status().map(drop));
+        assert!(std::fs::read("/etc/passwd").is_err());
         if files == Files::Closed {
             denied(TcpStream::connect(tcp.local_addr().unwrap()).map(drop));
             let parent = rustix::process::getppid().unwrap();
@@ -237,10 +257,11 @@ mod tests {
         std::thread::scope(|scope| {
             let (done, wait) = std::sync::mpsc::channel::<()>();
             scope.spawn(move || wait.recv());
-            assert!(matches!(confine(), Err(ConfineError::Threads(count)) if count >= 2));
+            assert!(matches!(confine(Path::new("/")), Err(ConfineError::Threads(count)) if count >= 2));
             drop(done);
         });
-        assert_eq!(status("NoNewPrivs"), "0");
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        assert_eq!(said(&status, "NoNewPrivs"), "0");
     }
 
     #[test]

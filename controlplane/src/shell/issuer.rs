@@ -41,9 +41,9 @@ pub const REPLY_LEN_MAX: usize = BACKUP_LEN_MAX + 64;
 /// Longest wait between attempts to reach it.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// Where the issuer listens.
-pub fn socket_path(config: &Config) -> PathBuf {
-    config.node.runtime_directory.join("issuer.sock")
+/// Where the issuer listens, in the runtime directory.
+pub fn socket_path(runtime: &Path) -> PathBuf {
+    runtime.join("issuer.sock")
 }
 
 /// What comes from the issuer.
@@ -188,9 +188,9 @@ pub async fn run(config: &Config) -> Result<(), IssuerProcessError> {
     if !issuer.is_taken() {
         tracing::info!("the key is no issuer's yet: `weir ca add-issuer` makes it one, in a ceremony");
     }
-    let path = socket_path(config);
+    let path = socket_path(&config.node.runtime_directory);
     let listener = listen(&path).map_err(|error| IssuerProcessError::Socket { path: path.clone(), error })?;
-    confine()?;
+    confine(&config.node.runtime_directory)?;
     tracing::info!("ready at {}", path.display());
     loop {
         let accepted = tokio::select! {
