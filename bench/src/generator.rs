@@ -8,6 +8,7 @@
 //! Both send frame 0 first, so the sink is reset between runs. Neither knows what becomes of its frames.
 
 use std::io::ErrorKind;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aya::programs::{ProgramError, TestRun, TestRunAttrs, TestRunOptions, Xdp};
@@ -123,6 +124,22 @@ pub fn flood(namespace: &Namespace, interface: &str, stream: &Stream, amount: Am
 /// [`Error::Stream`], [`Error::NoInterface`], [`Error::Stalled`], or [`Error::Io`] when the AF_XDP socket cannot be used.
 pub fn pace(namespace: &Namespace, interface: &str, stream: &Stream, rate_pps: f64, amount: Amount) -> Result<Sent> {
     let frames = stream.compile()?;
+    let never = AtomicBool::new(false);
+    pace_with(namespace, interface, rate_pps, amount, &never, |n, chunk| frames.write(n, monotonic_ns(), chunk))
+}
+
+/// The same with frames of the caller's own, until told to stop: `write` writes the frame of a number, and says how long it is.
+///
+/// # Errors
+/// As [`pace`].
+pub fn pace_with(
+    namespace: &Namespace,
+    interface: &str,
+    rate_pps: f64,
+    amount: Amount,
+    stop: &AtomicBool,
+    mut write: impl FnMut(u64, &mut [u8]) -> usize,
+) -> Result<Sent> {
     let ifindex = namespace.interface_index(interface)?;
     let failed = || Error::io(format!("cannot transmit by AF_XDP on {interface}"));
     let mut transmitter = namespace.enter(|| Transmitter::open(ifindex, 0))?.map_err(failed())?;
@@ -135,7 +152,7 @@ pub fn pace(namespace: &Namespace, interface: &str, stream: &Stream, rate_pps: f
     let start_ns = monotonic_ns();
     let deadline = |n: u64| start_ns + (n as f64 * 1e9 / rate_pps) as u64;
     let mut sent = Sent::default();
-    while sent.frames < total {
+    while sent.frames < total && !stop.load(Ordering::Relaxed) {
         wait_until(deadline(sent.frames));
         let end = total.min(sent.frames + burst);
         sent.late_max_ns = sent.late_max_ns.max(monotonic_ns() - deadline(sent.frames));
@@ -143,7 +160,7 @@ pub fn pace(namespace: &Namespace, interface: &str, stream: &Stream, rate_pps: f
         while sent.frames < end {
             let mut len = 0;
             let pushed = transmitter.push(|chunk| {
-                len = frames.write(sent.frames, monotonic_ns(), chunk);
+                len = write(sent.frames, chunk);
                 len
             });
             if !pushed {
@@ -156,7 +173,7 @@ pub fn pace(namespace: &Namespace, interface: &str, stream: &Stream, rate_pps: f
     }
     drain(&mut transmitter, interface, |t| t.outstanding() == 0)?;
     // The last frame stands for an interval too.
-    sent.elapsed_ns = (monotonic_ns() - start_ns).max(deadline(total) - start_ns);
+    sent.elapsed_ns = (monotonic_ns() - start_ns).max(deadline(sent.frames) - start_ns);
     Ok(sent)
 }
 

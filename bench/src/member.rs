@@ -358,6 +358,29 @@ impl<'a> Member<'a> {
         sent.map(|()| pid).map_err(Error::io(what()))
     }
 
+    /// Has the supervisor stand still: what ends now is not started again before [`Self::release`].
+    ///
+    /// # Errors
+    /// [`Error::Broken`] when it does not run.
+    pub fn hold(&self) -> Result<()> {
+        self.signal_supervisor("holding", signal::hold)
+    }
+
+    /// Lets the supervisor go on.
+    ///
+    /// # Errors
+    /// [`Error::Broken`] when it does not run.
+    pub fn release(&self) -> Result<()> {
+        self.signal_supervisor("releasing", signal::release)
+    }
+
+    fn signal_supervisor(&self, doing: &str, send: fn(u32) -> std::io::Result<()>) -> Result<()> {
+        let what = || format!("{doing} the supervisor of g{}", self.site.number);
+        let supervisor = self.supervisor.as_ref();
+        let supervisor = supervisor.ok_or_else(|| Error::Broken { what: what(), detail: "it does not run".into() })?;
+        send(supervisor.id()).map_err(Error::io(what()))
+    }
+
     /// Stops everything as a person does.
     ///
     /// # Errors

@@ -41,6 +41,33 @@ pub struct Figure {
     pub target: Option<Target>,
 }
 
+impl Figure {
+    /// What rounds gave. A figure without a round is none.
+    pub(crate) fn of(what: String, unit: &'static str, target: Option<Target>, mut rounds: Vec<f64>) -> Option<Self> {
+        rounds.sort_by(f64::total_cmp);
+        let (least, most) = (*rounds.first()?, *rounds.last()?);
+        Some(Self { what, unit, median: rounds[rounds.len() / 2], least, most, target })
+    }
+
+    /// Whether it keeps what was promised, if anything was.
+    pub fn is_met(&self) -> bool {
+        self.target.is_none_or(|target| match target.at_least {
+            true => self.median >= target.value,
+            false => self.median <= target.value,
+        })
+    }
+
+    /// The cells of a table.
+    pub(crate) fn row(&self) -> [String; 6] {
+        let target = self.target.map_or_else(String::new, |target| {
+            let sign = if target.at_least { "≥" } else { "≤" };
+            format!("{sign} {}{}", figure(target.value), if self.is_met() { "" } else { " MISSED" })
+        });
+        let [median, least, most] = [self.median, self.least, self.most].map(figure);
+        [self.what.clone(), self.unit.to_owned(), median, least, most, target]
+    }
+}
+
 /// What was promised for a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Target {
@@ -98,12 +125,8 @@ fn compare(mut subjects: Vec<Subject<'_>>) -> Vec<Figure> {
             samples.push((subject.round)());
         }
     }
-    let figure = |(subject, mut samples): (Subject<'_>, Vec<f64>)| {
-        samples.sort_by(f64::total_cmp);
-        let [least, median, most] = [samples[0], samples[ROUNDS / 2], samples[ROUNDS - 1]];
-        Figure { what: subject.what, unit: subject.unit, median, least, most, target: subject.target }
-    };
-    subjects.into_iter().zip(samples).map(figure).collect()
+    let rounds = subjects.into_iter().zip(samples);
+    rounds.filter_map(|(subject, rounds)| Figure::of(subject.what, subject.unit, subject.target, rounds)).collect()
 }
 
 /// The pieces of which the set is made, in the order in which they are measured.
@@ -188,15 +211,7 @@ impl Ratio {
 
 /// The figures as columns.
 pub fn render(figures: &[Figure]) -> String {
-    let row = |f: &Figure| {
-        let target = f.target.map_or_else(String::new, |target| {
-            let met = if target.at_least { f.median >= target.value } else { f.median <= target.value };
-            let sign = if target.at_least { "≥" } else { "≤" };
-            format!("{sign} {}{}", figure(target.value), if met { "" } else { " MISSED" })
-        });
-        [f.what.clone(), f.unit.to_owned(), figure(f.median), figure(f.least), figure(f.most), target]
-    };
-    let rows: Vec<_> = figures.iter().map(row).collect();
+    let rows: Vec<_> = figures.iter().map(Figure::row).collect();
     table::render(&["one operation", "unit", "median", "least", "most", "target"], &rows)
 }
 

@@ -10,11 +10,14 @@
 //!
 //! Gateways forward, but know no route to another's LAN: that is what the overlay is for.
 
+use std::fs::File;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
 
 use super::netlink::{Rtnetlink, VethEnd};
 use super::{Host, Interface, Namespace, configure, fresh_name, prepare};
+use crate::sys::{netns, tun};
 use crate::{Error, Result};
 
 /// Most gateways of a mesh: their numbers are the third byte of addresses.
@@ -23,6 +26,10 @@ pub const GATEWAYS_MAX: u8 = 64;
 const QUEUES: u32 = 2;
 /// MTU of each link.
 const MTU: u32 = 1500;
+/// The switch itself.
+const BRIDGE: &str = "br";
+/// Frames that wait at an end of a line for whoever carries them.
+const LINE_QUEUE: u32 = 10_000;
 
 /// A gateway and the host behind it.
 #[derive(Debug)]
@@ -85,9 +92,8 @@ impl Mesh {
         let name = fresh_name();
         let switch = Namespace::create(&format!("{name}-switch"))?;
         prepare(&switch)?;
-        let bridge = "br";
-        switch.enter(|| Rtnetlink::open()?.bridge(bridge))?.map_err(Error::io("cannot make the bridge"))?;
-        let bridge = switch.interface_index(bridge)?;
+        switch.enter(|| Rtnetlink::open()?.bridge(BRIDGE))?.map_err(Error::io("cannot make the bridge"))?;
+        let bridge = switch.interface_index(BRIDGE)?;
         switch.enter(|| Rtnetlink::open()?.up(bridge))?.map_err(Error::io("cannot bring the bridge up"))?;
         let mut mesh = Self { switch, sites: vec![] };
         for number in 1..=gateways {
@@ -155,6 +161,32 @@ impl Mesh {
     /// The switch, to look at what passes.
     pub fn switch(&self) -> &Namespace {
         &self.switch
+    }
+
+    /// Moves a gateway to the far end of a line, and hands over both ends of it, the near one first: Ethernet frames that are read from one
+    /// are to be written to the other. Whoever holds them decides when, and whether.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn line(&self, number: u8) -> Result<[File; 2]> {
+        let port = self.switch.interface_index(&format!("p{number}"))?;
+        let made = self.switch.enter(|| -> io::Result<[File; 2]> {
+            let mut rtnetlink = Rtnetlink::open()?;
+            let bridge = format!("br{number}");
+            rtnetlink.bridge(&bridge)?;
+            let far = netns::interface_index(&bridge)?;
+            rtnetlink.up(far)?;
+            rtnetlink.enslave(port, far)?;
+            let mut end = |name: String, bridge| {
+                let tap = tun::open_tap(&name)?;
+                let index = netns::interface_index(&name)?;
+                rtnetlink.enslave(index, bridge)?;
+                rtnetlink.shape(index, MTU, LINE_QUEUE)?;
+                io::Result::Ok(tap)
+            };
+            Ok([end(format!("near{number}"), netns::interface_index(BRIDGE)?)?, end(format!("far{number}"), far)?])
+        })?;
+        made.map_err(Error::io(format!("cannot make a line to g{number}")))
     }
 }
 

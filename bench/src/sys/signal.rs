@@ -72,6 +72,24 @@ pub fn kill9(pid: u32) -> io::Result<()> {
     super::check(unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) }).map(|_| ())
 }
 
+/// Has a process of ours stand still: SIGSTOP.
+///
+/// # Errors
+/// The errno of `kill`.
+pub fn hold(pid: u32) -> io::Result<()> {
+    // SAFETY: sends a signal and touches no memory.
+    super::check(unsafe { libc::kill(pid as libc::pid_t, libc::SIGSTOP) }).map(|_| ())
+}
+
+/// Takes [`hold`] back: SIGCONT.
+///
+/// # Errors
+/// The errno of `kill`.
+pub fn release(pid: u32) -> io::Result<()> {
+    // SAFETY: sends a signal and touches no memory.
+    super::check(unsafe { libc::kill(pid as libc::pid_t, libc::SIGCONT) }).map(|_| ())
+}
+
 /// Has the kernel send SIGTERM to the child of `command` when the thread that starts it ends, so that none outlives its bench.
 pub fn end_with_parent(command: &mut Command) {
     // SAFETY: between fork and exec the closure does one system call and allocates nothing.
