@@ -1,4 +1,4 @@
-//! The commands with many options: `compare` and `profile`.
+//! The commands with many options: `compare`, `control` and `profile`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use clap::Args;
 use weir_bench::compare::metric::Measure;
 use weir_bench::compare::subject::Subject;
 use weir_bench::compare::{self, Plan};
+use weir_bench::control::{self, Part};
 use weir_bench::profile::{self, Load};
 use weir_bench::stream::Sizes;
 use weir_bench::{Error, Result};
@@ -104,6 +105,81 @@ impl CompareArgs {
         }
         let missed = report.targets.iter().any(|target| !target.met);
         Ok(if self.check && missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}
+
+/// What the control plane promised.
+#[derive(Args)]
+pub(crate) struct ControlArgs {
+    /// What to measure, separated by commas: handshakes, first-packet, flood, outage, memory. All if not given
+    #[arg(long, value_delimiter = ',')]
+    parts: Vec<Part>,
+    /// Rounds; figures are medians over them
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: Option<u32>,
+    /// Seconds of each run of handshakes, and of the flood
+    #[arg(long, value_parser = parse_seconds)]
+    seconds: Option<f64>,
+    /// Seconds that both control planes are dead; 10 if not given
+    #[arg(long, value_parser = parse_seconds, conflicts_with = "long")]
+    outage: Option<f64>,
+    /// Have both control planes dead for 300 seconds, one round of it
+    #[arg(long)]
+    long: bool,
+    /// Peers of the control plane whose memory is measured, 2 to 23
+    #[arg(long, value_parser = clap::value_parser!(u8).range(2..=23))]
+    peers: Option<u8>,
+    /// Spoofed Initials a second
+    #[arg(long, value_parser = crate::parse_rate)]
+    spoofed: Option<f64>,
+    /// One short round: shows that everything works
+    #[arg(long)]
+    quick: bool,
+    /// Write everything to this file as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Fail when a target is missed, or a round comes to nothing
+    #[arg(long)]
+    check: bool,
+}
+
+/// What `--long` stands for, seconds.
+const LONG_OUTAGE: f64 = 300.0;
+
+impl ControlArgs {
+    fn plan(&self) -> control::Plan {
+        let mut plan = control::Plan::default();
+        if self.quick {
+            plan = plan.quick();
+        }
+        if self.long {
+            plan.parts = [Part::Outage].into();
+            (plan.rounds, plan.outage) = (1, Duration::from_secs_f64(LONG_OUTAGE));
+        }
+        if !self.parts.is_empty() {
+            plan.parts = self.parts.iter().copied().collect();
+        }
+        plan.rounds = self.rounds.unwrap_or(plan.rounds);
+        plan.duration = self.seconds.map_or(plan.duration, Duration::from_secs_f64);
+        plan.outage = self.outage.map_or(plan.outage, Duration::from_secs_f64);
+        plan.peers = self.peers.unwrap_or(plan.peers);
+        plan.spoofed = self.spoofed.unwrap_or(plan.spoofed);
+        plan
+    }
+
+    /// Measures, prints and writes what was asked for.
+    pub(crate) fn run(&self) -> Result<ExitCode> {
+        // Written first: minutes of traffic for a file that cannot be written help nobody.
+        if let Some(file) = &self.json {
+            write(file, "")?;
+        }
+        let report = control::run(&self.plan(), |step| eprintln!("… {step}"))?;
+        print!("{}", report.tables());
+        if let Some(file) = &self.json {
+            let json = serde_json::to_string_pretty(&report).map_err(std::io::Error::from);
+            write(file, &json.map_err(failed(file))?)?;
+        }
+        Ok(if self.check && !report.is_met() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 }
 

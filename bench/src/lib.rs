@@ -18,6 +18,7 @@
 //! - [`network`]: three of them, from the founding to a revocation;
 //! - [`demo`]: the whole house in half a minute, with real programs as judges;
 //! - [`compare`]: Weir, the kernel and other programs on the same rig;
+//! - [`control`]: what the control plane promised;
 //! - [`profile`]: where the time goes, by `perf`;
 //! - [`table`], [`plot`]: columns and drawings for people;
 //! - [`micro`]: one number for one piece: AEAD, look-up, engine, `wan`;
@@ -28,6 +29,7 @@
 //! out at h2.
 
 pub mod compare;
+pub mod control;
 pub mod demo;
 pub mod error;
 pub mod external;

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use command::{CompareArgs, ProfileArgs};
+use command::{CompareArgs, ControlArgs, ProfileArgs};
 use weir_bench::demo::{self, DemoConfig};
 use weir_bench::generator::{self, Amount, Sent};
 use weir_bench::micro::{self, Piece};
@@ -44,6 +44,8 @@ enum Command {
     Plain(PlainArgs),
     /// Compare Weir with the kernel and with other programs
     Compare(CompareArgs),
+    /// Measure what the control plane promised: handshakes, floods, outages, memory
+    Control(ControlArgs),
     /// Sample a subject under load with perf: flame graph and busiest symbols
     Profile(ProfileArgs),
     /// Measure single pieces: AEAD, route look-up, engine, wan
@@ -245,6 +247,7 @@ fn main() -> ExitCode {
         Command::Sink(args) => done(count(&args)),
         Command::Plain(args) => done(measure_plain(&args)),
         Command::Compare(args) => args.run(),
+        Command::Control(args) => args.run(),
         Command::Profile(args) => done(args.run()),
         Command::Micro { only, json } => done(measure_pieces(&only, json)),
     });

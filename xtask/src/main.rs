@@ -50,11 +50,11 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Measures: compares Weir with the kernel and other programs, times single pieces, finds out where the time goes.
+    /// Measures: compares Weir with the kernel and other programs, times single pieces and the control plane, finds out where the time goes.
     ///
     /// Installs what is missing, builds in release mode and runs `weir-bench` with all ARGS. It needs root and uses sudo without it.
     Bench {
-        /// The command of `weir-bench` and its options: `compare`, `micro`, `profile`; `compare --quick` shows that it works.
+        /// The command of `weir-bench` and its options: `compare`, `micro`, `control`, `profile`; `compare --quick` shows that it works.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         args: Vec<OsString>,
     },

@@ -116,6 +116,12 @@ pub fn resident_bytes() -> u64 {
     kilobytes(&fs::read_to_string("/proc/self/status").unwrap_or_default(), "VmRSS:").unwrap_or(0) * 1024
 }
 
+/// Resident memory of another process, bytes; `None` when there is none of that id.
+pub fn resident_bytes_of(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    kilobytes(&text, "VmRSS:").map(|kilobytes| kilobytes * 1024)
+}
+
 fn kilobytes(text: &str, field: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(field))?.split_whitespace().next()?.parse().ok()
 }

@@ -5,7 +5,7 @@
 //!     ▲  ▲
 //!     │  └───── weir-dataplane ◄─┐ api,     api ◄── engine ◄── io ◄── config, worker, plane, the binary
 //!     │            ▲             │ config::file
-//!  weir-bench ─────┘      weir-controlplane: the latter in its own `config`
+//!  weir-bench ─────┴────▶ weir-controlplane: the latter in its own `config`
 //!  xtask: nothing of ours
 //!
 //!  inside the control plane, what decides knows nothing of what acts:
@@ -26,7 +26,7 @@ const CRATES: [(&str, &[&str]); 6] = [
     ("weir-ebpf", &["weir-abi"]),
     ("weir-dataplane", &["weir-abi"]),
     ("weir-controlplane", &["weir-dataplane"]),
-    ("weir-bench", &["weir-abi", "weir-dataplane"]),
+    ("weir-bench", &["weir-abi", "weir-dataplane", "weir-controlplane"]),
     ("xtask", &[]),
 ];
 
