@@ -28,6 +28,8 @@ const SIZE: u16 = 512;
 const LEAD: Duration = Duration::from_secs(1);
 /// Traffic after they may come back.
 const TAIL: Duration = Duration::from_secs(5);
+/// For everything to be known again. Longer than the traffic, which a target says nothing about.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How often what is waited for is looked at.
 const POLL: Duration = Duration::from_millis(5);
 
@@ -91,20 +93,19 @@ fn die_and_come_back(members: &[Member<'_>], outage: Duration) -> Result<Back> {
     std::thread::sleep(outage);
     drop(dead);
     let began = Instant::now();
-    let patience = TAIL.mul_f64(0.8);
     for member in members {
         let knows = |status: &Value| {
             let plane = &status["plane"];
             let sessions = plane["sessions"].as_u64();
             plane["running"] == Value::Bool(true) && sessions == Some(1) && status["peers_connected"] == 1
         };
-        until(began + patience, "a control plane that knows everything", member, || {
+        until(began + PATIENCE, "a control plane that knows everything", member, || {
             member.weir(&["status"]).is_ok_and(|status| knows(&status))
         })?;
     }
     let known = began.elapsed();
     let [member, ..] = members else { return Err(Error::Broken { what: "a network".into(), detail: "empty".into() }) };
-    until(began + patience, "fresh keys", member, || member.weir(&["rekey", "site-2"]).is_ok())?;
+    until(began + PATIENCE, "fresh keys", member, || member.weir(&["rekey", "site-2"]).is_ok())?;
     Ok(Back { known, fresh: began.elapsed() })
 }
 

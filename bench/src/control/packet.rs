@@ -54,11 +54,15 @@ pub(super) fn round(round_trips: &[Duration], samples: &mut Samples, step: &mut 
         let mesh = Mesh::new(2)?;
         let line = Line::new(mesh.line(2)?).map_err(Error::io("cannot carry frames"))?;
         let members = found(&mesh)?;
+        let mut strangers = match trouble {
+            Trouble::Retry => Some(Spoofed::new(&party::network(1)?[0], victim(&members[0])?, STRANGERS)?),
+            Trouble::None | Trouble::Lost => None,
+        };
         for round_trip in round_trips {
             let ms = round_trip.as_secs_f64() * 1e3;
             step(&format!("round trip of {ms} ms, {trouble:?}"));
             line.set_round_trip(*round_trip);
-            let took = first_packet(&mesh, &members, &line, trouble)?.as_secs_f64() * 1e3;
+            let took = first_packet(&mesh, &members, &line, trouble, strangers.as_mut())?.as_secs_f64() * 1e3;
             let what = |what: &str| format!("dial to first packet, round trip of {ms} ms{what}");
             match trouble {
                 Trouble::None => samples.add(what(""), "ms", at_most(1.6 * ms + 5.0), took),
@@ -70,7 +74,13 @@ pub(super) fn round(round_trips: &[Duration], samples: &mut Samples, step: &mut 
     Ok(())
 }
 
-fn first_packet(mesh: &Mesh, members: &[Member<'_>], line: &Line, trouble: Trouble) -> Result<Duration> {
+fn first_packet(
+    mesh: &Mesh,
+    members: &[Member<'_>],
+    line: &Line,
+    trouble: Trouble,
+    strangers: Option<&mut Spoofed>,
+) -> Result<Duration> {
     members.iter().try_for_each(|member| member.wait_for_peers(1))?;
     let (one, two) = (mesh.site_of(1), mesh.site_of(2));
     // By the end that a datagram comes from.
@@ -81,7 +91,7 @@ fn first_packet(mesh: &Mesh, members: &[Member<'_>], line: &Line, trouble: Troub
         let done = &done;
         let threads: Vec<_> =
             hosts.map(|(from, to, arrived)| scope.spawn(move || datagrams(from, to, arrived, done))).into();
-        let strangers = (trouble == Trouble::Retry).then(|| scope.spawn(|| strangers(mesh, &members[0], done)));
+        let strangers = strangers.map(|frames| scope.spawn(move || flood(mesh, frames, done)));
         let took = (|| {
             std::thread::sleep(if trouble == Trouble::Retry { STRANGERS_LEAD } else { CALM });
             line.watch(trouble == Trouble::Lost);
@@ -149,10 +159,8 @@ fn datagrams(from: &Site, to: &Site, arrived: &Mutex<Vec<Instant>>, done: &Atomi
     Ok(())
 }
 
-/// Begins handshakes with a node that nobody ends, until told to stop.
-fn strangers(mesh: &Mesh, member: &Member<'_>, done: &AtomicBool) -> Result<()> {
-    let stranger = party::network(1)?;
-    let mut frames = Spoofed::new(&stranger[0], victim(member)?, STRANGERS)?;
+/// Begins handshakes that nobody ends, until told to stop.
+fn flood(mesh: &Mesh, frames: &mut Spoofed, done: &AtomicBool) -> Result<()> {
     let amount = Amount::Duration(STRANGERS_LEAD + PATIENCE);
     pace_with(mesh.switch(), PORT_OF_G1, STRANGERS_PPS, amount, done, |n, frame| frames.write(n, frame)).map(drop)
 }
