@@ -16,7 +16,8 @@ use rustls_pki_types::CertificateDer;
 use super::bundle::Bundle;
 use super::id::{NetworkId, NodeId};
 use super::revocation::RevocationSet;
-use super::verifier::{Member, VerifyError, verify};
+use super::seen::Seen;
+use super::verifier::{Member, VerifyError, verify_by};
 use crate::time::UnixSecs;
 
 /// What holds at one moment.
@@ -70,6 +71,7 @@ struct Shared {
     now: AtomicU64,
     proved: AtomicU64,
     checks: Checks,
+    seen: Seen,
 }
 
 /// The trust that holds now, for the node machine that changes it and the handshakes that ask it.
@@ -85,6 +87,7 @@ impl SharedTrust {
             now: AtomicU64::new(now.0),
             proved: AtomicU64::new(0),
             checks: Checks::default(),
+            seen: Seen::default(),
         }))
     }
 
@@ -126,15 +129,13 @@ impl SharedTrust {
     /// [`VerifyError`].
     pub fn verify(&self, chain: &[CertificateDer<'_>], expected: Option<NodeId>) -> Result<Member, VerifyError> {
         let trust = self.load();
-        let result =
-            verify(chain, &trust.bundle, trust.network, &trust.revoked, self.now()).and_then(|member| match expected {
-                Some(expected) if expected != member.node => {
-                    Err(VerifyError::OtherNode { expected, found: member.node })
-                }
-                Some(_) | None => Ok(member),
-            });
+        let judged_at = |at| verify_by(&self.0.seen, chain, &trust.bundle, trust.network, &trust.revoked, at);
+        let result = judged_at(self.now()).and_then(|member| match expected {
+            Some(expected) if expected != member.node => Err(VerifyError::OtherNode { expected, found: member.node }),
+            Some(_) | None => Ok(member),
+        });
         if let Err(VerifyError::NotYetValid(at)) = result
-            && verify(chain, &trust.bundle, trust.network, &trust.revoked, at).is_ok()
+            && judged_at(at).is_ok()
         {
             self.0.proved.fetch_max(at.0, Ordering::Relaxed);
         }

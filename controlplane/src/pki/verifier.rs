@@ -15,7 +15,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::time::Duration;
 
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 
 use super::bundle::Bundle;
@@ -280,6 +280,21 @@ pub fn verify(
     revoked: &RevocationSet,
     now: UnixSecs,
 ) -> Result<Member, VerifyError> {
+    verify_by(webpki::aws_lc_rs::ED25519, chain, bundle, network, revoked, now)
+}
+
+/// The same, with this Ed25519 for the signatures under certificates.
+///
+/// # Errors
+/// [`VerifyError`].
+pub(super) fn verify_by(
+    ed25519: &dyn SignatureVerificationAlgorithm,
+    chain: &[CertificateDer<'_>],
+    bundle: &Bundle,
+    network: NetworkId,
+    revoked: &RevocationSet,
+    now: UnixSecs,
+) -> Result<Member, VerifyError> {
     let (leaf_der, above) = chain.split_first().ok_or(VerifyError::NoCertificate)?;
     if chain.len() > CHAIN_LEN_MAX {
         return Err(VerifyError::ChainTooLong(chain.len()));
@@ -294,7 +309,7 @@ pub fn verify(
         return Err(VerifyError::Expired(validity.not_after));
     }
     let judged_at = now.min(validity.not_after);
-    verify_path(leaf_der, above, &leaf, bundle, revoked, judged_at)?;
+    verify_path(ed25519, (leaf_der, above), &leaf, bundle, revoked, judged_at)?;
 
     if leaf.network != network {
         return Err(VerifyError::OtherNetwork(leaf.network));
@@ -312,8 +327,8 @@ pub fn verify(
 /// Looks for a path from the leaf to a root of the bundle that we have nothing against. Issuers come from the peer, who may have a newer one
 /// than our bundle, and from the bundle, which may have one that a newer root certified than the peer's.
 fn verify_path(
-    leaf_der: &CertificateDer<'_>,
-    above: &[CertificateDer<'_>],
+    ed25519: &dyn SignatureVerificationAlgorithm,
+    (leaf_der, above): (&CertificateDer<'_>, &[CertificateDer<'_>]),
     leaf: &LeafFields,
     bundle: &Bundle,
     revoked: &RevocationSet,
@@ -343,7 +358,7 @@ fn verify_path(
         })
     };
     let found = end_entity.verify_for_usage(
-        &[webpki::aws_lc_rs::ED25519],
+        &[ed25519],
         &anchors,
         &issuers,
         UnixTime::since_unix_epoch(Duration::from_secs(at.0)),

@@ -132,6 +132,8 @@ pub enum ExportError {
 pub struct Driver {
     endpoint: Endpoint,
     transport: Arc<TransportConfig>,
+    /// The same for key exchanges that begin here.
+    brief: Arc<TransportConfig>,
     providers: Providers,
     clock: Clock,
     cids: Cids,
@@ -170,7 +172,8 @@ impl Driver {
         };
         let mut driver = Self {
             endpoint,
-            transport: config::transport(),
+            transport: config::transport(false),
+            brief: config::transport(true),
             providers: Providers::new(accept_legacy_kyber),
             clock: Clock::default(),
             cids,
@@ -242,7 +245,8 @@ impl Driver {
             return Err(DialError::TooMany(self.links.len()));
         }
         let legacy = target.legacy_kyber;
-        let client = config::client(&self.transport, &self.providers, &self.clock, judge, identity, alpn, legacy);
+        let transport = if alpn == Alpn::Key { &self.brief } else { &self.transport };
+        let client = config::client(transport, &self.providers, &self.clock, judge, identity, alpn, legacy);
         let mut client = client.ok_or(DialError::NoLegacyKyber)?;
         let cid = self.cids.for_peer(target.node, target.admission.as_ref());
         client.initial_dst_cid_provider(Arc::new(move || cid));

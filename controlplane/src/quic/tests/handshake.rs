@@ -28,7 +28,7 @@ fn a_handshake_on_each_protocol_takes_one_round_trip_and_agrees_on_the_hybrid_gr
                 panic!("not connected");
             };
             assert_eq!((*alpn, *found, *remote), (wanted, side, address(1 - index)));
-            assert_eq!((*group, *suite, *took), (GROUP_X25519MLKEM768, 0x1302, 2 * LATENCY));
+            assert_eq!((*group, *suite, *took), (GROUP_X25519MLKEM768, 0x1303, 2 * LATENCY));
             let shows = side == Side::Dialled || wanted != Alpn::Join;
             assert_eq!(peer.as_ref().map(|peer| peer.node), shows.then(|| id(1 - index)));
             assert_eq!(chain.len(), if shows { 2 } else { 0 });
