@@ -185,7 +185,10 @@ impl<S: Store> Issuer<S> {
         if store.value(Table::Issuer, STATE_KEY)?.is_some() {
             return Err(OpenIssuerError::Exists);
         }
-        Chain::walk(network, bundles)?;
+        let id = key.public().id();
+        if Chain::walk(network, bundles)?.current().issuer(id).is_none() {
+            return Err(OpenIssuerError::NotIssuer(id));
+        }
         let version = 1;
         let document = AdmissionDocument { version, seed: zeroize::Zeroizing::new(random.array()), since: now.wall };
         let admission = Signed::sign(&document, &key);
@@ -201,7 +204,7 @@ impl<S: Store> Issuer<S> {
         Self::open(store, key)
     }
 
-    /// Continues from a store.
+    /// Continues from a store. One that is no issuer any more signs nothing, and shows its log all the same.
     ///
     /// # Errors
     /// [`OpenIssuerError`].
@@ -215,9 +218,6 @@ impl<S: Store> Issuer<S> {
         }
         let chain = Chain::walk(state.network, &bundles)?;
         let id = key.public().id();
-        if chain.current().issuer(id).is_none() {
-            return Err(OpenIssuerError::NotIssuer(id));
-        }
         let mut revoked = RevocationSet::default();
         for (_, bytes) in store.entries(Table::Revocations)? {
             let damaged = || OpenIssuerError::Record("revocations");
@@ -304,6 +304,7 @@ impl<S: Store> Issuer<S> {
                 let learned = self.learn(bundles, revocations, admission, &statements, now.wall);
                 match self.replace_lost_seed(by, now, random)? {
                     Some(reply) => Ok(reply),
+                    None if !self.is_issuer() => Err(Refused::NotIssuer),
                     None => learned.map(|()| Reply::Done),
                 }
             }

@@ -30,6 +30,7 @@ use crate::api::call::Answer;
 use crate::api::server::{self, Limits, Request};
 use crate::api::types::Error as ApiError;
 use crate::config::{Config, Overlay, default_route_interface, plane_toml};
+use crate::issuer::Refused;
 use crate::membership::{self, MembershipError};
 use crate::node::plane::PlaneInput;
 use crate::node::{CallId, Node, NodeError, Output, Settings};
@@ -373,6 +374,9 @@ impl Shell {
                 // The node has at most a few hundred of these under way, and the queue takes more.
                 if self.to_issuer.try_send((ticket, asked)).is_err() {
                     tracing::warn!("the issuer takes no more requests");
+                    let now = self.now();
+                    let links = &mut DriverLinks { driver: &mut self.driver, now };
+                    self.node.handle_issuer(ticket, Err(Refused::Absent), links, now);
                 }
             }
             Output::Answer(call, answer) => {

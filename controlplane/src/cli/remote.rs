@@ -112,6 +112,8 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
             let token = if token == "-" { token_from(io::stdin().lock())? } else { token.as_str().into() };
             let name = match name {
                 Some(name) => Some(name.clone()),
+                // Whoever names a socket may mean another instance than that of the file.
+                None if arguments.socket.is_some() => None,
                 None => arguments.configuration().map_err(failed)?.node.name,
             };
             let call = Call::Join(JoinRequest { token, name });

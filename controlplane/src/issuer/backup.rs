@@ -30,8 +30,10 @@ use crate::time::{Now, UnixSecs};
 
 /// The format that we write and read.
 const VERSION: u8 = 1;
-/// Longest file that is written and read. Ours: some 300,000 entries of the audit log, which is a thousand members' year.
+/// Longest file that is written and read. Ours: some 300,000 entries of the audit log, which is half a year of a thousand members.
 pub const BACKUP_LEN_MAX: usize = 96 << 20;
+/// What stands in the file besides entries, and the one that tells of it.
+const ROOM: usize = 64 << 10;
 /// What the text part ends with.
 const END: &str = "-----END ENCRYPTED PRIVATE KEY-----\n";
 /// The tables that make an issuer, with the numbers they have in the file.
@@ -121,6 +123,12 @@ impl<S: Store> Issuer<S> {
         random: &mut impl Random,
     ) -> Result<Reply, Refused> {
         let counter = self.state.counter;
+        // What cannot be written is not noted as written.
+        let mut len = ROOM;
+        for (_, table) in TABLES {
+            len += self.store.entries(table)?.iter().map(|(key, value)| key.len() + value.len() + 8).sum::<usize>();
+        }
+        limit("bytes of a backup", len, 0, BACKUP_LEN_MAX)?;
         // Noted first, so that the file tells of itself.
         self.commit(Batch::default(), vec![Act::BackedUp { counter }], by, now.wall)?;
         let mut entries = Vec::new();

@@ -37,7 +37,7 @@ pub const POLICY_LEN_MAX: usize = 1 << 20;
 /// Bytes of bundles in one grant, and again of revocation lists; the rest comes over the first link.
 pub const GRANT_PART_LEN_MAX: usize = 400 * 1024;
 
-/// Bytes of documents in one request to learn, unless it is a single one that is longer: half of what a message to the issuer takes.
+/// Bytes of documents in one request to learn, unless it is a single one that is longer: a quarter of what a message to the issuer takes.
 const LEARN_PART_LEN_MAX: usize = 512 * 1024;
 /// Entries of the audit log that are checked at one request. Ours: a fraction of a second, in which nobody else is answered.
 pub const AUDIT_VERIFY_MAX: usize = 2048;

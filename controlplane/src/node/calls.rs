@@ -222,7 +222,8 @@ impl<R: Random> Node<R> {
         if !self.settings.has_issuer {
             return self.answer(id, Err(no_issuer()));
         }
-        if self.issuer_tickets.len() >= WAITING_MAX {
+        let calls = self.issuer_tickets.values().filter(|purpose| matches!(purpose, IssuerPurpose::Call(..)));
+        if calls.count() >= WAITING_MAX {
             let busy = error(ErrorCode::Busy, format!("{WAITING_MAX} requests wait for the issuer"), "try again");
             return self.answer(id, Err(busy));
         }

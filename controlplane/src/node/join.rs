@@ -200,9 +200,11 @@ impl<R: Random> Node<R> {
                 let code = match refused {
                     Refused::NameTaken(_) | Refused::Spent | Refused::AlreadyMember(_) => ErrorCode::Conflict,
                     Refused::UnknownInvite(_) | Refused::InviteExpired(_) | Refused::Withdrawn => ErrorCode::NotFound,
-                    Refused::Store(_) | Refused::Recovering | Refused::NotIssuer | Refused::NoCertificate => {
-                        ErrorCode::Busy
-                    }
+                    Refused::Store(_)
+                    | Refused::Recovering
+                    | Refused::NotIssuer
+                    | Refused::NoCertificate
+                    | Refused::Absent => ErrorCode::Busy,
                     _ => ErrorCode::BadRequest,
                 };
                 let message = format!("the issuer refuses: {refused}");
@@ -248,6 +250,7 @@ impl<R: Random> Node<R> {
         self.heard_lists(None, grant.revocations, links, now);
         self.heard_admission(None, grant.admission, links, now);
         self.enter(links, now);
+        self.teach_issuer();
         self.introduce(issuer, endpoints, now);
         let joined = self.joined_answer();
         self.join_ended(joined.map(|joined| Answer::Joined(Box::new(joined))), links);

@@ -32,11 +32,11 @@ impl<R: Random> Node<R> {
     }
 
     /// A policy, from wherever.
-    pub(super) fn heard_policy(&mut self, from: Option<LinkId>, signed: SignedPolicy, links: &mut dyn Links, _: Now) {
+    pub(super) fn heard_policy(&mut self, from: Option<LinkId>, signed: SignedPolicy, links: &mut dyn Links, now: Now) {
         let Some(network) = &self.network else { return };
         let oldest = self.policy.versions().next().map(|version| version.version);
         let operators = network.bundle.operators(&self.revocations);
-        let version = match self.policy.apply(signed.clone(), network.id, &operators) {
+        let version = match self.policy.apply(signed.clone(), network.id, &operators, now.wall) {
             Ok(version) => version.version,
             // What everybody tells everybody is old most of the time.
             Err(policy::PolicyError::Version { .. }) => return,

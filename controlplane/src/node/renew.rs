@@ -367,18 +367,34 @@ impl<R: Random> Node<R> {
 
     /// The issuer beside us answered.
     pub fn handle_issuer(&mut self, ticket: Ticket, reply: Result<Reply, Refused>, links: &mut dyn Links, now: Now) {
-        let Some(purpose) = self.issuer_tickets.remove(&ticket) else { return };
+        let Some(purpose) = self.issuer_tickets.remove(&ticket) else {
+            // Of all that it was told the last ticket is kept. A seed counts whichever of them brought it.
+            if let Ok(Reply::Admission(signed)) = reply {
+                self.heard_admission(None, signed, links, now);
+                self.settle(links);
+            }
+            return;
+        };
         match purpose {
             IssuerPurpose::Member(link, ticket) => {
                 if let Err(refused) = &reply {
                     self.counters.count(refused.name());
                 }
+                // List and seed are for those who stay. Who leaves hears that it is done.
+                let (reply, news) = match reply {
+                    Ok(Reply::Revoked { list, admission }) => (Ok(Reply::Done), Some((list, admission))),
+                    reply => (reply, None),
+                };
                 // A seed or a list may have changed with a replacement.
                 if matches!(reply, Ok(Reply::Granted(_))) {
                     self.timers.set(Timer::Lists, now.mono);
                 }
                 let message = Message::IssuerSaid { ticket, reply: Box::new(reply) };
                 self.say(link, &message, links);
+                if let Some((list, admission)) = news {
+                    self.heard_lists(None, vec![list], links, now);
+                    self.heard_admission(None, admission, links, now);
+                }
             }
             IssuerPurpose::Own(leaf) => match reply {
                 Ok(Reply::Granted(grant)) => self.renewed(leaf, *grant, links, now),
@@ -393,9 +409,7 @@ impl<R: Random> Node<R> {
             },
             IssuerPurpose::Learn => {
                 // Renewals, ours and others', go elsewhere until it is one.
-                if !matches!(reply, Err(Refused::Absent)) {
-                    self.is_issuing = !matches!(reply, Err(Refused::NotIssuer));
-                }
+                self.is_issuing = !matches!(reply, Err(Refused::NotIssuer | Refused::Absent));
                 match reply {
                     // The seed that held was of an issuer that is none any more.
                     Ok(Reply::Admission(signed)) => self.heard_admission(None, signed, links, now),
@@ -409,6 +423,8 @@ impl<R: Random> Node<R> {
 
     /// The issuer's process has ended: what was asked and not answered is lost.
     pub fn handle_issuer_gone(&mut self, links: &mut dyn Links) {
+        // Until another is there and knows what the network knows, another issuer does its work.
+        self.is_issuing = false;
         let lost: Vec<IssuerPurpose> = std::mem::take(&mut self.issuer_tickets).into_values().collect();
         for purpose in lost {
             match purpose {

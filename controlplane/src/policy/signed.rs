@@ -10,6 +10,8 @@
 //! The signature covers the body's bytes as they travel. A version that is not above the one in force is refused, so nobody can bring an old
 //! policy back; an operator who wants one again signs it under a new number.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::{DOCUMENT_LEN_MAX, Document, ParseError, parse};
@@ -54,6 +56,10 @@ pub struct Version {
     pub document: Document,
 }
 
+/// How far the number of a version may be ahead of our clock, in seconds since 1970. Honest ones count from 1; whoever steals an operator's key
+/// could use up all of them, and nobody could sign another policy after that.
+const VERSION_AHEAD_MAX: Duration = Duration::from_secs(30 * 86_400);
+
 /// Why bytes are no policy, or not one to follow.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {
@@ -77,6 +83,9 @@ pub enum PolicyError {
         /// The highest so far.
         known: u64,
     },
+    /// With a number behind which there might be no other.
+    #[error("policy version {0} is a higher number than the seconds since 1970 a month from now: count from 1")]
+    Ahead(u64),
     /// The document is none.
     #[error("the policy's document: {0}")]
     Document(#[from] ParseError),
@@ -193,8 +202,16 @@ impl History {
         signed: SignedPolicy,
         network: NetworkId,
         operators: &[PublicKey],
+        now: UnixSecs,
     ) -> Result<&Version, PolicyError> {
         let version = signed.verify(network, operators)?;
+        if version.version > now.plus(VERSION_AHEAD_MAX).0 {
+            return Err(PolicyError::Ahead(version.version));
+        }
+        self.take(version, signed)
+    }
+
+    fn take(&mut self, version: Version, signed: SignedPolicy) -> Result<&Version, PolicyError> {
         // Versions count from 1: 0 is what a member says that has none.
         let known = self.current().map_or(0, |current| current.version);
         if version.version <= known {
@@ -214,8 +231,8 @@ impl History {
     /// # Errors
     /// [`PolicyError`].
     pub fn keep(&mut self, signed: SignedPolicy, network: NetworkId) -> Result<&Version, PolicyError> {
-        let operator = signed.operator;
-        self.apply(signed, network, &[operator])
+        let version = signed.verify(network, &[signed.operator])?;
+        self.take(version, signed)
     }
 
     /// The document of an earlier version, to be signed again under a new number.

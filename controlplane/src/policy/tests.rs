@@ -11,6 +11,8 @@ use crate::pki::id::NetworkId;
 use crate::pki::key::{PrivateKey, PublicKey};
 use crate::time::UnixSecs;
 
+/// The clock of whoever hears of a policy.
+const NOW: UnixSecs = UnixSecs(1_790_000_000);
 const NETWORK: NetworkId = NetworkId([7; 32]);
 
 const DOCUMENT: &str = r#"
@@ -308,7 +310,7 @@ fn operator() -> PrivateKey {
 }
 
 fn signed(version: u64) -> SignedPolicy {
-    SignedPolicy::sign(NETWORK, version, UnixSecs(1000 + version), DOCUMENT, &operator()).unwrap()
+    SignedPolicy::sign(NETWORK, version, UnixSecs(version.saturating_add(1000)), DOCUMENT, &operator()).unwrap()
 }
 
 #[test]
@@ -337,25 +339,40 @@ fn versions_only_rise_and_the_oldest_are_forgotten() {
     let mut history = History::default();
     assert_eq!((history.current(), history.next_version()), (None, 1));
     // A member without a policy says 0, so nobody would ever ask for this one.
-    let zero = history.apply(signed(0), NETWORK, operators);
+    let zero = history.apply(signed(0), NETWORK, operators, NOW);
     assert_eq!(zero, Err(PolicyError::Version { version: 0, known: 0 }));
-    history.apply(signed(1), NETWORK, operators).unwrap();
-    history.apply(signed(5), NETWORK, operators).unwrap();
+    history.apply(signed(1), NETWORK, operators, NOW).unwrap();
+    history.apply(signed(5), NETWORK, operators, NOW).unwrap();
     for version in [5, 1, 0] {
         let before = history.clone();
-        let refused = history.apply(signed(version), NETWORK, operators);
+        let refused = history.apply(signed(version), NETWORK, operators, NOW);
         assert_eq!(refused, Err(PolicyError::Version { version, known: 5 }));
         assert_eq!(history, before);
     }
     assert_eq!(history.next_version(), 6);
     assert_eq!((history.text_of(1), history.text_of(2)), (Ok(DOCUMENT), Err(HistoryError::Unknown(2))));
     for version in 6..6 + HISTORY_MAX as u64 - 2 {
-        history.apply(signed(version), NETWORK, operators).unwrap();
+        history.apply(signed(version), NETWORK, operators, NOW).unwrap();
     }
     assert_eq!((history.versions().count(), history.text_of(1)), (HISTORY_MAX, Ok(DOCUMENT)));
-    history.apply(signed(1000), NETWORK, operators).unwrap();
+    history.apply(signed(1000), NETWORK, operators, NOW).unwrap();
     assert_eq!((history.versions().count(), history.text_of(1)), (HISTORY_MAX, Err(HistoryError::Unknown(1))));
     assert_eq!(history.current_signed(), Some(&signed(1000)));
+}
+
+#[test]
+fn no_version_uses_up_the_numbers_behind_it() {
+    let operators = &[operator().public()];
+    let most = NOW.0 + 30 * 86_400;
+    let mut history = History::default();
+    for version in [most + 1, u64::MAX] {
+        assert_eq!(history.apply(signed(version), NETWORK, operators, NOW), Err(PolicyError::Ahead(version)));
+    }
+    history.apply(signed(most), NETWORK, operators, NOW).unwrap();
+    let later = UnixSecs(NOW.0 + 1);
+    assert_eq!(history.apply(signed(history.next_version()), NETWORK, operators, later).unwrap().version, most + 1);
+    // Our own copy was judged when it came.
+    assert_eq!(History::default().keep(signed(most + 1), NETWORK).unwrap().version, most + 1);
 }
 
 /// Rules of the packet plane, one after the other.
@@ -450,7 +467,7 @@ proptest! {
 #[test]
 fn a_version_that_was_in_force_is_kept_when_its_operator_is_one_no_more() {
     let mut history = History::default();
-    assert!(history.apply(signed(1), NETWORK, &[]).is_err());
+    assert!(history.apply(signed(1), NETWORK, &[], NOW).is_err());
     history.keep(signed(1), NETWORK).unwrap();
     assert_eq!(history.current_signed(), Some(&signed(1)));
     assert!(history.keep(signed(2), NetworkId([8; 32])).is_err());

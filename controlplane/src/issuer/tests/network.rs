@@ -73,7 +73,7 @@ fn an_issuer_on_a_list_signs_no_policy() {
     let what = Revoked::Issuer(key(11).public().id());
     let entry = Entry { what, reason: "stolen".into(), at: UnixSecs(FOUNDED) };
     let list = SignedRevocationList::sign(&key(12), 1, UnixSecs(FOUNDED), UnixSecs(FOUNDED + HOUR), vec![entry]);
-    world.ask(told(vec![], vec![list], None)).unwrap();
+    assert_eq!(world.ask(told(vec![], vec![list], None)), Err(Refused::NotIssuer));
     let sign = Request::SignPolicy { version: 1, body: b"policy".to_vec() };
     assert_eq!(world.ask(sign), Err(Refused::NotOperator));
     assert_eq!(world.ask(Request::RotateAdmission), Err(Refused::NotIssuer));
