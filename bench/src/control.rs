@@ -20,6 +20,7 @@ mod packet;
 mod party;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -225,6 +226,15 @@ fn shortened(problem: &str) -> String {
     let rest: Vec<_> = lines.collect();
     let last = &rest[rest.len().saturating_sub(LOG_LINES_MAX)..];
     [&[first], last].concat().join("\n")
+}
+
+/// Tells those who wait for it that something has ended, whatever it has ended by.
+pub(crate) struct StopOnDrop<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[cfg(test)]

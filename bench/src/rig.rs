@@ -389,6 +389,7 @@ pub fn guard_process() -> Result<()> {
         .name("stop".to_owned())
         .spawn(|| {
             let number = signal::wait_for_stop();
+            signal::release_all();
             namespace::remove_all();
             std::process::exit(128 + number);
         })
@@ -398,6 +399,7 @@ pub fn guard_process() -> Result<()> {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             before(info);
+            signal::release_all();
             namespace::remove_all();
         }));
     }

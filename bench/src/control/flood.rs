@@ -13,7 +13,7 @@ use serde_json::Value;
 use weir_controlplane::pki::id::NodeId;
 
 use super::initials::{Spoofed, Victim};
-use super::{Samples, at_least, at_most, party};
+use super::{Samples, StopOnDrop, at_least, at_most, party};
 use crate::compare::system::transmitted;
 use crate::external::ping;
 use crate::gateway::PORT;
@@ -45,16 +45,19 @@ pub(super) fn round(
     let stranger = party::network(1)?;
     let mut frames = Spoofed::new(&stranger[0], victim(&members[0])?, INITIALS)?;
     step("with");
-    let before = transmitted(mesh.switch(), PORT_OF_G1)?.packets;
-    let began = Instant::now();
+    let mut arrived = 0.0;
     let seen = Honest::beside(&mesh, &members, duration, || {
         let amount = Amount::Duration(duration);
         let never = AtomicBool::new(false);
-        pace_with(mesh.switch(), PORT_OF_G1, spoofed, amount, &never, |n, frame| frames.write(n, frame)).map(drop)
+        let before = transmitted(mesh.switch(), PORT_OF_G1)?.packets;
+        let began = Instant::now();
+        pace_with(mesh.switch(), PORT_OF_G1, spoofed, amount, &never, |n, frame| frames.write(n, frame))?;
+        let packets = transmitted(mesh.switch(), PORT_OF_G1)?.packets.saturating_sub(before);
+        arrived = packets as f64 / began.elapsed().as_secs_f64();
+        Ok(())
     })?;
-    let arrived = transmitted(mesh.switch(), PORT_OF_G1)?.packets.saturating_sub(before) as f64;
     seen.add("beside a flood", samples);
-    samples.add("spoofed Initials that arrived".into(), "1/s", None, arrived / began.elapsed().as_secs_f64());
+    samples.add("spoofed Initials that arrived".into(), "1/s", None, arrived);
     Ok(())
 }
 
@@ -75,7 +78,7 @@ struct Honest {
     attempts: u32,
     failed: u32,
     slowest: Duration,
-    back: Duration,
+    back: Option<Duration>,
     echoes: u32,
     lost: u32,
     sessions_gone: u64,
@@ -93,10 +96,10 @@ impl Honest {
         let done = AtomicBool::new(false);
         let mut seen = std::thread::scope(|scope| -> Result<Self> {
             let other = scope.spawn(|| {
+                let _done = StopOnDrop(&done);
                 let began = Instant::now();
                 let result = beside();
                 std::thread::sleep(duration.saturating_sub(began.elapsed()));
-                done.store(true, Ordering::Relaxed);
                 result
             });
             let echoes = scope.spawn(|| echo(from, to, duration));
@@ -125,7 +128,7 @@ impl Honest {
                     let knows = |status: &Value| status["peers_connected"].as_u64() == Some(members.len() as u64 - 1);
                     member.weir(&["status"]).is_ok_and(|status| knows(&status))
                 })?;
-                seen.back = began.elapsed();
+                seen.back = Some(began.elapsed());
             }
             let asking = &members[1 + seen.attempts as usize % (members.len() - 1)];
             let began = Instant::now();
@@ -146,8 +149,10 @@ impl Honest {
         samples.add(what("key exchanges that succeeded"), "share", promised(at_least(0.99)), success);
         samples.add(what("key exchanges tried"), "", None, attempts.into());
         samples.add(what("slowest of them, as a person waits for it"), "ms", None, slowest.as_secs_f64() * 1e3);
-        samples.add(what("killed control plane is back"), "ms", None, back.as_secs_f64() * 1e3);
-        samples.add(what("echoes lost"), "share", None, f64::from(lost) / f64::from(echoes.max(1)));
+        if let Some(back) = back {
+            samples.add(what("killed control plane is back"), "ms", None, back.as_secs_f64() * 1e3);
+        }
+        samples.add(what("echoes lost"), "share", promised(at_most(0.0)), f64::from(lost) / f64::from(echoes.max(1)));
         samples.add(what("sessions gone"), "", promised(at_most(0.0)), sessions_gone as f64);
     }
 }

@@ -16,7 +16,7 @@ use weir_controlplane::quic::{Alpn, CloseReason, DialTarget, Driver, Event, Side
 use weir_controlplane::shell::socket::ControlSockets;
 
 use super::party::{self, Party, broken};
-use super::{Samples, at_least};
+use super::{Samples, StopOnDrop, at_least};
 use crate::sys::clock::thread_cpu_ns;
 use crate::sys::{cpu, udp};
 use crate::{Error, Result};
@@ -164,15 +164,6 @@ async fn accept(party: &Party, socket: UdpSocket, duration: Duration) -> Result<
             }
         }
         endpoint.send();
-    }
-}
-
-/// Tells the dialling side, whatever happened.
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

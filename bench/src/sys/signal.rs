@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 fn stop_signals() -> libc::sigset_t {
     // SAFETY: an all-zero set is a valid place for `sigemptyset` to write to, and the calls only touch the set.
@@ -72,11 +73,20 @@ pub fn kill9(pid: u32) -> io::Result<()> {
     super::check(unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) }).map(|_| ())
 }
 
+/// Those that stand still.
+static HELD: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+
+fn held() -> MutexGuard<'static, Vec<u32>> {
+    // A list that a panicking thread left names no process too few.
+    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Has a process of ours stand still: SIGSTOP.
 ///
 /// # Errors
 /// The errno of `kill`.
 pub fn hold(pid: u32) -> io::Result<()> {
+    held().push(pid);
     // SAFETY: sends a signal and touches no memory.
     super::check(unsafe { libc::kill(pid as libc::pid_t, libc::SIGSTOP) }).map(|_| ())
 }
@@ -86,8 +96,18 @@ pub fn hold(pid: u32) -> io::Result<()> {
 /// # Errors
 /// The errno of `kill`.
 pub fn release(pid: u32) -> io::Result<()> {
+    held().retain(|other| *other != pid);
     // SAFETY: sends a signal and touches no memory.
     super::check(unsafe { libc::kill(pid as libc::pid_t, libc::SIGCONT) }).map(|_| ())
+}
+
+/// Takes every [`hold`] back, on the way out where no destructor runs: who stands still does not hear that it shall end.
+pub fn release_all() {
+    let all = std::mem::take(&mut *held());
+    for pid in all {
+        // One that is gone has nothing to go on with.
+        let _ = release(pid);
+    }
 }
 
 /// Has the kernel send SIGTERM to the child of `command` when the thread that starts it ends, so that none outlives its bench.
