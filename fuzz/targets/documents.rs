@@ -141,7 +141,7 @@ fuzz_target!(|steps: Vec<Step>| {
                 let signature = by.sign(Domain::Policy, &body);
                 let policy = SignedPolicy::assemble(body, by.public(), signature);
                 let before = history.next_version();
-                let taken = history.apply(policy, NETWORK.id(), &chain.current().operators(&revoked)).is_ok();
+                let taken = history.apply(policy, NETWORK.id(), &chain.current().operators(&revoked), NOW).is_ok();
                 assert_eq!(history.next_version() > before, taken);
             }
         }

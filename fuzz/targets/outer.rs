@@ -2,9 +2,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use weir_abi::address::Address;
 use weir_abi::admission::Key;
 use weir_abi::classify::{self, Tables};
-use weir_abi::frame::{self, Address};
+use weir_abi::frame;
 use weir_abi::gcra::Rate;
 use weir_abi::map::{Admission, Class, Config};
 use weir_abi::wire::{self, DataHeader, HEADER_LEN, ReceiverIndex};
@@ -29,15 +30,19 @@ impl Tables for Answers {
         self.bits & 2 != 0
     }
 
-    fn is_denied(&self, _: &Address) -> bool {
+    fn is_denied(&self, _: &Address, _: &Config) -> bool {
         self.bits & 4 != 0
     }
 
-    fn admit_source(&self, _: &Address) -> bool {
+    fn now_ns(&self) -> u64 {
+        u64::from(self.bits) << 32
+    }
+
+    fn admit_source(&self, _: &Address, _: Rate, _: u64) -> bool {
         self.bits & 8 != 0
     }
 
-    fn admit_class(&self, _: Class) -> bool {
+    fn admit_class(&self, _: Class, _: Rate, _: u64) -> bool {
         self.bits & 16 != 0
     }
 
@@ -45,7 +50,7 @@ impl Tables for Answers {
         self.admission.as_ref()
     }
 
-    fn wall_secs(&self) -> u64 {
+    fn wall_secs(&self, _: u64) -> u64 {
         u64::from(self.bits) * 32
     }
 

@@ -150,7 +150,7 @@ fn wan_section(wan: &Section<'_>) -> Result<Wan, Located> {
         source_burst: wan.number("source_burst", 1..=BURST_MAX)?.unwrap_or(256),
         // What one core of a control plane can look at without falling behind.
         class_rate_pps: wan.number("class_rate_pps", 0..=RATE_MAX)?.unwrap_or(20_000),
-        deny: wan.texts("deny", DENY_MAX, prefix)?.unwrap_or_default(),
+        deny: wan.texts("deny", DENY_MAX, source_prefix)?.unwrap_or_default(),
     })
 }
 
@@ -277,6 +277,17 @@ fn tun_address(text: &str) -> Result<InterfaceAddress, String> {
         return Err(format!("{ip} cannot be the address of a TUN: use a unicast address of the overlay"));
     }
     Ok(address)
+}
+
+/// A prefix of sources. IPv4 sources are looked for as such only.
+fn source_prefix(text: &str) -> Result<Prefix, String> {
+    let parsed = prefix(text)?;
+    match parsed.address() {
+        IpAddr::V6(v6) if parsed.bit_len() >= 96 && v6.to_ipv4_mapped().is_some() => {
+            Err(format!("{parsed} means IPv4 sources: write them as 192.0.2.0/24"))
+        }
+        _ => Ok(parsed),
+    }
 }
 
 fn overlay_prefix(text: &str) -> Result<Prefix, String> {

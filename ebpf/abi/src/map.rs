@@ -190,8 +190,7 @@ impl Class {
         [Self::Stun, Self::QuicLong, Self::QuicShort, Self::Rpc, Self::QuicInitialTagged, Self::QuicInitialUntagged];
 }
 
-/// Our choice for [`Class::QuicInitialTagged`]: 2,500 handshakes a second, more than a third of a core at 150 µs each, with eight Initials to
-/// each: two of a ClientHello with ML-KEM, two more after a Retry, one that acknowledges, and three that are sent again or answer a dial
+/// Our choice for [`Class::QuicInitialTagged`]: 2,500 handshakes a second, as many as one core is to answer, with eight Initials to each: two of a ClientHello with ML-KEM, two more after a Retry, one that acknowledges, and three that are sent again or answer a dial
 /// of ours. A tenth of a second of them may come at once, as when a fleet comes back after an outage.
 pub const TAGGED_INITIALS: Rate = Rate::per_second(20_000, 2_000);
 
