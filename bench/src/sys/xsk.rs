@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use super::check;
 
@@ -77,6 +78,11 @@ impl Ring {
     }
 }
 
+/// How long the kernel may take to give a queue back after its last socket was closed: it does so on a work queue.
+const RELEASE_MAX: Duration = Duration::from_secs(2);
+/// Between two looks whether it has.
+const RELEASE_STEP: Duration = Duration::from_millis(5);
+
 /// A transmit-only AF_XDP socket, bound to one queue of one interface.
 pub struct Transmitter {
     fd: OwnedFd,
@@ -90,7 +96,8 @@ impl Transmitter {
     /// Opens a socket on a queue of an interface, in the namespace of the calling thread.
     ///
     /// # Errors
-    /// The errno of the call that failed; `EBUSY` when the queue already has a socket, `EPERM` without CAP_NET_RAW.
+    /// The errno of the call that failed; `EBUSY` when the queue already has a socket, and still after [`RELEASE_MAX`]; `EPERM` without
+    /// CAP_NET_RAW.
     pub fn open(ifindex: u32, queue: u32) -> io::Result<Self> {
         // SAFETY: no memory is passed.
         let fd = check(unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) })?;
@@ -122,8 +129,19 @@ impl Transmitter {
             sxdp_shared_umem_fd: 0,
         };
         let len = size_of_val(&address) as libc::socklen_t;
-        // SAFETY: the address is valid for `len` bytes.
-        check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) })?;
+        let begun = Instant::now();
+        loop {
+            // SAFETY: the address is valid for `len` bytes.
+            match check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) }) {
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) && begun.elapsed() < RELEASE_MAX => {
+                    std::thread::sleep(RELEASE_STEP);
+                }
+                bound => {
+                    bound?;
+                    break;
+                }
+            }
+        }
         let free = (0..u64::from(CHUNKS)).map(|i| i * CHUNK_LEN as u64).collect();
         Ok(Self { fd, umem, tx, completion, free })
     }
