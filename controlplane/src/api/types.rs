@@ -277,6 +277,8 @@ object! {
         endpoint: Option<String>,
         /// Our UDP port towards it.
         port: Option<u16>,
+        /// How many lanes to it go between ports of single workers; the others go by `port`.
+        lanes_by_port: Option<u32>,
         /// `direct`, or `relay` and the member that forwards.
         path: String,
         /// Round-trip time in milliseconds.

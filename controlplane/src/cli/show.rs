@@ -169,7 +169,10 @@ pub(super) fn peers(peers: &[Peer]) -> String {
             peer.state.to_string(),
             peer.path.clone(),
             or_dash(peer.endpoint.as_ref()),
-            or_dash(peer.port),
+            or_dash(peer.port.map(|port| match peer.lanes_by_port {
+                None | Some(0) => port.to_string(),
+                Some(lanes) => format!("{port} +{lanes}"),
+            })),
             or_dash(peer.rtt_ms.map(|rtt| format!("{rtt:.1} ms"))),
             or_dash(peer.loss.map(|loss| format!("{:.1} %", loss * 100.0))),
             rate(peer.tx_bytes_per_s),

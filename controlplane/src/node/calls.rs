@@ -680,6 +680,7 @@ impl<R: Random> Node<R> {
                     state,
                     endpoint: endpoint.map(|endpoint| endpoint.to_string()),
                     port: endpoint.and_then(|_| self.plane.as_ref().map(|plane| plane.welcome.port)),
+                    lanes_by_port: dump.map(|dump| dump.lanes_by_port.into()),
                     path: "direct".to_owned(),
                     rtt_ms: session.and_then(|session| session.rtt).map(|rtt| rtt.as_secs_f64() * 1e3),
                     loss: session.and_then(|session| session.echoes.loss()),

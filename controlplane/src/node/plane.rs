@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use weir_dataplane::api::client::Welcome;
 use weir_dataplane::api::message::{
-    AdmissionKey, DumpItem, Event, Reply, Request, Route, SessionDump, SessionId, Target,
+    AdmissionKey, DumpItem, Event, LANE_PORT, Reply, Request, Route, SessionDump, SessionId, Target,
 };
 use weir_dataplane::api::{Prefix, ROUTES_PER_MESSAGE};
 
@@ -38,6 +38,27 @@ pub(super) struct PlaneView {
     pub(super) sessions: BTreeMap<SessionId, SessionDump>,
     /// A dump that is coming in.
     incoming: Vec<SessionDump>,
+}
+
+impl PlaneView {
+    /// Ports that single workers have for themselves, each once.
+    pub(super) fn lane_ports(&self) -> Vec<u16> {
+        lane_ports(&self.about)
+    }
+}
+
+/// Workers that are more than there are ports share them; what cannot be read is left out.
+fn lane_ports(about: &[(String, String)]) -> Vec<u16> {
+    let of_workers = about.iter().filter(|(name, _)| name.starts_with("worker "));
+    let mut ports: Vec<u16> = of_workers
+        .filter_map(|(_, place)| {
+            let (_, port) = place.split_once(LANE_PORT)?;
+            port.split(',').next()?.trim().parse().ok()
+        })
+        .collect();
+    ports.sort_unstable();
+    ports.dedup();
+    ports
 }
 
 /// Why the packet plane was asked.
@@ -213,5 +234,28 @@ fn describe(reply: &Reply) -> String {
     match reply {
         Reply::Refused(refusal) => refusal.to_string(),
         other => format!("an answer to something else: {other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lane_ports_are_read_from_what_a_plane_says_of_its_workers() {
+        let about = |rows: &[(&str, &str)]| -> Vec<(String, String)> {
+            rows.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
+        };
+        let two = about(&[
+            ("ports", "io_uring (the kernel has it), lane port 9"),
+            ("worker 0", "core 2"),
+            ("worker 1", "core 3, lane port 4647"),
+            ("worker 2", "core 4, lane port 4648"),
+            ("worker 4", "core 6, lane port 4647"),
+        ]);
+        assert_eq!(lane_ports(&two), [4647, 4648]);
+        assert_eq!(lane_ports(&about(&[("worker 0", "core 2"), ("worker 1", "core 3")])), [0; 0]);
+        let broken = about(&[("worker 1", "lane port "), ("worker 2", "lane port 65536"), ("worker 3", "lane port x")]);
+        assert_eq!(lane_ports(&broken), [0; 0]);
     }
 }

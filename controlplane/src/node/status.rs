@@ -116,7 +116,7 @@ impl<R: Random> Node<R> {
                 running: true,
                 incarnation: format!("{:016x}", plane.welcome.incarnation.0),
                 port: plane.welcome.port,
-                lane_ports: vec![],
+                lane_ports: plane.lane_ports(),
                 workers: plane.welcome.workers.into(),
                 sessions: self.peers.values().filter(|peer| peer.session.is_some()).count() as u64,
                 routes: self.routes().len() as u64,

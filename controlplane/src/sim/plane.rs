@@ -10,8 +10,8 @@ use std::time::Duration;
 use weir_dataplane::api::admission::KEYS_MAX;
 use weir_dataplane::api::client::Welcome;
 use weir_dataplane::api::message::{
-    DumpItem, Event, Incarnation, Install, Offer, Refusal, Reply, Request, ReservationId, Route, SessionDump,
-    SessionId, Target,
+    DumpItem, Event, Incarnation, Install, LANE_PORT, Offer, Refusal, Reply, Request, ReservationId, Route,
+    SessionDump, SessionId, Target,
 };
 use weir_dataplane::api::{PolicyRule, Prefix, ROUTES_MAX, ROUTES_PER_MESSAGE};
 
@@ -423,7 +423,7 @@ impl ModelPlane {
                 rtt_ns: session.rtt.map_or(0, ns),
                 datagram_len: keys.install.datagram_len_max,
                 inner_mtu: keys.install.inner_mtu,
-                lanes_by_port: 0,
+                lanes_by_port: u8::from(session.installed.is_some()),
                 activated: session.installed.is_some(),
                 has_pending_keys: session.pending.is_some(),
                 algorithm: "AES-256-GCM".to_owned(),
@@ -436,7 +436,9 @@ impl ModelPlane {
                 rx_last_ns: session.last_packet.map(|last| ns(now.saturating_sub(last))),
             })))
         };
-        let about = Reply::Dump(DumpItem::Plane(vec![("model".to_owned(), "yes".to_owned())]));
+        // Its second worker is said to have a port of its own; datagrams know nothing of that.
+        let place = format!("core 1, {LANE_PORT}{}", self.address.port() + 1);
+        let about = Reply::Dump(DumpItem::Plane(vec![("worker 1".to_owned(), place)]));
         let sessions = self.sessions.iter().filter_map(item);
         std::iter::once(about).chain(sessions).chain([Reply::Done]).collect()
     }

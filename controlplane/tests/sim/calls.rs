@@ -135,3 +135,20 @@ fn a_status_tells_of_the_certificates_that_were_judged() {
     assert_eq!(count("exchange_installed"), world.count(sites[1], "exchange_installed"));
     assert!(status.counters.iter().all(|row| row.count > 0));
 }
+
+/// The model's packet plane says that its second worker has a port for itself.
+#[test]
+fn lane_ports_are_told_where_there_are_any() {
+    let (mut world, sites) = network(509, 2);
+    let Some(Ok(Answer::Status(status))) = world.ask(sites[1], Call::Status, SECOND) else { panic!("a status") };
+    assert_eq!(status.plane.lane_ports, [status.plane.port + 1]);
+    let Some(Ok(Answer::Peers(peers))) = world.ask(sites[1], Call::Peers, SECOND) else { panic!("peers") };
+    assert_eq!(
+        peers.iter().map(|peer| (peer.port, peer.lanes_by_port)).collect::<Vec<_>>(),
+        [(Some(status.plane.port), Some(1))]
+    );
+    world.kill_plane(sites[1]);
+    world.run(ms(50));
+    let Some(Ok(Answer::Status(status))) = world.ask(sites[1], Call::Status, SECOND) else { panic!("a status") };
+    assert_eq!((status.plane.running, status.plane.lane_ports.len()), (false, 0));
+}

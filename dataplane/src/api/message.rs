@@ -390,6 +390,9 @@ pub struct Counters {
     pub bpf_drops: Vec<NamedCount>,
 }
 
+/// What stands before the port where [`DumpItem::Plane`] says, under `worker` and its number, that a worker has one for itself.
+pub const LANE_PORT: &str = "lane port ";
+
 /// A piece of the plane's state, without keys.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum DumpItem {

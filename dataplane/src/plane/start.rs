@@ -19,7 +19,7 @@ use super::state::{Fixed, Random, State};
 use super::wall_clock::WallClock;
 use super::xsk::Xsk;
 use super::{Events, Plane, PlaneError, SystemRandom, calibration, cores, set_local, system};
-use crate::api::message::Incarnation;
+use crate::api::message::{Incarnation, LANE_PORT};
 use crate::config::{Config, Cores, LanPort, Latency, TunOffload, WanIo, WanPort};
 use crate::engine::aead::{Algorithm, Library};
 use crate::io::bpf::{self, BpfError, Programs};
@@ -142,7 +142,7 @@ impl Plane {
             let mut place = format!("core {}", core.id);
             if sockets.lane_v4.is_some() || sockets.lane_v6.is_some() {
                 let lane = number % (config.wan.lane_ports + 1);
-                place.push_str(&format!(", lane port {}", underlay.port + u16::from(lane)));
+                place.push_str(&format!(", {LANE_PORT}{}", underlay.port + u16::from(lane)));
             }
             about.push((format!("worker {number}"), place));
             let sockets = Arc::new(sockets);

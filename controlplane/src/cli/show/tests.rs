@@ -122,6 +122,7 @@ fn peers_are_a_table_with_dashes_for_what_is_not_known() {
         state: PeerState::Connected,
         endpoint: Some("192.0.2.1:4646".into()),
         port: Some(4646),
+        lanes_by_port: Some(2),
         path: "direct".into(),
         rtt_ms: Some(12.34),
         loss: Some(0.015),
@@ -137,6 +138,7 @@ fn peers_are_a_table_with_dashes_for_what_is_not_known() {
         state: PeerState::Unreachable,
         endpoint: None,
         port: None,
+        lanes_by_port: None,
         rtt_ms: None,
         loss: None,
         key_age_s: None,
@@ -146,9 +148,9 @@ fn peers_are_a_table_with_dashes_for_what_is_not_known() {
         ..known.clone()
     };
     let expected = "\
-NAME   NODE      STATE        PATH    ENDPOINT        PORT      RTT   LOSS      SENT  RECEIVED    KEY AGE  GEN  GROUP           AEAD
-paris  mnopqrst  connected    direct  192.0.2.1:4646  4646  12.3 ms  1.5 %  1.2 MB/s   999 B/s  1 min 1 s    3  X25519MLKEM768  AES-256-GCM
-rome   mnopqrst  unreachable  direct  -                  -        -      -  1.2 MB/s   999 B/s          -    -  -               -
+NAME   NODE      STATE        PATH    ENDPOINT           PORT      RTT   LOSS      SENT  RECEIVED    KEY AGE  GEN  GROUP           AEAD
+paris  mnopqrst  connected    direct  192.0.2.1:4646  4646 +2  12.3 ms  1.5 %  1.2 MB/s   999 B/s  1 min 1 s    3  X25519MLKEM768  AES-256-GCM
+rome   mnopqrst  unreachable  direct  -                     -        -      -  1.2 MB/s   999 B/s          -    -  -               -
 ";
     assert_eq!(peers(&[known, unknown]), expected);
     assert_eq!(peers(&[]), "No peers so far.\n");
