@@ -209,6 +209,8 @@ pub struct Node<R> {
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
     counters: Counters,
+    /// What was counted around us, as it was handed in last.
+    counted_outside: Vec<(String, u64)>,
     are_routes_dirty: bool,
     is_policy_dirty: bool,
 }
@@ -271,6 +273,7 @@ impl<R: Random> Node<R> {
             timers: Timers::default(),
             outputs: VecDeque::new(),
             counters: Counters::default(),
+            counted_outside: vec![],
             are_routes_dirty: false,
             is_policy_dirty: false,
         };
@@ -383,6 +386,12 @@ impl<R: Random> Node<R> {
     /// What happened so often.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// What the loop around this machine has counted since it began, by name: of sockets and links, of which this knows nothing. A status
+    /// shows what was handed in last.
+    pub fn handle_counted(&mut self, counted: Vec<(String, u64)>) {
+        self.counted_outside = counted;
     }
 
     /// What is known of all members.

@@ -26,7 +26,7 @@ use tokio::time::timeout_at;
 use zeroize::Zeroizing;
 
 use crate::api::access::Access;
-use crate::api::call::Answer;
+use crate::api::call::{Answer, Call};
 use crate::api::server::{self, Limits, Request};
 use crate::api::types::Error as ApiError;
 use crate::config::{Config, Overlay, default_route_interface, plane_toml};
@@ -142,6 +142,12 @@ impl RouteTables {
             if read.is_some_and(|read| read.is_ok()) { text } else { String::new() }
         })
     }
+}
+
+/// What a status tells of links and sockets.
+fn counted(links: &quic::Counters, sealed: u64) -> Vec<(String, u64)> {
+    let links = links.iter().map(|(name, count)| (format!("quic_{name}"), count));
+    links.chain([("control_sealed".to_owned(), sealed)]).collect()
 }
 
 /// What ended a wait.
@@ -334,6 +340,9 @@ impl Shell {
             self.next_call += 1;
             let id = CallId(self.next_call);
             self.waiting.insert(id, answer);
+            if matches!(call, Call::Status) {
+                self.node.handle_counted(counted(&self.driver.counters(), self.sockets.sealed()));
+            }
             let links = &mut DriverLinks { driver: &mut self.driver, now };
             self.node.handle_call(id, call, &format!("uid {}", caller.uid), links, now);
         }
@@ -439,9 +448,23 @@ impl Shell {
             self.node.handle_port_change(&mut DriverLinks { driver: &mut self.driver, now }, now);
             Box::pin(self.carry_out()).await?;
         }
-        self.sockets.let_go();
-        self.sockets = sockets;
+        self.sockets.replace(sockets);
         tracing::debug!(port = self.sockets.port(), "control sockets");
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_counted_under_names_of_their_own() {
+        let links = quic::Counters { retries: 3, certificates_refused: 2, ..quic::Counters::default() };
+        let counted = counted(&links, 7);
+        let of = |name: &str| counted.iter().filter(|(known, _)| known == name).map(|(_, n)| *n).collect::<Vec<_>>();
+        let asked = ["quic_retries", "quic_certificates_refused", "quic_saturated", "control_sealed", "retries"];
+        assert_eq!(asked.map(of), [vec![3], vec![2], vec![0], vec![7], vec![]]);
+        assert_eq!(counted.len(), links.iter().count() + 1);
     }
 }

@@ -420,6 +420,11 @@ impl World {
         id
     }
 
+    /// Hands in what the loop around a machine's node has counted.
+    pub fn counted(&mut self, site: Site, counted: Vec<(String, u64)>) {
+        self.with_node(site, |node, _, _| node.handle_counted(counted));
+    }
+
     /// The answer to a call, once there is one.
     pub fn answer(&mut self, call: CallId) -> Option<Result<Answer, ApiError>> {
         self.answers.remove(&call)

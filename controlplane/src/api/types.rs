@@ -259,7 +259,8 @@ object! {
 
     /// How often something happened.
     pub struct Counter {
-        /// What: of certificates that peers showed, `chain_accepted`, `chain_in_grace`, or `chain_` and why it was refused.
+        /// What: of certificates that peers showed, `chain_accepted`, `chain_in_grace`, or `chain_` and why it was refused; of links,
+        /// `quic_` and what happened to them or to their datagrams; `control_sealed`, datagrams of packet planes that no worker took.
         name: String,
         /// How often.
         count: u64,

@@ -158,7 +158,8 @@ impl<R: Random> Node<R> {
             let accepted = [("accepted", checks.accepted()), ("in_grace", checks.in_grace())];
             accepted.into_iter().chain(checks.refused()).map(|(what, count)| (format!("chain_{what}"), count))
         });
-        let happened = own.chain(chains).filter(|(_, count)| *count > 0);
+        let outside = self.counted_outside.iter().cloned();
+        let happened = own.chain(chains).chain(outside).filter(|(_, count)| *count > 0);
         happened.map(|(name, count)| Counter { name, count }).collect()
     }
 

@@ -54,8 +54,9 @@ pub struct ControlSockets {
     sockets: Vec<Socket>,
     port: Option<u16>,
     buffers: [Vec<u8>; BATCH],
-    /// Sealed datagrams that came, since these sockets are here.
+    /// Sealed datagrams that came, at these sockets and those before them, and how many of them the log has told of.
     sealed: u64,
+    sealed_told: u64,
 }
 
 impl ControlSockets {
@@ -79,13 +80,24 @@ impl ControlSockets {
     /// plane could not have it. QUIC goes on when that hands over new ones of the same port.
     pub fn let_go(&mut self) {
         self.sockets = vec![];
-        let count = std::mem::take(&mut self.sealed);
+        let count = self.sealed - std::mem::replace(&mut self.sealed_told, self.sealed);
         if count > 0 {
             tracing::info!(
                 count,
                 "sealed datagrams came to the control sockets while no worker took them; dropped unread"
             );
         }
+    }
+
+    /// Lets these sockets go for others, which go on counting.
+    pub fn replace(&mut self, by: Self) {
+        self.let_go();
+        *self = Self { sealed: self.sealed, sealed_told: self.sealed_told, ..by };
+    }
+
+    /// Sealed datagrams that came since the start: nobody else was there to take them.
+    pub const fn sealed(&self) -> u64 {
+        self.sealed
     }
 
     /// The sockets that the packet plane handed over.
@@ -99,7 +111,8 @@ impl ControlSockets {
     fn of(sockets: Vec<StdUdpSocket>) -> io::Result<Self> {
         let sockets = sockets.into_iter().map(Socket::new).collect::<io::Result<Vec<Socket>>>()?;
         let port = sockets.first().map(|socket| socket.local.port());
-        Ok(Self { sockets, port, buffers: std::array::from_fn(|_| vec![0; BUFFER_LEN]), sealed: 0 })
+        let buffers = std::array::from_fn(|_| vec![0; BUFFER_LEN]);
+        Ok(Self { sockets, port, buffers, sealed: 0, sealed_told: 0 })
     }
 
     /// The port that peers see; the last one, while there are no sockets.
@@ -196,7 +209,7 @@ mod tests {
         while all.is_empty() {
             all = received(&mut one).await;
         }
-        assert_eq!((all, one.sealed), (vec![(other.local_addr().unwrap(), vec![0xc0, 1, 2])], 1));
+        assert_eq!((all, one.sealed()), (vec![(other.local_addr().unwrap(), vec![0xc0, 1, 2])], 1));
 
         let to = other.local_addr().unwrap();
         one.send(&Transmit { to, from_ip: None, ecn: None, len: 3, segment_len: None }, b"abc");
@@ -204,5 +217,9 @@ mod tests {
         assert_eq!(other.recv_from(&mut buffer).unwrap().0, 3);
         one.send(&Transmit { to, from_ip: None, ecn: None, len: 6, segment_len: Some(3) }, b"abcdef");
         assert_eq!((other.recv_from(&mut buffer).unwrap().0, other.recv_from(&mut buffer).unwrap().0), (3, 3));
+
+        // Other sockets take their place and go on with the count.
+        one.replace(ControlSockets::unbound().unwrap());
+        assert_eq!((one.sealed(), one.sealed_told), (1, 1));
     }
 }

@@ -136,6 +136,15 @@ fn a_status_tells_of_the_certificates_that_were_judged() {
     assert!(status.counters.iter().all(|row| row.count > 0));
 }
 
+#[test]
+fn a_status_tells_of_what_was_counted_around_the_node() {
+    let (mut world, sites) = network(508, 2);
+    world.counted(sites[1], vec![("quic_retries".to_owned(), 5), ("control_sealed".to_owned(), 0)]);
+    let Some(Ok(Answer::Status(status))) = world.ask(sites[1], Call::Status, SECOND) else { panic!("a status") };
+    let count = |name: &str| status.counters.iter().find(|row| row.name == name).map(|row| row.count);
+    assert_eq!((count("quic_retries"), count("control_sealed")), (Some(5), None), "what never happened is left out");
+}
+
 /// The model's packet plane says that its second worker has a port for itself.
 #[test]
 fn lane_ports_are_told_where_there_are_any() {
