@@ -464,6 +464,10 @@ impl<R: Random> Node<R> {
 
     /// Says anew of ourselves what is true now.
     pub(super) fn sign_record(&mut self, now: Now) {
+        // A number from days ahead is one that others refuse, and so are all that come after it.
+        if self.clock.is_doubted() {
+            return self.timers.set(Timer::Record, now.mono + super::UPKEEP_INTERVAL);
+        }
         let endpoints = self.own_endpoints();
         let workers = self.plane.as_ref().map_or(0, |plane| plane.welcome.workers);
         let Some(membership) = &self.membership else { return };

@@ -197,6 +197,12 @@ impl NetworkClock {
         most.then(|| UnixSecs(walls[from + count / 2]))
     }
 
+    /// Whether peers that are enough to set the clock have said of late that it is another time. Until that is settled, nothing is past its
+    /// end.
+    pub fn is_doubted(&self) -> bool {
+        self.agreed().is_some_and(|agreed| difference(agreed, self.wall) > AGREE_SECS)
+    }
+
     /// When [`Self::tick`] was last called.
     pub const fn looked_at(&self) -> Instant {
         self.mono
@@ -283,6 +289,27 @@ mod tests {
         assert_eq!(machine.run(5), TRUE + 108);
         machine.system += 8 * HOUR;
         assert_eq!(machine.run(0), TRUE + 108 + 8 * HOUR);
+    }
+
+    #[test]
+    fn a_jump_that_peers_of_late_contradict_is_doubted_until_they_are_heard() {
+        let mut machine = Machine::new(TRUE, 0);
+        machine.run(10);
+        for peer in 1..=2 {
+            assert_eq!(machine.hear(peer, TRUE + 10), Learned::Nothing);
+        }
+        machine.system += 20 * 86_400;
+        machine.run(1);
+        assert!(!machine.clock.is_doubted(), "two are too few to say");
+        let mut machine = Machine::new(TRUE, 0);
+        let heard = [1, 2, 3].map(|peer| machine.hear(peer, TRUE));
+        assert_eq!(heard, [Learned::Nothing, Learned::Nothing, Learned::Confirmed]);
+        machine.run(10);
+        assert!(!machine.clock.is_doubted());
+        machine.system += 20 * 86_400;
+        assert_eq!((machine.run(1), machine.clock.is_doubted()), (TRUE + 20 * 86_400 + 11, true));
+        assert!(matches!(machine.hear(1, TRUE + 11), Learned::Corrected { .. }));
+        assert!(!machine.clock.is_doubted());
     }
 
     #[test]
