@@ -134,6 +134,8 @@ enum Timer {
     Lists,
     /// Keep the clock, forget who has ended.
     Upkeep,
+    /// The certificate of a member that we have to do with is past all grace.
+    Ended,
     /// Joining has taken too long.
     Join,
     /// A dialled address did not answer: try the next.
@@ -358,6 +360,7 @@ impl<R: Random> Node<R> {
                 Timer::Record => self.sign_record(now),
                 Timer::Lists => self.ask_own_lists(now),
                 Timer::Upkeep => self.upkeep(links, now),
+                Timer::Ended => self.cut_ended(links, now),
                 Timer::Join => self.join_timed_out(links, now),
                 Timer::Dial(link) => self.dial_timed_out(link, links, now),
                 Timer::Stranger(link) => self.stranger_timed_out(link, links),
@@ -457,6 +460,7 @@ impl<R: Random> Node<R> {
         self.publish_admission(links, now);
         self.keep_clock();
         self.look_whether_renewal_is_due(now);
+        self.cut_ended(links, now);
         // A clock that jumped ahead ends everything at once, and those that could set it right with it.
         let ended = if self.clock.is_doubted() { vec![] } else { self.directory.expire(now.wall) };
         for ended in ended {

@@ -256,6 +256,8 @@ impl<R: Random> Node<R> {
         self.judge_admission();
         self.publish_trust(now);
         self.leave_distrusted(links, now);
+        // The grace may be another one now.
+        self.cut_ended(links, now);
         self.configure();
         self.teach_issuer();
         self.say_to_all(&Message::Bundles(news), from, links);

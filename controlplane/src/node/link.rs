@@ -58,6 +58,8 @@ pub enum Code {
     Failed = 7,
     /// The draft group was agreed on, with a member that it is not for.
     Group = 8,
+    /// Its certificate has ended, and so has its grace.
+    Ended = 10,
 }
 
 /// Links as the node sees them: QUIC in operation, a model of it in simulations.
@@ -328,6 +330,7 @@ impl<R: Random> Node<R> {
         if in_grace {
             self.counters.count("peer_in_grace");
         }
+        self.await_end(node, now);
         match alpn {
             Alpn::Member => self.member_connected(link, node, side, remote, links, now),
             Alpn::Key => self.exchange_connected(link, node, remote, group, links, now),

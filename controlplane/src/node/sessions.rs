@@ -24,7 +24,7 @@ use super::{Node, Timer};
 use crate::pki::id::{NodeId, overlay_address, session_id};
 use crate::quic::{Alpn, LinkId};
 use crate::random::Random;
-use crate::time::Now;
+use crate::time::{Now, UnixSecs};
 
 /// Most exchanges at a time. Each holds a reservation of the packet plane, which has 4,096.
 pub(super) const EXCHANGES_MAX: usize = 2048;
@@ -381,6 +381,57 @@ impl<R: Random> Node<R> {
         self.timers.cancel(Timer::Echo(node));
     }
 
+    /// When the newest certificate that is known of a member ends, and when its grace does. A link outlives the certificate that it was
+    /// made with, so what the member's record says counts as well.
+    pub(super) fn ends(&self, node: NodeId) -> Option<(UnixSecs, UnixSecs)> {
+        let grace = Duration::from_secs(self.network.as_ref()?.bundle.parameters.grace_secs.into());
+        let seen = self.peers.get(&node).and_then(|peer| peer.member.as_ref()).map(|member| member.not_after);
+        let stated = self.directory.entry(node).map(|entry| entry.statement.not_after);
+        seen.max(stated).map(|not_after| (not_after, not_after.plus(grace)))
+    }
+
+    /// Sees to it that a member is cut off at the second after its end. What is farther away, the upkeep finds.
+    pub(super) fn await_end(&mut self, node: NodeId, now: Now) {
+        let Some((_, end)) = self.ends(node) else { return };
+        let left = end.since(now.wall) + Duration::from_secs(1);
+        if left <= super::UPKEEP_INTERVAL {
+            self.timers.set_at_latest(Timer::Ended, now.mono + left);
+        }
+    }
+
+    /// Cuts off every member whose certificate is past all grace: neither a session nor a link outlives what it was made by. The member stays
+    /// known, and with a new certificate it is back; on a link to join by, it can ask for one.
+    pub(super) fn cut_ended(&mut self, links: &mut dyn Links, now: Now) {
+        if self.clock.is_doubted() {
+            return;
+        }
+        let stands = |peer: &super::Peer| peer.link.is_some() || peer.session.is_some();
+        let has = |peer: &super::Peer| stands(peer) || peer.exchange.is_some();
+        let held: Vec<NodeId> = self.peers.iter().filter(|(_, peer)| has(peer)).map(|(node, _)| *node).collect();
+        let is_over = |node: &NodeId| self.ends(*node).is_some_and(|(_, end)| now.wall > end);
+        let (over, others): (Vec<NodeId>, Vec<NodeId>) = held.into_iter().partition(is_over);
+        others.into_iter().for_each(|node| self.await_end(node, now));
+        if over.is_empty() {
+            return;
+        }
+        // Whoever is cut off dials at once: the next handshake is to be judged by the same moment.
+        if let Some(trust) = &self.trust {
+            trust.set_now(now.wall);
+        }
+        for node in over {
+            if self.peers.get(&node).is_some_and(stands) {
+                self.counters.count("peer_ended");
+                tracing::info!(peer = %node.short(), "its certificate is past all grace");
+            }
+            self.end_session(node, links, now);
+            let of_peer = self.links.iter().filter(|(_, held)| held.peer == Some(node) && held.alpn != Alpn::Join);
+            let of_peer: Vec<LinkId> = of_peer.map(|(link, _)| *link).collect();
+            for link in of_peer {
+                self.fail_link(link, Code::Ended, "the certificate is past all grace", links, now);
+            }
+        }
+    }
+
     /// Something happened in the packet plane.
     pub(super) fn plane_event(&mut self, event: Event, links: &mut dyn Links, now: Now) {
         match event {
@@ -486,6 +537,8 @@ impl<R: Random> Node<R> {
                 _ => self.ask_plane(Purpose::Order("Remove"), Request::Remove(dump.session)),
             }
         }
+        // Members may have come to their ends since those sessions were made.
+        self.timers.set_at_latest(Timer::Ended, now.mono);
         let nodes: Vec<NodeId> = self.peers.keys().copied().collect();
         let is_mesh = self.directory.len() <= FULL_MESH_MAX;
         for node in nodes {

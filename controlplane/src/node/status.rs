@@ -240,9 +240,18 @@ impl<R: Random> Node<R> {
             let what = format!("the clock of this machine is {skew} s off the network's");
             warn(Severity::Warning, what, "set it, and let NTP keep it");
         }
-        for peer in self.peers.values().filter_map(|peer| peer.member.as_ref()).filter(|member| member.in_grace) {
-            let what = format!("the certificate of {} ended at {} and is accepted in grace", peer.name, peer.not_after);
-            warn(Severity::Warning, what, "see that it reaches an issuer");
+        for node in self.peers.keys() {
+            let name = self.name_of(*node);
+            let ended = self.ends(*node).filter(|(not_after, _)| now.wall > *not_after);
+            let Some((not_after, end)) = ended else { continue };
+            if now.wall > end {
+                let what =
+                    format!("the certificate of {name} ended at {not_after}, and so has its grace: it is cut off");
+                warn(Severity::Warning, what, "see that it reaches an issuer: with a new certificate it is back");
+            } else {
+                let what = format!("the certificate of {name} ended at {not_after} and is accepted in grace");
+                warn(Severity::Warning, what, "see that it reaches an issuer");
+            }
         }
         warnings.sort_by_key(|warning| warning.severity == Severity::Warning);
         warnings.truncate(WARNINGS_MAX);

@@ -1,5 +1,8 @@
 //! Sessions under traffic: what rekeys, crashes and restarts cost. The answer is to be nothing.
 
+use weir_controlplane::api::call::{Answer, Call};
+use weir_controlplane::time::UnixSecs;
+
 use super::*;
 
 /// After the last packet's flight.
@@ -99,4 +102,48 @@ fn idle_sessions_end_and_come_back_with_the_first_packet() {
     world.run(MINUTE);
     let stats = settle(&mut world, &[stream]);
     assert_eq!((stats[0].lost(), stats[0].delivered), (0, stats[0].sent), "{stats:?}");
+}
+
+/// Without an issuer for a day and a week: grace is the end of keys and links that stand, not of new ones alone.
+#[test]
+fn nothing_outlives_a_certificate_and_its_grace() {
+    let (mut world, sites) = network(34, 3);
+    world.set_issuer(sites[0], false);
+    let mut end = |site: Site| match world.ask(site, Call::CertShow, SECOND) {
+        Some(Ok(Answer::Certificate(certificate))) => certificate.not_after.0.plus(7 * DAY),
+        other => panic!("{other:?}"),
+    };
+    let ends: Vec<UnixSecs> = sites.iter().map(|site| end(*site)).collect();
+    // All clocks go on by almost all of that at once; what a member says of itself is to hold for longer.
+    let first = *ends.iter().min().unwrap();
+    let jump = i64::try_from(first.since(world.true_time()).as_secs()).unwrap() - 3600;
+    sites.iter().for_each(|site| world.set_clock(*site, jump));
+    world.run(10 * SECOND);
+    sites.iter().for_each(|site| world.kill_plane(*site));
+    world.run(MINUTE);
+    assert!(is_mesh(&world, &sites), "in grace");
+    let streams: Vec<_> = pairs(&sites).map(|(one, other)| world.stream(one, other, ms(100))).collect();
+    let now = |world: &World| UnixSecs(world.true_time().0.saturating_add_signed(jump));
+    let over = first.since(now(&world));
+    world.run(over - MINUTE);
+    assert!(is_mesh(&world, &sites) && streams.iter().all(|stream| world.stats(*stream).lost() == 0));
+    // Keys are two minutes old at most, and end all the same: within a second or two of each member's end.
+    let last = ends.iter().max().unwrap().since(first);
+    world.run(MINUTE + last + 3 * SECOND);
+    for site in &sites {
+        assert_eq!((world.sessions(*site), world.count(*site, "peer_ended")), (0, 2), "{site:?}");
+    }
+    let stats: Vec<_> = streams.iter().map(|stream| world.stats(*stream).delivered).collect();
+    world.run(10 * MINUTE);
+    let after: Vec<_> = streams.iter().map(|stream| world.stats(*stream).delivered).collect();
+    assert_eq!(after, stats, "nothing passes");
+    for site in &sites {
+        assert_eq!(world.count(*site, "peer_ended"), 2, "none of them came in again");
+        let Some(Ok(Answer::Status(status))) = world.ask(*site, Call::Status, SECOND) else { panic!("no status") };
+        let cut = status.warnings.iter().filter(|warning| warning.what.ends_with("its grace: it is cut off"));
+        assert_eq!(cut.count(), 2, "{:?}", status.warnings);
+    }
+    // With an issuer they renew, and find one another.
+    world.set_issuer(sites[0], true);
+    world.run_until(HOUR, SECOND, |world| is_mesh(world, &sites)).expect("back");
 }
