@@ -13,7 +13,7 @@ use weir_dataplane::api::message::AdmissionKey;
 
 use super::directory::{self, ENDPOINTS_MAX, LIFETIME, Record, RecordError, SignedRecord};
 use super::link::Links;
-use super::message::{Ask, Hello, Message, RECORDS_PER_MESSAGE};
+use super::message::{self, Ask, Hello, Message, RECORDS_PER_MESSAGE};
 use super::{Network, Node, Timer};
 use crate::codec;
 use crate::membership::{self, MembershipError};
@@ -148,6 +148,12 @@ impl<R: Random> Node<R> {
     }
 
     fn heard_hello(&mut self, link: LinkId, hello: Hello, links: &mut dyn Links, now: Now) {
+        if message::spoken(message::VERSION, hello.version).is_none() {
+            return self.refuse_version(link, hello.version, links, now);
+        }
+        if let Some(held) = self.links.get_mut(&link) {
+            held.features = hello.features & message::FEATURES;
+        }
         let Some(network) = &self.network else { return };
         let have_policy = self.policy_version();
         let have_admission = self.admission.as_ref().map_or(0, AdmissionKeys::version);
@@ -172,6 +178,7 @@ impl<R: Random> Node<R> {
             // begin anew at once, again and again.
             if let Some(peer) = self.peers.get_mut(&node) {
                 peer.succeeded();
+                peer.unspoken = None;
             }
             self.heard_time(node, hello.wall, now);
         }

@@ -58,6 +58,8 @@ pub enum Code {
     Failed = 7,
     /// The draft group was agreed on, with a member that it is not for.
     Group = 8,
+    /// Its version of the messages is not spoken here.
+    Version = 9,
     /// Its certificate has ended, and so has its grace.
     Ended = 10,
 }
@@ -131,6 +133,8 @@ pub struct Link {
     pub peer: Option<NodeId>,
     /// It stands.
     pub is_connected: bool,
+    /// [`message::FEATURES`] that both sides have. None before the other side's `Hello`.
+    pub features: u64,
 }
 
 impl<R: Random> Node<R> {
@@ -439,7 +443,14 @@ impl<R: Random> Node<R> {
             }
             Alpn::Member | Alpn::Join => match codec::decode::<Message>(bytes, MESSAGE_LEN_MAX) {
                 Ok(message) if is_connected => self.member_said(link, alpn, message, links, now),
-                Ok(_) | Err(_) => self.misspoke(link, links, now),
+                Ok(_) => self.misspoke(link, links, now),
+                // What another version says after the beginning need not be readable here.
+                Err(_) => match message::version_of_hello(bytes).filter(|_| is_connected && alpn == Alpn::Member) {
+                    Some(theirs) if message::spoken(message::VERSION, theirs).is_none() => {
+                        self.refuse_version(link, theirs, links, now);
+                    }
+                    Some(_) | None => self.misspoke(link, links, now),
+                },
             },
         }
     }
@@ -447,6 +458,17 @@ impl<R: Random> Node<R> {
     pub(super) fn misspoke(&mut self, link: LinkId, links: &mut dyn Links, now: Now) {
         self.counters.count("link_protocol");
         self.fail_link(link, Code::Protocol, "what was said is not understood", links, now);
+    }
+
+    /// A member speaks a version of the messages that we do not. Keys are another protocol, so packets go on; dials come ever later.
+    pub(super) fn refuse_version(&mut self, link: LinkId, theirs: u16, links: &mut dyn Links, now: Now) {
+        self.counters.count("link_version");
+        let node = self.links.get(&link).and_then(|held| held.peer);
+        if let Some(peer) = node.and_then(|node| self.peers.get_mut(&node)) {
+            peer.unspoken = Some(theirs);
+        }
+        let why = format!("version {theirs} of the messages is not spoken here, which is at {}", message::VERSION);
+        self.fail_link(link, Code::Version, &why, links, now);
     }
 
     /// Closes a link of our own will: nothing is done in its place.
@@ -517,7 +539,7 @@ impl<R: Random> Node<R> {
     pub(super) fn hello(&self, now: Now) -> Hello {
         Hello {
             version: message::VERSION,
-            features: 0,
+            features: message::FEATURES,
             program: env!("CARGO_PKG_VERSION").to_owned(),
             bundle: self.network.as_ref().map_or(0, |network| network.bundle.version),
             revocations: self.revocations.digest(),
@@ -532,6 +554,6 @@ impl<R: Random> Node<R> {
 impl Link {
     /// One that does not stand yet.
     pub(super) fn new(alpn: Alpn, side: Side, peer: Option<NodeId>) -> Self {
-        Self { alpn, side, peer, is_connected: false }
+        Self { alpn, side, peer, is_connected: false, features: 0 }
     }
 }

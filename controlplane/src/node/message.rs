@@ -26,19 +26,36 @@ use crate::pki::revocation::SignedRevocationList;
 use crate::policy::SignedPolicy;
 use crate::time::UnixSecs;
 
-/// Version of this message set. A peer of the version before is understood.
+/// Version of this message set. With a peer of the version before, that one is spoken; so a peer of the next one speaks this one with us.
 pub const VERSION: u16 = 1;
+/// The oldest version that there ever was.
+const VERSION_FIRST: u16 = 1;
+/// Abilities beyond the version, a bit each. None is given out yet.
+pub const FEATURES: u64 = 0;
 /// Longest message.
 pub const MESSAGE_LEN_MAX: usize = 1 << 20;
 /// Most records in one message, so that it stays below its longest.
 pub const RECORDS_PER_MESSAGE: usize = 256;
 
-/// What each side knows, so that both see at once who lacks what.
+/// The version that two sides speak, one of `ours` and one of `theirs`: the older one's, where they are next to each other.
+pub fn spoken(ours: u16, theirs: u16) -> Option<u16> {
+    (theirs >= VERSION_FIRST && ours.abs_diff(theirs) <= 1).then(|| ours.min(theirs))
+}
+
+/// The version that a [`Hello`] tells which may be of any version: its beginning is the same in all.
+pub fn version_of_hello(bytes: &[u8]) -> Option<u16> {
+    /// The place of [`Message::Hello`] among the messages, and the first field of it.
+    const HELLO: u32 = 0;
+    let ((what, version), _) = postcard::take_from_bytes::<(u32, u16)>(bytes).ok()?;
+    (what == HELLO).then_some(version)
+}
+
+/// What each side knows, so that both see at once who lacks what. `version` stays the first field in all versions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// Of the message set.
     pub version: u16,
-    /// Abilities beyond the version, a bit each. None is given out yet.
+    /// [`FEATURES`] of the speaker. What both have is used.
     pub features: u64,
     /// Of the program, for people.
     pub program: String,
@@ -158,4 +175,44 @@ pub enum KeyMessage {
 pub struct Network {
     /// All versions of the trust bundle.
     pub bundles: Vec<SignedBundle>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec;
+
+    #[test]
+    fn versions_next_to_each_other_speak_the_older_one() {
+        let with = |theirs| spoken(5, theirs);
+        assert_eq!([3, 4, 5, 6, 7].map(with), [None, Some(4), Some(5), Some(5), None]);
+        assert_eq!((spoken(1, 0), spoken(1, 1), spoken(1, 2), spoken(1, u16::MAX)), (None, Some(1), Some(1), None));
+        // Both sides come to the same.
+        for (ours, theirs) in (0..9).flat_map(|ours| (0..9).map(move |theirs| (ours, theirs))) {
+            assert!(ours == 0 || theirs == 0 || spoken(ours, theirs) == spoken(theirs, ours), "{ours} and {theirs}");
+        }
+    }
+
+    #[test]
+    fn the_version_of_a_hello_is_read_whatever_follows_it() {
+        let hello = |version| {
+            codec::encode(&Message::Hello(Hello {
+                version,
+                features: 0,
+                program: String::new(),
+                bundle: 1,
+                revocations: [0; 32],
+                policy: 0,
+                admission: 0,
+                directory: [0; 32],
+                wall: UnixSecs(1),
+            }))
+        };
+        for version in [0, 1, 127, 128, u16::MAX] {
+            assert_eq!(version_of_hello(&hello(version)), Some(version));
+            assert_eq!(version_of_hello(&[&hello(version)[..], b"and more"].concat()), Some(version));
+        }
+        assert_eq!(version_of_hello(&codec::encode(&Message::Ping(1))), None);
+        assert_eq!((version_of_hello(&[]), version_of_hello(&[0])), (None, None));
+    }
 }

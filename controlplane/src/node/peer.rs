@@ -75,6 +75,8 @@ pub struct Peer {
     pub exchange: Option<ExchangeId>,
     /// The session.
     pub session: Option<Session>,
+    /// The version of the messages that it said last, where that is not spoken here.
+    pub unspoken: Option<u16>,
     /// The last attempt met silence: nobody refused.
     pub is_silent: bool,
     failures: u32,

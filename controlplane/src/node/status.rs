@@ -10,7 +10,7 @@ use super::calls::error;
 use super::directory::Directory;
 use super::join::EXPORT_LABEL;
 use super::link::{Code, Links};
-use super::message::{IssuerCall, MemberRequest, Message};
+use super::message::{IssuerCall, MemberRequest, Message, VERSION};
 use super::plane::Purpose;
 use super::renew::{HOPS_MAX, IssuerPurpose};
 use super::{CallId, Node, Output, Timer};
@@ -240,8 +240,14 @@ impl<R: Random> Node<R> {
             let what = format!("the clock of this machine is {skew} s off the network's");
             warn(Severity::Warning, what, "set it, and let NTP keep it");
         }
-        for node in self.peers.keys() {
+        for (node, peer) in &self.peers {
             let name = self.name_of(*node);
+            if let Some(theirs) = peer.unspoken {
+                let speaks = format!("{name} speaks version {theirs} of the messages between members");
+                let older = if theirs < VERSION { name.as_str() } else { "this node" };
+                let remedy = format!("upgrade weir on {older}: versions next to each other go together");
+                warn(Severity::Warning, format!("{speaks}, this node version {VERSION}: they have no link"), &remedy);
+            }
             let ended = self.ends(*node).filter(|(not_after, _)| now.wall > *not_after);
             let Some((not_after, end)) = ended else { continue };
             if now.wall > end {

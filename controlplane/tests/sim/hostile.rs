@@ -2,19 +2,20 @@
 
 use std::net::IpAddr;
 
-use weir_controlplane::api::call::Call;
+use weir_controlplane::api::call::{Answer, Call};
 use weir_controlplane::api::types::{ErrorCode, RekeyRequest};
 use weir_controlplane::codec;
 use weir_controlplane::membership::{self, Membership};
 use weir_controlplane::node::Links;
 use weir_controlplane::node::directory::{Record, SignedRecord};
 use weir_controlplane::node::link::Code;
-use weir_controlplane::node::message::{Ask, Message};
+use weir_controlplane::node::message::{Ask, Hello, Message, VERSION};
 use weir_controlplane::pki::signed::Signed;
 use weir_controlplane::pki::statement::MemberStatement;
 use weir_controlplane::quic::{Alpn, CloseReason, DialTarget, Event, GROUP_X25519KYBER768, LinkId, Side};
 use weir_controlplane::random::{Random, SeededRandom};
 use weir_controlplane::store::{Store, Table};
+use weir_controlplane::time::UnixSecs;
 
 use super::*;
 
@@ -149,6 +150,75 @@ fn noise_ends_the_link_and_nothing_else() {
         misuse.world.run(ms(100));
     }
     assert!(misuse.counted("link_protocol") >= 150, "{}", misuse.counted("link_protocol"));
+    misuse.is_unharmed();
+}
+
+/// A member of another version: no enemy, but not understood either.
+#[test]
+fn versions_that_are_not_next_to_ours_are_refused_and_said_so() {
+    let mut misuse = Misuse::new(409);
+    let hello = |version| Hello {
+        version,
+        features: u64::MAX,
+        program: "another".to_owned(),
+        bundle: 1,
+        revocations: [0; 32],
+        policy: 0,
+        admission: 0,
+        directory: [0; 32],
+        wall: UnixSecs(0),
+    };
+    let warnings = |misuse: &mut Misuse| -> Vec<(String, String)> {
+        let Some(Ok(Answer::Status(status))) = misuse.world.ask(misuse.sites[1], Call::Status, SECOND) else {
+            panic!("no status")
+        };
+        let about = status.warnings.into_iter().filter(|warning| warning.what.contains("of the messages"));
+        about.map(|warning| (warning.what, warning.remedy)).collect()
+    };
+    // What the link ended by, once this was said on a fresh one.
+    let ended = |misuse: &mut Misuse, bytes: &[u8]| -> Option<u32> {
+        misuse.link = misuse.dial();
+        let (link, puppet) = (misuse.link, misuse.sites[4]);
+        misuse.world.heard(puppet);
+        misuse.world.links(puppet).send(link, bytes).unwrap();
+        misuse.world.run(ms(100));
+        misuse.world.heard(puppet).into_iter().find_map(|event| match event {
+            Event::Closed { link: of, reason: CloseReason::Peer { code, .. } } if of == link => Some(code),
+            _ => None,
+        })
+    };
+    let said = |version| codec::encode(&Message::Hello(hello(version)));
+    assert_eq!(ended(&mut misuse, &said(VERSION)), None);
+    assert_eq!(ended(&mut misuse, &said(VERSION + 1)), None, "it speaks the older one with us");
+    assert_eq!((misuse.counted("link_version"), warnings(&mut misuse)), (0, vec![]));
+
+    let refused = Some(Code::Version as u32);
+    assert_eq!(ended(&mut misuse, &said(VERSION + 2)), refused);
+    let name = misuse.own.name.clone();
+    let warning = |theirs: u16, older: &str| {
+        let what = format!(
+            "{name} speaks version {theirs} of the messages between members, this node version {VERSION}: they have no link"
+        );
+        vec![(what, format!("upgrade weir on {older}: versions next to each other go together"))]
+    };
+    assert_eq!(warnings(&mut misuse), warning(VERSION + 2, "this node"));
+    // There was no version before the first.
+    assert_eq!(ended(&mut misuse, &said(VERSION - 1)), refused);
+    assert_eq!(warnings(&mut misuse), warning(VERSION - 1, &name));
+    // A much later one says more than can be read here.
+    let longer = [said(VERSION + 7), b"and what was thought of since".to_vec()].concat();
+    assert_eq!(ended(&mut misuse, &longer), refused);
+    assert_eq!((misuse.counted("link_version"), misuse.counted("link_protocol")), (3, 0));
+    // The same of our version is none of it.
+    let broken = [said(VERSION), b"more".to_vec()].concat();
+    assert_eq!(ended(&mut misuse, &broken), Some(Code::Protocol as u32));
+    assert_eq!((misuse.counted("link_version"), misuse.counted("link_protocol")), (3, 1));
+    // Packets go on meanwhile, by keys that another protocol makes.
+    assert_eq!(misuse.world.sessions(misuse.sites[1]), 4);
+
+    // Upgraded, it is one of all again.
+    assert_eq!(ended(&mut misuse, &said(VERSION)), None);
+    assert_eq!(warnings(&mut misuse), vec![]);
     misuse.is_unharmed();
 }
 
