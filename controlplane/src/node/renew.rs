@@ -334,7 +334,8 @@ impl<R: Random> Node<R> {
         };
         let through = self.ticket();
         self.relayed.insert((way, through.0), Relayed { from: link, ticket });
-        let call = IssuerCall { ticket: through.0, hops: hops - 1, exporter, request };
+        // Or a number that somebody made up would have it go round among us for as long.
+        let call = IssuerCall { ticket: through.0, hops: hops.min(HOPS_MAX) - 1, exporter, request };
         self.say(way, &Message::Issuer(call), links);
     }
 
