@@ -504,6 +504,9 @@ impl<R: Random> Node<R> {
         }
         tracing::info!(peer = %node.short(), from = %before, to = %endpoint, "moved");
         self.ask_plane(Purpose::Order("Move"), Request::Move { session, endpoint });
+        // Keys that are being agreed on lead there as well, or they would take the session back.
+        let under_way = self.exchanges.values_mut().filter(|held| held.peer == Some(node));
+        under_way.for_each(|held| held.endpoint = endpoint);
         let of_peer: Vec<LinkId> =
             self.links.iter().filter(|(_, held)| held.peer == Some(node)).map(|(link, _)| *link).collect();
         of_peer.into_iter().for_each(|link| links.moved(link, endpoint));
