@@ -20,7 +20,7 @@ use weir_dataplane::api::message::SessionId;
 
 use crate::api::call::{Answer, Call};
 use crate::api::types::Error as ApiError;
-use crate::issuer::Issuer;
+use crate::issuer::Seat;
 use crate::node::directory::Directory;
 use crate::node::plane::PlaneInput;
 use crate::node::{CallId, Node, Output, Settings};
@@ -31,13 +31,17 @@ use crate::store::{MemoryStore, Store};
 use crate::time::{Now, UnixSecs};
 
 mod found;
+mod issuers;
 mod links;
 mod plane;
 mod queue;
+mod roam;
 mod streams;
 
+use issuers::Process;
 pub use links::ModelLinks;
 use links::Net;
+pub use plane::Roaming;
 use plane::{Effect, ModelPlane};
 use queue::{Due, Life};
 use streams::Stream;
@@ -101,8 +105,8 @@ struct Machine {
     life: Life,
     store: MemoryStore,
     has_issuer: bool,
-    issuer: Option<Issuer<MemoryStore>>,
-    is_issuer_up: bool,
+    issuer: Option<Seat<MemoryStore>>,
+    issuer_process: Process,
     plane: Option<ModelPlane>,
     plane_life: Life,
     /// What the supervisor was told to run.
@@ -202,6 +206,7 @@ impl World {
     /// Makes it whole again.
     pub fn heal(&mut self) {
         self.cut(&[]);
+        self.net.severed.clear();
     }
 
     fn clocks(&self, site: Site) -> (Instant, UnixSecs) {
@@ -368,16 +373,6 @@ impl World {
         self.machines[site.0].wanted_plane = None;
     }
 
-    /// Stops the issuer beside a node, or starts it again. What it was asked meanwhile is lost.
-    pub fn set_issuer(&mut self, site: Site, is_up: bool) {
-        let machine = &mut self.machines[site.0];
-        machine.is_issuer_up = is_up;
-        let life = machine.life;
-        if is_up {
-            self.net.queue.push(self.net.at + RECONNECT, Due::IssuerConnected(site, life));
-        }
-    }
-
     fn stop_plane(&mut self, site: Site) {
         let machine = &mut self.machines[site.0];
         machine.plane_life.0 += 1;
@@ -403,7 +398,8 @@ impl World {
             return;
         }
         let is_new = machine.plane.is_none();
-        let plane = machine.plane.get_or_insert_with(|| ModelPlane::new(seed, links::address_of(site), WORKERS));
+        let address = self.net.address(site);
+        let plane = machine.plane.get_or_insert_with(|| ModelPlane::new(seed, address, WORKERS));
         plane.connected();
         let welcome = plane.welcome();
         if is_new {
@@ -527,7 +523,7 @@ impl World {
             }
             Due::IssuerConnected(site, life) => {
                 let machine = &self.machines[site.0];
-                if machine.life == life && machine.is_issuer_up {
+                if machine.life == life && machine.issuer_process == Process::Runs {
                     self.with_node(site, |node, links, now| {
                         node.handle_issuer_gone(links);
                         node.handle_issuer_connected(links, now);
@@ -582,9 +578,8 @@ impl World {
     }
 
     fn output(&mut self, site: Site, output: Output) {
-        let (at, (mono, wall)) = (self.net.at, self.clocks(site));
+        let at = self.net.at;
         let machine = &mut self.machines[site.0];
-        let life = machine.life;
         match output {
             Output::Store(batch) => {
                 machine.stores += 1;
@@ -599,13 +594,7 @@ impl World {
                 }
                 self.plane_effects(site);
             }
-            Output::Issuer(ticket, asked) => {
-                if let Some(issuer) = machine.issuer.as_mut().filter(|_| machine.is_issuer_up) {
-                    let reply = issuer.handle(asked, Now { mono, wall }, &mut self.random);
-                    let due = Due::Issuer(site, life, ticket, Box::new(reply));
-                    self.net.queue.push(at + ISSUER_TIME, due);
-                }
-            }
+            Output::Issuer(ticket, asked) => self.ask_process(site, ticket, asked),
             Output::Answer(call, answer) => drop(self.answers.insert(call, answer)),
             Output::Membership(node, trust) => self.net.places[site.0].trust = Some((node, trust)),
             Output::Configure { addresses, prefixes } => {
@@ -628,8 +617,9 @@ impl World {
         for effect in std::mem::take(&mut plane.effects) {
             match effect {
                 Effect::Tell(event) => self.plane_input(site, PlaneInput::Event(event)),
-                Effect::Send(datagram) => match self.net.site_at(datagram.to) {
+                Effect::Send(mut datagram) => match self.net.site_at(datagram.to) {
                     Some(to) if self.net.reaches(site, to) => {
+                        datagram.from = self.net.diverted.get(&(site, to)).copied().unwrap_or(datagram.from);
                         let arrives = self.net.at + self.net.rtt(site, to) / 2;
                         self.net.queue.push(arrives, Due::Datagram(to, Box::new(datagram)));
                     }

@@ -6,12 +6,12 @@ use data_encoding::BASE64;
 use weir_dataplane::api::Prefix;
 
 use super::links::address_of;
-use super::{BEGIN, Site, World};
+use super::{BEGIN, Process, Site, World};
 use crate::api::call::{Answer, Call};
 use crate::api::types::{BundleApplyRequest, InviteRequest, JoinRequest, Secret};
 use crate::ceremony::{self, Ceremony, CeremonyError, Founding, FoundingKeys};
 use crate::codec;
-use crate::issuer::{Issuer, Request};
+use crate::issuer::{Request, Seat};
 use crate::membership::{self, Membership};
 use crate::node::directory::{Directory, Judge, LIFETIME, Record, SignedRecord};
 use crate::pki::bundle::{Chain, SignedBundle};
@@ -55,8 +55,8 @@ impl World {
         let founded = ceremony::found(&founding, &keys, &mut node, &mut issuer, now, &mut self.random)?;
         let machine = &mut self.machines[site.0];
         machine.store = node;
-        machine.issuer = Some(Issuer::open(issuer.0, keys.issuer.clone())?);
-        (machine.has_issuer, machine.is_issuer_up) = (true, true);
+        machine.issuer = Some(Seat::open(issuer.0, keys.issuer.clone())?);
+        (machine.has_issuer, machine.issuer_process) = (true, Process::Runs);
         self.authority = Some(Authority { network: founded.network, keys, bundles: vec![founded.bundle] });
         self.start(site);
         Ok(site)
@@ -69,11 +69,21 @@ impl World {
 
     /// An invitation for so many members, from the machine with the issuer.
     pub fn invite(&mut self, issuer: Site, uses: u32, subnet: Option<&str>) -> Option<String> {
+        self.invite_as(issuer, uses, subnet, &[])
+    }
+
+    pub(super) fn invite_as(
+        &mut self,
+        issuer: Site,
+        uses: u32,
+        subnet: Option<&str>,
+        roles: &[&str],
+    ) -> Option<String> {
         let request = InviteRequest {
             name: "site-*".to_owned(),
             subnet: subnet.map(str::to_owned),
             groups: vec![],
-            roles: vec![],
+            roles: roles.iter().map(|role| (*role).to_owned()).collect(),
             ttl_secs: None,
             uses: Some(uses),
             replace: None,
@@ -222,7 +232,7 @@ impl World {
         let (mono, wall) = self.clocks(site);
         let asked = crate::issuer::Asked { by: "a test".to_owned(), request };
         let issuer = self.machines[site.0].issuer.as_mut()?;
-        issuer.handle(asked, Now { mono, wall }, &mut self.random).ok()
+        issuer.handle(asked, Now { mono, wall }, &mut self.random).ok()?.ok()
     }
 }
 

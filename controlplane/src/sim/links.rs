@@ -9,9 +9,10 @@
 //!
 //! Certificates are judged by the real verifier, with the trust and the clock that each side has at that moment. A message takes half a
 //! round trip, keeps its order, and is never lost: one that meets a loss or a cut is late, and a link that hears nothing for thirty seconds
-//! ends, as QUIC's does. Whoever sends to a node that was started again is told so by a reset. All draws come from one seed.
+//! ends, as QUIC's does. Whoever sends to a node that was started again is told so by a reset. Datagrams go to where a side believes the other
+//! to be, and what comes from elsewhere is not taken: migration is off. All draws come from one seed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -56,7 +57,7 @@ const SUITE: u16 = 0x1303;
 const FIRST_ADDRESS: u32 = 0xc612_0001;
 const PORT: u16 = 6500;
 
-/// Where a site is.
+/// Where a site is, until it moves.
 pub(super) fn address_of(site: Site) -> SocketAddr {
     let number = FIRST_ADDRESS.wrapping_add(u32::try_from(site.0).unwrap_or(u32::MAX));
     SocketAddr::new(Ipv4Addr::from(number).into(), PORT)
@@ -121,6 +122,8 @@ pub(super) struct Place {
     pub(super) is_up: bool,
     pub(super) is_asleep: bool,
     pub(super) group: u32,
+    /// Where it is, once it has moved.
+    pub(super) moved_to: Option<SocketAddr>,
     pub(super) identity: Option<Vec<Vec<u8>>>,
     pub(super) trust: Option<(NodeId, SharedTrust)>,
     pub(super) costs: Costs,
@@ -138,6 +141,10 @@ pub(super) struct Net {
     pub(super) places: Vec<Place>,
     pub(super) faults: Faults,
     pub(super) latency: Latency,
+    /// Pairs between which nothing passes, the lower site first.
+    pub(super) severed: BTreeSet<(Site, Site)>,
+    /// Datagrams of packet planes that come from another address than they were sent from, by who sends them to whom.
+    pub(super) diverted: BTreeMap<(Site, Site), SocketAddr>,
     random: SeededRandom,
     seed: u64,
     ends: BTreeMap<LinkId, End>,
@@ -152,6 +159,8 @@ impl Net {
             places: vec![],
             faults: Faults::default(),
             latency,
+            severed: BTreeSet::new(),
+            diverted: BTreeMap::new(),
             random: SeededRandom::new(seed ^ 0x006c_696e_6b73),
             seed,
             ends: BTreeMap::new(),
@@ -163,13 +172,29 @@ impl Net {
         let SocketAddr::V4(v4) = address else { return None };
         let number = u32::from(*v4.ip()).checked_sub(FIRST_ADDRESS)?;
         let site = Site(usize::try_from(number).ok()?);
-        (v4.port() == PORT && site.0 < self.places.len()).then_some(site)
+        (site.0 < self.places.len() && self.address(site) == address).then_some(site)
+    }
+
+    /// Where a site is now.
+    pub(super) fn address(&self, site: Site) -> SocketAddr {
+        self.places[site.0].moved_to.unwrap_or_else(|| address_of(site))
     }
 
     /// Whether datagrams pass between two sites now.
     pub(super) fn reaches(&self, one: Site, to: Site) -> bool {
+        if self.severed.contains(&(one.min(to), one.max(to))) {
+            return false;
+        }
         let (one, to) = (&self.places[one.0], &self.places[to.0]);
         one.group == to.group && !one.is_asleep && !to.is_asleep
+    }
+
+    /// Whether datagrams pass on a link: between its sites, and from each end that there is to where the other one is.
+    fn passes(&self, link: LinkId) -> bool {
+        [link, other(link)]
+            .iter()
+            .filter_map(|end| self.ends.get(end))
+            .all(|end| self.reaches(end.site, end.peer) && end.remote == self.address(end.peer))
     }
 
     pub(super) fn rtt(&self, one: Site, to: Site) -> Duration {
@@ -210,9 +235,8 @@ impl Net {
             Step::Finished { accepted, attempt } => self.finished(accepted, attempt),
             Step::Message { to, bytes, repeats } => self.message(to, bytes, repeats),
             Step::Close { to, reason } => {
-                let end = self.ends.get(&to)?;
                 // Said into a cut, it is not heard; silence ends the link then.
-                if !self.reaches(end.site, end.peer) {
+                if !self.passes(to) {
                     return None;
                 }
                 self.end(to, reason)
@@ -240,7 +264,7 @@ impl Net {
         let end = self.ends.get(&dialled)?;
         let (client, server, alpn, group) = (end.site, end.peer, end.alpn, end.group);
         let share = self.faults.loss;
-        if !self.reaches(client, server) || !self.places[server.0].is_up || self.draw(share) {
+        if !self.passes(dialled) || !self.places[server.0].is_up || self.draw(share) {
             self.again(attempt, |attempt| Step::Initial { dialled, attempt });
             return None;
         }
@@ -251,7 +275,7 @@ impl Net {
             return None;
         };
         let accepted = other(dialled);
-        let remote = address_of(client);
+        let remote = self.address(client);
         let flight = self.arrival(server, client);
         self.ends.insert(
             accepted,
@@ -291,7 +315,7 @@ impl Net {
     fn flight(&mut self, dialled: LinkId, attempt: u32) -> Option<(Site, Event)> {
         let end = self.ends.get(&dialled)?;
         let (client, server, alpn, target) = (end.site, end.peer, end.alpn, end.target);
-        if !self.reaches(client, server) {
+        if !self.passes(dialled) {
             self.again(attempt, |attempt| Step::Flight { dialled, attempt });
             return None;
         }
@@ -319,7 +343,7 @@ impl Net {
     fn finished(&mut self, accepted: LinkId, attempt: u32) -> Option<(Site, Event)> {
         let end = self.ends.get(&accepted)?;
         let (server, client, alpn) = (end.site, end.peer, end.alpn);
-        if !self.reaches(client, server) {
+        if !self.passes(accepted) {
             self.again(attempt, |attempt| Step::Finished { accepted, attempt });
             return None;
         }
@@ -369,8 +393,8 @@ impl Net {
             self.reset(from);
             return None;
         };
-        let (site, peer) = (end.site, end.peer);
-        if !self.reaches(site, peer) || end.phase < Phase::Connected {
+        let site = end.site;
+        if !self.passes(to) || end.phase < Phase::Connected {
             // Closed while it was under way, it is lost.
             if self.ends.contains_key(&from) {
                 self.schedule(self.at + STALLED, Step::Message { to, bytes, repeats });
@@ -395,7 +419,7 @@ impl Net {
     fn reset(&mut self, link: LinkId) {
         let Some(end) = self.ends.get(&link) else { return };
         let (site, peer) = (end.site, end.peer);
-        if self.reaches(site, peer) && self.places[peer.0].is_up {
+        if self.passes(link) && self.places[peer.0].is_up {
             let at = self.arrival(peer, site);
             self.schedule(at, Step::Close { to: link, reason: CloseReason::Reset });
         }
@@ -407,7 +431,7 @@ impl Net {
         let across = self.ends.get(&other(link));
         let is_kept = end.is_kept_alive || across.is_some_and(|across| across.is_kept_alive);
         let is_there = across.is_some();
-        if is_kept && self.reaches(site, peer) && self.places[peer.0].is_up {
+        if is_kept && self.passes(link) && self.places[peer.0].is_up {
             if is_there {
                 let at = self.at;
                 if let Some(end) = self.ends.get_mut(&link) {

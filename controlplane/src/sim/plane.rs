@@ -19,7 +19,7 @@ use crate::pki::id::sha256;
 use crate::random::{Random, SeededRandom};
 
 /// As in the packet plane: `RESERVATION_LIFETIME`, `REKEY_AFTER`, `KEY_LIFETIME`, `OPEN_GRACE`, `HOLD_LIFETIME`, `HOLD_REST_MIN`,
-/// `RETAIN_MIN`.
+/// `RETAIN_MIN`, `ELSEWHERE_INTERVAL`.
 const RESERVATION_LIFETIME: Duration = Duration::from_secs(60);
 const REKEY_AFTER: Duration = Duration::from_secs(120);
 const KEY_LIFETIME: Duration = Duration::from_secs(3600);
@@ -27,6 +27,7 @@ const OPEN_GRACE: Duration = Duration::from_secs(10);
 const HOLD_LIFETIME: Duration = Duration::from_secs(5);
 const HOLD_REST: Duration = Duration::from_secs(5);
 const RETAIN_MIN: Duration = Duration::from_secs(1);
+const ELSEWHERE_INTERVAL: Duration = Duration::from_secs(1);
 const RESERVATIONS_MAX: usize = 4096;
 /// Packets that wait for one session.
 const HELD_MAX: usize = 64;
@@ -102,6 +103,7 @@ struct Session {
     installed: Option<Keys>,
     pending: Option<Keys>,
     endpoint: Option<SocketAddr>,
+    elsewhere_from: Duration,
     came_up: Duration,
     last_packet: Option<Duration>,
     idle_told: Option<Duration>,
@@ -110,6 +112,19 @@ struct Session {
     rtt: Option<Duration>,
     tx: u64,
     rx: u64,
+}
+
+/// What a packet plane did about peers that seemed to be elsewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Roaming {
+    /// It told that authentic datagrams come from elsewhere.
+    pub told: u64,
+    /// Questions sent there.
+    pub probes: u64,
+    /// Answers that came from there.
+    pub answers: u64,
+    /// Sessions moved there.
+    pub moves: u64,
 }
 
 /// One life of a packet plane.
@@ -131,6 +146,7 @@ pub(super) struct ModelPlane {
     /// Requests, by whether they were refused.
     pub(super) requests: u64,
     pub(super) refused: u64,
+    pub(super) roaming: Roaming,
 }
 
 fn invalid(what: &str) -> Reply {
@@ -161,7 +177,13 @@ impl ModelPlane {
             effects: vec![],
             requests: 0,
             refused: 0,
+            roaming: Roaming::default(),
         }
+    }
+
+    /// Its datagrams come from another address from now on.
+    pub(super) const fn rebind(&mut self, address: SocketAddr) {
+        self.address = address;
     }
 
     pub(super) fn welcome(&self) -> Welcome {
@@ -253,6 +275,9 @@ impl ModelPlane {
             Request::Move { session, endpoint } => match self.sessions.get_mut(&session) {
                 Some(known) if known.installed.is_some() => {
                     known.endpoint = Some(endpoint);
+                    let pending = known.pending.as_mut();
+                    pending.into_iter().for_each(|keys| keys.install.endpoint = endpoint);
+                    self.roaming.moves += 1;
                     Reply::Done
                 }
                 _ => Reply::Refused(Refusal::NoSession(session.0)),
@@ -406,6 +431,7 @@ impl ModelPlane {
         if let (Some(before), Some(known)) = (before, self.sessions.get_mut(&session)) {
             known.endpoint = before;
         }
+        self.roaming.probes += u64::from(sealed);
         if sealed { Reply::Done } else { Reply::Refused(Refusal::NoSession(session.0)) }
     }
 
@@ -573,11 +599,15 @@ impl ModelPlane {
             }
             Body::ProbeReply(token, sent) => {
                 let rtt_ns = u64::try_from(now.saturating_sub(sent).as_nanos()).unwrap_or(u64::MAX);
+                self.roaming.answers += 1;
                 self.tell(Event::Probed { session, endpoint: address, token, rtt_ns });
             }
             Body::Close => self.tell(Event::Closed(session)),
         }
-        if endpoint.is_some_and(|endpoint| endpoint != address) {
+        let Some(entry) = self.sessions.get_mut(&session) else { return };
+        if endpoint.is_some_and(|endpoint| endpoint != address) && now >= entry.elsewhere_from {
+            entry.elsewhere_from = now + ELSEWHERE_INTERVAL;
+            self.roaming.told += 1;
             self.tell(Event::Elsewhere { session, from: address });
         }
     }

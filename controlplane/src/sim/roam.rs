@@ -1,0 +1,37 @@
+//! Machines that move to other addresses, and what somebody on the path makes of their datagrams.
+
+use std::net::SocketAddr;
+
+use super::{Roaming, Site, World};
+
+impl World {
+    /// Gives a machine another address, as a NAT before it does that was started again, and says which. Nobody is told: not the machine,
+    /// and not those that send to the old address, which is nobody's from now on.
+    pub fn rebind(&mut self, site: Site) -> SocketAddr {
+        let before = self.net.address(site);
+        let after = SocketAddr::new(before.ip(), before.port().wrapping_add(1));
+        self.net.places[site.0].moved_to = Some(after);
+        if let Some(plane) = &mut self.machines[site.0].plane {
+            plane.rebind(after);
+        }
+        after
+    }
+
+    /// Lets nothing pass between two machines; [`Self::heal`] ends it.
+    pub fn sever(&mut self, one: Site, other: Site) {
+        self.net.severed.insert((one.min(other), one.max(other)));
+    }
+
+    /// Somebody on the path takes what one packet plane sends to another and sends it on from an address of its own, or ceases to.
+    pub fn divert(&mut self, from: Site, to: Site, via: Option<SocketAddr>) {
+        match via {
+            Some(via) => self.net.diverted.insert((from, to), via),
+            None => self.net.diverted.remove(&(from, to)),
+        };
+    }
+
+    /// What a machine's packet plane did about peers that seemed to be elsewhere, in this life of it.
+    pub fn roaming(&self, site: Site) -> Roaming {
+        self.machines[site.0].plane.as_ref().map_or_else(Roaming::default, |plane| plane.roaming)
+    }
+}
