@@ -19,28 +19,34 @@ use weir_controlplane::time::UnixSecs;
 
 use super::*;
 
-/// A network of five, the last of which is ours to misuse, with a link to the second.
-struct Misuse {
-    world: World,
-    sites: Vec<Site>,
-    own: Membership,
-    link: LinkId,
+/// A network of five, the last of which is ours to misuse, with a link to one of the others.
+pub(super) struct Misuse {
+    pub(super) world: World,
+    pub(super) sites: Vec<Site>,
+    pub(super) victim: Site,
+    pub(super) own: Membership,
+    pub(super) link: LinkId,
     open: Vec<LinkId>,
 }
 
 impl Misuse {
     fn new(own_seed: u64) -> Self {
+        Self::of(own_seed, 1)
+    }
+
+    pub(super) fn of(own_seed: u64, victim: usize) -> Self {
         let (mut world, sites) = network(own_seed, 5);
+        let victim = sites[victim];
         let mut store = world.store(sites[4]).clone();
         let own = Membership::load(&mut store, &mut SeededRandom::new(0)).unwrap().unwrap();
         world.make_puppet(sites[4]);
-        let mut misuse = Self { world, sites, own, link: LinkId(0), open: vec![] };
+        let mut misuse = Self { world, sites, victim, own, link: LinkId(0), open: vec![] };
         misuse.link = misuse.dial();
         misuse
     }
 
     fn dial(&mut self) -> LinkId {
-        let (victim, puppet) = (self.sites[1], self.sites[4]);
+        let (victim, puppet) = (self.victim, self.sites[4]);
         let target = DialTarget::member(self.world.id(victim).unwrap());
         let remote = self.world.node(victim).unwrap().directory().entry(target.node).unwrap().record.endpoints[0];
         let link = self.world.links(puppet).dial(Alpn::Member, target, remote).unwrap();
@@ -64,7 +70,7 @@ impl Misuse {
     }
 
     fn counted(&self, name: &str) -> u64 {
-        self.world.count(self.sites[1], name)
+        self.world.count(self.victim, name)
     }
 
     fn is_unharmed(&mut self) {

@@ -9,8 +9,11 @@ mod calls;
 mod clocks;
 mod growth;
 mod hostile;
+mod issuers;
 mod outages;
+mod relays;
 mod revocation;
+mod roaming;
 mod sessions;
 
 use std::time::Duration;
