@@ -67,8 +67,8 @@ pub async fn call(socket: &Path, call: &Call) -> Result<Value, ClientError> {
 ///
 /// # Errors
 /// [`ClientError::Broken`].
-pub fn read<A: DeserializeOwned>(socket: &Path, answer: Value) -> Result<A, ClientError> {
-    serde_json::from_value(answer).map_err(|error| broken(socket, error))
+pub fn read<A: DeserializeOwned>(socket: &Path, answer: &Value) -> Result<A, ClientError> {
+    A::deserialize(answer).map_err(|error| broken(socket, error))
 }
 
 fn broken(socket: &Path, what: impl ToString) -> ClientError {

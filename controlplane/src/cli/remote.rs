@@ -40,7 +40,7 @@ struct Answer {
 impl Answer {
     /// What it says.
     fn read<A: DeserializeOwned>(&self) -> Result<A, Failure> {
-        Ok(client::read(&self.socket, self.json.clone())?)
+        Ok(client::read(&self.socket, &self.json)?)
     }
 }
 
@@ -166,8 +166,12 @@ fn verify_log(arguments: &Arguments) -> Outcome {
     loop {
         let call = Call::AuditVerify(LogVerifyRequest { after: Some(after) });
         let part: LogVerified = ask_for(arguments, &call)?;
-        if part.verified >= part.entries || part.verified <= after {
+        if part.verified >= part.entries {
             return if arguments.json { json(&part) } else { print(&show::log_verified(&part)) };
+        }
+        if part.verified <= after {
+            let (verified, entries) = (part.verified, part.entries);
+            return Err(failed(format!("only {verified} of {entries} entries were checked: ask again")));
         }
         after = part.verified;
     }

@@ -151,9 +151,6 @@ impl<R: Random> Node<R> {
         if message::spoken(message::VERSION, hello.version).is_none() {
             return self.refuse_version(link, hello.version, links, now);
         }
-        if let Some(held) = self.links.get_mut(&link) {
-            held.features = hello.features & message::FEATURES;
-        }
         let Some(network) = &self.network else { return };
         let have_policy = self.policy_version();
         let have_admission = self.admission.as_ref().map_or(0, AdmissionKeys::version);

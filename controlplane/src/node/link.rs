@@ -133,8 +133,6 @@ pub struct Link {
     pub peer: Option<NodeId>,
     /// It stands.
     pub is_connected: bool,
-    /// [`message::FEATURES`] that both sides have. None before the other side's `Hello`.
-    pub features: u64,
 }
 
 impl<R: Random> Node<R> {
@@ -554,6 +552,6 @@ impl<R: Random> Node<R> {
 impl Link {
     /// One that does not stand yet.
     pub(super) fn new(alpn: Alpn, side: Side, peer: Option<NodeId>) -> Self {
-        Self { alpn, side, peer, is_connected: false, features: 0 }
+        Self { alpn, side, peer, is_connected: false }
     }
 }

@@ -55,7 +55,7 @@ pub fn version_of_hello(bytes: &[u8]) -> Option<u16> {
 pub struct Hello {
     /// Of the message set.
     pub version: u16,
-    /// [`FEATURES`] of the speaker. What both have is used.
+    /// [`FEATURES`] of the speaker. Nothing depends on them yet.
     pub features: u64,
     /// Of the program, for people.
     pub program: String,

@@ -31,20 +31,30 @@ impl<R: Random> Node<R> {
         self.policy.current().map_or(0, |version| version.version)
     }
 
-    /// A policy, from wherever.
+    /// A policy, from wherever. One that is refused is counted.
     pub(super) fn heard_policy(&mut self, from: Option<LinkId>, signed: SignedPolicy, links: &mut dyn Links, now: Now) {
-        let Some(network) = &self.network else { return };
-        let oldest = self.policy.versions().next().map(|version| version.version);
-        let operators = network.bundle.operators(&self.revocations);
-        let version = match self.policy.apply(signed.clone(), network.id, &operators, now.wall) {
-            Ok(version) => version.version,
+        match self.take_policy(from, signed, links, now) {
             // What everybody tells everybody is old most of the time.
-            Err(policy::PolicyError::Version { .. }) => return,
+            Ok(()) | Err(policy::PolicyError::Version { .. }) => {}
             Err(error) => {
                 tracing::warn!(%error, "a policy is refused");
-                return self.counters.count("policy_refused");
+                self.counters.count("policy_refused");
             }
-        };
+        }
+    }
+
+    /// Takes a policy that is newer than ours, and passes it on.
+    fn take_policy(
+        &mut self,
+        from: Option<LinkId>,
+        signed: SignedPolicy,
+        links: &mut dyn Links,
+        now: Now,
+    ) -> Result<(), policy::PolicyError> {
+        let Some(network) = &self.network else { return Ok(()) };
+        let oldest = self.policy.versions().next().map(|version| version.version);
+        let operators = network.bundle.operators(&self.revocations);
+        let version = self.policy.apply(signed.clone(), network.id, &operators, now.wall)?.version;
         let mut batch = Batch::default();
         batch.put(Table::Policy, version.to_be_bytes(), codec::encode(&signed));
         if let Some(oldest) = oldest.filter(|oldest| self.policy.versions().all(|kept| kept.version != *oldest)) {
@@ -54,6 +64,7 @@ impl<R: Random> Node<R> {
         self.store(batch);
         self.is_policy_dirty = true;
         self.say_to_all(&Message::Policy(signed), from, links);
+        Ok(())
     }
 
     /// What is said where there is no policy: nothing, with the default that the network was founded with.
@@ -265,17 +276,19 @@ impl<R: Random> Node<R> {
     }
 
     fn put_in_force(&mut self, id: CallId, signed: SignedPolicy, links: &mut dyn Links, now: Now) {
-        let Some(network) = &self.network else { return };
-        if let Err(refused) = signed.verify(network.id, &network.bundle.operators(&self.revocations)) {
-            let remedy = "sign it with a key that the trust bundle names as an operator's, under the next version";
-            return self.answer(id, Err(error(ErrorCode::Conflict, refused.to_string(), remedy)));
+        if self.network.is_none() {
+            return self.answer(id, Err(super::calls::not_a_member()));
         }
-        let before = self.policy_version();
-        self.heard_policy(None, signed, links, now);
-        if self.policy_version() == before {
-            let message = format!("version {before} is in force, and the one given is not above it");
-            return self.answer(id, Err(error(ErrorCode::Conflict, message, "sign it under a higher version")));
+        match self.take_policy(None, signed, links, now) {
+            Ok(()) => self.policy_show(id),
+            Err(policy::PolicyError::Version { known, .. }) => {
+                let message = format!("version {known} is in force, and the one given is not above it");
+                self.answer(id, Err(error(ErrorCode::Conflict, message, "sign it under a higher version")));
+            }
+            Err(refused) => {
+                let remedy = "sign it with a key that the trust bundle names as an operator's, under the next version";
+                self.answer(id, Err(error(ErrorCode::Conflict, refused.to_string(), remedy)));
+            }
         }
-        self.policy_show(id);
     }
 }

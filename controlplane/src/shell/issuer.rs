@@ -1,7 +1,7 @@
 //! The issuer's process and the way to it: one unix socket, requests in, replies out.
 //!
 //! ```text
-//!   weir control ── (ticket, Asked) ──▶ issuer.sock ──▶ weir issuer: Issuer::handle, one after the other
+//!   weir control ── (ticket, Asked) ──▶ issuer.sock ──▶ weir issuer: Seat::handle, one after the other
 //!                ◀─ (ticket, reply) ──                     the signing key never leaves this process
 //! ```
 //!

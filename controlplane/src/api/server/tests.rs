@@ -126,11 +126,11 @@ fn calls_reach_the_node_with_their_caller_and_come_back() {
         let place = Place::new();
         start(&place, Some(Role::Admin), Limits::default(), QUEUE_LEN, answering);
         let uid = rustix::process::getuid().as_raw();
-        let done: Done = client::read(&place.0, call(&place, Call::Leave).await.unwrap()).unwrap();
+        let done: Done = client::read(&place.0, &call(&place, Call::Leave).await.unwrap()).unwrap();
         assert_eq!(done.message, format!("Leave by {uid}"));
-        let invited: Invited = client::read(&place.0, call(&place, invite()).await.unwrap()).unwrap();
+        let invited: Invited = client::read(&place.0, &call(&place, invite()).await.unwrap()).unwrap();
         assert_eq!(invited.token, "token for site".into());
-        let wrong = client::read::<Invited>(&place.0, call(&place, Call::Leave).await.unwrap());
+        let wrong = client::read::<Invited>(&place.0, &call(&place, Call::Leave).await.unwrap());
         assert!(matches!(wrong, Err(ClientError::Broken { .. })));
     });
 }
