@@ -658,8 +658,8 @@ mod tests {
         assert!(with("attach = \"tc\"\ndeny = [\"192.0.2.0/24\"]").is_ok());
         assert!(with("attach = \"none\"\ndeny = []").is_ok());
         assert!(with("attach = \"tc\"\ndeny = [\"::/0\", \"0.0.0.0/0\"]").is_ok());
-        let mapped = with("attach = \"tc\"\ndeny = [\"::ffff:192.0.2.0/120\"]").unwrap_err();
-        assert!(mapped.contains("write them as 192.0.2.0/24"), "{mapped}");
+        let mapped = with("attach = \"tc\"\ndeny = [\"::ffff:10.0.0.0/104\"]").unwrap_err();
+        assert!(mapped.contains("write them as 10.0.0.0/8"), "{mapped}");
         assert!(with("attach = \"none\"\ndeny = [\"192.0.2.0/24\"]").unwrap_err().contains("wan.attach"));
     }
 

@@ -34,7 +34,7 @@ mod programs {
         let (frame, len) = packet::of_xdp(&ctx);
         match count(classify::wan(&frame, &Maps), len) {
             Counter::Passed(Verdict::WanDeliver) if classify::is_untagged(&frame) => {
-                redirect_wan(packet::queue_of(&ctx).queue, len)
+                redirect_wan(ctx.rx_queue_index(), len)
             }
             Counter::Passed(_) => xdp_action::XDP_PASS,
             Counter::Dropped(_) => xdp_action::XDP_DROP,

@@ -12,7 +12,6 @@ use aya_ebpf::programs::SkReuseportContext;
 use weir_abi::address::Address;
 use weir_abi::classify::Tables;
 use weir_abi::drop::DropReason;
-
 use weir_abi::gcra::Rate;
 use weir_abi::map::{
     Admission, Class, Config, Count, Counter, DENY_BLOCKS_LEN, LanQueue, LanXsk, OVERLAY_FAR, SLOTS_PER_WORKER,

@@ -282,12 +282,13 @@ fn tun_address(text: &str) -> Result<InterfaceAddress, String> {
 /// A prefix of sources. IPv4 sources are looked for as such only.
 fn source_prefix(text: &str) -> Result<Prefix, String> {
     let parsed = prefix(text)?;
-    match parsed.address() {
-        IpAddr::V6(v6) if parsed.bit_len() >= 96 && v6.to_ipv4_mapped().is_some() => {
-            Err(format!("{parsed} means IPv4 sources: write them as 192.0.2.0/24"))
-        }
-        _ => Ok(parsed),
+    if let IpAddr::V6(v6) = parsed.address()
+        && parsed.bit_len() >= 96
+        && let Some(v4) = v6.to_ipv4_mapped()
+    {
+        return Err(format!("{parsed} means IPv4 sources: write them as {v4}/{}", parsed.bit_len() - 96));
     }
+    Ok(parsed)
 }
 
 fn overlay_prefix(text: &str) -> Result<Prefix, String> {

@@ -291,12 +291,15 @@ impl Programs {
     /// # Errors
     /// [`BpfError::Step`].
     pub fn set_overlay(&mut self, prefixes: &[Prefix], behind: &[Prefix]) -> Result<(), BpfError> {
-        self.fill_trie(name::OVERLAY, behind, OVERLAY_BEHIND)?;
-        let far: Vec<Prefix> = prefixes.iter().filter(|prefix| !behind.contains(prefix)).cloned().collect();
-        self.fill_trie(name::OVERLAY, &far, OVERLAY_FAR)?;
-        let wanted: Vec<Key<Octets>> = behind.iter().chain(&far).map(prefix_key).collect();
         let map = self.ebpf.map_mut(name::OVERLAY).ok_or(BpfError::Missing(name::OVERLAY))?;
         let mut trie: LpmTrie<_, Octets, u32> = map.try_into().map_err(step("opening the map of the overlay"))?;
+        let far = prefixes.iter().filter(|prefix| !behind.contains(prefix)).map(|prefix| (prefix, OVERLAY_FAR));
+        let mut wanted: Vec<Key<Octets>> = Vec::new();
+        for (prefix, value) in behind.iter().map(|prefix| (prefix, OVERLAY_BEHIND)).chain(far) {
+            let key = prefix_key(prefix);
+            trie.insert(&key, value, 0).map_err(step(format!("adding {prefix} to the map of the overlay")))?;
+            wanted.push(key);
+        }
         let is_wanted = |key: &Key<Octets>| {
             wanted.iter().any(|other| (other.prefix_len(), other.data()) == (key.prefix_len(), key.data()))
         };
@@ -353,15 +356,6 @@ impl Programs {
         let map = self.ebpf.map_mut(name).ok_or(BpfError::Missing(name))?;
         let mut sockets: XskMap<_> = map.try_into().map_err(step(format!("opening the map {name}")))?;
         sockets.set(position, socket.as_raw_fd(), 0).map_err(step(format!("adding an AF_XDP socket to the map {name}")))
-    }
-
-    fn fill_trie(&mut self, name: &'static str, prefixes: &[Prefix], value: u32) -> Result<(), BpfError> {
-        let map = self.ebpf.map_mut(name).ok_or(BpfError::Missing(name))?;
-        let mut trie: LpmTrie<_, Octets, u32> = map.try_into().map_err(step(format!("opening the map {name}")))?;
-        for prefix in prefixes {
-            trie.insert(&prefix_key(prefix), value, 0).map_err(step(format!("adding {prefix} to the map {name}")))?;
-        }
-        Ok(())
     }
 
     /// Puts a socket where `steer` finds it.

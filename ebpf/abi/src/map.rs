@@ -190,11 +190,12 @@ impl Class {
         [Self::Stun, Self::QuicLong, Self::QuicShort, Self::Rpc, Self::QuicInitialTagged, Self::QuicInitialUntagged];
 }
 
-/// Our choice for [`Class::QuicInitialTagged`]: 2,500 handshakes a second, as many as one core is to answer, with eight Initials to each: two of a ClientHello with ML-KEM, two more after a Retry, one that acknowledges, and three that are sent again or answer a dial
-/// of ours. A tenth of a second of them may come at once, as when a fleet comes back after an outage.
+/// Our choice for [`Class::QuicInitialTagged`]: 2,500 handshakes a second, as many as one core is to answer, with eight Initials to each: two
+/// of a ClientHello with ML-KEM, two more after a Retry, one that acknowledges, and three that are sent again or answer a dial of ours. A
+/// tenth of a second of them may come at once, as when a fleet comes back after an outage.
 pub const TAGGED_INITIALS: Rate = Rate::per_second(20_000, 2_000);
 
-/// Our choice for [`Class::QuicInitialUntagged`]: 100 attempts a second of two Initials each, under 2 % of a core, however many spoofed ones
+/// Our choice for [`Class::QuicInitialUntagged`]: 100 attempts a second of two Initials each, some 4 % of a core, however many spoofed ones
 /// compete for them. Members have tags, and so has who comes with an invitation; what is left are those whose clock is wrong or whose keys
 /// are old, and strangers. Twenty attempts may come at once.
 pub const UNTAGGED_INITIALS: Rate = Rate::per_second(200, 40);
