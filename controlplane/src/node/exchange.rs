@@ -13,7 +13,7 @@
 //!
 //! The initiator opens under the new keys before the responder can seal under them, for it keeps its offer back until its own packet plane
 //! has installed: the responder's offer may come late. It seals under them once the responder opens: so an exchange between two that have keys already loses nothing. Only a first exchange does not wait for the responder's word, since that
-//! costs another round trip; it gives the responder [`FIRST_DATA_DELAY`] for its install, and what waited goes out then.
+//! costs another round trip; it gives the responder time for its install ([`first_data_delay`]), and what waited goes out then.
 //!
 //! This part knows neither links nor the packet plane: what is to be done, it says.
 
@@ -23,10 +23,18 @@ use weir_dataplane::api::message::{Offer, ReservationId};
 
 use super::message::KeyMessage;
 
-/// How long the initiator of a first exchange waits before it seals: what the responder needs to verify a certificate and to install.
-pub const FIRST_DATA_DELAY: Duration = Duration::from_millis(3);
+/// Least and most that the initiator of a first exchange waits before it seals.
+const FIRST_DATA_DELAY_MIN: Duration = Duration::from_millis(1);
+const FIRST_DATA_DELAY_MAX: Duration = Duration::from_millis(10);
 /// Longest exchange. The worst path takes a few round trips of a second.
 pub const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the initiator of a first exchange waits before it seals, once its own packet plane has installed and took this long for it: the
+/// responder has as much to do, and a certificate to verify before, which takes no longer than an install; and twice that, for its machine
+/// may be slower or busier.
+pub fn first_data_delay(own_install: Duration) -> Duration {
+    (own_install * 4).clamp(FIRST_DATA_DELAY_MIN, FIRST_DATA_DELAY_MAX)
+}
 
 /// Who began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -287,6 +295,14 @@ mod tests {
     fn install(of: u64, peer: u64, activate: bool) -> Action {
         let (ours, theirs) = (offer(of), offer(peer));
         Action::Install { reservation: ReservationId(of), ours, theirs, inner_mtu: MTU, activate }
+    }
+
+    #[test]
+    fn the_responder_gets_four_times_what_our_install_took_within_bounds() {
+        let ms = Duration::from_millis;
+        assert_eq!(first_data_delay(Duration::ZERO), ms(1));
+        assert_eq!(first_data_delay(Duration::from_micros(600)), Duration::from_micros(2_400));
+        assert_eq!(first_data_delay(ms(80)), ms(10));
     }
 
     #[test]

@@ -10,12 +10,12 @@
 //! are on their way into the packet plane already.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use weir_dataplane::api::Prefix;
 use weir_dataplane::api::message::{Event, Install, Offer, Request, ReservationId, Secret, SessionId};
 
-use super::exchange::{Action, EXCHANGE_TIMEOUT, Exchange, FIRST_DATA_DELAY, Failure, Role};
+use super::exchange::{Action, EXCHANGE_TIMEOUT, Exchange, Failure, Role, first_data_delay};
 use super::link::{Code, FULL_MESH_MAX, Links};
 use super::message::KeyMessage;
 use super::peer::{Echoes, Session};
@@ -52,6 +52,8 @@ pub(super) struct Held {
     peer: Option<NodeId>,
     endpoint: SocketAddr,
     group: u16,
+    /// When our packet plane was asked to install.
+    asked_at: Option<Instant>,
 }
 
 impl<R: Random> Node<R> {
@@ -103,7 +105,7 @@ impl<R: Random> Node<R> {
     ) -> ExchangeId {
         self.next_exchange += 1;
         let id = ExchangeId(self.next_exchange);
-        self.exchanges.insert(id, Held { machine, link, peer, endpoint, group: 0 });
+        self.exchanges.insert(id, Held { machine, link, peer, endpoint, group: 0, asked_at: None });
         self.timers.set(Timer::Exchange(id), now.mono + EXCHANGE_TIMEOUT);
         id
     }
@@ -265,7 +267,10 @@ impl<R: Random> Node<R> {
                         self.ping_ready(node, now);
                     }
                 }
-                Action::WaitForFirstData => self.timers.set(Timer::FirstData(id), now.mono + FIRST_DATA_DELAY),
+                Action::WaitForFirstData => {
+                    let took = held.asked_at.map(|at| now.mono.saturating_duration_since(at)).unwrap_or_default();
+                    self.timers.set(Timer::FirstData(id), now.mono + first_data_delay(took));
+                }
                 Action::Release(reservation) => {
                     self.ask_plane(Purpose::Order("Release"), Request::Release(reservation));
                 }
@@ -328,7 +333,8 @@ impl<R: Random> Node<R> {
     }
 
     fn install(&mut self, id: ExchangeId, terms: Terms, links: &mut dyn Links, now: Now) {
-        let Some(held) = self.exchanges.get(&id) else { return };
+        let Some(held) = self.exchanges.get_mut(&id) else { return };
+        held.asked_at = Some(now.mono);
         let (link, peer, endpoint, role) = (held.link, held.peer, held.endpoint, held.machine.role());
         let (Some(node), Some(membership)) = (peer, &self.membership) else { return };
         let (own, network) = (membership.node, membership.network);
