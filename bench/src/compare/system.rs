@@ -116,10 +116,24 @@ pub fn resident_bytes() -> u64 {
     kilobytes(&fs::read_to_string("/proc/self/status").unwrap_or_default(), "VmRSS:").unwrap_or(0) * 1024
 }
 
-/// Resident memory of another process, bytes; `None` when there is none of that id.
-pub fn resident_bytes_of(pid: u32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    kilobytes(&text, "VmRSS:").map(|kilobytes| kilobytes * 1024)
+/// Resident memory of a process, KiB (`proc_pid_status(5)`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resident {
+    /// What it holds for itself: heap, stacks, what it wrote over.
+    pub anonymous: u64,
+    /// Pages of files, above all of the program itself: shared with whoever runs the same, and dropped when memory is short.
+    pub file: u64,
+}
+
+impl Resident {
+    /// That of another process; `None` when there is none of that id.
+    pub fn of(pid: u32) -> Option<Self> {
+        Self::read(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
+    }
+
+    fn read(status: &str) -> Option<Self> {
+        Some(Self { anonymous: kilobytes(status, "RssAnon:")?, file: kilobytes(status, "RssFile:")? })
+    }
 }
 
 fn kilobytes(text: &str, field: &str) -> Option<u64> {
@@ -218,6 +232,9 @@ mod tests {
         let workers = Workers { processes: vec![std::process::id()], threads: vec![cpu::thread_id()] };
         assert!(workers.memory_mb().unwrap() > 0.5);
         assert!(resident_bytes() > 500_000);
+        let resident = Resident::of(std::process::id()).unwrap();
+        assert!(resident.anonymous > 100 && resident.file > 100, "{resident:?}");
+        assert_eq!(Resident::read("VmRSS:\t 30 kB\nRssAnon:\t  10 kB\n"), None);
         assert_eq!(workers.run_seconds().len(), 2);
         assert_eq!(Workers::default().memory_mb(), None);
         assert!(Machine::this().cores > 0);

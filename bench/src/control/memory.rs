@@ -3,12 +3,13 @@
 //!
 //! Everything that a peer brings is in it: its link, its session, its records and certificates, and what the allocator leaves unused. The
 //! first peer also brings what every further one shares, so both figures stand side by side: all of it by the number of peers, and what one
-//! more costs (least squares over the joins after the first).
+//! more costs (least squares over the joins after the first). Pages of the program that nobody had run before are told apart: a first
+//! handshake touches a megabyte of them, and no further one touches more.
 
 use std::time::Duration;
 
 use super::{Samples, at_most};
-use crate::compare::system::resident_bytes_of;
+use crate::compare::system::Resident;
 use crate::member::{Member, Part};
 use crate::rig::mesh::Mesh;
 use crate::{Error, Result};
@@ -40,21 +41,25 @@ pub(super) fn round(peers: u8, samples: &mut Samples, step: &mut impl FnMut(&str
     }
     let (Some(none), Some(all)) = (resident.first(), resident.last()) else { return Ok(()) };
     let count = (resident.len() - 1) as f64;
-    samples.add("memory of a control plane without peers".into(), "KiB", None, *none);
+    let anonymous: Vec<_> = resident.iter().map(|resident| resident.anonymous as f64).collect();
+    let brought = all.anonymous.saturating_sub(none.anonymous) as f64;
+    let touched = all.file.saturating_sub(none.file) as f64;
+    samples.add("memory of a control plane without peers".into(), "KiB", None, (none.anonymous + none.file) as f64);
     let what = format!("memory by connected peer, {count} peers: all that they brought");
-    samples.add(what, "KiB", at_most(KIB_MAX), (all - none) / count);
+    samples.add(what, "KiB", at_most(KIB_MAX), brought / count);
     let what = format!("memory by connected peer, {count} peers: one more");
-    samples.add(what, "KiB", at_most(KIB_MAX), slope(&resident[1..]));
+    samples.add(what, "KiB", at_most(KIB_MAX), slope(&anonymous[1..]));
+    let what = format!("pages of the program that {count} joins touched first, together");
+    samples.add(what, "KiB", None, touched);
     Ok(())
 }
 
-/// KiB that are resident once nothing more is to be done.
-fn settled(member: &Member<'_>) -> Result<f64> {
+/// What is resident once nothing more is to be done.
+fn settled(member: &Member<'_>) -> Result<Resident> {
     std::thread::sleep(SETTLE);
-    let resident = member.pid(Part::Control).and_then(resident_bytes_of);
+    let resident = member.pid(Part::Control).and_then(Resident::of);
     let what = || format!("reading the memory of g{}'s control plane", member.site().number);
-    let resident = resident.ok_or_else(|| Error::Broken { what: what(), detail: "it does not run".into() })?;
-    Ok(resident as f64 / 1024.0)
+    resident.ok_or_else(|| Error::Broken { what: what(), detail: "it does not run".into() })
 }
 
 /// By how much values that are one step apart grow in a step (least squares).
