@@ -39,6 +39,7 @@ use crate::time::{Now, UnixSecs};
 use crate::timer::Timers;
 
 pub mod directory;
+pub mod driver_links;
 pub mod exchange;
 pub mod link;
 pub mod message;

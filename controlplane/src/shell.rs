@@ -32,6 +32,7 @@ use crate::api::types::Error as ApiError;
 use crate::config::{Config, Overlay, default_route_interface, plane_toml};
 use crate::issuer::Refused;
 use crate::membership::{self, MembershipError};
+use crate::node::driver_links::DriverLinks;
 use crate::node::plane::PlaneInput;
 use crate::node::{CallId, Node, NodeError, Output, Settings};
 use crate::pki::key::PrivateKey;
@@ -46,12 +47,10 @@ use crate::time::{Now, UnixSecs};
 pub mod confine;
 pub mod frame;
 pub mod issuer;
-mod links;
 pub mod plane;
 pub mod socket;
 
 use issuer::{FromIssuer, ToIssuer};
-use links::DriverLinks;
 use plane::{FromPlane, ToPlane};
 use socket::ControlSockets;
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use super::Links;
 use crate::membership::Membership;
-use crate::node::Links;
 use crate::pki::admission::DayKey;
 use crate::quic::{AdmissionKey, Alpn, DialError, DialTarget, Driver, ExportError, LeafIdentity, LinkId, SendError};
 use crate::time::Now;
@@ -16,9 +16,11 @@ use crate::time::Now;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// The driver at one moment.
-pub(super) struct DriverLinks<'a> {
-    pub(super) driver: &'a mut Driver,
-    pub(super) now: Now,
+pub struct DriverLinks<'a> {
+    /// Of this node.
+    pub driver: &'a mut Driver,
+    /// The moment.
+    pub now: Now,
 }
 
 impl Links for DriverLinks<'_> {
