@@ -106,6 +106,10 @@ impl CloseReason {
             ConnectionError::ConnectionClosed(close) => match alert(close.error_code) {
                 Some(alert) => Self::RefusedByPeer { alert },
                 None if close.error_code == TransportErrorCode::CONNECTION_REFUSED => Self::PeerSaturated,
+                // While everybody can read it, what the peer closed with is not said (RFC 9000 §10.2.3).
+                None if close.error_code == TransportErrorCode::APPLICATION_ERROR => {
+                    Self::Peer { code: code::DONE, words: "closed during the handshake".to_owned() }
+                }
                 None => Self::Protocol(format!("the peer says {}", printable(close.to_string().as_bytes()))),
             },
             ConnectionError::ApplicationClosed(close) => Self::Peer {

@@ -56,6 +56,22 @@ fn what_the_accepting_side_says_at_once_is_there_when_the_dialling_side_connects
     assert!(world.connected(1, LinkId(1)).is_some());
 }
 
+/// It was told as a broken rule, and counted as one.
+#[test]
+fn a_link_that_is_closed_before_its_handshake_ends_was_closed_by_the_peer() {
+    let mut world = World::new(2);
+    let ours = world.dial(0, 1, Alpn::Member);
+    let opening = |world: &World| world.nodes[1].events.iter().any(|event| matches!(event, Event::Opening { .. }));
+    world.run_until(Duration::from_secs(1), opening);
+    let now = world.now;
+    world.nodes[1].driver.close(LinkId(1), 0x105, "no room", now);
+    world.run(Duration::from_secs(1));
+    let reason = world.closed(0, ours);
+    assert!(matches!(reason, Some(CloseReason::Peer { code: 0, words }) if words.ends_with("handshake")), "{reason:?}");
+    let counted = world.nodes[0].driver.counters();
+    assert_eq!((counted.closed, counted.protocol_errors), (1, 0));
+}
+
 #[test]
 fn keys_are_exported_alike_and_only_after_the_client_is_verified() {
     let mut world = World::new(2);
