@@ -11,6 +11,7 @@
 //! Who has never met a member can check its record all the same: the statement gives the key, the key signed the body. A record with a
 //! sequence that is not above the one known is no news, so nobody can bring an old one back. This part knows neither links nor clocks.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Bound;
@@ -91,6 +92,16 @@ pub enum RecordError {
         /// In the statement.
         statement: NodeId,
     },
+    /// We have a newer one.
+    #[error("record {found} of {node} is older than {have}, which is known")]
+    Old {
+        /// Whose.
+        node: NodeId,
+        /// The sequence that is known.
+        have: u64,
+        /// The one that came.
+        found: u64,
+    },
     /// The member was revoked.
     #[error("{0} is revoked")]
     Revoked(NodeId),
@@ -121,6 +132,7 @@ impl RecordError {
             Self::Body(_) => "record_malformed",
             Self::Signature(_) => "record_signature",
             Self::OtherNode { .. } => "record_other_node",
+            Self::Old { .. } => "record_old",
             Self::Revoked(_) => "record_revoked",
             Self::Expired { .. } => "record_expired",
             Self::TooLong(_) => "record_too_long",
@@ -174,15 +186,21 @@ fn is_neighbour<T>(ring: &BTreeMap<NodeId, T>, own: NodeId, node: NodeId, reach:
 }
 
 impl Directory {
-    /// Takes a record and says whose it is; `None` when it is no news.
+    /// Takes a record and says whose it is; `None` when it is known.
     ///
     /// # Errors
     /// [`RecordError`]; nothing changes then.
     pub fn accept(&mut self, signed: SignedRecord, judge: Judge<'_>) -> Result<Option<NodeId>, RecordError> {
         let record: Record = codec::decode(&signed.body, BODY_LEN_MAX)?;
         // Cheap before dear: what is known already needs no signature checked.
-        if self.entries.get(&record.node).is_some_and(|known| known.record.sequence >= record.sequence) {
-            return Ok(None);
+        if let Some(known) = self.entries.get(&record.node).map(|known| known.record.sequence) {
+            match known.cmp(&record.sequence) {
+                Ordering::Less => {}
+                Ordering::Equal => return Ok(None),
+                Ordering::Greater => {
+                    return Err(RecordError::Old { node: record.node, have: known, found: record.sequence });
+                }
+            }
         }
         if record.endpoints.len() > ENDPOINTS_MAX {
             return Err(RecordError::Endpoints(record.endpoints.len()));

@@ -17,7 +17,7 @@ use super::message::{self, Ask, Hello, Message, RECORDS_PER_MESSAGE};
 use super::{Network, Node, Timer};
 use crate::codec;
 use crate::membership::{self, MembershipError};
-use crate::pki::admission::{AdmissionKeys, SignedAdmission};
+use crate::pki::admission::{AdmissionError, AdmissionKeys, SignedAdmission};
 use crate::pki::bundle::{BundleError, Chain, Extended, SignedBundle};
 use crate::pki::clock::Learned;
 use crate::pki::id::{NodeId, overlay_network};
@@ -220,7 +220,7 @@ impl<R: Random> Node<R> {
     ) {
         if let Err(error) = self.take_bundles(from, bundles, links, now) {
             tracing::warn!(%error, "a version of the trust bundle is refused");
-            self.counters.count("bundle_refused");
+            self.counters.count(error.name());
         }
     }
 
@@ -234,13 +234,14 @@ impl<R: Random> Node<R> {
     ) -> Result<(), BundleError> {
         let Some(network) = &mut self.network else { return Ok(()) };
         let (before, mut batch, mut taken) = (network.bundle.version, Batch::default(), Ok(()));
+        let (newest, mut was_old) = (network.chain.versions().last().map(|signed| signed.body.clone()), false);
         for signed in bundles {
             match network.chain.extend(signed.clone()) {
                 Ok(Extended::New) => {
                     let version = network.chain.current().version;
                     batch.put(Table::Bundles, version.to_be_bytes(), codec::encode(&signed));
                 }
-                Ok(Extended::Known) => {}
+                Ok(Extended::Known) => was_old |= Some(&signed.body) != newest.as_ref(),
                 Err(error) => {
                     taken = Err(error);
                     break;
@@ -248,6 +249,9 @@ impl<R: Random> Node<R> {
             }
         }
         if network.chain.current().version == before {
+            if was_old && taken.is_ok() {
+                self.counters.count("bundle_old");
+            }
             return taken;
         }
         network.bundle = Arc::new(network.chain.current().clone());
@@ -287,11 +291,12 @@ impl<R: Random> Node<R> {
                     }
                     news.push(signed);
                 }
-                // What everybody tells everybody is old most of the time.
-                Err(RevocationError::Old { .. }) => {}
+                // What everybody tells everybody is known most of the time.
+                Err(RevocationError::Old { have, found }) if have == found => {}
+                Err(old @ RevocationError::Old { .. }) => self.counters.count(old.name()),
                 Err(error) => {
                     tracing::warn!(%error, "a revocation list is refused");
-                    self.counters.count("revocation_refused");
+                    self.counters.count(error.name());
                 }
             }
         }
@@ -369,9 +374,10 @@ impl<R: Random> Node<R> {
         match taken {
             Ok(true) => {}
             Ok(false) => return,
+            Err(old @ AdmissionError::Old { .. }) => return self.counters.count(old.name()),
             Err(error) => {
                 tracing::warn!(%error, "an admission document is refused");
-                return self.counters.count("admission_refused");
+                return self.counters.count(error.name());
             }
         }
         let mut batch = Batch::default();

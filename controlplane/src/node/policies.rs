@@ -27,18 +27,20 @@ use crate::time::Now;
 
 impl<R: Random> Node<R> {
     /// The version in force; 0 for none.
-    pub(super) fn policy_version(&self) -> u64 {
+    pub fn policy_version(&self) -> u64 {
         self.policy.current().map_or(0, |version| version.version)
     }
 
     /// A policy, from wherever. One that is refused is counted.
     pub(super) fn heard_policy(&mut self, from: Option<LinkId>, signed: SignedPolicy, links: &mut dyn Links, now: Now) {
         match self.take_policy(from, signed, links, now) {
-            // What everybody tells everybody is old most of the time.
-            Ok(()) | Err(policy::PolicyError::Version { .. }) => {}
+            // What everybody tells everybody is known most of the time.
+            Err(policy::PolicyError::Version { version, known }) if version == known => {}
+            Ok(()) => {}
+            Err(old @ policy::PolicyError::Version { .. }) => self.counters.count(old.name()),
             Err(error) => {
                 tracing::warn!(%error, "a policy is refused");
-                self.counters.count("policy_refused");
+                self.counters.count(error.name());
             }
         }
     }

@@ -106,6 +106,26 @@ pub enum AdmissionError {
     /// It is not what its issuer signed.
     #[error("the admission document: {0}")]
     Open(#[from] OpenError),
+    /// We have a newer one.
+    #[error("version {found} of the admission document is older than version {have}")]
+    Old {
+        /// The version that is known.
+        have: u64,
+        /// The one that came.
+        found: u64,
+    },
+}
+
+impl AdmissionError {
+    /// The name of its counter.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Stranger(_) => "admission_stranger",
+            Self::Revoked(_) => "admission_revoked",
+            Self::Open(_) => "admission_signature",
+            Self::Old { .. } => "admission_old",
+        }
+    }
 }
 
 /// What a member knows of seeds: the one that holds and the one before.
@@ -163,7 +183,7 @@ impl AdmissionKeys {
             bundle.issuer(self.signed.signer).is_some() && !revoked.is_issuer_revoked(self.signed.signer);
     }
 
-    /// Takes a document if it comes after what is known; tells whether it did. When two issuers draw a seed at once, all members prefer
+    /// Takes a document if it comes after what is known; `false` when it is known, or lost against one of its version. When two issuers draw a seed at once, all members prefer
     /// the same one: the higher version, then the higher key id.
     ///
     /// # Errors
@@ -175,6 +195,9 @@ impl AdmissionKeys {
         revoked: &RevocationSet,
     ) -> Result<bool, AdmissionError> {
         let next = open(&signed, bundle, revoked)?;
+        if next.version < self.version() {
+            return Err(AdmissionError::Old { have: self.version(), found: next.version });
+        }
         if (next.version, signed.signer) <= (self.version(), self.signed.signer) {
             return Ok(false);
         }
@@ -289,7 +312,8 @@ mod tests {
         assert_eq!(refused, AdmissionError::Revoked(id));
         let mut keys = AdmissionKeys::new(signed(u64::MAX, 5, &key(11)), &first(), &nobody()).unwrap();
         let before = keys.today(UnixSecs(NOON));
-        assert_eq!(keys.apply(signed(7, 6, &key(12)), &first(), &nobody()), Ok(false));
+        let old = AdmissionError::Old { have: u64::MAX, found: 7 };
+        assert_eq!(keys.apply(signed(7, 6, &key(12)), &first(), &nobody()), Err(old));
         keys.judge(&first(), &revoked());
         // It is still known to all others, so tags go on until there is another; but nobody is given it.
         assert_eq!((keys.version(), keys.today(UnixSecs(NOON))), (0, before.clone()));

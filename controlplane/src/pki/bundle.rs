@@ -221,6 +221,32 @@ pub enum BundleError {
     NoRootKey(u64),
 }
 
+impl BundleError {
+    /// The name of its counter.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::OtherNetwork { .. } => "bundle_other_network",
+            Self::Gap { .. } => "bundle_gap",
+            Self::Fork(_) => "bundle_fork",
+            Self::NotByPredecessor(_) => "bundle_predecessor",
+            Self::NotByItself(_) => "bundle_own_root",
+            Self::Signatures(_) | Self::Versions => "bundle_too_many",
+            Self::Decode(_)
+            | Self::Certificate(_)
+            | Self::Empty
+            | Self::Count { .. }
+            | Self::Name(_)
+            | Self::Parameter { .. }
+            | Self::Previous
+            | Self::Twice(_)
+            | Self::SlicesOverlap(..)
+            | Self::SliceOfStranger(_)
+            | Self::Unknown(_)
+            | Self::NoRootKey(_) => "bundle_malformed",
+        }
+    }
+}
+
 /// The id of the network that this first version founds.
 pub fn network_id(first: &SignedBundle) -> NetworkId {
     NetworkId(sha256("weir-network-1", &[&first.body]))

@@ -146,6 +146,24 @@ pub enum RevocationError {
     Signers,
 }
 
+impl RevocationError {
+    /// The name of its counter.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Stranger(_) => "revocation_stranger",
+            Self::Open(_) => "revocation_signature",
+            Self::OtherSigner(_) => "revocation_other_signer",
+            Self::Old { .. } => "revocation_old",
+            Self::Gap { .. } => "revocation_gap",
+            Self::Rewritten(_) => "revocation_rewritten",
+            Self::Entries => "revocation_entries",
+            Self::TooLong(_) | Self::Reason(_) => "revocation_too_long",
+            Self::Freshness => "revocation_freshness",
+            Self::Signers => "revocation_signers",
+        }
+    }
+}
+
 /// The link before the first entry.
 pub const FIRST_LINK: [u8; 32] = [0; 32];
 

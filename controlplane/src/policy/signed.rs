@@ -91,6 +91,20 @@ pub enum PolicyError {
     Document(#[from] ParseError),
 }
 
+impl PolicyError {
+    /// The name of its counter.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Decode(_) | Self::Document(_) => "policy_malformed",
+            Self::Operator(_) => "policy_operator",
+            Self::Signature => "policy_signature",
+            Self::Network(_) => "policy_other_network",
+            Self::Version { .. } => "policy_old",
+            Self::Ahead(_) => "policy_ahead",
+        }
+    }
+}
+
 impl SignedPolicy {
     /// Most bytes of an encoded one.
     pub const LEN_MAX: usize = BODY_LEN_MAX + 128;
