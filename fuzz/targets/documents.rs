@@ -142,7 +142,8 @@ fuzz_target!(|steps: Vec<Step>| {
                 let policy = SignedPolicy::assemble(body, by.public(), signature);
                 let before = history.next_version();
                 let taken = history.apply(policy, NETWORK.id(), &chain.current().operators(&revoked), NOW).is_ok();
-                assert_eq!(history.next_version() > before, taken);
+                // A version below is refused; of two with one number the same is followed by all.
+                assert!(history.next_version() == before || taken && history.next_version() > before);
             }
         }
     }

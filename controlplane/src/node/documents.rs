@@ -161,8 +161,10 @@ impl<R: Random> Node<R> {
         if hello.revocations != self.revocations.digest() {
             asks.push(Ask::Revocations);
         }
-        if hello.policy > have_policy {
-            asks.push(Ask::Policy { have: have_policy });
+        let is_rival = hello.policy == have_policy && hello.policy_digest != self.policy.digest();
+        if hello.policy > have_policy || is_rival {
+            // Of two with one number each side sees for itself which is followed.
+            asks.push(Ask::Policy { have: have_policy.saturating_sub(u64::from(is_rival)) });
         }
         if hello.admission > have_admission {
             asks.push(Ask::Admission { have: have_admission });

@@ -542,6 +542,7 @@ impl<R: Random> Node<R> {
             bundle: self.network.as_ref().map_or(0, |network| network.bundle.version),
             revocations: self.revocations.digest(),
             policy: self.policy_version(),
+            policy_digest: self.policy.digest(),
             admission: self.admission.as_ref().map_or(0, crate::pki::admission::AdmissionKeys::version),
             directory: self.directory.digest(),
             wall: now.wall,

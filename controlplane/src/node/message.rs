@@ -65,6 +65,8 @@ pub struct Hello {
     pub revocations: [u8; 32],
     /// Newest version of the policy; 0 for none.
     pub policy: u64,
+    /// Digest of that policy, for two that were signed under one number; zeros for none.
+    pub policy_digest: [u8; 32],
     /// Newest version of the admission document; 0 for none.
     pub admission: u64,
     /// Digest of the directory.
@@ -203,6 +205,7 @@ mod tests {
                 bundle: 1,
                 revocations: [0; 32],
                 policy: 0,
+                policy_digest: [0; 32],
                 admission: 0,
                 directory: [0; 32],
                 wall: UnixSecs(1),

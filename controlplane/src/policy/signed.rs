@@ -7,8 +7,9 @@
 //!   body           | network 32 | version | issued at, seconds | document: len, UTF-8, as written, comments too |
 //! ```
 //!
-//! The signature covers the body's bytes as they travel. A version that is not above the one in force is refused, so nobody can bring an old
-//! policy back; an operator who wants one again signs it under a new number.
+//! The signature covers the body's bytes as they travel. A version that is below the one in force is refused, so nobody can bring an old
+//! policy back; an operator who wants one again signs it under a new number. Where two operators sign one number at once, the higher digest
+//! is followed, so that all members come to follow the same.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{DOCUMENT_LEN_MAX, Document, ParseError, parse};
 use crate::codec::{self, DecodeError};
-use crate::pki::id::NetworkId;
+use crate::pki::id::{NetworkId, sha256};
 use crate::pki::key::{Domain, PrivateKey, PublicKey, Signature};
 use crate::time::UnixSecs;
 
@@ -75,7 +76,7 @@ pub enum PolicyError {
     /// For another network.
     #[error("the policy is for network {0}")]
     Network(NetworkId),
-    /// Not above the version that is known.
+    /// Not above the version that is known, nor the one of two that is followed.
     #[error("policy version {version} is not above {known}, which is known: sign it under a higher number")]
     Version {
         /// The policy's.
@@ -152,6 +153,11 @@ impl SignedPolicy {
         codec::encode(self)
     }
 
+    /// Names one of several that were signed under one number.
+    pub fn digest(&self) -> [u8; 32] {
+        sha256("weir-policy-1", &[&self.to_bytes()])
+    }
+
     /// What it says, if one of these operators of this network has said it.
     ///
     /// # Errors
@@ -197,6 +203,11 @@ impl History {
         self.versions.last().map(|(_, signed)| signed)
     }
 
+    /// Names what is in force: two members with one digest follow the same. Zeros for none.
+    pub fn digest(&self) -> [u8; 32] {
+        self.current_signed().map_or([0; 32], SignedPolicy::digest)
+    }
+
     /// All that are kept, the oldest first.
     pub fn versions(&self) -> impl DoubleEndedIterator<Item = &Version> {
         self.versions.iter().map(|(version, _)| version)
@@ -207,7 +218,8 @@ impl History {
         self.current().map_or(1, |current| current.version.saturating_add(1))
     }
 
-    /// Takes a version that is newer than all others in; the oldest goes when there are [`HISTORY_MAX`].
+    /// Takes a version that is newer than all others in, or that is followed in place of another of its number; the oldest goes when there
+    /// are [`HISTORY_MAX`].
     ///
     /// # Errors
     /// [`PolicyError`]; then the version before stays in force.
@@ -228,8 +240,12 @@ impl History {
     fn take(&mut self, version: Version, signed: SignedPolicy) -> Result<&Version, PolicyError> {
         // Versions count from 1: 0 is what a member says that has none.
         let known = self.current().map_or(0, |current| current.version);
-        if version.version <= known {
+        let is_rival = version.version == known && known > 0 && signed.digest() > self.digest();
+        if version.version <= known && !is_rival {
             return Err(PolicyError::Version { version: version.version, known });
+        }
+        if is_rival {
+            self.versions.pop();
         }
         if self.versions.len() == HISTORY_MAX {
             self.versions.remove(0);

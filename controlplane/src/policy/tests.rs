@@ -360,6 +360,25 @@ fn versions_only_rise_and_the_oldest_are_forgotten() {
     assert_eq!(history.current_signed(), Some(&signed(1000)));
 }
 
+/// Two operators at once: each number was taken by whoever came first, so that members followed different policies for good.
+#[test]
+fn of_two_with_one_number_all_follow_the_same() {
+    let operators = &[operator().public()];
+    let sign = |text: &str| SignedPolicy::sign(NETWORK, 3, UnixSecs(7), text, &operator()).unwrap();
+    let mut two = [sign("default = \"allow\""), sign("default = \"deny\"")];
+    two.sort_by_key(SignedPolicy::digest);
+    let [lower, higher] = two;
+    for (first, second) in [(&lower, &higher), (&higher, &lower)] {
+        let mut history = History::default();
+        history.apply(signed(2), NETWORK, operators, NOW).unwrap();
+        history.apply(first.clone(), NETWORK, operators, NOW).unwrap();
+        let taken = history.apply(second.clone(), NETWORK, operators, NOW).is_ok();
+        assert_eq!((taken, history.current_signed()), (second == &higher, Some(&higher)));
+        assert_eq!((history.versions().count(), history.next_version(), history.digest()), (2, 4, higher.digest()));
+    }
+    assert_eq!(History::default().digest(), [0; 32]);
+}
+
 #[test]
 fn no_version_uses_up_the_numbers_behind_it() {
     let operators = &[operator().public()];

@@ -170,6 +170,7 @@ fn versions_that_are_not_next_to_ours_are_refused_and_said_so() {
         bundle: 1,
         revocations: [0; 32],
         policy: 0,
+        policy_digest: [0; 32],
         admission: 0,
         directory: [0; 32],
         wall: UnixSecs(0),
