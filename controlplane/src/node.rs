@@ -48,6 +48,7 @@ pub mod peer;
 pub mod plane;
 
 mod calls;
+mod clocks;
 mod documents;
 mod join;
 mod policies;

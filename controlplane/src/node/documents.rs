@@ -19,7 +19,6 @@ use crate::codec;
 use crate::membership::{self, MembershipError};
 use crate::pki::admission::{AdmissionError, AdmissionKeys, SignedAdmission};
 use crate::pki::bundle::{BundleError, Chain, Extended, SignedBundle};
-use crate::pki::clock::Learned;
 use crate::pki::id::{NodeId, overlay_network};
 use crate::pki::revocation::{RevocationError, SignedRevocationList};
 use crate::pki::statement::StatementError;
@@ -32,7 +31,7 @@ use crate::time::{Now, UnixSecs};
 /// Longest stored document.
 const DOCUMENT_LEN_MAX: usize = 1 << 20;
 /// Key of the latest moment in [`Table::Clock`].
-const CLOCK_KEY: &[u8] = b"latest";
+pub(super) const CLOCK_KEY: &[u8] = b"latest";
 /// Members whose addresses are kept in mind beyond the end of their records: enough to find one that is still there.
 const TOLD_MAX: usize = 24;
 /// How old our record becomes before we sign a new one.
@@ -132,6 +131,9 @@ impl<R: Random> Node<R> {
         if alpn == Alpn::Join && !matches!(message, Message::Issuer(_)) {
             return self.misspoke(link, links, now);
         }
+        if self.is_time_only(link) && super::clocks::needs_time(&message) {
+            return self.counters.count("clock_refused");
+        }
         match message {
             Message::Hello(hello) => self.heard_hello(link, hello, links, now),
             Message::Ask(ask) => self.asked(link, ask, links),
@@ -151,6 +153,21 @@ impl<R: Random> Node<R> {
         if message::spoken(message::VERSION, hello.version).is_none() {
             return self.refuse_version(link, hello.version, links, now);
         }
+        if let Some(node) = self.links.get(&link).and_then(|held| held.peer) {
+            // Only now: a link stands for its dialling side before the other one has judged its certificate, so one that is refused would
+            // begin anew at once, again and again.
+            if let Some(peer) = self.peers.get_mut(&node) {
+                peer.succeeded();
+                peer.unspoken = None;
+            }
+            self.heard_time(node, hello.wall, now);
+            if self.judge_clock(node, hello.wall, now) {
+                // What each refused of the other meanwhile shows by what both say to have.
+                let hello = self.hello(now);
+                self.say(link, &Message::Hello(hello), links);
+            }
+        }
+        let is_time_only = self.is_time_only(link);
         let Some(network) = &self.network else { return };
         let have_policy = self.policy_version();
         let have_admission = self.admission.as_ref().map_or(0, AdmissionKeys::version);
@@ -162,24 +179,15 @@ impl<R: Random> Node<R> {
             asks.push(Ask::Revocations);
         }
         let is_rival = hello.policy == have_policy && hello.policy_digest != self.policy.digest();
-        if hello.policy > have_policy || is_rival {
+        if !is_time_only && (hello.policy > have_policy || is_rival) {
             // Of two with one number each side sees for itself which is followed.
             asks.push(Ask::Policy { have: have_policy.saturating_sub(u64::from(is_rival)) });
         }
-        if hello.admission > have_admission {
+        if !is_time_only && hello.admission > have_admission {
             asks.push(Ask::Admission { have: have_admission });
         }
-        if hello.directory != self.directory.digest() {
+        if !is_time_only && hello.directory != self.directory.digest() {
             asks.push(Ask::Records { known: self.directory.known() });
-        }
-        if let Some(node) = self.links.get(&link).and_then(|held| held.peer) {
-            // Only now: a link stands for its dialling side before the other one has judged its certificate, so one that is refused would
-            // begin anew at once, again and again.
-            if let Some(peer) = self.peers.get_mut(&node) {
-                peer.succeeded();
-                peer.unspoken = None;
-            }
-            self.heard_time(node, hello.wall, now);
         }
         for ask in asks {
             self.say(link, &Message::Ask(ask), links);
@@ -511,36 +519,6 @@ impl<R: Random> Node<R> {
         let mut endpoints = self.settings.endpoints.clone();
         endpoints.truncate(ENDPOINTS_MAX);
         endpoints
-    }
-
-    /// A member whose certificate was checked told its time.
-    fn heard_time(&mut self, node: NodeId, wall: UnixSecs, now: Now) {
-        if let Learned::Corrected { from, to } = self.clock.learn(node, wall, now.mono) {
-            tracing::warn!(%from, %to, "the network's clock was corrected by its members");
-            self.counters.count("clock_corrected");
-            if let Some(trust) = &self.trust {
-                trust.set_now(to);
-            }
-        }
-    }
-
-    /// A chain that is not valid yet, and good but for that, proves that it is later than we believe.
-    pub(super) fn learn_proved_time(&mut self, now: Now) {
-        let Some(trust) = &self.trust else { return };
-        if let Some(proved) = trust.proved().filter(|proved| *proved > now.wall)
-            && self.clock.at_least(proved)
-        {
-            tracing::warn!(from = %now.wall, to = %proved, "the network's clock was set by a certificate");
-            self.counters.count("clock_proved");
-            trust.set_now(proved);
-        }
-    }
-
-    /// Keeps the latest moment that is sure, so that a restart does not fall behind it.
-    pub(super) fn keep_clock(&mut self) {
-        let mut batch = Batch::default();
-        batch.put(Table::Clock, CLOCK_KEY, codec::encode(&self.clock.to_disk()));
-        self.store(batch);
     }
 
     /// Gives the keys of admission tags to those who make and check them.

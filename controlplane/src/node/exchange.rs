@@ -89,6 +89,9 @@ pub enum Failure {
     /// The peer said what does not belong here.
     #[error("the peer said something else")]
     Protocol,
+    /// The peer's time is not ours.
+    #[error("its clock and ours are more than an hour apart")]
+    Clock,
     /// It took too long.
     #[error("no end after {EXCHANGE_TIMEOUT:?}")]
     Timeout,

@@ -28,7 +28,7 @@ pub const FULL_MESH_MAX: usize = 24;
 /// neighbours may lie.
 pub const NEIGHBOURS: usize = 4;
 /// Whoever has the higher id lets the other one dial, and dials itself only after this.
-const COURTESY: Duration = Duration::from_secs(2);
+pub(super) const COURTESY: Duration = Duration::from_secs(2);
 /// How long an address may take to answer before the next one is tried as well.
 const DIAL_PATIENCE: Duration = Duration::from_millis(1500);
 
@@ -62,6 +62,8 @@ pub enum Code {
     Version = 9,
     /// Its certificate has ended, and so has its grace.
     Ended = 10,
+    /// Its clock and ours are more than an hour apart: no keys until that is settled.
+    Clock = 11,
 }
 
 /// Links as the node sees them: QUIC in operation, a model of it in simulations.

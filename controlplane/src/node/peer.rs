@@ -3,7 +3,10 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use weir_dataplane::api::message::Incarnation;
+
 use super::sessions::ExchangeId;
+use crate::pki::clock::Skew;
 use crate::pki::verifier::Member;
 use crate::quic::LinkId;
 
@@ -11,6 +14,9 @@ use crate::quic::LinkId;
 const BACK_OFF_MIN: Duration = Duration::from_millis(250);
 /// Longest wait between dials of a member that does not answer.
 const BACK_OFF_MAX: Duration = Duration::from_secs(60);
+
+/// Incarnations of a member's packet plane that are kept in mind: as many copies of one state directory are told apart.
+const LIVES_MAX: usize = 4;
 
 /// Where a session with a peer stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,8 +83,14 @@ pub struct Peer {
     pub session: Option<Session>,
     /// The version of the messages that it said last, where that is not spoken here.
     pub unspoken: Option<u16>,
+    /// Seconds by which its clock was ahead of ours when it last told it on the link that stands.
+    pub clock_ahead_secs: Option<i64>,
     /// The last attempt met silence: nobody refused.
     pub is_silent: bool,
+    /// When two packet planes of it were seen to run at once, last.
+    pub seen_twice: Option<Instant>,
+    /// Incarnations of its packet plane, the newest first, each with when it became that.
+    lives: Vec<(Incarnation, Instant)>,
     failures: u32,
     /// Why the last attempt came to nothing.
     pub trouble: Option<String>,
@@ -89,8 +101,32 @@ impl Peer {
     pub fn forget_link(&mut self, link: LinkId) -> bool {
         let (was_up, was_dialled) = (self.link == Some(link), self.dialling == Some(link));
         self.link = self.link.filter(|known| *known != link);
+        // Where no link is kept nothing would ever be said to the contrary.
+        self.clock_ahead_secs = self.clock_ahead_secs.filter(|_| !was_up);
         self.dialling = self.dialling.filter(|known| *known != link);
         was_up || was_dialled
+    }
+
+    /// An exchange that began at `began` told this incarnation of its packet plane; `true` when that proves that there are two of it.
+    ///
+    /// A packet plane draws its incarnation when it starts, so after a restart the old one never comes back. When it does, in an exchange that
+    /// began when the newer one was known already, both run: the same identity is in two places.
+    pub fn saw(&mut self, incarnation: Incarnation, began: Instant, now: Instant) -> bool {
+        let newest = self.lives.first().map(|(_, since)| *since);
+        let known = self.lives.iter().position(|(known, _)| *known == incarnation);
+        if known == Some(0) || known.is_some() && newest.is_some_and(|newest| began <= newest) {
+            return false;
+        }
+        known.map(|at| self.lives.remove(at));
+        self.lives.insert(0, (incarnation, now));
+        self.lives.truncate(LIVES_MAX);
+        self.seen_twice = known.map(|_| now).or(self.seen_twice);
+        known.is_some()
+    }
+
+    /// What the difference between its clock and ours means. None is known before it has told the time.
+    pub fn skew(&self) -> Skew {
+        Skew::of(self.clock_ahead_secs.map_or(0, i64::unsigned_abs))
     }
 
     /// Something worked.
@@ -112,6 +148,31 @@ impl Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_incarnation_that_comes_back_after_another_is_a_second_place() {
+        let start = Instant::now();
+        let at = |secs| start + Duration::from_secs(secs);
+        let told = |peer: &mut Peer, life: u64, began: u64| peer.saw(Incarnation(life), at(began), at(began + 1));
+        // Restarts, and new keys with each life.
+        let mut peer = Peer::default();
+        let lives = [(1, 0), (1, 10), (2, 20), (2, 30), (3, 40), (4, 50), (5, 60)];
+        assert!(lives.into_iter().all(|(life, began)| !told(&mut peer, life, began)));
+        assert_eq!(peer.seen_twice, None);
+        // An exchange from before the restart that ends after it proves nothing; one that begins when the other is known does.
+        let mut peer = Peer::default();
+        assert!(!told(&mut peer, 1, 0) && !told(&mut peer, 2, 10));
+        assert!(!peer.saw(Incarnation(1), at(11), at(12)), "as old as the other");
+        assert!(!peer.saw(Incarnation(2), at(9), at(13)));
+        assert!(told(&mut peer, 1, 14));
+        assert_eq!(peer.seen_twice, Some(at(15)));
+        // Of so many places each is told apart, and no list grows.
+        let mut peer = Peer::default();
+        let round = |peer: &mut Peer, from: u64| (0..4).filter(|life| told(peer, *life, from + 10 * life)).count();
+        assert_eq!((round(&mut peer, 0), round(&mut peer, 100)), (0, 4));
+        assert!((0..100).all(|life| !told(&mut peer, 1000 + life, 1000 + life)));
+        assert_eq!(peer.lives.len(), LIVES_MAX);
+    }
 
     #[test]
     fn loss_is_the_share_of_echoes_that_nobody_answered() {

@@ -21,6 +21,7 @@ use super::message::KeyMessage;
 use super::peer::{Echoes, Session};
 use super::plane::Purpose;
 use super::{Node, Timer};
+use crate::pki::clock::Skew;
 use crate::pki::id::{NodeId, overlay_address, session_id};
 use crate::quic::{Alpn, LinkId};
 use crate::random::Random;
@@ -54,6 +55,7 @@ pub(super) struct Held {
     group: u16,
     /// When our packet plane was asked to install.
     asked_at: Option<Instant>,
+    began: Instant,
 }
 
 impl<R: Random> Node<R> {
@@ -65,6 +67,10 @@ impl<R: Random> Node<R> {
         let Some(peer) = self.peers.get(&node) else { return };
         if peer.exchange.is_some() {
             return;
+        }
+        if peer.skew() == Skew::TimeOnly {
+            self.counters.count("exchange_clock");
+            return self.exchange_later(node, &Failure::Clock.to_string(), now);
         }
         let is_first = peer.session.as_ref().is_none_or(|session| !session.is_active);
         let by_link = peer.link.and_then(|link| links.remote(link));
@@ -105,7 +111,8 @@ impl<R: Random> Node<R> {
     ) -> ExchangeId {
         self.next_exchange += 1;
         let id = ExchangeId(self.next_exchange);
-        self.exchanges.insert(id, Held { machine, link, peer, endpoint, group: 0, asked_at: None });
+        let (group, began) = (0, now.mono);
+        self.exchanges.insert(id, Held { machine, link, peer, endpoint, group, asked_at: None, began });
         self.timers.set(Timer::Exchange(id), now.mono + EXCHANGE_TIMEOUT);
         id
     }
@@ -128,6 +135,10 @@ impl<R: Random> Node<R> {
             return self.drop_link(link, Code::Failed, "the exchange is over", links);
         };
         let Some(own) = self.id() else { return };
+        if self.peers.get(&node).is_some_and(|peer| peer.skew() == Skew::TimeOnly) {
+            self.counters.count("exchange_clock");
+            return self.end_exchange(id, Some((Code::Clock, Failure::Clock)), links, now);
+        }
         let rival = self.peers.get(&node).and_then(|peer| peer.exchange).filter(|rival| *rival != id);
         if let Some(rival) = rival {
             let held = self.exchanges.get(&rival);
@@ -336,6 +347,13 @@ impl<R: Random> Node<R> {
         let Some(held) = self.exchanges.get_mut(&id) else { return };
         held.asked_at = Some(now.mono);
         let (link, peer, endpoint, role) = (held.link, held.peer, held.endpoint, held.machine.role());
+        let (began, theirs) = (held.began, terms.theirs.incarnation);
+        if let Some(node) = peer
+            && self.peers.get_mut(&node).is_some_and(|known| known.saw(theirs, began, now.mono))
+        {
+            tracing::warn!(peer = %node.short(), "the same member is in two places");
+            self.counters.count("peer_twice");
+        }
         let (Some(node), Some(membership)) = (peer, &self.membership) else { return };
         let (own, network) = (membership.node, membership.network);
         let session = session_id(own, node);

@@ -33,6 +33,8 @@ use crate::time::{Now, UnixSecs};
 
 /// An issuer's certificate should be renewed when less than this is left of it.
 const ISSUER_SOON: Duration = Duration::from_secs(45 * 86_400);
+/// How long a member that was seen in two places is warned of: while both run, it is seen again every few minutes.
+const TWICE_SHOWN: Duration = Duration::from_secs(3600);
 /// Most warnings at a time.
 const WARNINGS_MAX: usize = 64;
 
@@ -237,8 +239,27 @@ impl<R: Random> Node<R> {
         }
         let (skew, meaning) = self.clock.system_skew();
         if meaning != Skew::Silent {
-            let what = format!("the clock of this machine is {skew} s off the network's");
+            let what = format!("the clock of this machine is {} s off the network's", skew.unsigned_abs());
             warn(Severity::Warning, what, "set it, and let NTP keep it");
+        }
+        let told = || self.peers.iter().filter(|(_, peer)| peer.clock_ahead_secs.is_some());
+        let off = || told().filter(|(_, peer)| peer.skew() != Skew::Silent);
+        // One of two is wrong, and nobody knows which; of many it is the one that most contradict.
+        let is_ours = off().count() >= 2 && off().count() * 2 > told().count();
+        if is_ours {
+            let what = format!("{} of {} members say another time than this node", off().count(), told().count());
+            warn(Severity::Warning, what, "set the clock of this machine, and let NTP keep it");
+        }
+        for (node, peer) in off().filter(|(_, peer)| !is_ours || peer.skew() == Skew::TimeOnly) {
+            let (name, secs) = (self.name_of(*node), peer.clock_ahead_secs.unwrap_or_default());
+            let way = if secs > 0 { "ahead of" } else { "behind" };
+            let so = if peer.skew() == Skew::TimeOnly {
+                ": no keys are agreed on with it until that is settled"
+            } else {
+                ""
+            };
+            let what = format!("the clock of {name} is {} s {way} this node's{so}", secs.unsigned_abs());
+            warn(Severity::Warning, what, "set whichever of the two is wrong, and let NTP keep it");
         }
         for (node, peer) in &self.peers {
             let name = self.name_of(*node);
@@ -247,6 +268,13 @@ impl<R: Random> Node<R> {
                 let older = if theirs < VERSION { name.as_str() } else { "this node" };
                 let remedy = format!("upgrade weir on {older}: versions next to each other go together");
                 warn(Severity::Warning, format!("{speaks}, this node version {VERSION}: they have no link"), &remedy);
+            }
+            if peer.seen_twice.is_some_and(|at| now.mono.saturating_duration_since(at) < TWICE_SHOWN) {
+                let what = format!("{name} is in two places at once: two gateways run with the same identity");
+                let remedy = format!(
+                    "stop the copy, which was made of its state directory; where nobody made one, `weir revoke {name} --replace`"
+                );
+                warn(Severity::Critical, what, &remedy);
             }
             let ended = self.ends(*node).filter(|(not_after, _)| now.wall > *not_after);
             let Some((not_after, end)) = ended else { continue };

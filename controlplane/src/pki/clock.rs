@@ -26,7 +26,7 @@ pub const PEERS_MAX: usize = 32;
 const SAMPLE_AGE_MAX: Duration = Duration::from_secs(900);
 /// Differences between two members that nobody hears of.
 const SILENT_SECS: u64 = 300;
-/// Differences that leave more than joining and time correction possible.
+/// Differences that leave more than joining and time correction possible: leaves are back-dated by as much.
 const WARN_SECS: u64 = 3600;
 /// How far ahead of everything else the system clock may be and still be written to disk unconfirmed. Ours: a box may lie in a shelf for
 /// a year; a clock that jumped by ten must not outlive a restart.
@@ -45,7 +45,7 @@ pub enum Skew {
     Silent,
     /// Up to an hour: people hear of it.
     Warning,
-    /// More: only joining and time correction are possible.
+    /// More: two sides would judge the same documents differently, so they only join, renew and set the time.
     TimeOnly,
 }
 
@@ -213,22 +213,27 @@ impl NetworkClock {
         self.floor
     }
 
-    /// How far a peer's clock is from ours, and what that means.
-    pub fn skew(&self, their_wall: UnixSecs) -> (u64, Skew) {
-        let secs = difference(their_wall, self.wall);
-        (secs, Skew::of(secs))
+    /// Seconds by which a peer's clock is ahead of ours, and what that means.
+    pub fn skew(&self, their_wall: UnixSecs) -> (i64, Skew) {
+        let ahead = ahead(their_wall, self.wall);
+        (ahead, Skew::of(ahead.unsigned_abs()))
     }
 
     /// Seconds by which the network's clock is ahead of the machine's.
     pub fn ahead_secs(&self) -> i64 {
-        let secs = |at: UnixSecs| i64::try_from(at.0).unwrap_or(i64::MAX);
-        secs(self.wall).saturating_sub(secs(self.system))
+        ahead(self.wall, self.system)
     }
 
-    /// How far the machine's own clock is from the network's, and what that means for its owner.
-    pub fn system_skew(&self) -> (u64, Skew) {
+    /// Seconds by which the machine's own clock is ahead of the network's, and what that means for its owner.
+    pub fn system_skew(&self) -> (i64, Skew) {
         self.skew(self.system)
     }
+}
+
+/// Seconds by which `one` is later than `other`, as far as they can be told.
+pub fn ahead(one: UnixSecs, other: UnixSecs) -> i64 {
+    let secs = |at: UnixSecs| i64::try_from(at.0).unwrap_or(i64::MAX);
+    secs(one).saturating_sub(secs(other))
 }
 
 fn difference(one: UnixSecs, other: UnixSecs) -> u64 {
@@ -343,7 +348,7 @@ mod tests {
         let mut machine = Machine::new(TRUE, 0);
         machine.system -= 2 * HOUR;
         assert_eq!(machine.run(60), TRUE + 60);
-        assert_eq!(machine.clock.system_skew(), (2 * HOUR, Skew::TimeOnly));
+        assert_eq!(machine.clock.system_skew(), (-2 * 3600, Skew::TimeOnly));
         machine.system += 4 * HOUR;
         assert_eq!(machine.run(60), TRUE + 120 + 2 * HOUR);
         machine.system -= 2 * HOUR;
