@@ -1,16 +1,24 @@
-//! Whole networks on virtual time: real node machines, real issuers and certificates, and a model of everything that costs time.
+//! Whole networks on virtual time: real node machines, real issuers and certificates, and a model of what costs time.
 //!
 //! ```text
 //!                    ┌ World: one clock, one queue, one seed ┐
 //!  machine 0         │           machine 1                   │      …
-//!   Node ── Links ───┼── ModelLinks ── Links ── Node         │   certificates judged by the real verifier
+//!   Node ── Links ───┼── model or wire ── Links ── Node      │   certificates judged by the real verifier
 //!   Issuer           │                                       │   the real issuer, asked and answered
 //!   ModelPlane ──────┼── datagrams ───────── ModelPlane      │   keys, lanes and routes without ciphertext
 //!   MemoryStore      │                          MemoryStore  │   what a crash leaves
 //! ```
 //!
-//! Links and packet planes are models: an hour of a thousand nodes takes minutes, and a run can be repeated from its seed. What they leave
-//! out: QUIC's own state machine and congestion, real sockets, path MTU, lane ports, and the time that the node machine itself needs.
+//! Links come in two fidelities, chosen by the constructor; the nodes above them see the same port.
+//!
+//! | | [`World::new`]: a model | [`World::real`]: QUIC itself |
+//! |---|---|---|
+//! | handshakes, messages | charged: round trips, bytes, processor time | made: quinn-proto, rustls, real chains, real exporters |
+//! | loss | delays | retransmissions and congestion control |
+//! | for | an hour of a thousand nodes in minutes | some tens of nodes, and to keep the model honest |
+//!
+//! `tests/sim/fidelity.rs` runs one life of a network in both and compares. A run of either can be repeated from its seed. What both leave
+//! out: real sockets, lane ports, paths that carry short datagrams only, and the time that the node machine itself needs.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -22,8 +30,9 @@ use crate::api::call::{Answer, Call};
 use crate::api::types::Error as ApiError;
 use crate::issuer::Seat;
 use crate::node::directory::Directory;
+use crate::node::driver_links::DriverLinks;
 use crate::node::plane::PlaneInput;
-use crate::node::{CallId, Node, Output, Settings};
+use crate::node::{CallId, Links, Node, Output, Settings};
 use crate::pki::id::{NodeId, overlay_address, session_id};
 use crate::quic::Event;
 use crate::random::{Random, SeededRandom};
@@ -37,15 +46,16 @@ mod plane;
 mod queue;
 mod roam;
 mod streams;
+mod wire;
 
 use issuers::Process;
-pub use links::ModelLinks;
-use links::Net;
+use links::{ModelLinks, Net};
 pub use plane::Roaming;
 use plane::{Effect, ModelPlane};
 use queue::{Due, Life};
 use streams::Stream;
 pub use streams::{StreamId, StreamStats};
+use wire::{Wire, with_links};
 
 /// A machine of the network, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,7 +66,7 @@ pub struct Site(pub usize);
 pub struct Faults {
     /// Share of datagrams that are lost, so that what was in them comes late.
     pub loss: f64,
-    /// Share of messages that come twice, which no QUIC does: a peer with a fault of its own.
+    /// Share of messages that come twice, which no QUIC does: a peer with a fault of its own. In a real world: of datagrams, as networks do.
     pub repeat: f64,
 }
 
@@ -67,9 +77,9 @@ pub struct Costs {
     pub handshakes: u64,
     /// Messages sent.
     pub messages: u64,
-    /// Bytes of handshakes, messages and keep-alives.
+    /// Bytes sent, headers of UDP and IPv6 included: handshakes, messages, keep-alives.
     pub bytes: u64,
-    /// Processor time of handshakes.
+    /// Processor time of handshakes: charged in both fidelities, measured in none.
     pub cpu: Duration,
 }
 
@@ -127,6 +137,8 @@ pub struct World {
     epoch: Instant,
     random: SeededRandom,
     net: Net,
+    /// What carries links in a real world.
+    wire: Option<Wire>,
     machines: Vec<Machine>,
     answers: BTreeMap<CallId, Result<Answer, ApiError>>,
     next_call: u64,
@@ -147,6 +159,7 @@ impl World {
             epoch: Instant::now(),
             random: SeededRandom::new(seed),
             net: Net::new(seed, Box::new(latency)),
+            wire: None,
             machines: vec![],
             answers: BTreeMap::new(),
             next_call: 0,
@@ -156,6 +169,13 @@ impl World {
             authority: None,
             known: None,
         }
+    }
+
+    /// The same with links by QUIC itself.
+    pub fn real(seed: u64, latency: impl Fn(Site, Site) -> Duration + 'static) -> Self {
+        let mut world = Self::new(seed, latency);
+        world.wire = Some(Wire::new(seed));
+        world
     }
 
     /// Sessions end after so many seconds without packets, on machines that start from now on; 0 for never.
@@ -188,6 +208,13 @@ impl World {
         self.machines.push(Machine::default());
         self.net.places.push(links::Place::default());
         Site(self.machines.len() - 1)
+    }
+
+    /// Adds a machine with a copy of another's state directory. It does not run yet.
+    pub fn copy_machine(&mut self, site: Site) -> Site {
+        let copy = self.add_machine();
+        self.machines[copy.0].store = self.machines[site.0].store.clone();
+        copy
     }
 
     /// What the network does to messages from now on.
@@ -255,7 +282,7 @@ impl World {
 
     /// How many links it has, those under way included.
     pub fn links_open(&self, site: Site) -> usize {
-        self.net.open(site)
+        self.wire.as_ref().map_or_else(|| self.net.open(site), |wire| wire.links(site))
     }
 
     /// How often it wrote to its store.
@@ -301,6 +328,11 @@ impl World {
         Some((trust.bundle.version, trust.revoked.digest(), self.node(site)?.directory().digest()))
     }
 
+    /// Version of the policy in force at a machine; 0 for none.
+    pub fn policy_version(&self, site: Site) -> u64 {
+        self.node(site).map_or(0, Node::policy_version)
+    }
+
     /// The network's clock as a machine has it, in seconds ahead of the true time.
     pub fn clock_ahead_secs(&mut self, site: Site) -> i64 {
         let (mono, system) = self.clocks(site);
@@ -329,8 +361,14 @@ impl World {
         machine.life.0 += 1;
         let life = machine.life;
         self.net.places[site.0].is_up = true;
-        let mut links = ModelLinks { net: &mut self.net, site };
-        match Node::new(settings, random, &mut machine.store, &mut links, Now { mono, wall }) {
+        if let Some(wire) = &mut self.wire {
+            wire.open(site, !self.legacy_kyber.is_empty(), &mut self.random);
+        }
+        let now = Now { mono, wall };
+        let node = with_links(&mut self.net, &mut self.wire, site, now, |links| {
+            Node::new(settings, random, &mut machine.store, links, now)
+        });
+        match node {
             Ok(node) => machine.node = Some(node),
             Err(error) => {
                 tracing::error!(%error, site = site.0, "a node cannot start");
@@ -356,7 +394,14 @@ impl World {
         machine.life.0 += 1;
         let place = &mut self.net.places[site.0];
         (place.is_up, place.identity, place.trust) = (false, None, None);
+        self.forget_links(site);
+    }
+
+    fn forget_links(&mut self, site: Site) {
         self.net.forget(site);
+        if let Some(wire) = &mut self.wire {
+            wire.close(site);
+        }
     }
 
     /// Kills a machine's packet plane; its supervisor starts another.
@@ -442,12 +487,17 @@ impl World {
         machine.node = None;
         machine.life.0 += 1;
         machine.is_puppet = true;
-        self.net.forget(site);
+        self.forget_links(site);
+        self.open_puppet(site);
     }
 
-    /// The links of a puppet.
-    pub fn links(&mut self, site: Site) -> ModelLinks<'_> {
-        ModelLinks { net: &mut self.net, site }
+    /// The links of a puppet. What is said on them is on its way when the world goes on.
+    pub fn links(&mut self, site: Site) -> Box<dyn Links + '_> {
+        let now = self.moment(site);
+        match self.wire.as_mut().and_then(|wire| wire.driver(site)) {
+            Some(driver) => Box::new(DriverLinks { driver, now }),
+            None => Box::new(ModelLinks { net: &mut self.net, site }),
+        }
     }
 
     /// What a puppet's links told since the last time.
@@ -463,6 +513,10 @@ impl World {
     /// Lets so much time pass.
     pub fn run(&mut self, long: Duration) {
         let until = self.net.at + long;
+        if self.wire.is_some() {
+            let puppets: Vec<Site> = self.sites().filter(|site| self.machines[site.0].is_puppet).collect();
+            puppets.into_iter().for_each(|site| self.carry_out(site));
+        }
         while let Some((at, due)) = self.net.queue.pop(until) {
             self.net.at = self.net.at.max(at);
             self.handle(due);
@@ -505,7 +559,11 @@ impl World {
                 }
                 self.machines[site.0].wake = None;
                 self.with_node(site, |node, links, now| node.handle_timeout(links, now));
+                if self.machines[site.0].is_puppet {
+                    self.carry_out(site);
+                }
             }
+            Due::Quic(site, flight) => self.arrive(site, &flight),
             Due::Plane(site, life, input) if self.machines[site.0].life == life => {
                 self.with_node(site, |node, links, now| node.handle_plane(*input, links, now));
             }
@@ -550,7 +608,7 @@ impl World {
         }
     }
 
-    fn with_node(&mut self, site: Site, act: impl FnOnce(&mut Node<SeededRandom>, &mut ModelLinks<'_>, Now)) {
+    fn with_node(&mut self, site: Site, act: impl FnOnce(&mut Node<SeededRandom>, &mut dyn Links, Now)) {
         let (mono, system) = self.clocks(site);
         // What comes for a machine that sleeps is lost but for its own deadlines, which are looked at when it wakes.
         if self.net.places[site.0].is_asleep {
@@ -558,18 +616,32 @@ impl World {
         }
         let Some(node) = &mut self.machines[site.0].node else { return };
         let now = node.now(mono, system);
-        act(node, &mut ModelLinks { net: &mut self.net, site }, now);
+        with_links(&mut self.net, &mut self.wire, site, now, |links| act(node, links, now));
         self.carry_out(site);
     }
 
+    /// Carries out what a node wants and sends what QUIC made of it, as the loop around a node does.
     fn carry_out(&mut self, site: Site) {
-        while let Some(output) = self.machines[site.0].node.as_mut().and_then(Node::poll_output) {
-            self.output(site, output);
+        if self.net.places[site.0].is_asleep {
+            return;
+        }
+        loop {
+            let mut any = self.hear(site);
+            while let Some(output) = self.machines[site.0].node.as_mut().and_then(Node::poll_output) {
+                any = true;
+                self.output(site, output);
+            }
+            self.transmit(site);
+            if !any {
+                break;
+            }
         }
         let at = self.net.at;
         let (mono, _) = self.clocks(site);
         let machine = &mut self.machines[site.0];
-        let Some(deadline) = machine.node.as_ref().and_then(Node::next_deadline) else { return };
+        let of_driver = self.wire.as_ref().and_then(|wire| wire.next_deadline(site));
+        let of_node = machine.node.as_ref().and_then(Node::next_deadline);
+        let Some(deadline) = [of_node, of_driver].into_iter().flatten().min() else { return };
         let wake = at + deadline.saturating_duration_since(mono);
         if machine.wake.is_none_or(|known| wake < known || known < at) {
             machine.wake = Some(wake);
@@ -596,7 +668,12 @@ impl World {
             }
             Output::Issuer(ticket, asked) => self.ask_process(site, ticket, asked),
             Output::Answer(call, answer) => drop(self.answers.insert(call, answer)),
-            Output::Membership(node, trust) => self.net.places[site.0].trust = Some((node, trust)),
+            Output::Membership(node, trust) => {
+                if let Some(driver) = self.wire.as_mut().and_then(|wire| wire.driver(site)) {
+                    driver.set_membership(node, trust.clone());
+                }
+                self.net.places[site.0].trust = Some((node, trust));
+            }
             Output::Configure { addresses, prefixes } => {
                 let wanted = Some((addresses, prefixes));
                 if machine.wanted_plane != wanted {

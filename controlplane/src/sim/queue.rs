@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Site;
 use super::links::Step;
 use super::plane::Datagram;
+use super::wire::Flight;
 use crate::issuer::{Refused, Reply};
 use crate::node::Ticket;
 use crate::node::plane::PlaneInput;
@@ -26,6 +27,8 @@ pub(super) enum Due {
     Issuer(Site, Life, Ticket, Box<Result<Reply, Refused>>),
     IssuerConnected(Site, Life),
     Datagram(Site, Box<Datagram>),
+    /// A datagram of a link reaches a machine.
+    Quic(Site, Box<Flight>),
     Stream(usize),
     Awake(Site),
 }

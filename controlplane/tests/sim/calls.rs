@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use weir_controlplane::api::call::{Answer, Call};
 use weir_controlplane::api::types::{ErrorCode, LogRequest, RevokeRequest};
-use weir_controlplane::node::Links;
 use weir_controlplane::quic::{Alpn, Event};
 use weir_controlplane::store::{Store, Table};
 

@@ -6,7 +6,6 @@ use weir_controlplane::api::call::{Answer, Call};
 use weir_controlplane::api::types::{ErrorCode, RekeyRequest};
 use weir_controlplane::codec;
 use weir_controlplane::membership::{self, Membership};
-use weir_controlplane::node::Links;
 use weir_controlplane::node::directory::{Record, SignedRecord};
 use weir_controlplane::node::link::Code;
 use weir_controlplane::node::message::{Ask, Hello, Message, VERSION};
@@ -35,7 +34,12 @@ impl Misuse {
     }
 
     pub(super) fn of(own_seed: u64, victim: usize) -> Self {
-        let (mut world, sites) = network(own_seed, 5);
+        let (world, sites) = network(own_seed, 5);
+        Self::over(world, sites, victim)
+    }
+
+    /// The fifth of them is ours from now on.
+    pub(super) fn over(mut world: World, sites: Vec<Site>, victim: usize) -> Self {
         let victim = sites[victim];
         let mut store = world.store(sites[4]).clone();
         let own = Membership::load(&mut store, &mut SeededRandom::new(0)).unwrap().unwrap();
@@ -45,17 +49,25 @@ impl Misuse {
         misuse
     }
 
-    fn dial(&mut self) -> LinkId {
+    /// Where the victim is.
+    pub(super) fn remote(&self) -> std::net::SocketAddr {
+        let node = self.world.id(self.victim).unwrap();
+        self.world.node(self.victim).unwrap().directory().entry(node).unwrap().record.endpoints[0]
+    }
+
+    pub(super) fn dial(&mut self) -> LinkId {
         let (victim, puppet) = (self.victim, self.sites[4]);
         let target = DialTarget::member(self.world.id(victim).unwrap());
-        let remote = self.world.node(victim).unwrap().directory().entry(target.node).unwrap().record.endpoints[0];
+        let remote = self.remote();
         let link = self.world.links(puppet).dial(Alpn::Member, target, remote).unwrap();
         self.world.links(puppet).keep_alive(link);
         self.world.run(SECOND);
         // The other side may have dialled us meanwhile, and of two links one stays.
         for event in self.world.heard(puppet) {
             match event {
-                Event::Connected { link, remote: from, .. } if from == remote => self.open.push(link),
+                Event::Connected { link, alpn: Alpn::Member, remote: from, .. } if from == remote => {
+                    self.open.push(link)
+                }
                 Event::Closed { link, .. } => self.open.retain(|known| *known != link),
                 Event::Opening { .. } | Event::Connected { .. } | Event::Message { .. } => {}
             }
@@ -63,17 +75,17 @@ impl Misuse {
         self.open.last().copied().unwrap_or(link)
     }
 
-    fn say(&mut self, message: &Message) {
+    pub(super) fn say(&mut self, message: &Message) {
         let (link, bytes) = (self.link, codec::encode(message));
         let _ = self.world.links(self.sites[4]).send(link, &bytes);
         self.world.run(SECOND);
     }
 
-    fn counted(&self, name: &str) -> u64 {
+    pub(super) fn counted(&self, name: &str) -> u64 {
         self.world.count(self.victim, name)
     }
 
-    fn is_unharmed(&mut self) {
+    pub(super) fn is_unharmed(&mut self) {
         self.world.run(5 * MINUTE);
         let others = self.sites[..4].to_vec();
         assert!(is_mesh(&self.world, &others) && agree(&self.world, &others));
@@ -349,6 +361,7 @@ fn strangers_that_hold_links_keep_nobody_out() {
         let mut links = world.links(stranger);
         let link = links.dial(Alpn::Join, target.clone(), remote).unwrap();
         links.keep_alive(link);
+        drop(links);
         world.run(ms(1));
     }
     assert!(world.count(sites[0], "stranger_full") > 3000);

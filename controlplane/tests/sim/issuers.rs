@@ -5,7 +5,6 @@ use weir_controlplane::api::types::{Certificate, ErrorCode, RevokeIssuerRequest}
 use weir_controlplane::codec;
 use weir_controlplane::issuer::{LeaveBody, LeaveRequest, Refused, Reply};
 use weir_controlplane::membership;
-use weir_controlplane::node::Links;
 use weir_controlplane::node::message::{IssuerCall, MemberRequest, Message};
 use weir_controlplane::pki::admission::SignedAdmission;
 use weir_controlplane::pki::id::KeyId;

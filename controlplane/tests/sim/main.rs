@@ -7,6 +7,7 @@
 
 mod calls;
 mod clocks;
+mod fidelity;
 mod growth;
 mod hostile;
 mod issuers;
@@ -18,6 +19,8 @@ mod sessions;
 
 use std::time::Duration;
 
+use weir_controlplane::api::call::{Answer, Call};
+use weir_controlplane::api::types::Status;
 use weir_controlplane::sim::{Site, World};
 
 /// Round trip of most tests: between cities of a country.
@@ -53,6 +56,15 @@ fn network(own_seed: u64, members: u32) -> (World, Vec<Site>) {
     }
     world.run(MINUTE);
     (world, sites)
+}
+
+/// What `weir status` shows there now.
+fn status(world: &mut World, site: Site) -> Status {
+    let call = world.call(site, Call::Status);
+    match world.answer(call) {
+        Some(Ok(Answer::Status(status))) => *status,
+        other => panic!("{other:?}"),
+    }
 }
 
 fn is_mesh(world: &World, sites: &[Site]) -> bool {

@@ -4,7 +4,6 @@ use weir_controlplane::api::call::{Answer, Call};
 use weir_controlplane::api::types::{ErrorCode, LogRequest};
 use weir_controlplane::codec;
 use weir_controlplane::issuer::Refused;
-use weir_controlplane::node::Links;
 use weir_controlplane::node::message::{IssuerCall, Message};
 use weir_controlplane::pki::token::Token;
 
