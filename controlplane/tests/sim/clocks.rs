@@ -101,3 +101,96 @@ fn a_machine_that_slept_for_eight_hours_goes_on() {
     world.run(5 * MINUTE);
     assert!(world.count(sites[2], "renewed") >= 1);
 }
+
+const OFF: &str = "the clock of ";
+
+/// Two members: nobody knows whose clock is right, so they agree on nothing but what time cannot spoil.
+#[test]
+fn beyond_an_hour_two_members_agree_on_no_keys_until_the_clock_is_set() {
+    for (number, off, way) in [(0, 3 * 3600, "ahead of"), (1, -3 * 3600, "behind")] {
+        let (mut world, sites) = network(640 + number, 2);
+        let stream = world.stream(sites[0], sites[1], ms(200));
+        // A new one has no clock but the machine's: with others to ask it would be set right.
+        world.power_off(sites[1]);
+        let kept: i64 = if off < 0 { 4 * 3600 } else { 0 };
+        if kept > 0 {
+            // Behind by as much as the others went on without it.
+            world.run(Duration::from_secs(kept.unsigned_abs()));
+        }
+        world.set_clock(sites[1], off);
+        world.start(sites[1]);
+        world.run(5 * MINUTE);
+        let counted = |world: &World, name: &str| sites.iter().map(|site| world.count(*site, name)).collect::<Vec<_>>();
+        assert!(counted(&world, "peer_clock_off").iter().all(|count| *count >= 1), "off by {off} s");
+        assert!(counted(&world, "exchange_clock").iter().sum::<u64>() > 0);
+        assert!(!world.is_session(sites[0], sites[1]), "off by {off} s");
+        let warned = warnings(&mut world, sites[0], OFF);
+        let what = &warned[0].0;
+        assert!(what.contains(way) && what.ends_with("no keys are agreed on with it until that is settled"), "{what}");
+        assert_eq!(warned[0].1, "set whichever of the two is wrong, and let NTP keep it");
+        // What takes rights away is known all the same, and so is the way to a certificate.
+        let (bundle, ..) = world.documents(sites[1]).unwrap();
+        world.hold_ceremony(sites[0], |ceremony, _| ceremony.allow_legacy_kyber(true)).expect("a new bundle");
+        world.run(SECOND);
+        assert_eq!(world.documents(sites[1]).unwrap().0, bundle + 1);
+        // A certificate begins an hour before it is made, so to one that is further behind it is from the future.
+        assert_eq!(world.ask(sites[1], Call::CertRenew, 5 * SECOND).unwrap().is_ok(), off > 0);
+        // Set right, the two have keys again within minutes, and nothing is left to say.
+        world.kill(sites[1]);
+        world.set_clock(sites[1], 0);
+        world.run(if off > 0 { Duration::from_secs(off.unsigned_abs()) } else { SECOND });
+        world.start(sites[1]);
+        let back = world.run_until(10 * MINUTE, SECOND, |world| world.is_session(sites[0], sites[1]));
+        assert!(back.is_some(), "off by {off} s");
+        world.run(10 * SECOND);
+        for site in &sites {
+            assert_eq!(warnings(&mut world, *site, OFF), [], "{site:?}, off by {off} s");
+        }
+        let delivered = world.stats(stream).delivered;
+        world.run(MINUTE);
+        assert!(world.stats(stream).delivered > delivered + 250);
+    }
+}
+
+#[test]
+fn up_to_an_hour_a_clock_is_warned_of_and_costs_nothing() {
+    for (number, off, warned) in [(0, 290, 0), (1, 320, 1), (2, 3500, 1)] {
+        let (mut world, sites) = network(642 + number, 3);
+        // One of three: two are too few to set it.
+        world.set_clock(sites[2], off);
+        world.run(6 * MINUTE);
+        let about: Vec<_> = sites[..2].iter().flat_map(|site| warnings(&mut world, *site, OFF)).collect();
+        assert_eq!(about.len(), 2 * warned, "off by {off} s: {about:?}");
+        assert!(about.iter().all(|(what, _)| what.ends_with("s ahead of this node's")), "{about:?}");
+        // Whom all others contradict hears that it is its own.
+        let ours = warnings(&mut world, sites[2], "2 of 2 members say another time than this node");
+        assert_eq!(ours.len(), warned, "off by {off} s");
+        world.run(20 * MINUTE);
+        assert!(is_mesh(&world, &sites) && agree(&world, &sites));
+        assert_eq!(sites.iter().map(|site| world.count(*site, "peer_clock_off")).sum::<u64>(), 0);
+    }
+}
+
+/// It says another time with each word, and nobody but itself is the worse for it.
+#[test]
+fn a_member_that_lies_about_its_clock_harms_itself_alone() {
+    let mut misuse = super::hostile::Misuse::of(645, 1);
+    let others = misuse.sites[..4].to_vec();
+    let streams: Vec<_> = pairs(&others).map(|(one, other)| misuse.world.stream(one, other, ms(200))).collect();
+    for round in 0..40_u64 {
+        misuse.link = misuse.dial();
+        let wall = misuse.world.true_time().0;
+        let wall = match round % 4 {
+            1 => wall + 86_400 * round,
+            3 => wall.saturating_sub(86_400 * round),
+            _ => wall,
+        };
+        misuse.say(&super::messages::hello_at(wall));
+        misuse.world.run(20 * SECOND);
+    }
+    assert!(misuse.counted("peer_clock_off") >= 20, "{}", misuse.counted("peer_clock_off"));
+    assert_eq!(misuse.counted("clock_corrected"), 0);
+    assert!(is_right(&mut misuse.world, misuse.sites[1]));
+    assert!(is_mesh(&misuse.world, &others) && agree(&misuse.world, &others));
+    assert!(streams.iter().all(|stream| misuse.world.stats(*stream).lost() == 0));
+}

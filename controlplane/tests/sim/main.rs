@@ -7,12 +7,16 @@
 
 mod calls;
 mod clocks;
+mod copies;
 mod fidelity;
 mod growth;
 mod hostile;
 mod issuers;
+mod messages;
 mod outages;
+mod policies;
 mod relays;
+mod replays;
 mod revocation;
 mod roaming;
 mod sessions;
@@ -65,6 +69,12 @@ fn status(world: &mut World, site: Site) -> Status {
         Some(Ok(Answer::Status(status))) => *status,
         other => panic!("{other:?}"),
     }
+}
+
+/// Its warnings that have these words in them, each with its remedy.
+fn warnings(world: &mut World, site: Site, words: &str) -> Vec<(String, String)> {
+    let all = status(world, site).warnings.into_iter().filter(|warning| warning.what.contains(words));
+    all.map(|warning| (warning.what, warning.remedy)).collect()
 }
 
 fn is_mesh(world: &World, sites: &[Site]) -> bool {
