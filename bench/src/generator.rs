@@ -123,9 +123,31 @@ pub fn flood(namespace: &Namespace, interface: &str, stream: &Stream, amount: Am
 /// # Errors
 /// [`Error::Stream`], [`Error::NoInterface`], [`Error::Stalled`], or [`Error::Io`] when the AF_XDP socket cannot be used.
 pub fn pace(namespace: &Namespace, interface: &str, stream: &Stream, rate_pps: f64, amount: Amount) -> Result<Sent> {
-    let frames = stream.compile()?;
     let never = AtomicBool::new(false);
-    pace_with(namespace, interface, rate_pps, amount, &never, |n, chunk| frames.write(n, monotonic_ns(), chunk))
+    pace_in_turn(namespace, interface, std::slice::from_ref(stream), rate_pps, amount, &never)
+}
+
+/// Sends several streams in turn until told to stop: `rate_pps` frames a second in all, the first frame of each before the second of any.
+///
+/// # Errors
+/// As [`pace`].
+///
+/// # Panics
+/// When there are no streams.
+pub fn pace_in_turn(
+    namespace: &Namespace,
+    interface: &str,
+    streams: &[Stream],
+    rate_pps: f64,
+    amount: Amount,
+    stop: &AtomicBool,
+) -> Result<Sent> {
+    assert!(!streams.is_empty(), "somebody has to take the first turn");
+    let frames = streams.iter().map(Stream::compile).collect::<std::result::Result<Vec<_>, _>>()?;
+    let turns = frames.len() as u64;
+    pace_with(namespace, interface, rate_pps, amount, stop, |n, chunk| {
+        frames[(n % turns) as usize].write(n / turns, monotonic_ns(), chunk)
+    })
 }
 
 /// The same with frames of the caller's own, until told to stop: `write` writes the frame of a number, and says how long it is.

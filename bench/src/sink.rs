@@ -55,6 +55,8 @@ pub struct Tally {
     pub others: u64,
     /// From the first datagram to the last, ns.
     pub elapsed_ns: u64,
+    /// When the last one came, by [`monotonic_ns`](crate::sys::clock::monotonic_ns); zero when none did.
+    pub last_ns: u64,
     /// Latencies in ns, one for each stamp read.
     pub latency: Histogram,
 }
@@ -123,6 +125,7 @@ impl Sink {
             }
         }
         tally.elapsed_ns = last_ns.saturating_sub(first_ns);
+        tally.last_ns = last_ns;
         for bucket in 0..BUCKETS {
             let counts = self.latency.get(&bucket, 0).map_err(failed())?;
             tally.latency.add(bucket, counts.iter().sum());

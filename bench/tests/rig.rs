@@ -7,11 +7,12 @@ use std::net::UdpSocket;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use weir_bench::external::{ping, tcp_transfer};
-use weir_bench::generator::{Amount, Sent, flood, pace};
+use weir_bench::generator::{Amount, Sent, flood, pace, pace_in_turn};
 use weir_bench::layout::MAGIC;
 use weir_bench::object::Pass;
 use weir_bench::pcap;
@@ -257,6 +258,30 @@ fn a_paced_stream_arrives_whole_and_in_order() {
     }
 }
 
+#[test]
+fn streams_take_turns_until_they_are_told_to_stop() {
+    let _alone = alone();
+    let rig = plain();
+    let [first, second] = [7777, 7778].map(|port| {
+        let socket = rig.h2().enter(|| UdpSocket::bind((rig.h2().lan.v4, port))).unwrap().unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        socket
+    });
+    let stream = |destination_port| Stream { destination_port, ..Stream::new(rig.forward(Family::V4)) };
+    let send = |stop| {
+        let streams = [stream(7777), stream(7778)];
+        pace_in_turn(rig.h1(), "lan", &streams, 1000.0, Amount::Frames(5), &AtomicBool::new(stop)).unwrap().frames
+    };
+    assert_eq!((send(true), send(false)), (0, 5));
+    for (socket, expected) in [(first, 3), (second, 2)] {
+        for sequence in 0..expected {
+            let mut buffer = [0; 64];
+            assert_eq!(socket.recv(&mut buffer).unwrap(), 18);
+            assert_eq!(buffer[6..10], u32::to_be_bytes(sequence));
+        }
+    }
+}
+
 /// Sends with both generators to a socket of the kernel, which drops whatever has a wrong checksum.
 #[test]
 fn a_udp_socket_accepts_the_frames_of_both_generators() {
@@ -320,6 +345,8 @@ fn the_sink_tells_gaps_late_datagrams_and_latency() {
         let sink = Sink::attach(rig.h2(), "lan", SinkConfig::default()).unwrap();
         let (from, to) = (rig.h1().lan.address(family), rig.h2().lan.address(family));
         let socket = rig.h1().enter(|| UdpSocket::bind((from, 0))).unwrap().unwrap();
+        assert_eq!(sink.read().unwrap().last_ns, 0);
+        let began_ns = monotonic_ns();
         let send = |magic: u32, flow: u16, sequence: u32, age_ns: u64| {
             let mut payload = magic.to_be_bytes().to_vec();
             payload.extend(flow.to_be_bytes());
@@ -339,6 +366,7 @@ fn the_sink_tells_gaps_late_datagrams_and_latency() {
         socket.send_to(&MAGIC.to_be_bytes().repeat(5)[..17], (to, 9)).unwrap();
         let tally = settled(&sink);
         assert_eq!((tally.datagrams, tally.gaps, tally.reordered, tally.flows), (9, 3, 2, 2), "{tally:?}");
+        assert!((began_ns..=monotonic_ns()).contains(&tally.last_ns), "{tally:?} since {began_ns}");
         let p50 = tally.latency.quantile(0.5).unwrap();
         assert!((2_000_000..100_000_000).contains(&p50), "{p50}");
     }
