@@ -16,9 +16,10 @@ use super::{Samples, at_most};
 use crate::generator::{Amount, pace};
 use crate::member::{Member, Part};
 use crate::network::found;
+use crate::rig::Family;
 use crate::rig::mesh::Mesh;
 use crate::sink::{Sink, SinkConfig};
-use crate::stream::{Path, Sizes, Stream};
+use crate::stream::{Sizes, Stream};
 use crate::{Error, Result};
 
 /// Frames a second: a modest rate, which the gateways carry without loss on any machine.
@@ -50,13 +51,7 @@ pub(super) fn round(outage: Duration, samples: &mut Samples) -> Result<()> {
     let mesh = Mesh::new(2)?;
     let members = found(&mesh)?;
     let (near, far) = (mesh.site_of(1), mesh.site_of(2));
-    let path = Path {
-        source_mac: near.host.lan.mac,
-        next_hop_mac: near.gateway.lan.mac,
-        source: near.host.lan.v4.into(),
-        destination: far.host.lan.v4.into(),
-    };
-    let stream = Stream { sizes: Sizes::Fixed(SIZE), ..Stream::new(path) };
+    let stream = Stream { sizes: Sizes::Fixed(SIZE), ..Stream::new(near.path_to(far, Family::V4)) };
     let sink = Sink::attach(&far.host, "lan", SinkConfig::default())?;
     let whole = LEAD + outage + TAIL;
     let (sent, back) = std::thread::scope(|scope| {

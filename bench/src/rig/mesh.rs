@@ -16,7 +16,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
 
 use super::netlink::{Rtnetlink, VethEnd};
-use super::{Host, Interface, Namespace, configure, fresh_name, prepare};
+use super::{Family, Host, Interface, Namespace, configure, fresh_name, path, prepare};
+use crate::stream::Path;
 use crate::sys::{netns, tun};
 use crate::{Error, Result};
 
@@ -51,6 +52,11 @@ impl Site {
     /// The network behind the gateway, as `10.1.0.0/24`.
     pub fn subnet(&self) -> String {
         format!("10.{}.0.0/24", self.number)
+    }
+
+    /// Addresses of a stream from the host here to the host of another site.
+    pub fn path_to(&self, other: &Self, family: Family) -> Path {
+        path(&self.host, &self.gateway, &other.host, family)
     }
 }
 
