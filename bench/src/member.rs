@@ -12,6 +12,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use weir_controlplane::api::{Call, client};
+use weir_controlplane::pki::id::KeyId;
+use weir_controlplane::pki::key::PrivateKey;
 use weir_dataplane::api::Client;
 
 use crate::gateway::PORT;
@@ -23,6 +26,8 @@ use crate::{Error, Result};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often what is waited for is looked at.
 const POLL: Duration = Duration::from_millis(20);
+/// What opens the roots' keys.
+const PASSPHRASE: &str = "correct horse battery staple";
 
 /// One of the processes of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,15 +218,27 @@ impl<'a> Member<'a> {
         command.output().map_err(Error::io("cannot start weir"))
     }
 
+    /// Asks its control plane without a process between: what a measurement looks at often takes no core from what it measures.
+    ///
+    /// # Errors
+    /// [`Error::Broken`] with what it said, or that it did not answer.
+    pub fn ask(&self, call: &Call) -> Result<Value> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(Error::io("cannot start a runtime"))?;
+        let socket = self.directory.join("run").join("api.sock");
+        runtime
+            .block_on(client::call(&socket, call))
+            .map_err(|error| Error::Broken { what: format!("asking g{}", self.site.number), detail: error.to_string() })
+    }
+
     /// Founds a network here.
     ///
     /// # Errors
     /// As [`Self::weir`].
     pub fn found(&self, network: &str) -> Result<Value> {
-        let roots = self.directory.join("roots");
-        let passphrase = self.directory.join("passphrase");
+        let (roots, passphrase) = (self.roots(), self.passphrase_file());
         let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&passphrase);
-        let written = file.and_then(|mut file| file.write_all(b"correct horse battery staple\n"));
+        let written = file.and_then(|mut file| writeln!(file, "{PASSPHRASE}"));
         written.map_err(Error::io("cannot write a passphrase"))?;
         let (roots, passphrase) = (roots.display().to_string(), passphrase.display().to_string());
         let name = format!("site-{}", self.site.number);
@@ -244,6 +261,53 @@ impl<'a> Member<'a> {
             "--passphrase-file-b",
             &passphrase,
         ])
+    }
+
+    fn roots(&self) -> PathBuf {
+        self.directory.join("roots")
+    }
+
+    fn passphrase_file(&self) -> PathBuf {
+        self.directory.join("passphrase")
+    }
+
+    /// Makes a ceremony with a root of the network that was founded here, `a` or `b`, as `ca renew-issuer --issuer …`: on the newest trust
+    /// bundle, which it changes. The bundle's file, for `weir ca publish`.
+    ///
+    /// # Errors
+    /// As [`Self::weir`].
+    pub fn ceremony(&self, root: &str, arguments: &[&str]) -> Result<String> {
+        let bundle = self.directory.join("bundle").display().to_string();
+        self.weir(&["ca", "bundle", &bundle])?;
+        let (root, passphrase) =
+            (self.root_file(root).display().to_string(), self.passphrase_file().display().to_string());
+        let all = ["--root", &root, "--passphrase-file", &passphrase, "--bundle", &bundle];
+        self.weir(&[&["ca"], arguments, &all].concat())?;
+        Ok(bundle)
+    }
+
+    /// The same, with a new root in the place of one: the `goes` of `a` and `b`, by the word of the other one.
+    ///
+    /// # Errors
+    /// As [`Self::weir`]; [`Error::Broken`] when the root that goes cannot be read.
+    pub fn ceremony_of_another_root(&self, goes: &str, stays: &str) -> Result<String> {
+        let id = self.root_id(goes)?.to_string();
+        let out = self.roots().join("root-new.pem").display().to_string();
+        let passphrase = self.passphrase_file().display().to_string();
+        self.ceremony(stays, &["rotate-root", "--replace", &id, "--out", &out, "--new-passphrase-file", &passphrase])
+    }
+
+    fn root_file(&self, root: &str) -> PathBuf {
+        self.roots().join(format!("root-{root}.pem"))
+    }
+
+    fn root_id(&self, root: &str) -> Result<KeyId> {
+        let file = self.root_file(root);
+        let pem = fs::read_to_string(&file).map_err(Error::io(format!("cannot read {}", file.display())))?;
+        let key = PrivateKey::from_encrypted_pem(&pem, PASSPHRASE);
+        let key =
+            key.map_err(|error| Error::Broken { what: format!("opening root {root}"), detail: error.to_string() })?;
+        Ok(key.public().id())
     }
 
     /// Starts `weir run` and waits until its API answers.
@@ -374,6 +438,17 @@ impl<'a> Member<'a> {
         self.signal_supervisor("releasing", signal::release)
     }
 
+    /// Has one of its processes stand still until what is returned is dropped. A supervisor takes it for one that runs.
+    ///
+    /// # Errors
+    /// [`Error::Broken`] when it does not run.
+    pub fn hold_part(&self, part: Part) -> Result<HeldPart> {
+        let what = || format!("holding {part:?} of g{}", self.site.number);
+        let pid = self.pid(part).ok_or_else(|| Error::Broken { what: what(), detail: "it does not run".into() })?;
+        let held = HeldPart(pid);
+        signal::hold(pid).map(|()| held).map_err(Error::io(what()))
+    }
+
     fn signal_supervisor(&self, doing: &str, send: fn(u32) -> std::io::Result<()>) -> Result<()> {
         let what = || format!("{doing} the supervisor of g{}", self.site.number);
         let supervisor = self.supervisor.as_ref();
@@ -405,6 +480,17 @@ impl<'a> Member<'a> {
                 None => std::thread::sleep(POLL),
             }
         }
+    }
+}
+
+/// A process that stands still, and goes on when this is dropped.
+#[derive(Debug)]
+pub struct HeldPart(u32);
+
+impl Drop for HeldPart {
+    fn drop(&mut self) {
+        // One that is gone has nothing to go on with.
+        let _ = signal::release(self.0);
     }
 }
 
