@@ -13,7 +13,7 @@
 //! Rounds are interleaved, so that a machine that is busy for a while is busy for all. Nothing is judged here: a missed target is a line.
 
 mod install;
-mod measure;
+pub(crate) mod measure;
 pub mod metric;
 pub mod peer;
 mod process;

@@ -285,13 +285,7 @@ impl<'a> Gateway<'a> {
     /// # Errors
     /// [`Error::Io`].
     pub fn tun_queue_drops(&self) -> Result<u64> {
-        let text = self
-            .host
-            .enter(|| fs::read_to_string("/proc/thread-self/net/dev"))?
-            .map_err(Error::io("cannot read /proc/net/dev"))?;
-        // Eight columns of what was received come before what was sent: bytes, packets, errors, drops.
-        let columns = text.lines().find_map(|line| line.trim_start().strip_prefix(TUN)?.strip_prefix(':'));
-        Ok(columns.and_then(|c| c.split_whitespace().nth(11)?.parse().ok()).unwrap_or(0))
+        tun_queue_drops(self.host)
     }
 
     /// Datagrams, or trains of them, that found a UDP socket's buffer full, for either family. The namespace has no other UDP sockets.
@@ -427,6 +421,18 @@ fn find_dataplane() -> Result<PathBuf> {
     let this = std::env::current_exe().map_err(Error::io("cannot tell where this program is"))?;
     let candidates = this.ancestors().skip(1).take(2).map(|directory| directory.join(NAME));
     candidates.into_iter().find(|path| path.is_file()).ok_or(Error::NoDataplane)
+}
+
+/// Packets that the kernel of a gateway could not queue to the TUN.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn tun_queue_drops(gateway: &Namespace) -> Result<u64> {
+    let text = gateway.enter(|| fs::read_to_string("/proc/thread-self/net/dev"))?;
+    let text = text.map_err(Error::io("cannot read /proc/net/dev"))?;
+    // Eight columns of what was received come before what was sent: bytes, packets, errors, drops.
+    let columns = text.lines().find_map(|line| line.trim_start().strip_prefix(TUN)?.strip_prefix(':'));
+    Ok(columns.and_then(|c| c.split_whitespace().nth(11)?.parse().ok()).unwrap_or(0))
 }
 
 /// `RcvbufErrors` of both families: in `snmp` a line of names and one of numbers, in `snmp6` a name and a number a line.

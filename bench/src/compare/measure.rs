@@ -26,7 +26,7 @@ use crate::sys::udp;
 use crate::{Error, Result};
 
 /// Most that the paced generator sends: AF_XDP in copy mode on one core.
-const PACED_MAX_PPS: f64 = 1_000_000.0;
+pub(crate) const PACED_MAX_PPS: f64 = 1_000_000.0;
 /// Rate for the runs beside a load when no rate is known: a tenth of what slow gateways carry.
 const FALLBACK_PPS: f64 = 10_000.0;
 /// Between echo requests to an idle subject: long enough for everybody to fall asleep.
@@ -193,13 +193,8 @@ impl Bench<'_> {
         let mut search = Search::new(start, PACED_MAX_PPS, self.plan.tolerance);
         for allowed in [0.0, PDR_LOSS] {
             while let Some(rate) = search.next(allowed).filter(|_| search.len() < self.plan.trials) {
-                let before = sink.datagrams()?;
-                let sent =
-                    pace(self.rig.h1(), self.rig.h1().lan.name, stream, rate, Amount::Duration(self.plan.trial))?;
-                let arrived = sink.quiesce(QUIET.0, QUIET.1)?.saturating_sub(before);
-                let loss = sent.frames.saturating_sub(arrived) as f64 / sent.frames.max(1) as f64;
-                // A sender that is late offers less than it was asked to; never more.
-                search.record(rate, Trial { rate_pps: sent.pps().min(rate), loss });
+                let h1 = self.rig.h1();
+                search.record(rate, trial(h1, h1.lan.name, stream, sink, rate, self.plan.trial)?);
             }
         }
         Ok(search)
@@ -280,6 +275,26 @@ impl Bench<'_> {
         }
         Ok(())
     }
+}
+
+/// One trial of a search: sends at a rate, and looks at what arrives.
+///
+/// # Errors
+/// As [`pace`] and [`Sink::datagrams`].
+pub(crate) fn trial(
+    from: &Namespace,
+    interface: &str,
+    stream: &Stream,
+    sink: &Sink,
+    rate_pps: f64,
+    duration: Duration,
+) -> Result<Trial> {
+    let before = sink.datagrams()?;
+    let sent = pace(from, interface, stream, rate_pps, Amount::Duration(duration))?;
+    let arrived = sink.quiesce(QUIET.0, QUIET.1)?.saturating_sub(before);
+    let loss = sent.frames.saturating_sub(arrived) as f64 / sent.frames.max(1) as f64;
+    // A sender that is late offers less than it was asked to; never more.
+    Ok(Trial { rate_pps: sent.pps().min(rate_pps), loss })
 }
 
 /// Bytes of an Ethernet header, which interfaces count and IP does not.
