@@ -111,13 +111,13 @@ impl CompareArgs {
 /// What the control plane promised.
 #[derive(Args)]
 pub(crate) struct ControlArgs {
-    /// What to measure, separated by commas: handshakes, first-packet, flood, outage, memory. All if not given
+    /// What to measure, separated by commas: handshakes, first-packet, flood, outage, changes, memory. All if not given
     #[arg(long, value_delimiter = ',')]
     parts: Vec<Part>,
     /// Rounds; figures are medians over them
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
-    /// Seconds of each run of handshakes, and of the flood
+    /// Seconds of each run of handshakes, of the flood, and of the traffic beside each change
     #[arg(long, value_parser = parse_seconds)]
     seconds: Option<f64>,
     /// Seconds that both control planes are dead; 10 if not given

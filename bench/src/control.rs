@@ -6,10 +6,12 @@
 //! | [`Part::FirstPacket`] | from a dial to the first packet of a new session, over a long line |
 //! | [`Part::Flood`] | fresh keys, a control plane's restart and echoes, while spoofed Initials arrive |
 //! | [`Part::Outage`] | traffic while both control planes are dead, and how soon they know everything again |
+//! | [`Part::Changes`] | what keys, certificates, a root and a policy cost traffic at full load when they change |
 //! | [`Part::Memory`] | what each connected peer costs a control plane |
 //!
 //! Every figure is the median of its rounds; rounds of the parts take turns. Nothing is judged here: a missed target is a line.
 
+mod changes;
 mod flood;
 mod handshakes;
 mod initials;
@@ -44,13 +46,16 @@ pub enum Part {
     Flood,
     /// Dead control planes.
     Outage,
+    /// Keys, certificates, a root and a policy that change.
+    Changes,
     /// Memory.
     Memory,
 }
 
 impl Part {
     /// All of them, in the order in which they are measured.
-    pub const ALL: [Self; 5] = [Self::Handshakes, Self::FirstPacket, Self::Flood, Self::Outage, Self::Memory];
+    pub const ALL: [Self; 6] =
+        [Self::Handshakes, Self::FirstPacket, Self::Flood, Self::Outage, Self::Changes, Self::Memory];
 
     /// As a person writes it.
     pub const fn name(self) -> &'static str {
@@ -59,6 +64,7 @@ impl Part {
             Self::FirstPacket => "first-packet",
             Self::Flood => "flood",
             Self::Outage => "outage",
+            Self::Changes => "changes",
             Self::Memory => "memory",
         }
     }
@@ -82,8 +88,10 @@ pub struct Plan {
     pub parts: BTreeSet<Part>,
     /// Rounds; figures are medians over them.
     pub rounds: u32,
-    /// Length of each run of handshakes, and of the flood.
+    /// Length of each run of handshakes, of the flood, and of the traffic beside each change.
     pub duration: Duration,
+    /// Whether keys that step on by themselves are waited for, a minute.
+    pub ratchet: bool,
     /// How long both control planes are dead.
     pub outage: Duration,
     /// Peers that a control plane is given, at most 23.
@@ -100,6 +108,7 @@ impl Default for Plan {
             parts: Part::ALL.into(),
             rounds: 3,
             duration: Duration::from_secs(5),
+            ratchet: true,
             outage: Duration::from_secs(10),
             peers: memory::PEERS_MAX,
             spoofed: 200_000.0,
@@ -115,6 +124,7 @@ impl Plan {
         Self {
             rounds: 1,
             duration: Duration::from_millis(500),
+            ratchet: false,
             outage: Duration::from_secs(1),
             peers: 2,
             spoofed: 5_000.0,
@@ -206,6 +216,7 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&str)) -> Result<Report> {
                 Part::FirstPacket => packet::round(&plan.round_trips, &mut samples, &mut step),
                 Part::Flood => flood::round(plan.spoofed, plan.duration, &mut samples, &mut step),
                 Part::Outage => outage::round(plan.outage, &mut samples),
+                Part::Changes => changes::round(plan.duration, plan.ratchet, &mut samples, &mut step),
                 Part::Memory => memory::round(plan.peers, &mut samples, &mut step),
             };
             if let Err(error) = done {

@@ -28,6 +28,22 @@ fn every_part_measures_real_nodes_and_leaves_nothing_behind() {
     assert!(figure(&seen, "accepted for a second of a core") > 0.0);
     let seen = measured(Part::Outage);
     assert!(figure(&seen, "packets sent") > 1000.0 && figure(&seen, "known again") > 0.0);
+    let seen = measured(Part::Changes);
+    for change in [
+        "nothing changes",
+        "g1 renews its certificate",
+        "g2 renews its certificate",
+        "the issuer gets its next certificate",
+        "a root is replaced",
+        "another policy",
+        "fresh keys, asked for by g1",
+        "fresh keys, asked for by g2",
+    ] {
+        let of = |what: &str| figure(&seen, &format!("{change}: {what}"));
+        // A policy that lets nothing pass, or keys that nobody has, would lose all of them.
+        assert!(of("packets sent") > 0.0 && of("packets lost") < of("packets sent") / 2.0, "{change}: {seen:?}");
+        assert!(change == "nothing changes" || of("until it was done") > 0.0, "{change}: {seen:?}");
+    }
     let seen = measured(Part::Memory);
     assert!(figure(&seen, "without peers") > 1000.0);
     let seen = measured(Part::Flood);
