@@ -111,7 +111,7 @@ impl CompareArgs {
 /// What the control plane promised.
 #[derive(Args)]
 pub(crate) struct ControlArgs {
-    /// What to measure, separated by commas: handshakes, first-packet, flood, outage, changes, memory. All if not given
+    /// What to measure, separated by commas: handshakes, first-packet, flood, outage, changes, revocation, memory. All if not given
     #[arg(long, value_delimiter = ',')]
     parts: Vec<Part>,
     /// Rounds; figures are medians over them

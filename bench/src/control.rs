@@ -7,6 +7,7 @@
 //! | [`Part::Flood`] | fresh keys, a control plane's restart and echoes, while spoofed Initials arrive |
 //! | [`Part::Outage`] | traffic while both control planes are dead, and how soon they know everything again |
 //! | [`Part::Changes`] | what keys, certificates, a root and a policy cost traffic at full load when they change |
+//! | [`Part::Revocation`] | how soon nothing of a revoked member is accepted any more |
 //! | [`Part::Memory`] | what each connected peer costs a control plane |
 //!
 //! Every figure is the median of its rounds; rounds of the parts take turns. Nothing is judged here: a missed target is a line.
@@ -20,6 +21,7 @@ mod memory;
 mod outage;
 mod packet;
 mod party;
+mod revocation;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,14 +50,16 @@ pub enum Part {
     Outage,
     /// Keys, certificates, a root and a policy that change.
     Changes,
+    /// A member that is cut off.
+    Revocation,
     /// Memory.
     Memory,
 }
 
 impl Part {
     /// All of them, in the order in which they are measured.
-    pub const ALL: [Self; 6] =
-        [Self::Handshakes, Self::FirstPacket, Self::Flood, Self::Outage, Self::Changes, Self::Memory];
+    pub const ALL: [Self; 7] =
+        [Self::Handshakes, Self::FirstPacket, Self::Flood, Self::Outage, Self::Changes, Self::Revocation, Self::Memory];
 
     /// As a person writes it.
     pub const fn name(self) -> &'static str {
@@ -65,6 +69,7 @@ impl Part {
             Self::Flood => "flood",
             Self::Outage => "outage",
             Self::Changes => "changes",
+            Self::Revocation => "revocation",
             Self::Memory => "memory",
         }
     }
@@ -217,6 +222,7 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&str)) -> Result<Report> {
                 Part::Flood => flood::round(plan.spoofed, plan.duration, &mut samples, &mut step),
                 Part::Outage => outage::round(plan.outage, &mut samples),
                 Part::Changes => changes::round(plan.duration, plan.ratchet, &mut samples, &mut step),
+                Part::Revocation => revocation::round(&mut samples, &mut step),
                 Part::Memory => memory::round(plan.peers, &mut samples, &mut step),
             };
             if let Err(error) = done {
@@ -240,7 +246,7 @@ fn shortened(problem: &str) -> String {
 }
 
 /// Tells those who wait for it that something has ended, whatever it has ended by.
-pub(crate) struct StopOnDrop<'a>(pub(crate) &'a AtomicBool);
+pub struct StopOnDrop<'a>(pub &'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {

@@ -44,7 +44,7 @@ enum Command {
     Plain(PlainArgs),
     /// Compare Weir with the kernel and with other programs
     Compare(CompareArgs),
-    /// Measure what the control plane promised: handshakes, floods, outages, changes under load, memory
+    /// Measure what the control plane promised: handshakes, floods, outages, changes under load, a revocation, memory
     Control(ControlArgs),
     /// Sample a subject under load with perf: flame graph and busiest symbols
     Profile(ProfileArgs),

@@ -44,6 +44,12 @@ fn every_part_measures_real_nodes_and_leaves_nothing_behind() {
         assert!(of("packets sent") > 0.0 && of("packets lost") < of("packets sent") / 2.0, "{change}: {seen:?}");
         assert!(change == "nothing changes" || of("until it was done") > 0.0, "{change}: {seen:?}");
     }
+    let seen = measured(Part::Revocation);
+    for gateway in 1..=4 {
+        assert!(figure(&seen, &format!("last packet that g{gateway} accepted of it")) < 2_000.0, "{seen:?}");
+    }
+    assert!(figure(&seen, "packets of it accepted before") >= 800.0);
+    assert!(figure(&seen, "datagrams of it refused") > 0.0);
     let seen = measured(Part::Memory);
     assert!(figure(&seen, "without peers") > 1000.0);
     let seen = measured(Part::Flood);
