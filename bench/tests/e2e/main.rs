@@ -20,6 +20,7 @@ mod mesh;
 mod path;
 mod ports;
 mod restarts;
+mod revocation;
 mod sizes;
 mod start;
 mod support;
