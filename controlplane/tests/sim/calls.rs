@@ -2,9 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use data_encoding::BASE64;
 use weir_controlplane::api::call::{Answer, Call};
-use weir_controlplane::api::types::{ErrorCode, LogRequest, RevokeRequest};
+use weir_controlplane::api::types::{ErrorCode, LogRequest, PolicyApplyRequest, RevokeRequest};
+use weir_controlplane::membership::Membership;
+use weir_controlplane::pki::key::PrivateKey;
+use weir_controlplane::policy::SignedPolicy;
 use weir_controlplane::quic::{Alpn, Event};
+use weir_controlplane::random::SeededRandom;
 use weir_controlplane::store::{Store, Table};
 
 use super::*;
@@ -159,4 +164,47 @@ fn lane_ports_are_told_where_there_are_any() {
     world.run(ms(50));
     let Some(Ok(Answer::Status(status))) = world.ask(sites[1], Call::Status, SECOND) else { panic!("a status") };
     assert_eq!((status.plane.running, status.plane.lane_ports.len()), (false, 0));
+}
+
+/// A policy whose number nobody could go beyond was refused by a line that no test had ever reached.
+#[test]
+fn a_signed_policy_that_is_not_put_in_force_says_why_and_changes_nothing() {
+    let (mut world, sites) = network(510, 2);
+    let mut store = world.store(sites[1]).clone();
+    let network = Membership::load(&mut store, &mut SeededRandom::new(0)).unwrap().unwrap().network;
+    let operator = world.founding_keys().unwrap().issuer.clone();
+    let now = world.true_time().0;
+    let stranger = PrivateKey::from_seed(&[7; 32]);
+    let in_force = |world: &mut World| match world.ask(sites[1], Call::PolicyShow, SECOND) {
+        Some(Ok(Answer::Policy(policy))) => policy.version,
+        other => panic!("{other:?}"),
+    };
+    let mut apply = |version: u64, by: &PrivateKey| {
+        let signed = SignedPolicy::sign(network, version, world.true_time(), "default = \"deny\"", by).unwrap();
+        let request = PolicyApplyRequest { text: None, signed: Some(BASE64.encode(&signed.to_bytes())) };
+        let answer = world.ask(sites[1], Call::PolicyApply(request), SECOND).expect("an answer");
+        let said = answer.map_err(|error| {
+            assert_eq!((error.code, error.remedy.is_empty()), (ErrorCode::Conflict, false), "{error:?}");
+            error.message
+        });
+        (said.map(drop), in_force(&mut world))
+    };
+    assert_eq!(apply(3, &operator), (Ok(()), 3));
+    let beyond = now + 32 * DAY.as_secs();
+    for (version, by, why) in [
+        (u64::MAX, &operator, "count from 1"),
+        (beyond, &operator, "count from 1"),
+        (4, &stranger, "no operator of this network"),
+        (3, &operator, "version 3 is in force"),
+        (0, &operator, "version 3 is in force"),
+    ] {
+        let (said, version_in_force) = apply(version, by);
+        let said = said.expect_err("refused");
+        assert!(said.contains(why) && version_in_force == 3, "{version}: {said}, {version_in_force} in force");
+    }
+    // None of the numbers that were refused is used up.
+    assert_eq!(apply(4, &operator), (Ok(()), 4));
+    assert_eq!(world.count(sites[1], "policy_refused"), 0, "whoever asks is told; what is counted came from others");
+    let Some(Ok(Answer::Policy(elsewhere))) = world.ask(sites[0], Call::PolicyShow, SECOND) else { panic!("a policy") };
+    assert_eq!(elsewhere.version, 4, "and what holds here holds everywhere");
 }
