@@ -12,7 +12,10 @@ use std::fmt;
 
 use ed25519_dalek::pkcs8::KeypairBytes;
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
-use pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, LineEnding};
+use pkcs8::der::pem::PemLabel as _;
+use pkcs8::pkcs5::EncryptionScheme;
+use pkcs8::pkcs5::pbes2::Kdf;
+use pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, EncryptedPrivateKeyInfoRef, LineEnding, SecretDocument};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -124,9 +127,35 @@ pub enum KeyFileError {
     /// Not what we write, or the passphrase is another.
     #[error("the key file cannot be opened: {0}; is the passphrase right?")]
     Open(pkcs8::Error),
+    /// It says that opening it takes more than anybody should spend, or names a way that we do not go.
+    #[error(
+        "the key file asks for another way to open it, or for more memory or time, than files of weir and OpenSSL do: it is damaged, or none of ours"
+    )]
+    Cost,
     /// The library refused to write.
     #[error("the key cannot be written: {0}")]
     Write(pkcs8::Error),
+}
+
+/// Memory, in bytes, and lanes that scrypt may take to open a key file. Ours have 16 MiB and one, as OpenSSL's; a damaged file could ask for all
+/// the memory that there is.
+const SCRYPT_BYTES_MAX: u64 = 256 << 20;
+const SCRYPT_LANES_MAX: u16 = 16;
+/// Rounds of PBKDF2, by which others may have written a file: ten times what is recommended today.
+const PBKDF2_ROUNDS_MAX: u32 = 10_000_000;
+
+/// Whether a file that asks to be opened like that is worth it.
+fn is_affordable(scheme: &EncryptionScheme) -> bool {
+    match scheme.pbes2().map(|parameters| &parameters.kdf) {
+        Some(Kdf::Scrypt(scrypt)) => {
+            let bytes = scrypt.cost_parameter.saturating_mul(128 * u64::from(scrypt.block_size));
+            // The library takes the logarithm of the cost as it is: that of 0 is a panic.
+            (1..=SCRYPT_BYTES_MAX).contains(&bytes) && scrypt.parallelization <= SCRYPT_LANES_MAX
+        }
+        Some(Kdf::Pbkdf2(pbkdf2)) => pbkdf2.iteration_count <= PBKDF2_ROUNDS_MAX,
+        // The library's list is open; and the first version of the scheme is DES and MD5.
+        Some(_) | None => false,
+    }
 }
 
 /// A private key. Erased when dropped, never printed.
@@ -184,12 +213,24 @@ impl PrivateKey {
         pair.to_pkcs8_encrypted_pem(passphrase, LineEnding::LF).map_err(KeyFileError::Write)
     }
 
-    /// Reads what [`Self::to_encrypted_pem`] wrote.
+    /// Reads what [`Self::to_encrypted_pem`] wrote. A file says itself what opening it takes, so that is looked at before.
     ///
     /// # Errors
-    /// [`KeyFileError::Open`].
+    /// [`KeyFileError::Open`], [`KeyFileError::Cost`].
     pub fn from_encrypted_pem(pem: &str, passphrase: &str) -> Result<Self, KeyFileError> {
-        SigningKey::from_pkcs8_encrypted_pem(pem, passphrase).map(Self).map_err(KeyFileError::Open)
+        let document = || -> pkcs8::Result<SecretDocument> {
+            let (label, document) = SecretDocument::from_pem(pem)?;
+            EncryptedPrivateKeyInfoRef::validate_pem_label(label)?;
+            Ok(document)
+        };
+        let document = document().map_err(KeyFileError::Open)?;
+        let sealed = EncryptedPrivateKeyInfoRef::try_from(document.as_bytes());
+        let sealed = sealed.map_err(|error| KeyFileError::Open(error.into()))?;
+        if !is_affordable(&sealed.encryption_algorithm) {
+            return Err(KeyFileError::Cost);
+        }
+        let opened = sealed.decrypt(passphrase).and_then(|opened| SigningKey::from_pkcs8_der(opened.as_bytes()));
+        opened.map(Self).map_err(KeyFileError::Open)
     }
 }
 
@@ -201,6 +242,8 @@ impl fmt::Debug for PrivateKey {
 
 #[cfg(test)]
 mod tests {
+    use pkcs8::der::Encode as _;
+
     use super::*;
     use crate::random::SeededRandom;
 
@@ -242,6 +285,37 @@ mod tests {
         let read = PrivateKey::from_encrypted_pem(&pem, "correct horse").unwrap();
         assert_eq!(read.public(), key().public());
         assert!(matches!(PrivateKey::from_encrypted_pem(&pem, "wrong"), Err(KeyFileError::Open(_))));
+    }
+
+    /// A cost of 0 was a panic in the library, and one of 2^60 took all memory: a bit that had turned over in a backup was enough.
+    #[test]
+    fn a_key_file_that_asks_for_too_much_is_refused_before_it_gets_it() {
+        let pem = key().to_encrypted_pem("correct horse").unwrap();
+        let (_, document) = SecretDocument::from_pem(&pem).unwrap();
+        let changed = |cost, block_size, lanes| {
+            let mut sealed = EncryptedPrivateKeyInfoRef::try_from(document.as_bytes()).unwrap();
+            let EncryptionScheme::Pbes2(parameters) = &mut sealed.encryption_algorithm else { panic!() };
+            let Kdf::Scrypt(scrypt) = &mut parameters.kdf else { panic!() };
+            (scrypt.cost_parameter, scrypt.block_size, scrypt.parallelization) = (cost, block_size, lanes);
+            let is_affordable = is_affordable(&sealed.encryption_algorithm);
+            let document = SecretDocument::try_from(&sealed.to_der().unwrap()[..]).unwrap();
+            (is_affordable, document.to_pem("ENCRYPTED PRIVATE KEY", LineEnding::LF).unwrap())
+        };
+        assert_eq!(changed(1 << 14, 8, 1), (true, pem.clone()), "what weir writes");
+        for (cost, block_size, lanes, expected) in [
+            (1 << 18, 8, 16, true),
+            (1 << 18, 8, 17, false),
+            (1 << 18, 9, 1, false),
+            (1 << 19, 8, 1, false),
+            (1 << 14, 0, 1, false),
+            (u64::MAX, u16::MAX, u16::MAX, false),
+        ] {
+            assert_eq!(changed(cost, block_size, lanes).0, expected, "{cost} {block_size} {lanes}");
+        }
+        for cost in [0, 1 << 60] {
+            let refused = PrivateKey::from_encrypted_pem(&changed(cost, 8, 1).1, "correct horse");
+            assert!(matches!(refused, Err(KeyFileError::Cost)), "{cost}");
+        }
     }
 
     #[test]
