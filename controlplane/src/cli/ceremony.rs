@@ -7,16 +7,15 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-use data_encoding::{BASE64, HEXLOWER_PERMISSIVE};
+use data_encoding::HEXLOWER_PERMISSIVE;
 use serde_json::json;
 use weir_dataplane::api::Prefix;
 
 use super::arguments::{Arguments, CaCommand, Init, Root, Verdict};
 use super::{Failure, Outcome, failed, files, passphrase, pool, print, remote};
 use crate::ceremony::{self, Ceremony, Founding, FoundingKeys};
-use crate::codec;
 use crate::issuer;
-use crate::pki::bundle::SignedBundle;
+use crate::pki::bundle::text;
 use crate::pki::id::KeyId;
 use crate::pki::key::{PrivateKey, PublicKey};
 use crate::random::SystemRandom;
@@ -199,20 +198,14 @@ fn issuer_key(arguments: &Arguments) -> Outcome {
 }
 
 fn begin(root: &Root) -> Result<Ceremony, Failure> {
-    let versions = remote::bundle_versions(&files::read(&root.bundle)?)?;
-    let versions: Result<Vec<SignedBundle>, Failure> = versions
-        .iter()
-        .map(|version| {
-            let bytes = BASE64.decode(version.as_bytes()).map_err(failed)?;
-            codec::decode(&bytes, SignedBundle::LEN_MAX).map_err(failed)
-        })
-        .collect();
+    let versions = text::read(&files::read(&root.bundle)?);
+    let versions = versions.map_err(|error| failed(format!("{}: {error}", root.bundle.display())))?;
     let pem = files::read(&root.root)?;
     let pem = String::from_utf8(pem).map_err(|error| failed(format!("{}: {error}", root.root.display())))?;
     let passphrase = passphrase::known("the root", root.passphrase_file.as_deref()).map_err(failed)?;
     let key = PrivateKey::from_encrypted_pem(&pem, &passphrase);
     let key = key.map_err(|error| failed(format!("{}: {error}", root.root.display())))?;
-    Ceremony::begin(&versions?, key, now().wall).map_err(failed)
+    Ceremony::begin(&versions, key, now().wall).map_err(failed)
 }
 
 fn change(
@@ -226,9 +219,7 @@ fn change(
 }
 
 fn finish(arguments: &Arguments, root: &Root, ceremony: &Ceremony, what: &str) -> Outcome {
-    let versions: Vec<String> =
-        ceremony.versions().iter().map(|version| BASE64.encode(&codec::encode(version))).collect();
-    files::write(&root.bundle, &remote::bundle_file(&versions)?)?;
+    files::write(&root.bundle, text::write(ceremony.versions()).as_bytes())?;
     let file = root.bundle.display();
     let message = format!(
         "{what}: version {} of the trust bundle, in {file}.\nIt takes hold when a member has it: weir ca publish {file}",

@@ -18,6 +18,8 @@ use crate::api::types::{
     LogRequest, LogVerified, LogVerifyRequest, Ping, PingRequest, PolicyApplyRequest, PolicyRollbackRequest,
     RekeyRequest, RevokeIssuerRequest, RevokeRequest, Revoked, Secret, Status, WithdrawRequest,
 };
+use crate::codec;
+use crate::pki::bundle::{SignedBundle, text};
 use crate::time::UnixSecs;
 
 /// Longest token that is read from the standard input.
@@ -258,12 +260,16 @@ pub(super) fn ca(arguments: &Arguments, command: &CaCommand) -> Outcome {
             if let Some(roots) = roots {
                 files::write(roots, bundles.roots.concat().as_bytes())?;
             }
-            let versions = bundles.versions.len();
-            files::write(file, &bundle_file(&bundles.versions)?)?;
-            report(arguments, &format!("{}: the trust bundle, version {versions}", file.display()))
+            let versions: Option<Vec<SignedBundle>> = bundles.versions.iter().map(|text| version(text)).collect();
+            let Some(versions) = versions else {
+                return Err(failed("the node's answer is no trust bundle: is it weir of the same version?"));
+            };
+            files::write(file, text::write(&versions).as_bytes())?;
+            report(arguments, &format!("{}: the trust bundle, version {}", file.display(), versions.len()))
         }
         CaCommand::Publish { file } => {
-            let versions = bundle_versions(&files::read(file)?)?;
+            let versions = text::read(&files::read(file)?).map_err(failed)?;
+            let versions = versions.iter().map(text::version).collect();
             done(arguments, &Call::BundleApply(BundleApplyRequest { versions }))
         }
         CaCommand::Backup { file, passphrase_file } => {
@@ -312,23 +318,9 @@ fn export_crl(arguments: &Arguments, out: Option<&Path>) -> Outcome {
     report(arguments, &format!("{}: {} lists", directory.display(), crls.len()))
 }
 
-/// A trust bundle as a file: all versions in base64, one a line, below a line that says what it is.
-const BUNDLE_FIRST_LINE: &str = "weir trust bundle 1";
-
-pub(super) fn bundle_file(versions: &[String]) -> Result<Vec<u8>, Failure> {
-    if versions.iter().any(|version| BASE64.decode(version.as_bytes()).is_err()) {
-        return Err(failed("the node's answer is no base64: is it weir of the same version?"));
-    }
-    let lines = std::iter::once(BUNDLE_FIRST_LINE).chain(versions.iter().map(String::as_str));
-    Ok(lines.map(|line| format!("{line}\n")).collect::<String>().into_bytes())
-}
-
-pub(super) fn bundle_versions(bytes: &[u8]) -> Result<Vec<String>, Failure> {
-    let text = std::str::from_utf8(bytes).ok().and_then(|text| text.strip_prefix(BUNDLE_FIRST_LINE));
-    let Some(text) = text else {
-        return Err(failed(format!("this is no trust bundle: it begins with {BUNDLE_FIRST_LINE:?}")));
-    };
-    Ok(text.split_whitespace().map(str::to_owned).collect())
+/// A version of the trust bundle as the node shows it.
+fn version(text: &str) -> Option<SignedBundle> {
+    codec::decode(&BASE64.decode(text.as_bytes()).ok()?, SignedBundle::LEN_MAX).ok()
 }
 
 fn token_from(input: impl io::Read) -> Result<Secret, Failure> {

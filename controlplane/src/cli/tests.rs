@@ -6,6 +6,7 @@ use clap::error::ErrorKind;
 
 use super::arguments::{CaCommand, InvitesCommand, PolicyCommand};
 use super::*;
+use crate::pki::bundle::text;
 
 fn parse(line: &str) -> Result<Arguments, clap::Error> {
     Arguments::try_parse_from(line.split_whitespace())
@@ -214,22 +215,17 @@ fn a_network_is_founded_and_changed_by_files_alone() {
     let pool = chain.current().slices[0].prefixes.clone();
     assert!(pool.contains(&"10.1.0.0/16".parse().unwrap()) && pool.len() > 1, "{pool:?}");
     assert!(pool.iter().all(|prefix| prefix.bit_len() >= 16), "more than a site needs: {pool:?}");
-    let lines: Vec<_> =
-        versions.iter().map(|version| data_encoding::BASE64.encode(&crate::codec::encode(version))).collect();
-    files::write(&place.join("bundle"), &remote::bundle_file(&lines).unwrap()).unwrap();
+    files::write(&place.join("bundle"), text::write(&versions).as_bytes()).unwrap();
     let root =
         format!("--root {} --bundle {} --passphrase-file {}", at("roots/root-b.pem"), at("bundle"), at("passphrase"));
     run(&format!("ca add-issuer {root} --key {}", "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"))
         .unwrap();
-    let after = remote::bundle_versions(&files::read(&place.join("bundle")).unwrap()).unwrap();
-    assert_eq!((after.len(), &after[0]), (2, &lines[0]));
+    let in_file = |path: &str| text::read(&files::read(&place.join(path)).unwrap()).unwrap();
+    let after = in_file("bundle");
+    assert_eq!((after.len(), &after[0]), (2, &versions[0]));
     assert!(run(&format!("ca add-issuer {root} --key abc")).is_err());
     // The founder's issuer is revoked, and the one that was added follows it.
-    let bundle = |path: &str| {
-        let versions = remote::bundle_versions(&files::read(&place.join(path)).unwrap()).unwrap();
-        let last = data_encoding::BASE64.decode(versions.last().unwrap().as_bytes()).unwrap();
-        crate::codec::decode::<crate::pki::bundle::SignedBundle>(&last, 1 << 20).unwrap().peek().unwrap()
-    };
+    let bundle = |path: &str| in_file(path).last().unwrap().peek().unwrap();
     let before = bundle("bundle");
     let key = |at: usize| crate::pki::certificate::public_key(&before.issuers[at]).unwrap().id();
     let (founder, heir) = (key(0), key(1));

@@ -13,6 +13,8 @@
 //! right of its own: a [`Slice`] names the one issuer that may give out these names and prefixes for the first time. What an issuer's
 //! certificate covers is wider, since any issuer renews what another gave.
 
+pub mod text;
+
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};

@@ -1,0 +1,104 @@
+//! A trust bundle as a text, to be carried to a ceremony and back.
+//!
+//! ```text
+//!  weir trust bundle 1
+//!  base64 of version 1
+//!  base64 of version 2
+//!  …
+//! ```
+//!
+//! What the versions are worth, [`super::Chain`] judges.
+
+use data_encoding::BASE64;
+
+use super::{SignedBundle, VERSIONS_MAX};
+use crate::codec::{self, DecodeError};
+
+/// What the text begins with.
+const FIRST_LINE: &str = "weir trust bundle 1";
+
+/// Why a text is no trust bundle.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BundleTextError {
+    /// Something else.
+    #[error("this is no trust bundle: it begins with the line {FIRST_LINE:?}")]
+    FirstLine,
+    /// A line is no base64.
+    #[error("line {0} of the trust bundle is no base64: take the file as `weir ca bundle` wrote it")]
+    Base64(usize),
+    /// A line is no version.
+    #[error("line {line} of the trust bundle is no version of one: {error}")]
+    Version {
+        /// Which, from 1.
+        line: usize,
+        /// What is wrong with it.
+        error: DecodeError,
+    },
+    /// More versions than a chain holds.
+    #[error("the trust bundle has more than {VERSIONS_MAX} versions")]
+    TooMany,
+}
+
+/// One version in base64, as it stands in a line and in the API.
+pub fn version(version: &SignedBundle) -> String {
+    BASE64.encode(&codec::encode(version))
+}
+
+/// Versions as a text.
+pub fn write(versions: &[SignedBundle]) -> String {
+    let lines = std::iter::once(FIRST_LINE.to_owned()).chain(versions.iter().map(version));
+    lines.map(|line| line + "\n").collect()
+}
+
+/// Reads what [`write`] wrote.
+///
+/// # Errors
+/// [`BundleTextError`].
+pub fn read(bytes: &[u8]) -> Result<Vec<SignedBundle>, BundleTextError> {
+    let text = std::str::from_utf8(bytes).map_err(|_| BundleTextError::FirstLine)?;
+    let mut lines = (1..).zip(text.lines().map(str::trim));
+    if !lines.next().is_some_and(|(_, first)| first == FIRST_LINE) {
+        return Err(BundleTextError::FirstLine);
+    }
+    let mut versions = Vec::new();
+    for (line, text) in lines.filter(|(_, text)| !text.is_empty()) {
+        let bytes = BASE64.decode(text.as_bytes()).map_err(|_| BundleTextError::Base64(line))?;
+        let version = codec::decode(&bytes, SignedBundle::LEN_MAX);
+        versions.push(version.map_err(|error| BundleTextError::Version { line, error })?);
+        if versions.len() > VERSIONS_MAX {
+            return Err(BundleTextError::TooMany);
+        }
+    }
+    Ok(versions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pki::bundle::tests::chain;
+
+    #[test]
+    fn versions_come_back_and_a_wrong_line_is_named() {
+        let versions = chain().versions().to_vec();
+        let text = write(&versions);
+        assert_eq!(read(text.as_bytes()), Ok(versions.clone()));
+        // As an editor on another system leaves it.
+        assert_eq!(read((text.replace('\n', "\r\n") + "\r\n").as_bytes()), Ok(versions.clone()));
+        assert_eq!(read(FIRST_LINE.as_bytes()), Ok(vec![]));
+        for strange in [&b""[..], b"\xff", b"weir trust bundle 12\n", b"-----BEGIN CERTIFICATE-----"] {
+            assert_eq!(read(strange), Err(BundleTextError::FirstLine));
+        }
+        let with = |line: &str| read(format!("{text}{line}\n").as_bytes());
+        let line = versions.len() + 2;
+        assert_eq!(with("no base64!"), Err(BundleTextError::Base64(line)));
+        assert_eq!(with("AAAA"), Err(BundleTextError::Version { line, error: DecodeError::Trailing(1) }));
+    }
+
+    #[test]
+    fn so_many_versions_are_read_and_no_more() {
+        let version = chain().versions()[0].clone();
+        let text = |count| write(&vec![version.clone(); count]);
+        assert_eq!(read(text(VERSIONS_MAX).as_bytes()).map(|versions| versions.len()), Ok(VERSIONS_MAX));
+        assert_eq!(read(text(VERSIONS_MAX + 1).as_bytes()), Err(BundleTextError::TooMany));
+    }
+}
