@@ -422,6 +422,21 @@ impl<'a> Member<'a> {
         sent.map(|()| pid).map_err(Error::io(what()))
     }
 
+    /// Kills the supervisor alone, as the kernel does when memory is short; the processes that it had.
+    ///
+    /// # Errors
+    /// [`Error::Broken`] when it does not run.
+    pub fn kill_supervisor(&mut self) -> Result<Vec<u32>> {
+        let what = || format!("killing the supervisor of g{}", self.site.number);
+        let Some(mut supervisor) = self.supervisor.take() else {
+            return Err(Error::Broken { what: what(), detail: "it does not run".into() });
+        };
+        let id = supervisor.id();
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).map_err(Error::io(what()))?;
+        supervisor.kill().and_then(|()| supervisor.wait()).map_err(Error::io(what()))?;
+        Ok(children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect())
+    }
+
     /// Has the supervisor stand still: what ends now is not started again before [`Self::release`].
     ///
     /// # Errors
@@ -492,6 +507,13 @@ impl Drop for HeldPart {
         // One that is gone has nothing to go on with.
         let _ = signal::release(self.0);
     }
+}
+
+/// Whether a process has ended, be it that nobody has looked at how.
+pub fn has_ended(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The program's name stands in brackets and may have any in it (proc_pid_stat(5)).
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
 }
 
 impl Drop for Member<'_> {

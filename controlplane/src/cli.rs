@@ -31,7 +31,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
-pub use arguments::Arguments;
+pub use arguments::{Arguments, Child};
 
 use crate::api::client::ClientError;
 use crate::config::Config;
@@ -52,9 +52,9 @@ pub enum Part {
     /// Starts the others and keeps them running.
     Supervisor,
     /// Parses what comes from the network.
-    Control,
+    Control(Child),
     /// Signs certificates.
-    Issuer,
+    Issuer(Child),
 }
 
 /// Something failed.
@@ -90,8 +90,8 @@ pub fn run() -> Next {
     let arguments = Arguments::parse();
     let part = match arguments.command {
         Command::Run => Part::Supervisor,
-        Command::Control => Part::Control,
-        Command::Issuer => Part::Issuer,
+        Command::Control(child) => Part::Control(child),
+        Command::Issuer(child) => Part::Issuer(child),
         _ => return Next::Exit(ended(dispatch(&arguments))),
     };
     match arguments.configuration() {

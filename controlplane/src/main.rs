@@ -10,7 +10,7 @@ use tokio::net::UnixStream;
 use tracing_subscriber::EnvFilter;
 use weir_controlplane::cli::{self, Next, Part};
 use weir_controlplane::config::Config;
-use weir_controlplane::shell::confine;
+use weir_controlplane::shell::{confine, parent};
 use weir_controlplane::supervisor::{self, Setup};
 use weir_controlplane::{shell, supervisor::SupervisorError};
 
@@ -40,6 +40,10 @@ fn failed(error: &dyn std::error::Error) -> ExitCode {
 }
 
 fn run(part: Part, config: Config, arguments: Vec<OsString>) -> Result<(), Box<dyn std::error::Error>> {
+    if let Part::Control(child) | Part::Issuer(child) = part {
+        // One that was started by hand ends when it is told to.
+        child.parent.map(parent::end_with).transpose()?;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match part {
         Part::Supervisor => {
@@ -47,11 +51,11 @@ fn run(part: Part, config: Config, arguments: Vec<OsString>) -> Result<(), Box<d
                 .map_err(|error| SupervisorError::System { doing: "finding this program", error })?;
             Ok(runtime.block_on(supervisor::run(Setup { config, arguments, program }))?)
         }
-        Part::Control => Ok(runtime.block_on(async {
+        Part::Control(_) => Ok(runtime.block_on(async {
             let supervisor = orders();
             shell::run(config, supervisor).await
         })?),
-        Part::Issuer => Ok(runtime.block_on(shell::issuer::run(&config))?),
+        Part::Issuer(_) => Ok(runtime.block_on(shell::issuer::run(&config))?),
     }
 }
 

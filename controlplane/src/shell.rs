@@ -47,6 +47,7 @@ use crate::time::{Now, UnixSecs};
 pub mod confine;
 pub mod frame;
 pub mod issuer;
+pub mod parent;
 pub mod plane;
 pub mod socket;
 

@@ -11,6 +11,9 @@
 //!
 //! The control plane knows what the packet plane must be started with, once this node is a member. It says so over the socket that is its
 //! standard input, and the supervisor writes the file and starts the process. Nothing else is ordered that way.
+//!
+//! No process outlives its supervisor: each is told whose child it is, and has the kernel end it with that (`shell/parent.rs`, and `--parent` of
+//! the packet plane). `docs/decisions/0014-nothing-outlives-the-supervisor.md` says why.
 
 use std::ffi::OsString;
 use std::io;
@@ -283,7 +286,7 @@ impl Supervisor {
         ours.set_nonblocking(true).map_err(system)?;
         let program = self.setup.program.clone();
         let mut command = Command::new(&program);
-        command.args(&self.setup.arguments).arg("control");
+        command.args(&self.setup.arguments).arg("control").args(parent());
         command.stdin(Stdio::from(OwnedFd::from(theirs)));
         let child = command.spawn().map_err(|error| SupervisorError::Start { program, error })?;
         let (to, orders) = mpsc::channel(ORDERS_MAX);
@@ -296,7 +299,7 @@ impl Supervisor {
     fn start_issuer(&mut self) -> Result<(), SupervisorError> {
         let program = self.setup.program.clone();
         let mut command = Command::new(&program);
-        command.args(&self.setup.arguments).arg("issuer").stdin(Stdio::null());
+        command.args(&self.setup.arguments).arg("issuer").args(parent()).stdin(Stdio::null());
         let child = command.spawn().map_err(|error| SupervisorError::Start { program, error })?;
         self.issuer.started(child);
         Ok(())
@@ -305,7 +308,7 @@ impl Supervisor {
     fn start_plane(&mut self) -> Result<(), SupervisorError> {
         let program = self.setup.plane_program();
         let mut command = Command::new(&program);
-        command.arg("run").arg("--config").arg(self.setup.plane_config()).stdin(Stdio::null());
+        command.arg("run").arg("--config").arg(self.setup.plane_config()).args(parent()).stdin(Stdio::null());
         let child = command.spawn().map_err(|error| SupervisorError::Start { program, error })?;
         self.plane.started(child);
         Ok(())
@@ -386,6 +389,11 @@ async fn next_order(orders: &mut Option<mpsc::Receiver<Order>>) -> Order {
             None => std::future::pending().await,
         }
     }
+}
+
+/// Tells a child with whom it is to end. The kernel means the thread that starts it: this process has one.
+fn parent() -> [OsString; 2] {
+    ["--parent".into(), std::process::id().to_string().into()]
 }
 
 fn make_directory(path: &Path, mode: u32) -> Result<(), SupervisorError> {

@@ -12,6 +12,7 @@ pub mod netlink;
 #[cfg(test)]
 mod outer_tests;
 mod packets;
+pub mod parent;
 pub mod pcap;
 #[cfg(test)]
 mod port_tests;

@@ -27,6 +27,9 @@ enum Command {
         /// Numbers of inherited descriptors: the control sockets that outlived the packet plane before, kept by the control plane.
         #[arg(long, value_delimiter = ',', value_name = "FD,FD")]
         control_sockets: Vec<std::os::fd::RawFd>,
+        /// Stop when the process with this id ends, which must be the one that starts this: `weir run` wants that.
+        #[arg(long, value_name = "PID")]
+        parent: Option<u32>,
     },
     /// Show what this machine can do, and what is missing with its remedy. Changes nothing.
     Probe {
@@ -95,7 +98,10 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
     // Written with an error to pass on: a reader that leaves must not end in a panic.
     let mut out = std::io::stdout();
     match command {
-        Command::Run { config, control_sockets } => plane::run(&Config::load(&config)?, &control_sockets)?,
+        Command::Run { config, control_sockets, parent } => {
+            parent.map(io::parent::end_with).transpose()?;
+            plane::run(&Config::load(&config)?, &control_sockets)?;
+        }
         Command::Purge { config } => plane::purge(&Config::load(&config)?)?,
         Command::Check { config, json } => {
             let config = Config::load(&config)?;

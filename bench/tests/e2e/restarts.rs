@@ -13,7 +13,7 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv, send, socket_with,
 };
 use weir_bench::external::{Ping, ping};
-use weir_bench::member::{Ending, Member, Part};
+use weir_bench::member::{Ending, Member, Part, has_ended};
 use weir_bench::network::{bring_up, found};
 use weir_bench::rig::Family;
 use weir_bench::rig::mesh::{Mesh, Site};
@@ -95,8 +95,8 @@ fn workers_had_only_data(what: &str, members: &[Member<'_>]) {
 
 /// Has what leaves a gateway in clear arrive somewhere: at the next gateway.
 fn tempt(mesh: &Mesh) {
-    for site in mesh.sites() {
-        let other = mesh.site_of(site.number % 3 + 1).wan().to_string();
+    for (at, site) in mesh.sites().iter().enumerate() {
+        let other = mesh.sites()[(at + 1) % mesh.sites().len()].wan().to_string();
         output(&site.gateway, "ip", &["route", "replace", "default", "via", &other]);
     }
 }
@@ -204,6 +204,39 @@ fn whatever_ends_comes_back_under_fresh_keys_and_nothing_goes_astray() {
     }
     let echoes = 2 * CELLS.len() * ECHOES as usize;
     assert!(headers.len() > 2 * echoes && quic > 100, "{} sealed datagrams, {quic} of QUIC", headers.len());
+}
+
+/// A supervisor that was killed left its processes behind, with the port, the TUN and the store: the next one started in vain until somebody
+/// ended them by hand.
+#[test]
+fn nothing_outlives_a_killed_supervisor_and_the_next_one_carries_on() {
+    let _alone = alone();
+    let mesh = Mesh::new(2).unwrap();
+    one_datagram_a_frame(mesh.sites().iter().map(|site| &site.gateway));
+    let mut members = found(&mesh).expect("a network of all sites");
+    tempt(&mesh);
+    let (h1, h2) = (&mesh.site_of(1).host, &mesh.site_of(2).host);
+    let [to_h1, to_h2] = [h1, h2].map(|host| host.lan.address(Family::V4));
+    answered(h1, to_h2, 10);
+    let capture = Capture::start(mesh.switch(), "p1");
+    // The founder, which has an issuer besides.
+    let g1 = &mut members[0];
+    let node = told(g1, "/identity/node");
+    let processes = g1.kill_supervisor().unwrap();
+    assert_eq!(processes.len(), 3, "control plane, packet plane, issuer");
+    g1.wait_for("the end of its processes", |_| processes.iter().all(|pid| has_ended(*pid))).unwrap();
+    assert_eq!(ping(h1, to_h2, 5).unwrap().received, 0);
+    assert_eq!(ping(h2, to_h1, 5).unwrap().received, 0);
+
+    g1.run().unwrap();
+    g1.wait_for_plane().unwrap();
+    members.iter().try_for_each(|member| member.wait_for_peers(1)).unwrap();
+    answered(h1, to_h2, 10);
+    answered(h2, to_h1, 10);
+    assert_eq!(told(&members[0], "/identity/node"), node);
+    members[0].weir(&["log", "--verify"]).expect("its issuer answers");
+    let (headers, _) = only_sealed(&capture.stop(), &FILL);
+    assert!(headers.len() > 20, "{} sealed datagrams", headers.len());
 }
 
 /// Says something to a packet plane as a control plane of another version would.

@@ -170,10 +170,10 @@ pub enum Command {
     Run,
     /// Run the control plane alone: `run` starts it.
     #[command(hide = true)]
-    Control,
+    Control(Child),
     /// Run the issuer alone: `run` starts it.
     #[command(hide = true)]
-    Issuer,
+    Issuer(Child),
     /// Print completions for a shell.
     Completions {
         /// Which shell.
@@ -191,6 +191,14 @@ pub enum Command {
         /// Where to.
         directory: PathBuf,
     },
+}
+
+/// A process that `weir run` starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
+pub struct Child {
+    /// End with the process with this id, which must be the one that starts this.
+    #[arg(long, value_name = "PID")]
+    pub parent: Option<u32>,
 }
 
 /// `weir init`.

@@ -154,8 +154,8 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         Command::Init(_)
         | Command::Config { .. }
         | Command::Run
-        | Command::Control
-        | Command::Issuer
+        | Command::Control(_)
+        | Command::Issuer(_)
         | Command::Completions { .. }
         | Command::Man { .. }
         | Command::Docs { .. } => Ok(()),
