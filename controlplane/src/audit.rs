@@ -8,13 +8,18 @@
 //!
 //! An entry goes to the store in the batch that allows the act, before anything is signed: the log may tell of a certificate that a crash
 //! kept from being sent, never the other way round. Entries that were changed, taken out or moved are found by [`verify`]; entries cut off
-//! at the end only by someone who noted a later [`Position`], which is why it is shown and part of a backup.
+//! at the end only by someone who noted a later [`Position`], which is why it is shown and part of a backup. A log that is full drops its
+//! oldest entries and says so ([`Start`]).
+
+mod prune;
 
 use std::fmt;
 
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use weir_dataplane::api::Prefix;
 
+pub use self::prune::{ENTRIES_MAX_DEFAULT, ENTRIES_MAX_RANGE, Start};
 use crate::codec;
 use crate::pki::id::{InviteId, KeyId, NodeId, sha256};
 use crate::pki::key::{Domain, PrivateKey, PublicKey};
@@ -28,7 +33,7 @@ pub const BY_LEN_MAX: usize = 128;
 /// Longest entry in the store, with its signature.
 const RECORD_LEN_MAX: usize = 4096;
 /// Where the end of the log is noted; entries have keys of 8 bytes.
-pub(crate) const END: &[u8] = b"end";
+const END: &[u8] = b"end";
 
 /// What was done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +94,13 @@ pub enum Act {
         /// The allocation counter in it.
         counter: u64,
     },
+    /// The oldest entries were dropped, because there were as many as are kept.
+    Pruned {
+        /// The first of them.
+        from: u64,
+        /// The first that is kept, and the hash of the last that was dropped.
+        kept_from: Position,
+    },
 }
 
 impl Act {
@@ -103,6 +115,7 @@ impl Act {
             Self::Admission { .. } => "admission",
             Self::BackedUp { .. } => "backup",
             Self::Restored { .. } => "restore",
+            Self::Pruned { .. } => "prune",
         }
     }
 
@@ -114,6 +127,8 @@ impl Act {
             Self::Revoked { what, .. } => what.to_string(),
             Self::Policy { version, .. } | Self::Admission { version } => format!("version {version}"),
             Self::BackedUp { counter } | Self::Restored { counter } => format!("allocation {counter}"),
+            // Numbers count from 1 for people.
+            Self::Pruned { from, kept_from } => format!("entries {} to {}", from.saturating_add(1), kept_from.next),
         }
     }
 }
@@ -132,6 +147,9 @@ impl fmt::Display for Act {
             Self::Admission { version } => write!(f, "drew version {version} of the admission seed"),
             Self::BackedUp { counter } => write!(f, "wrote a backup of allocation {counter}"),
             Self::Restored { counter } => write!(f, "restored the backup of allocation {counter}"),
+            Self::Pruned { kept_from, .. } => {
+                write!(f, "dropped {}, the last with hash {}", self.subject(), HEXLOWER.encode(&kept_from.last))
+            }
         }
     }
 }
@@ -197,6 +215,11 @@ pub enum AuditError {
         /// As found.
         found: u64,
     },
+    /// Nobody has said that the entries before this one were dropped.
+    #[error(
+        "the audit log begins at entry {0}, and none of the issuer's entries tells of that; compare it with a backup"
+    )]
+    Start(u64),
     /// A record in the table is none.
     #[error("the audit table has a record that is none")]
     Record,
@@ -217,12 +240,10 @@ impl Position {
     /// # Errors
     /// [`AuditError`].
     pub fn open(store: &impl Store) -> Result<Self, AuditError> {
-        store.value(Table::Audit, END)?.map_or(Ok(Self::default()), |bytes| Self::read(&bytes))
-    }
-
-    /// Reads the note of an end.
-    pub(crate) fn read(bytes: &[u8]) -> Result<Self, AuditError> {
-        codec::decode(bytes, 64).map_err(|_| AuditError::Record)
+        let Some(noted) = store.value(Table::Audit, END)? else { return Ok(Self::default()) };
+        let position: Self = codec::decode(&noted, 64).map_err(|_| AuditError::Record)?;
+        // No log comes that far, and one that says so could not be continued.
+        if position.next == u64::MAX { Err(AuditError::Record) } else { Ok(position) }
     }
 
     /// Adds an entry to a batch and returns the end that holds once the batch is committed.
@@ -248,19 +269,24 @@ pub fn hash(entry: &Signed<Entry>) -> [u8; 32] {
 }
 
 /// An entry as it stands in the table.
-pub(crate) fn decode(bytes: &[u8]) -> Result<Signed<Entry>, AuditError> {
+fn decode(bytes: &[u8]) -> Result<Signed<Entry>, AuditError> {
     codec::decode(bytes, RECORD_LEN_MAX).map_err(|_| AuditError::Record)
 }
 
-/// Entries from `from` on, at most `max`, as they stand in the store.
+/// What the table has of an entry.
+fn stored(store: &impl Store, sequence: u64) -> Result<Option<Vec<u8>>, StoreError> {
+    store.value(Table::Audit, &sequence.to_be_bytes())
+}
+
+/// Entries from `from` on, or from the first that is kept, at most `max`, as they stand in the store.
 ///
 /// # Errors
 /// [`AuditError`].
 pub fn read(store: &impl Store, from: u64, max: usize) -> Result<Vec<Signed<Entry>>, AuditError> {
-    let end = Position::open(store)?.next;
+    let (start, end) = (Start::open(store)?.at.next, Position::open(store)?.next);
     let mut entries = Vec::new();
-    for sequence in (from..end).take(max) {
-        let bytes = store.value(Table::Audit, &sequence.to_be_bytes())?;
+    for sequence in (from.max(start)..end).take(max) {
+        let bytes = stored(store, sequence)?;
         let bytes = bytes.ok_or(AuditError::Sequence { expected: sequence, found: sequence + 1 })?;
         entries.push(decode(&bytes)?);
     }
@@ -291,7 +317,7 @@ pub fn verify(
 }
 
 /// Checks at most `max` entries of a log in a store, from `from` on and against what stands before them. Returns where they end; the whole
-/// log is good when a walk from 0 has come to the end that is noted.
+/// log is good when a walk from 0, or from the first entry that is kept, has come to the end that is noted.
 ///
 /// # Errors
 /// [`AuditError`].
@@ -301,14 +327,17 @@ pub fn verify_part(
     max: usize,
     issuer: impl Fn(KeyId) -> Option<PublicKey>,
 ) -> Result<Position, AuditError> {
-    let noted = Position::open(store)?;
-    let from = from.min(noted.next);
-    let before = match from.checked_sub(1) {
-        None => Position::default(),
-        Some(at) => {
-            let last = read(store, at, 1)?.first().map(hash);
-            Position { next: from, last: last.ok_or(AuditError::Record)? }
-        }
+    let (start, noted) = (Start::open(store)?, Position::open(store)?);
+    if start.at.next > noted.next {
+        return Err(AuditError::End { noted: noted.next, found: start.at.next });
+    }
+    let from = from.clamp(start.at.next, noted.next);
+    let before = if from == start.at.next {
+        start.check(store, &issuer)?;
+        start.at
+    } else {
+        let last = read(store, from - 1, 1)?.first().map(hash);
+        Position { next: from, last: last.ok_or(AuditError::Record)? }
     };
     let found = verify(&read(store, from, max)?, before, issuer)?;
     if found.next == noted.next {
@@ -316,7 +345,7 @@ pub fn verify_part(
             return Err(AuditError::Chain(noted.next));
         }
         // Somebody put an earlier end back.
-        if store.value(Table::Audit, &noted.next.to_be_bytes())?.is_some() {
+        if stored(store, noted.next)?.is_some() {
             return Err(AuditError::End { noted: noted.next, found: noted.next + 1 });
         }
     }
@@ -324,19 +353,19 @@ pub fn verify_part(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::store::MemoryStore;
 
-    fn key() -> PrivateKey {
+    pub(crate) fn key() -> PrivateKey {
         PrivateKey::from_seed(&[1; 32])
     }
 
-    fn issuer(id: KeyId) -> Option<PublicKey> {
+    pub(crate) fn issuer(id: KeyId) -> Option<PublicKey> {
         Some(key().public()).filter(|key| key.id() == id)
     }
 
-    fn log(count: u64) -> (MemoryStore, Position) {
+    pub(crate) fn log(count: u64) -> (MemoryStore, Position) {
         let mut store = MemoryStore::default();
         let mut end = Position::open(&store).unwrap();
         for version in 0..count {
@@ -348,7 +377,7 @@ mod tests {
     }
 
     /// The whole log, in parts of a length that does not divide it.
-    fn verify_whole(store: &MemoryStore) -> Result<Position, AuditError> {
+    pub(crate) fn verify_whole(store: &MemoryStore) -> Result<Position, AuditError> {
         let (mut from, end) = (0, Position::open(store)?.next);
         loop {
             let found = verify_part(store, from, 7, issuer)?;
@@ -359,7 +388,7 @@ mod tests {
         }
     }
 
-    fn change(store: &mut MemoryStore, sequence: u64, value: Option<Vec<u8>>) {
+    pub(crate) fn change(store: &mut MemoryStore, sequence: u64, value: Option<Vec<u8>>) {
         let mut batch = Batch::default();
         match value {
             Some(value) => batch.put(Table::Audit, sequence.to_be_bytes(), value),
@@ -416,6 +445,16 @@ mod tests {
         ));
         // Even the issuer itself cannot write another past without writing all that came after it.
         assert!(matches!(tampered(2, forged(&key())), AuditError::Chain(2)));
+    }
+
+    #[test]
+    fn an_end_that_nobody_could_go_beyond_is_none() {
+        for (next, is_one) in [(u64::MAX - 1, true), (u64::MAX, false)] {
+            let (mut store, mut batch) = (MemoryStore::default(), Batch::default());
+            batch.put(Table::Audit, END, codec::encode(&Position { next, last: [0; 32] }));
+            store.commit(batch).unwrap();
+            assert_eq!(Position::open(&store).is_ok(), is_one, "{next}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! [workers]    cores · latency
 //! [routing]    table · mark · rule_priority · metric
 //! [api]        socket · read · operate · admin
+//! [issuer]     log_entries_max
 //! [peers]      legacy_kyber
 //! [dataplane]  keys of the packet plane's own configuration, written as there: [dataplane.xsk] and so on
 //! ```
@@ -26,6 +27,7 @@ use std::path::{Path, PathBuf};
 
 use weir_dataplane::config::file;
 
+use crate::audit::ENTRIES_MAX_DEFAULT;
 use crate::pki::id::NodeId;
 
 pub use instance::{INSTANCE_LEN_MAX, Instance};
@@ -57,6 +59,8 @@ pub struct Config {
     pub routing: Routing,
     /// `[api]`.
     pub api: Api,
+    /// `[issuer]`.
+    pub issuer: Issuer,
     /// `[peers]`.
     pub peers: Peers,
     /// `[dataplane]`: what is written into the packet plane's configuration over all that we derive.
@@ -178,6 +182,13 @@ impl fmt::Display for Principal {
     }
 }
 
+/// The issuer beside this node, where there is one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issuer {
+    /// Entries of the audit log that are kept.
+    pub log_entries_max: u64,
+}
+
 /// Exceptions for single peers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peers {
@@ -212,6 +223,7 @@ impl Config {
                 operate: Vec::new(),
                 admin: Vec::new(),
             },
+            issuer: Issuer { log_entries_max: ENTRIES_MAX_DEFAULT },
             peers: Peers { legacy_kyber: Vec::new() },
             dataplane: toml::Table::new(),
         }

@@ -151,6 +151,9 @@ pub struct Issuer<S> {
     /// Of the last X.509 list.
     crl_number: u64,
     audit: audit::Position,
+    audit_start: audit::Start,
+    /// Entries of the log that are kept.
+    audit_max: u64,
     resign_at: Option<Instant>,
 }
 
@@ -228,7 +231,7 @@ impl<S: Store> Issuer<S> {
                 Err(_) => return Err(damaged()),
             }
         }
-        let audit = audit::Position::open(&store)?;
+        let (audit, audit_start) = (audit::Position::open(&store)?, audit::Start::open(&store)?);
         let (invites, members, identities) = (BTreeMap::new(), BTreeMap::new(), HashMap::new());
         let mut issuer = Self {
             store,
@@ -244,6 +247,8 @@ impl<S: Store> Issuer<S> {
             leaves: Leaves::new(),
             crl_number: 0,
             audit,
+            audit_start,
+            audit_max: audit::ENTRIES_MAX_DEFAULT,
             resign_at: None,
         };
         issuer.load()?;
@@ -362,11 +367,18 @@ impl<S: Store> Issuer<S> {
         self.bundle().slice(self.id).ok_or(Refused::NotAllocator)
     }
 
-    /// Commits a batch with its entry in the audit log; the log's end moves only if the store took both.
+    /// Keeps so many entries of the audit log: [`audit::ENTRIES_MAX_DEFAULT`] if nothing is said.
+    pub const fn set_audit_max(&mut self, entries: u64) {
+        self.audit_max = entries;
+    }
+
+    /// Commits a batch with its entry in the audit log, and with what that pushes out; the log moves only if the store took all of it.
     fn commit(&mut self, mut batch: Batch, acts: Vec<Act>, by: &str, now: UnixSecs) -> Result<(), Refused> {
         let end = acts.into_iter().fold(self.audit, |end, act| end.append(&mut batch, &self.key, now, by, act));
+        let pruned = self.audit_start.prune(&self.store, &mut batch, end, self.audit_max, &self.key, now);
+        let (start, end) = pruned.map_err(|error| Refused::Audit(error.to_string()))?;
         self.store.commit(batch)?;
-        self.audit = end;
+        (self.audit_start, self.audit) = (start, end);
         Ok(())
     }
 
@@ -411,7 +423,7 @@ impl<S: Store> Issuer<S> {
         let own = |id: KeyId| Some(self.key.public()).filter(|_| id == self.id);
         let verified = audit::verify_part(&self.store, from, AUDIT_VERIFY_MAX, own);
         let verified = verified.map_err(|error| Refused::Audit(error.to_string()))?;
-        Ok(Reply::AuditVerified { verified, entries: self.audit.next })
+        Ok(Reply::AuditVerified { verified, entries: self.audit.next, first: self.audit_start.at.next })
     }
 
     /// What the store should hold of the state, with one thing changed.

@@ -595,8 +595,10 @@ object! {
     pub struct LogVerified {
         /// The last entry that was checked. Ask for those after it, until it is the last of all.
         verified: u64,
-        /// How many entries the log has.
+        /// The last entry of all.
         entries: u64,
+        /// The first entry that is kept: a log that is full drops its oldest entries, and one of its entries tells of that.
+        first: u64,
         /// Hash of the last entry that was checked. Note it elsewhere: that nothing was cut off shows against an older note only.
         hash: String,
     }

@@ -352,9 +352,18 @@ pub(super) fn log(entries: &[AuditEntry]) -> String {
 }
 
 pub(super) fn log_verified(log: &LogVerified) -> String {
+    let which = match log.first {
+        0..=1 => format!("All {} entries are", log.verified),
+        first => format!("Entries {first} to {} are", log.verified),
+    };
+    let dropped = match log.first.saturating_sub(1) {
+        0 => String::new(),
+        last => format!(
+            "Those before, 1 to {last}, were dropped to keep the log within its limit, as one of its entries says.\n"
+        ),
+    };
     format!(
-        "All {} entries are the issuer's, and each continues the one before. Note the last one's hash elsewhere:\n{}\n",
-        log.verified,
+        "{which} the issuer's, and each continues the one before. Note the last one's hash elsewhere:\n{}\n{dropped}",
         printable(&log.hash)
     )
 }

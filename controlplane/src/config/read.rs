@@ -11,6 +11,7 @@ use weir_dataplane::config::file::value::{
 };
 
 use super::{Config, Instance, LIST_MAX, Latency, NODE_NAME_LEN_MAX, Peers, Principal};
+use crate::audit::ENTRIES_MAX_RANGE;
 use crate::pki::id::NodeId;
 
 /// Every section with its keys.
@@ -22,6 +23,7 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
     ("workers", &["cores", "latency"]),
     ("routing", &["table", "mark", "rule_priority", "metric"]),
     ("api", &["socket", "read", "operate", "admin"]),
+    ("issuer", &["log_entries_max"]),
     ("peers", &["legacy_kyber"]),
     ("dataplane", &[]),
 ];
@@ -120,6 +122,8 @@ pub(super) fn config(document: &DeTable<'_>, text: &str, instance: &Instance) ->
     {
         return Err(api.refuse(key, "\"*\" would let everybody on this host change the network: name users or groups"));
     }
+    let issuer = section("issuer")?;
+    set(&mut config.issuer.log_entries_max, issuer.number("log_entries_max", ENTRIES_MAX_RANGE)?);
     let peers = section("peers")?;
     config.peers = Peers { legacy_kyber: peers.texts("legacy_kyber", LIST_MAX, node_id)?.unwrap_or_default() };
     if !cfg!(feature = "legacy-kyber") && !config.peers.legacy_kyber.is_empty() {

@@ -66,6 +66,8 @@ fn every_key_is_read() {
         read = ["*"]
         operate = ["@ops", "1000"]
         admin = ["alice", "@0"]
+        [issuer]
+        log_entries_max = 5000
         [peers]
         legacy_kyber = []
         [dataplane]
@@ -100,6 +102,7 @@ fn every_key_is_read() {
             operate: vec![Principal::Group("ops".into()), Principal::Uid(1000)],
             admin: vec![Principal::User("alice".into()), Principal::Gid(0)],
         },
+        issuer: Issuer { log_entries_max: 5000 },
         peers: Peers { legacy_kyber: Vec::new() },
         dataplane: toml::from_str("transit = true\nwan.attach = \"generic\"\nxsk.mode = \"copy\"").unwrap(),
     };
@@ -184,6 +187,7 @@ fn numbers_are_taken_at_their_limits_and_refused_beyond() {
         ("[routing]\nmark", 1, u32::MAX.into()),
         ("[routing]\nrule_priority", 1, 32765),
         ("[routing]\nmetric", 2, u64::from(u32::MAX) - 1),
+        ("[issuer]\nlog_entries_max", 1000, 10_000_000),
     ];
     for &(key, min, max) in cases {
         for good in [min, min + 1, max - 1, max] {

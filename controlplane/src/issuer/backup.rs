@@ -25,12 +25,13 @@ use crate::codec;
 use crate::pki::id::{KeyId, NetworkId};
 use crate::pki::key::{KeyFileError, PrivateKey};
 use crate::random::Random;
-use crate::store::{Batch, Store, StoreError, Table};
+use crate::store::{Batch, MemoryStore, Store, StoreError, Table};
 use crate::time::{Now, UnixSecs};
 
 /// The format that we write and read.
 const VERSION: u8 = 1;
-/// Longest file that is written and read. Ours: some 300,000 entries of the audit log, which is half a year of a thousand members.
+/// Longest file that is written and read. Ours: some 300,000 entries of the audit log; half as many again as it keeps when nobody says
+/// otherwise.
 pub const BACKUP_LEN_MAX: usize = 96 << 20;
 /// What stands in the file besides entries, and the one that tells of it.
 const ROOM: usize = 64 << 10;
@@ -179,18 +180,14 @@ fn open(file: &[u8], passphrase: &str) -> Result<Content, RestoreError> {
 }
 
 /// Where the backup's audit log ends, once every entry is known to be the issuer's and in its place.
-fn check_log(content: &Content, key: &PrivateKey) -> Result<audit::Position, AuditError> {
-    let (mut entries, mut noted) = (vec![], audit::Position::default());
+fn check_log(content: &Content, key: &PrivateKey) -> Result<audit::Position, RestoreError> {
+    let (mut log, mut batch) = (MemoryStore::default(), Batch::default());
     for (_, place, value) in content.entries.iter().filter(|(of, ..)| *of == AUDIT_NUMBER) {
-        if place == audit::END {
-            noted = audit::Position::read(value)?;
-        } else {
-            entries.push(audit::decode(value)?);
-        }
+        batch.put(Table::Audit, place.as_slice(), value.as_slice());
     }
+    log.commit(batch)?;
     let own = |id: KeyId| Some(key.public()).filter(|key| key.id() == id);
-    let found = audit::verify(&entries, audit::Position::default(), own)?;
-    if found == noted { Ok(found) } else { Err(AuditError::End { noted: noted.next, found: found.next }) }
+    Ok(audit::verify_part(&log, 0, usize::MAX, own)?)
 }
 
 /// Puts an issuer back. It allocates again after [`super::Request::Recovered`].

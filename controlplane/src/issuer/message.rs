@@ -545,8 +545,10 @@ pub enum Reply {
     AuditVerified {
         /// Up to here.
         verified: audit::Position,
-        /// How many entries the log has.
+        /// How many entries the log has had so far.
         entries: u64,
+        /// The first that is kept.
+        first: u64,
     },
 }
 

@@ -8,6 +8,7 @@
 //! hears of that as everybody does.
 
 use super::{Asked, Issuer, OpenIssuerError, Refused, Reply, Request, STATE_KEY};
+use crate::audit::ENTRIES_MAX_DEFAULT;
 use crate::pki::bundle::{Chain, SignedBundle, network_id};
 use crate::pki::key::PrivateKey;
 use crate::random::Random;
@@ -21,6 +22,8 @@ pub struct Seat<S> {
     empty: Option<(S, PrivateKey)>,
     /// What an empty one was told so far: a long chain comes in parts.
     heard: Option<Chain>,
+    /// Entries of the audit log that are kept.
+    audit_max: u64,
 }
 
 impl<S: Store> Seat<S> {
@@ -30,9 +33,17 @@ impl<S: Store> Seat<S> {
     /// [`OpenIssuerError`].
     pub fn open(store: S, key: PrivateKey) -> Result<Self, OpenIssuerError> {
         if store.value(Table::Issuer, STATE_KEY)?.is_none() {
-            return Ok(Self { issuer: None, empty: Some((store, key)), heard: None });
+            return Ok(Self { issuer: None, empty: Some((store, key)), heard: None, audit_max: ENTRIES_MAX_DEFAULT });
         }
-        Ok(Self { issuer: Some(Issuer::open(store, key)?), empty: None, heard: None })
+        Ok(Self { issuer: Some(Issuer::open(store, key)?), empty: None, heard: None, audit_max: ENTRIES_MAX_DEFAULT })
+    }
+
+    /// Keeps so many entries of the audit log, of the issuer that is here or comes.
+    pub fn set_audit_max(&mut self, entries: u64) {
+        self.audit_max = entries;
+        if let Some(issuer) = &mut self.issuer {
+            issuer.set_audit_max(entries);
+        }
     }
 
     /// Whether there is an issuer.
@@ -61,7 +72,9 @@ impl<S: Store> Seat<S> {
         if let Some(chain) = self.heard.take_if(names)
             && let Some((store, key)) = self.empty.take()
         {
-            self.issuer = Some(Issuer::create(store, key, chain.network(), chain.versions(), now, random)?);
+            let mut issuer = Issuer::create(store, key, chain.network(), chain.versions(), now, random)?;
+            issuer.set_audit_max(self.audit_max);
+            self.issuer = Some(issuer);
         }
         Ok(match &mut self.issuer {
             Some(issuer) => issuer.handle(asked, now, random),

@@ -375,9 +375,10 @@ impl<R: Random> Node<R> {
             (IssuerCallKind::Audit, Reply::Audit(entries)) => {
                 Answer::Log(entries.iter().filter_map(audit_entry).collect())
             }
-            (IssuerCallKind::VerifyAudit, Reply::AuditVerified { verified, entries }) => {
+            (IssuerCallKind::VerifyAudit, Reply::AuditVerified { verified, entries, first }) => {
                 let hash = data_encoding::HEXLOWER.encode(&verified.last);
-                Answer::LogVerified(LogVerified { verified: verified.next, entries, hash })
+                // Numbers count from 1 for people, from 0 in the log.
+                Answer::LogVerified(LogVerified { verified: verified.next, entries, first: first + 1, hash })
             }
             (IssuerCallKind::Backup, Reply::Backup(file)) => {
                 Answer::Backup(crate::api::types::Backup { file: BASE64.encode(&file) })
@@ -710,7 +711,7 @@ fn audit_entry(signed: &crate::pki::signed::Signed<crate::audit::Entry>) -> Opti
     let entry = signed.peek().ok()?;
     let hash = data_encoding::HEXLOWER.encode(&crate::audit::hash(signed));
     Some(AuditEntry {
-        number: entry.sequence + 1,
+        number: entry.sequence.saturating_add(1),
         at: Moment(entry.at),
         actor: entry.by,
         act: entry.what.name().to_owned(),

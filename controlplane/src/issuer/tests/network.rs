@@ -152,10 +152,10 @@ fn the_log_is_checked_on_demand_and_a_backup_of_a_bent_one_is_not_put_back() {
     let mut world = World::new();
     let passphrase = || SecretText(Zeroizing::new("correct horse".to_owned()));
     world.invite(spec("berlin")).unwrap();
-    let Reply::AuditVerified { verified, entries } = world.ask(Request::VerifyAudit { from: 0 }).unwrap() else {
+    let Reply::AuditVerified { verified, entries, first } = world.ask(Request::VerifyAudit { from: 0 }).unwrap() else {
         panic!()
     };
-    assert_eq!((verified, entries), (world.issuer.audit, 2));
+    assert_eq!((verified, entries, first), (world.issuer.audit, 2, 0));
     let mut batch = Batch::default();
     let first = world.issuer.store.value(Table::Audit, &0u64.to_be_bytes()).unwrap().unwrap();
     batch.put(Table::Audit, 1u64.to_be_bytes(), first);
@@ -166,4 +166,60 @@ fn the_log_is_checked_on_demand_and_a_backup_of_a_bent_one_is_not_put_back() {
     let refused = restore(&mut fresh, &file, "correct horse", "uid 0", world.now().wall).unwrap_err();
     assert!(matches!(refused, RestoreError::Audit(AuditError::Sequence { expected: 1, found: 0 })), "{refused}");
     assert!(fresh.entries(Table::Audit).unwrap().is_empty());
+}
+
+#[test]
+fn a_full_log_drops_its_oldest_entries_and_is_good_through_restarts_failures_and_a_restore() {
+    let mut world = World::new();
+    world.issuer.set_audit_max(40);
+    let passphrase = || SecretText(Zeroizing::new("correct horse".to_owned()));
+    let mut drops = 0;
+    for number in 0..200 {
+        let (start, end) = (world.issuer.audit_start, world.issuer.audit);
+        if number % 3 == 0 {
+            world.fails.set(true);
+            assert!(matches!(world.ask(Request::RotateAdmission), Err(Refused::Store(_))));
+            world.fails.set(false);
+            assert_eq!((world.issuer.audit_start, world.issuer.audit), (start, end), "nothing has happened");
+        }
+        world.ask(Request::RotateAdmission).unwrap();
+        let kept = world.issuer.audit.next - world.issuer.audit_start.at.next;
+        assert!(kept <= 40, "{kept} entries");
+        if world.issuer.audit_start != start {
+            drops += 1;
+            world.restart();
+            world.issuer.set_audit_max(40);
+            world.check_audit();
+        }
+    }
+    assert!(drops > 20, "{drops}");
+    // Nothing more goes from here on.
+    world.issuer.set_audit_max(1000);
+    let first = world.issuer.audit_start.at.next;
+    let Reply::Audit(entries) = world.ask(Request::Audit { from: 0, max: 1 }).unwrap() else { panic!() };
+    assert_eq!(entries[0].peek().unwrap().sequence, first);
+    let Reply::AuditVerified { verified, first: from, .. } = world.ask(Request::VerifyAudit { from: 0 }).unwrap()
+    else {
+        panic!()
+    };
+    assert_eq!((verified, from), (world.issuer.audit, first));
+
+    let Reply::Backup(file) = world.ask(Request::Backup { passphrase: passphrase() }).unwrap() else { panic!() };
+    let now = world.now().wall;
+    let mut fresh = Shaky::default();
+    let restored = restore(&mut fresh, &file, "correct horse", "uid 0", now).unwrap();
+    let key = restored.key.public();
+    let found = audit::verify_part(&fresh, 0, usize::MAX, |id| Some(key).filter(|key| key.id() == id)).unwrap();
+    assert_eq!(found.next, world.issuer.audit.next + 1, "and the restore");
+
+    // Somebody moves the beginning.
+    let mut batch = Batch::default();
+    let mut note = world.issuer.store.value(Table::Audit, b"start").unwrap().unwrap();
+    note[0] += 1;
+    batch.put(Table::Audit, *b"start", note);
+    world.issuer.store.commit(batch).unwrap();
+    assert!(matches!(world.ask(Request::VerifyAudit { from: 0 }), Err(Refused::Audit(_))));
+    let Reply::Backup(file) = world.ask(Request::Backup { passphrase: passphrase() }).unwrap() else { panic!() };
+    let refused = restore(&mut Shaky::default(), &file, "correct horse", "uid 0", now).unwrap_err();
+    assert!(matches!(refused, RestoreError::Audit(AuditError::Start(at)) if at == first + 1), "{refused}");
 }

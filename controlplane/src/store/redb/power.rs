@@ -185,3 +185,43 @@ fn a_file_cut_short_anywhere_is_an_error_or_whole() {
     }
     assert!(refused > 0);
 }
+
+/// What an issuer drops of its log is named in the batch that drops it.
+#[test]
+fn a_log_that_is_pruned_while_the_power_fails_is_the_one_before_or_the_one_after() {
+    use crate::audit::{Act, Position, Start, verify_part};
+    use crate::pki::key::PrivateKey;
+    use crate::time::UnixSecs;
+
+    let key = PrivateKey::from_seed(&[1; 32]);
+    let verified = |store: &RedbStore| {
+        let found = verify_part(store, 0, usize::MAX, |id| Some(key.public()).filter(|key| key.id() == id));
+        (Start::open(store).unwrap(), found.unwrap())
+    };
+    let disk = Disk::default();
+    let mut store = open(&disk).unwrap();
+    let mut states = vec![(disk.log_len(), verified(&store))];
+    for version in 0..40 {
+        let (start, end) = states[states.len() - 1].1;
+        let mut batch = Batch::default();
+        let end = end.append(&mut batch, &key, UnixSecs(version), "uid 0", Act::Admission { version });
+        let after: (Start, Position) = start.prune(&store, &mut batch, end, 16, &key, UnixSecs(version)).unwrap();
+        store.commit(batch).unwrap();
+        states.push((disk.log_len(), after));
+    }
+    std::mem::forget(store);
+    let mut random = SeededRandom::new(17);
+    let (mut pruned, mut torn) = (0, 0);
+    for operations in states[0].0..=states[states.len() - 1].0 {
+        let safe = states.iter().rposition(|(end, _)| *end <= operations).unwrap();
+        let survivor = disk.after_power_loss(operations, &mut random);
+        let found = verified(&open(&survivor).unwrap());
+        let next = states.get(safe + 1).map(|(_, state)| *state);
+        assert!(found == states[safe].1 || Some(found) == next, "after {operations} operations");
+        if next.is_some_and(|(start, _)| start != states[safe].1.0) {
+            pruned += 1;
+            torn += usize::from(found == states[safe].1);
+        }
+    }
+    assert!(pruned > 50 && torn > 10, "{torn} of {pruned} losses within a batch that drops entries");
+}
