@@ -57,6 +57,8 @@ pub(crate) const CARGO_FUZZ: Tool = Tool { name: "cargo-fuzz", version: "0.13.2"
 
 /// Python packages of outside judges that no Debian has in a version that serves: a QUIC of its own, and an OpenSSL that knows ML-KEM.
 const JUDGE_PACKAGES: [&str; 3] = ["aioquic==1.7.2", "cryptography==50.0.2", "pyOpenSSL==26.4.0"];
+/// A browser's TLS of 2024, which knows the draft group. Its test looks for it, and is skipped without.
+const LEGACY_JUDGE_PACKAGES: [&str; 1] = ["curl_cffi==0.17.0"];
 
 /// The Python with the judges' packages, whether it is there or not.
 pub(crate) fn judge_python(workspace: &Workspace) -> PathBuf {
@@ -75,9 +77,17 @@ pub(crate) fn install_judges(workspace: &Workspace) -> Result<(), String> {
         // Debian has the module in a package of its own.
         make().or_else(|_| install_packages(&["python3-venv"]).and_then(|()| make()))?;
     }
-    println!("installing into {}: {}", workspace.target.join("judges").display(), JUDGE_PACKAGES.join(" "));
-    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
-    process::run(Command::new(python).args(pip).args(JUDGE_PACKAGES))
+    let install = |packages: &[&str]| {
+        println!("installing into {}: {}", workspace.target.join("judges").display(), packages.join(" "));
+        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+        process::run(Command::new(&python).args(pip).args(packages))
+    };
+    if let Err(message) = install(&JUDGE_PACKAGES) {
+        // A Python without them would be taken for the judges.
+        let _ = fs::remove_dir_all(workspace.target.join("judges"));
+        return Err(message);
+    }
+    install(&LEGACY_JUDGE_PACKAGES)
 }
 
 /// Installs what building, demo and tests need.

@@ -61,11 +61,18 @@ const STEPS: [Step; 10] = [
 ];
 
 /// What a full run adds.
-const FULL_STEPS: [Step; 7] = [
+const FULL_STEPS: [Step; 8] = [
     Step::new("advisories", Action::Own(advisories, "cargo deny check advisories")),
     // Some of the ignored tests ask them.
     Step::new("judges", Action::Own(judges, "cargo xtask test --full")),
     Step::new("many cases", Action::CargoManyCases("test --locked --workspace --exclude weir-bench")),
+    // The draft group is in no default build, so the release tests have no judge of it.
+    Step::new(
+        "legacy judge",
+        Action::Cargo(
+            "test --locked -p weir-controlplane --features legacy-kyber --lib quic::tests::legacy -- --include-ignored",
+        ),
+    ),
     Step::new("fuzz", Action::Own(fuzz, "cargo +nightly fuzz run TARGET")),
     Step::new(
         "release build",
