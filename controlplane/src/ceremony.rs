@@ -18,7 +18,7 @@ use crate::issuer::{
     Asked, Contact, InviteSpec, Issuer, JoinBody, JoinRequest, OpenIssuerError, Refused, Reply, Request, Subnet,
 };
 use crate::membership::{self, Membership, MembershipError};
-use crate::pki::bundle::{self, Bundle, BundleError, Chain, Parameters, SignedBundle, Slice};
+use crate::pki::bundle::{self, Bundle, BundleError, Chain, Parameters, SignedBundle, Slice, prefix_covers};
 use crate::pki::ceremony;
 use crate::pki::certificate::{
     self, AuthorityFields, CertificateError, IssuerSpec, RootSpec, Serial, Validity, issuer_certificate,
@@ -90,6 +90,21 @@ pub enum CeremonyError {
     /// The key given is none of the bundle's roots.
     #[error("{0} is no root of version {1} of the trust bundle: use the other root, or the newest bundle")]
     NotRoot(KeyId, u64),
+    /// Somebody signs policy already.
+    #[error("{0} is an operator already")]
+    AlreadyOperator(KeyId),
+    /// Somebody does not sign policy.
+    #[error("the trust bundle names no operator {0}")]
+    NoOperator(KeyId),
+    /// Not exactly one issuer gives out something.
+    #[error("none or several issuers give out prefixes: name the one that gets more by its key id")]
+    WhichAllocator,
+    /// The issuer gives out nothing.
+    #[error("{0} gives out nothing: `weir ca move-allocator` lets it")]
+    NoAllocator(KeyId),
+    /// A prefix is given out already.
+    #[error("{0} gives out {1} already")]
+    InPool(KeyId, Prefix),
     /// The root that signs would be gone afterwards.
     #[error("root {0} cannot sign its own end: sign with the root that stays")]
     OwnEnd(KeyId),
@@ -411,6 +426,95 @@ impl Ceremony {
     /// [`CeremonyError`].
     pub fn move_allocator(&mut self, from: KeyId, to: KeyId) -> Result<(), CeremonyError> {
         self.take(ceremony::move_slice(&self.chain, &[&self.root], from, to)?)
+    }
+
+    /// Has an issuer, the one that allocates if none is named, give out more prefixes. All issuers are certified anew for the time that they had
+    /// left, since each renews what another gave. Certificates of members are good as they are.
+    ///
+    /// # Errors
+    /// [`CeremonyError`].
+    pub fn widen_pool(
+        &mut self,
+        more: &[Prefix],
+        issuer: Option<KeyId>,
+        random: &mut impl Random,
+    ) -> Result<KeyId, CeremonyError> {
+        let issuer = match (issuer, &self.bundle().slices[..]) {
+            (Some(issuer), _) => issuer,
+            (None, [only]) => only.issuer,
+            (None, _) => return Err(CeremonyError::WhichAllocator),
+        };
+        let slice = self.bundle().slice(issuer).ok_or(CeremonyError::NoAllocator(issuer))?;
+        let mut prefixes = slice.prefixes.clone();
+        for prefix in more {
+            if prefixes.iter().any(|known| prefix_covers(known, prefix)) {
+                return Err(CeremonyError::InPool(issuer, *prefix));
+            }
+            prefixes.retain(|known| !prefix_covers(prefix, known));
+            prefixes.push(*prefix);
+        }
+        let mut issuers = Vec::new();
+        for der in &self.bundle().issuers {
+            issuers.push(self.certified_for(der, more, random)?.unwrap_or_else(|| der.clone()));
+        }
+        let next = ceremony::amend(&self.chain, &[&self.root], |next| {
+            next.slices
+                .iter_mut()
+                .filter(|slice| slice.issuer == issuer)
+                .for_each(|slice| slice.prefixes.clone_from(&prefixes));
+            next.issuers = issuers;
+            Ok(())
+        })?;
+        self.take(next)?;
+        Ok(issuer)
+    }
+
+    /// An issuer's certificate that grants these as well; none for one that inherits, or has ended.
+    fn certified_for(
+        &self,
+        der: &[u8],
+        more: &[Prefix],
+        random: &mut impl Random,
+    ) -> Result<Option<Vec<u8>>, CeremonyError> {
+        let AuthorityFields { public, blocks, validity, .. } = certificate::read_authority(der)?;
+        let IpBlocks::Explicit(granted) = blocks else { return Ok(None) };
+        if validity.not_after < self.now || self.bundle().is_revoked(public.id()) {
+            return Ok(None);
+        }
+        let wider = Resources::from_prefixes(granted.prefixes().into_iter().chain(more.iter().copied()));
+        let blocks = IpBlocks::Explicit(wider);
+        let spec = IssuerSpec { public, blocks, validity, serial: Serial::draw(random) };
+        Ok(Some(issuer_certificate(&self.root, &self.root_der, &spec)?))
+    }
+
+    /// Lets a key sign policy.
+    ///
+    /// # Errors
+    /// [`CeremonyError`].
+    pub fn add_operator(&mut self, public: PublicKey) -> Result<KeyId, CeremonyError> {
+        let id = public.id();
+        if self.bundle().operator(id).is_some() {
+            return Err(CeremonyError::AlreadyOperator(id));
+        }
+        self.take(ceremony::amend(&self.chain, &[&self.root], |bundle| {
+            bundle.operators.push(public);
+            Ok(())
+        })?)?;
+        Ok(id)
+    }
+
+    /// Lets a key sign policy no more. What it signed last stays in force until another version comes.
+    ///
+    /// # Errors
+    /// [`CeremonyError`].
+    pub fn remove_operator(&mut self, operator: KeyId) -> Result<(), CeremonyError> {
+        if self.bundle().operator(operator).is_none() {
+            return Err(CeremonyError::NoOperator(operator));
+        }
+        self.take(ceremony::amend(&self.chain, &[&self.root], |bundle| {
+            bundle.operators.retain(|key| key.id() != operator);
+            Ok(())
+        })?)
     }
 
     /// Allows the draft group between members whose configurations ask for it, or forbids it.

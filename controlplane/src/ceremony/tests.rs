@@ -153,3 +153,61 @@ fn a_root_goes_and_what_it_had_signed_is_signed_by_the_other() {
     assert!(matches!(error, CeremonyError::NotRoot(id, 2) if id == a));
     assert!(Ceremony::begin(ceremony.versions(), new, FOUNDED).is_ok());
 }
+
+#[test]
+fn a_wider_pool_is_granted_by_all_issuers_and_takes_nothing_from_members() {
+    let mut world = world();
+    let first = world.keys.issuer.public().id();
+    let prefix = |text: &str| -> Prefix { text.parse().unwrap() };
+    let mut ceremony = Ceremony::begin(&[world.founded.bundle.clone()], world.keys.root_b.clone(), FOUNDED).unwrap();
+    let second = ceremony.add_issuer(PrivateKey::from_seed(&[9; 32]).public(), &mut world.random).unwrap();
+    let granted = |bundle: &Bundle| -> Vec<(KeyId, Validity, Resources)> {
+        let fields = bundle.issuers.iter().map(|der| certificate::read_authority(der).unwrap());
+        fields
+            .map(|fields| match fields.blocks {
+                IpBlocks::Explicit(granted) => (fields.public.id(), fields.validity, granted),
+                IpBlocks::Inherit => panic!("of {}", fields.name),
+            })
+            .collect()
+    };
+    let before = granted(ceremony.bundle());
+
+    let more = [prefix("172.16.0.0/12"), prefix("8.0.0.0/6")];
+    assert_eq!(ceremony.widen_pool(&more, None, &mut world.random).unwrap(), first);
+    let bundle = ceremony.bundle().clone();
+    // 8.0.0.0/6 has 10.0.0.0/8 in it, which need not be named any more.
+    assert_eq!(bundle.slice(first).unwrap().prefixes, more);
+    let after = granted(&bundle);
+    for ((id, validity, narrow), (same_id, same_validity, wide)) in before.into_iter().zip(after) {
+        assert_eq!((id, validity), (same_id, same_validity));
+        assert!(wide.contains(&narrow) && wide.contains(&Resources::from_prefixes(more)), "{id}");
+    }
+    // The founder shows the certificate of before, under an issuer's certificate of before.
+    assert!(verified(&mut world, &bundle).is_some());
+
+    for (prefixes, whose, expected) in [
+        (["172.20.0.0/16"], None, "gives out 172.20.0.0/16 already"),
+        (["192.168.0.0/16"], Some(second), "gives out nothing"),
+    ] {
+        let refused = ceremony.widen_pool(&prefixes.map(prefix), whose, &mut world.random).unwrap_err();
+        assert!(refused.to_string().contains(expected), "{refused}");
+        assert_eq!(ceremony.bundle(), &bundle, "nothing has changed");
+    }
+    ceremony.revoke_issuer(first, None).unwrap();
+    let refused = ceremony.widen_pool(&[prefix("192.168.0.0/16")], None, &mut world.random);
+    assert!(matches!(refused, Err(CeremonyError::WhichAllocator)), "{refused:?}");
+}
+
+#[test]
+fn operators_come_and_go() {
+    let world = world();
+    let first = world.keys.issuer.public();
+    let second = PrivateKey::from_seed(&[9; 32]).public();
+    let mut ceremony = Ceremony::begin(&[world.founded.bundle.clone()], world.keys.root_a.clone(), FOUNDED).unwrap();
+    assert_eq!(ceremony.add_operator(second).unwrap(), second.id());
+    assert_eq!(ceremony.bundle().operators, [first, second]);
+    assert!(matches!(ceremony.add_operator(second), Err(CeremonyError::AlreadyOperator(id)) if id == second.id()));
+    ceremony.remove_operator(first.id()).unwrap();
+    assert_eq!((ceremony.bundle().version, &ceremony.bundle().operators[..]), (3, &[second][..]));
+    assert!(matches!(ceremony.remove_operator(first.id()), Err(CeremonyError::NoOperator(id)) if id == first.id()));
+}

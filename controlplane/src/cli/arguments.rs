@@ -379,6 +379,45 @@ pub enum CaCommand {
         #[arg(long, value_name = "KEY-ID")]
         to: String,
     },
+    /// Make an operator's key, which signs policy on any host, and print its public half: for `add-operator`.
+    OperatorKey {
+        /// Where to put the key.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// File whose first line is the key's passphrase [default: ask].
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+    },
+    /// Ceremony: let a key sign policy.
+    AddOperator {
+        /// The root.
+        #[command(flatten)]
+        root: Root,
+        /// The operator's public key, as `weir ca operator-key` prints it, or `weir ca issuer-key` on an issuer.
+        #[arg(long, value_name = "KEY")]
+        key: String,
+    },
+    /// Ceremony: let a key sign policy no more. The policy in force stays until another is signed.
+    RemoveOperator {
+        /// The root.
+        #[command(flatten)]
+        root: Root,
+        /// The operator's key id.
+        #[arg(value_name = "KEY-ID")]
+        operator: String,
+    },
+    /// Ceremony: give out more prefixes than before. All members lead them into the overlay from then on, or nowhere.
+    WidenPool {
+        /// The root.
+        #[command(flatten)]
+        root: Root,
+        /// A prefix that no issuer gives out yet; it may have some in it that this one does.
+        #[arg(long, required = true, value_name = "PREFIX")]
+        pool: Vec<String>,
+        /// The key id of the issuer that gives them out [default: the one that gives out the rest].
+        #[arg(long, value_name = "KEY-ID")]
+        issuer: Option<String>,
+    },
     /// Ceremony: allow the draft group X25519Kyber768Draft00 with members that a configuration names, or forbid it.
     DraftGroup {
         /// The root.
@@ -433,6 +472,26 @@ pub enum PolicyCommand {
         /// Compare with this file and ask no node.
         #[arg(long, value_name = "FILE")]
         from: Option<PathBuf>,
+    },
+    /// Sign a policy with an operator's key, on any host: for `apply --signed`. Asks no node.
+    Sign {
+        /// The file.
+        file: PathBuf,
+        /// The operator's key, as `weir ca operator-key` made it.
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// File whose first line is the key's passphrase [default: ask].
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+        /// The trust bundle, as `weir ca bundle` wrote it: it says for which network, and whether the key may.
+        #[arg(long, value_name = "FILE")]
+        bundle: PathBuf,
+        /// The number of this version, above that in force: `weir policy show`.
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+        version: u64,
+        /// Where to put the signed policy.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
     },
     /// Put a policy in force.
     Apply {

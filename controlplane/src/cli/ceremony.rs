@@ -120,14 +120,9 @@ pub(super) fn ca(arguments: &Arguments, command: &CaCommand) -> Outcome {
     match command {
         CaCommand::IssuerKey => issuer_key(arguments),
         CaCommand::AddIssuer { root, key } => {
-            let public = HEXLOWER_PERMISSIVE.decode(key.trim().as_bytes()).ok().and_then(|key| key.try_into().ok());
-            let Some(public) = public else {
-                return Err(failed(format!(
-                    "{key:?} is no key: 64 hexadecimal digits, as `weir ca issuer-key` prints"
-                )));
-            };
+            let public = public_key(key)?;
             change(arguments, root, |ceremony| {
-                let id = ceremony.add_issuer(PublicKey(public), &mut SystemRandom)?;
+                let id = ceremony.add_issuer(public, &mut SystemRandom)?;
                 Ok(format!("{id} is an issuer"))
             })
         }
@@ -167,6 +162,37 @@ pub(super) fn ca(arguments: &Arguments, command: &CaCommand) -> Outcome {
                 Ok(format!("{to} gives out what {from} gave out"))
             })
         }
+        CaCommand::OperatorKey { out, passphrase_file } => {
+            let key = PrivateKey::generate(&mut SystemRandom);
+            let passphrase = passphrase::new("the operator", passphrase_file.as_deref()).map_err(failed)?;
+            files::write_secret(out, key.to_encrypted_pem(&passphrase).map_err(failed)?.as_bytes())?;
+            shown(arguments, key.public())
+        }
+        CaCommand::AddOperator { root, key } => {
+            let public = public_key(key)?;
+            change(arguments, root, |ceremony| {
+                let id = ceremony.add_operator(public)?;
+                Ok(format!("{id} signs policy"))
+            })
+        }
+        CaCommand::RemoveOperator { root, operator } => {
+            let operator = key_id(operator)?;
+            change(arguments, root, |ceremony| {
+                ceremony.remove_operator(operator)?;
+                Ok(format!("{operator} signs policy no more; the one in force stays until another is signed"))
+            })
+        }
+        CaCommand::WidenPool { root, pool, issuer } => {
+            let (more, issuer) = (prefixes(pool)?, issuer.as_deref().map(key_id).transpose()?);
+            change(arguments, root, |ceremony| {
+                let issuer = ceremony.widen_pool(&more, issuer, &mut SystemRandom)?;
+                Ok(format!(
+                    "{issuer} gives out {} as well. Once it is published all of that is led into the overlay or nowhere, on every\n\
+                     member, and each starts its packet plane anew: no packet passes it for about a second",
+                    pool.join(", ")
+                ))
+            })
+        }
         CaCommand::DraftGroup { root, verdict } => change(arguments, root, |ceremony| {
             let is_allowed = *verdict == Verdict::Allow;
             ceremony.allow_legacy_kyber(is_allowed)?;
@@ -182,6 +208,14 @@ pub(super) fn ca(arguments: &Arguments, command: &CaCommand) -> Outcome {
     }
 }
 
+fn public_key(text: &str) -> Result<PublicKey, Failure> {
+    let key = HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes()).ok().and_then(|key| key.try_into().ok());
+    key.map(PublicKey).ok_or_else(|| {
+        let who = "`weir ca issuer-key` and `weir ca operator-key` print";
+        failed(format!("{text:?} is no key: 64 hexadecimal digits, as {who}"))
+    })
+}
+
 fn key_id(text: &str) -> Result<KeyId, Failure> {
     text.parse().map_err(|error| failed(format!("{error}: 40 hexadecimal digits")))
 }
@@ -189,7 +223,11 @@ fn key_id(text: &str) -> Result<KeyId, Failure> {
 fn issuer_key(arguments: &Arguments) -> Outcome {
     let config = arguments.configuration().map_err(failed)?;
     let state = StateDirectory::open(&config.node.state_directory).map_err(failed)?;
-    let public = state.issuer_key_or_fresh(&mut SystemRandom).map_err(failed)?.public();
+    shown(arguments, state.issuer_key_or_fresh(&mut SystemRandom).map_err(failed)?.public())
+}
+
+/// Prints a key, to be named in a ceremony.
+fn shown(arguments: &Arguments, public: PublicKey) -> Outcome {
     let key = HEXLOWER_PERMISSIVE.encode(&public.0);
     if arguments.json {
         return remote::json(&json!({ "key": key, "id": public.id().to_string() }));

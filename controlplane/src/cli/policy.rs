@@ -1,4 +1,4 @@
-//! `weir policy check` and `weir policy diff`: about documents that are files, before anybody signs them.
+//! `weir policy check`, `diff` and `sign`: about documents that are files, before a node has them.
 
 use std::path::Path;
 
@@ -6,15 +6,65 @@ use serde_json::json;
 
 use super::arguments::Arguments;
 use super::table::printable;
-use super::{FAILED, Failure, Outcome, failed, files, print, remote};
+use super::{FAILED, Failure, Outcome, failed, files, passphrase, print, remote};
 use crate::api::Call;
 use crate::api::types::{self, Member, MemberState};
-use crate::policy::{self, Action, Document, Finding, MemberView, Severity};
+use crate::pki::bundle::{Chain, network_id, text};
+use crate::pki::key::PrivateKey;
+use crate::policy::{self, Action, Document, Finding, MemberView, Severity, SignedPolicy};
+
+fn named(file: &Path, why: &dyn std::fmt::Display) -> Failure {
+    failed(format!("{}: {why}", file.display()))
+}
+
+fn read_text(file: &Path) -> Result<String, Failure> {
+    String::from_utf8(files::read(file)?).map_err(|error| named(file, &format!("{error}: save it as UTF-8")))
+}
 
 fn read(file: &Path) -> Result<Document, Failure> {
-    let named = |why: &dyn std::fmt::Display| failed(format!("{}: {why}", file.display()));
-    let text = String::from_utf8(files::read(file)?).map_err(|error| named(&format!("{error}: save it as UTF-8")))?;
-    policy::parse(&text).map_err(|error| named(&error))
+    policy::parse(&read_text(file)?).map_err(|error| named(file, &error))
+}
+
+/// `weir policy sign`.
+pub(super) struct Signing<'a> {
+    /// The document.
+    pub(super) file: &'a Path,
+    /// The operator's key.
+    pub(super) key: &'a Path,
+    /// What opens it; asked for otherwise.
+    pub(super) passphrase_file: Option<&'a Path>,
+    /// The network.
+    pub(super) bundle: &'a Path,
+    /// The number.
+    pub(super) version: u64,
+    /// Where to put it.
+    pub(super) out: &'a Path,
+}
+
+/// Signs a policy with a key that is in a file. Whether the number is high enough only members know.
+pub(super) fn sign(arguments: &Arguments, signing: &Signing<'_>) -> Outcome {
+    let Signing { file, key, passphrase_file, bundle, version, out } = *signing;
+    let versions = text::read(&files::read(bundle)?).map_err(|error| named(bundle, &error))?;
+    let network = versions.first().map(network_id).unwrap_or_default();
+    let chain = Chain::walk(network, &versions).map_err(|error| named(bundle, &error))?;
+    let pem = read_text(key)?;
+    let passphrase = passphrase::known("the operator", passphrase_file).map_err(failed)?;
+    let operator = PrivateKey::from_encrypted_pem(&pem, &passphrase).map_err(|error| named(key, &error))?;
+    let id = operator.public().id();
+    if chain.current().operator(id).is_none() {
+        let why = format!(
+            "{id} is no operator of version {} of the trust bundle: weir ca add-operator",
+            chain.current().version
+        );
+        return Err(named(key, &why));
+    }
+    let signed = SignedPolicy::sign(network, version, remote::now(), &read_text(file)?, &operator);
+    files::write(out, &signed.map_err(|error| named(file, &error))?.to_bytes())?;
+    let out = out.display();
+    let message = format!(
+        "{out}: version {version} of the policy.\nIt takes hold when a member has it: weir policy apply {out} --signed"
+    );
+    remote::report(arguments, &message)
 }
 
 /// What is wrong with a policy; nothing is said of members when the node is not to be asked for them.

@@ -243,7 +243,7 @@ fn policy(arguments: &Arguments, command: &PolicyCommand) -> Outcome {
             return shown(arguments, &Call::PolicyHistory, |versions: &Vec<_>| show::policy_history(versions));
         }
         // Whoever calls has taken these.
-        PolicyCommand::Check { .. } | PolicyCommand::Diff { .. } => return Ok(()),
+        PolicyCommand::Check { .. } | PolicyCommand::Diff { .. } | PolicyCommand::Sign { .. } => return Ok(()),
         PolicyCommand::Explain { src, dst, proto, port } => {
             let request = ExplainRequest { src: src.clone(), dst: dst.clone(), proto: proto.clone(), port: *port };
             return shown(arguments, &Call::PolicyExplain(request), show::explanation);
@@ -288,6 +288,10 @@ pub(super) fn ca(arguments: &Arguments, command: &CaCommand) -> Outcome {
         | CaCommand::RevokeIssuer { .. }
         | CaCommand::RotateRoot { .. }
         | CaCommand::MoveAllocator { .. }
+        | CaCommand::WidenPool { .. }
+        | CaCommand::OperatorKey { .. }
+        | CaCommand::AddOperator { .. }
+        | CaCommand::RemoveOperator { .. }
         | CaCommand::DraftGroup { .. }
         | CaCommand::Restore { .. } => Ok(()),
     }

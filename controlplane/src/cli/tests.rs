@@ -46,6 +46,10 @@ fn every_command_is_there_and_has_a_line_of_help() {
         "ca rotate-root",
         "ca move-allocator",
         "ca draft-group",
+        "ca widen-pool",
+        "ca operator-key",
+        "ca add-operator",
+        "ca remove-operator",
         "ca backup",
         "ca restore",
         "ca export-crl",
@@ -53,6 +57,7 @@ fn every_command_is_there_and_has_a_line_of_help() {
         "policy show",
         "policy check",
         "policy diff",
+        "policy sign",
         "policy apply",
         "policy history",
         "policy rollback",
@@ -226,13 +231,42 @@ fn a_network_is_founded_and_changed_by_files_alone() {
     assert!(run(&format!("ca add-issuer {root} --key abc")).is_err());
     // The founder's issuer is revoked, and the one that was added follows it.
     let bundle = |path: &str| in_file(path).last().unwrap().peek().unwrap();
+    // More to give out: every issuer may grant it, and what was there is not named twice.
+    assert!(run(&format!("ca widen-pool {root} --pool 10.1.2.0/24")).is_err(), "that is in the pool");
+    run(&format!("ca widen-pool {root} --pool 172.16.0.0/12 --pool 10.0.0.0/15")).unwrap();
+    let wide = bundle("bundle");
+    let pool = &wide.slices[0].prefixes;
+    assert!(["172.16.0.0/12", "10.0.0.0/15"].iter().all(|prefix| pool.contains(&prefix.parse().unwrap())), "{pool:?}");
+    assert!(!pool.contains(&"10.1.0.0/16".parse().unwrap()), "{pool:?}");
+    assert_eq!((wide.version, wide.issuers.len()), (3, 2));
+    // An operator of its own, on a host that is no member.
+    let operator = format!("--passphrase-file {}", at("passphrase"));
+    run(&format!("ca operator-key --out {} {operator}", at("operator.pem"))).unwrap();
+    assert_eq!(mode("operator.pem"), 0o600);
+    fs::write(at("policy.toml"), "default = \"deny\"\n").unwrap();
+    let sign = format!(
+        "policy sign {} --key {} {operator} --bundle {} --version 7 --out {}",
+        at("policy.toml"),
+        at("operator.pem"),
+        at("bundle"),
+        at("policy.signed")
+    );
+    assert!(matches!(run(&sign), Err(Failure::Message(why)) if why.contains("is no operator of version 3")));
+    let pem = fs::read_to_string(at("operator.pem")).unwrap();
+    let public = crate::pki::key::PrivateKey::from_encrypted_pem(&pem, "correct horse battery").unwrap().public();
+    run(&format!("ca add-operator {root} --key {}", data_encoding::HEXLOWER.encode(&public.0))).unwrap();
+    run(&sign).unwrap();
+    let signed = crate::policy::SignedPolicy::from_bytes(&fs::read(at("policy.signed")).unwrap()).unwrap();
+    assert_eq!(signed.verify(network, &bundle("bundle").operators).unwrap().version, 7);
+    run(&format!("ca remove-operator {root} {}", public.id())).unwrap();
+    assert!(run(&sign).is_err() && run(&format!("ca remove-operator {root} {}", public.id())).is_err());
     let before = bundle("bundle");
     let key = |at: usize| crate::pki::certificate::public_key(&before.issuers[at]).unwrap().id();
     let (founder, heir) = (key(0), key(1));
     assert!(run(&format!("ca revoke-issuer {root} {founder} --heir abc")).is_err());
     run(&format!("ca revoke-issuer {root} {founder} --heir {heir} --json")).unwrap();
     let after = bundle("bundle");
-    assert_eq!((after.version, &after.revoked_issuers[..]), (3, &[founder][..]));
+    assert_eq!((after.version, &after.revoked_issuers[..]), (6, &[founder][..]));
     assert!(after.issuer(founder).is_none() && after.slice(heir).is_some());
     let again = run(&format!("ca revoke-issuer {root} {founder}"));
     assert!(matches!(again, Err(Failure::Message(why)) if why.contains("names no issuer")));

@@ -9,6 +9,7 @@ use weir_controlplane::node::message::{IssuerCall, MemberRequest, Message};
 use weir_controlplane::pki::admission::SignedAdmission;
 use weir_controlplane::pki::id::KeyId;
 use weir_controlplane::quic::Event;
+use weir_controlplane::random::SeededRandom;
 use weir_controlplane::sim::StreamId;
 
 use super::hostile::Misuse;
@@ -250,4 +251,29 @@ fn members_that_wait_for_an_issuer_that_hangs_leave_room_for_people() {
         assert!(answer.is_err_and(|error| error.code == ErrorCode::Internal));
     }
     assert!(matches!(world.ask(founder, Call::Invites, SECOND), Some(Ok(Answer::Invites(_)))));
+}
+
+#[test]
+fn a_wider_pool_reaches_every_member_and_who_joins_is_given_of_it() {
+    let (mut world, mut sites) = network(605, 3);
+    let of_it = Some("172.16.5.0/24");
+    assert!(world.invite(sites[0], 1, of_it).is_none(), "not in the pool yet");
+    let more = ["172.16.0.0/12".parse().unwrap()];
+    let mut random = SeededRandom::new(7);
+    let widened = world.hold_ceremony(sites[1], |ceremony, _| ceremony.widen_pool(&more, None, &mut random).map(drop));
+    assert_eq!(widened, Some(2));
+    world.run(MINUTE);
+    let token = world.invite(sites[0], 1, of_it).expect("an invitation");
+    let new = world.add_machine();
+    world.start(new);
+    let call = world.join(new, &token);
+    world.run(MINUTE);
+    assert!(matches!(world.answer(call), Some(Ok(Answer::Joined(_)))));
+    sites.push(new);
+    // Those that were there show certificates of before, the new one a certificate under what the issuer has now.
+    assert!(is_mesh(&world, &sites) && agree(&world, &sites));
+    world.run(DAY);
+    assert!(is_mesh(&world, &sites) && agree(&world, &sites), "and all renew under it");
+    let certificate = certificate(&mut world, new, Call::CertRenew);
+    assert!(certificate.prefixes.iter().any(|prefix| prefix == "172.16.5.0/24"), "{certificate:?}");
 }
