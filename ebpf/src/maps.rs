@@ -14,8 +14,9 @@ use weir_abi::classify::Tables;
 use weir_abi::drop::DropReason;
 use weir_abi::gcra::Rate;
 use weir_abi::map::{
-    Admission, Class, Config, Count, Counter, DENY_BLOCKS_LEN, LanQueue, LanXsk, OVERLAY_FAR, SLOTS_PER_WORKER,
-    SOCKETS_LEN, SocketRole, Verdict, XSKS_MAX, deny_block, flag, live_position, socket_key,
+    Admission, Class, Config, Count, Counter, DENY_BLOCKS_LEN, DENY_SITES_LEN, LanQueue, LanXsk, OVERLAY_FAR,
+    SLOTS_PER_WORKER, SOCKETS_LEN, SocketRole, Verdict, XSKS_MAX, deny_block, deny_site, flag, live_position,
+    socket_key,
 };
 use weir_abi::wire::ReceiverIndex;
 
@@ -35,6 +36,8 @@ static DENY_V4: LpmTrie<u32, u32> = LpmTrie::with_max_entries(1 << 17, 0);
 static DENY_V6: LpmTrie<Address, u32> = LpmTrie::with_max_entries(1 << 17, 0);
 #[map]
 static DENY_BLOCKS: Array<u64> = Array::with_max_entries(DENY_BLOCKS_LEN, 0);
+#[map]
+static DENY_SITES: Array<u64> = Array::with_max_entries(DENY_SITES_LEN, 0);
 #[map]
 static SOURCES: LruHashMap<u64, u64> = LruHashMap::with_max_entries(1 << 16, 0);
 #[map]
@@ -61,6 +64,11 @@ const EXCHANGE_TRIES: u32 = 4;
 
 const NS_PER_SEC: u64 = 1_000_000_000;
 
+#[inline(always)]
+fn is_set(bits: &Array<u64>, (element, bit): (u32, u64)) -> bool {
+    bits.get(element).is_some_and(|bits| bits & bit != 0)
+}
+
 /// The kernel maps, as [`Tables`].
 pub(crate) struct Maps;
 
@@ -85,13 +93,17 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn is_denied(&self, source: &Address, config: &Config) -> bool {
-        let Some(v4) = source.to_v4() else {
-            return config.flags & flag::DENY_V6 != 0 && DENY_V6.get(Key::new(128, *source)).is_some();
-        };
-        let (element, bit) = deny_block(v4);
-        match DENY_BLOCKS.get(element) {
-            Some(bits) if bits & bit != 0 => DENY_V4.get(Key::new(32, v4.to_be())).is_some(),
-            _ => false,
+        match source.to_v4() {
+            Some(v4) => {
+                is_set(&DENY_BLOCKS, deny_block(v4))
+                    && is_set(&DENY_SITES, deny_site(v4.into()))
+                    && DENY_V4.get(Key::new(32, v4.to_be())).is_some()
+            }
+            None => {
+                config.flags & flag::DENY_V6 != 0
+                    && is_set(&DENY_SITES, deny_site(source.network_48()))
+                    && DENY_V6.get(Key::new(128, *source)).is_some()
+            }
         }
     }
 

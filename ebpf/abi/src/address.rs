@@ -61,6 +61,13 @@ impl Address {
         if self.to_v4().is_some() { second } else { first }
     }
 
+    /// The first 48 bits as a number: what a site with IPv6 is given as a rule (RFC 6177 §2).
+    #[inline(always)]
+    pub const fn network_48(self) -> u64 {
+        let [first, _] = self.halves();
+        first >> 16
+    }
+
     #[inline(always)]
     const fn from_halves(first: u64, second: u64) -> Self {
         Self([first.to_be(), second.to_be()])

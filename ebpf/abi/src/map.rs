@@ -22,6 +22,9 @@ pub mod name {
     /// `Array<u64>` of [`super::DENY_BLOCKS_LEN`]: which IPv4 networks of 24 bits a refused prefix meets. A source in any other is not
     /// looked for in [`DENY_V4`].
     pub const DENY_BLOCKS: &str = "DENY_BLOCKS";
+    /// `Array<u64>` of [`super::DENY_SITES_LEN`], bits at hashed places: which IPv4 addresses and which IPv6 networks of 48 bits a refused
+    /// prefix may meet. A source whose bit is not set is looked for in neither trie.
+    pub const DENY_SITES: &str = "DENY_SITES";
     /// `LruHashMap<u64, u64>`: one GCRA state per source, by [`crate::address::Address::source_key`].
     pub const SOURCES: &str = "SOURCES";
     /// `Array<u64>`: one GCRA state per [`super::Class`].
@@ -314,6 +317,19 @@ pub const fn deny_block(v4: u32) -> (u32, u64) {
     (v4 >> 14, 1 << ((v4 >> 8) & 63))
 }
 
+/// Elements of [`name::DENY_SITES`]: 2^24 bits.
+pub const DENY_SITES_LEN: u32 = 1 << (24 - 6);
+
+/// Where an IPv4 address stands in [`name::DENY_SITES`], or an IPv6 network of 48 bits, as numbers: the element, and the bit in it.
+///
+/// Multiplicative hashing (Knuth, The Art of Computer Programming, volume 3, section 6.4): the product's upper bits. Who finds addresses
+/// that share a bit with a refused one gains that they are looked for.
+#[inline(always)]
+pub const fn deny_site(key: u64) -> (u32, u64) {
+    let place = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+    ((place >> 6) as u32, 1 << (place & 63))
+}
+
 const _: () = {
     assert!(size_of::<Count>() == 16);
     assert!(size_of::<Rate>() == 16);
@@ -393,5 +409,16 @@ mod tests {
         assert_eq!((at(0), at(0xff), at(0x100)), ((0, 1), (0, 1), (0, 2)));
         assert_eq!((at(0x3fff), at(0x4000)), ((0, 1 << 63), (1, 1)));
         assert_eq!(at(u32::MAX), (DENY_BLOCKS_LEN - 1, 1 << 63));
+    }
+
+    #[test]
+    fn neighbours_have_sites_of_their_own_within_the_map() {
+        for first in [0xc000_0200u64, 0x2001_0db8_0000] {
+            for key in first..first + 256 {
+                let (element, bit) = deny_site(key);
+                assert!(element < DENY_SITES_LEN && bit.is_power_of_two());
+                assert!((first..key).all(|other| deny_site(other) != (element, bit)), "{key:x}");
+            }
+        }
     }
 }

@@ -2,13 +2,15 @@
 //!
 //! ```text
 //!   IPv4 ─▶ DENY_BLOCKS: does a refused prefix meet its /24? ──no──▶ not refused: one read of an array
-//!                          │yes
-//!                          └─▶ DENY_V4, a trie over 4 bytes
-//!   IPv6 ─▶ flag::DENY_V6: is any refused? ──yes──▶ DENY_V6, a trie over 16 bytes
+//!             │yes
+//!             └─▶ DENY_SITES: may the address be refused? ──no──▶ not refused: two reads
+//!                   │yes
+//!                   └─▶ DENY_V4, a trie over 4 bytes
+//!   IPv6 ─▶ flag::DENY_V6: is any refused? ──yes──▶ DENY_SITES: may its /48 hold one? ──yes──▶ DENY_V6, a trie over 16 bytes
 //! ```
 //!
 //! A walk down the kernel's trie is a cache miss for each bit that tells prefixes apart; with 10,000 of them it cost more than all else that
-//! `wan` does to a handshake. Who is not refused seldom has a neighbour that is.
+//! `wan` does to a handshake. Who is not refused seldom has a neighbour that is, and seldom shares a hashed bit with one.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,10 +18,14 @@ use std::net::IpAddr;
 use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, LpmTrie};
-use weir_abi::map::{deny_block, flag, name};
+use weir_abi::map::{DENY_SITES_LEN, deny_block, deny_site, flag, name};
 
 use super::{BpfError, address_key, step};
 use crate::api::Prefix;
+
+/// Sites that are told apart. With a quarter of its bits set a filter still spares three walks in four; with many more it is of no use, and
+/// all are set.
+const SITES_MAX: u128 = 1 << 22;
 
 /// The flags that tell `wan` of this list.
 pub fn deny_flags(prefixes: &[Prefix]) -> u32 {
@@ -34,10 +40,37 @@ pub fn deny(ebpf: &mut Ebpf, prefixes: &[Prefix]) -> Result<(), BpfError> {
     let adding = |prefix: &Prefix| step(format!("adding {prefix} to the refused sources"));
     let map = ebpf.map_mut(name::DENY_V4).ok_or(BpfError::Missing(name::DENY_V4))?;
     let mut v4: LpmTrie<_, [u8; 4], u32> = map.try_into().map_err(step("opening the map of refused IPv4 sources"))?;
-    let mut blocks = BTreeMap::<u32, u64>::new();
     for prefix in prefixes {
         let IpAddr::V4(address) = prefix.address() else { continue };
         v4.insert(&Key::new(prefix.bit_len().into(), address.octets()), 1, 0).map_err(adding(prefix))?;
+    }
+    let map = ebpf.map_mut(name::DENY_V6).ok_or(BpfError::Missing(name::DENY_V6))?;
+    let mut v6: LpmTrie<_, [u8; 16], u32> = map.try_into().map_err(step("opening the map of refused IPv6 sources"))?;
+    for prefix in prefixes.iter().filter(|prefix| prefix.address().is_ipv6()) {
+        let key = Key::new(prefix.bit_len().into(), address_key(prefix.address()));
+        v6.insert(&key, 1, 0).map_err(adding(prefix))?;
+    }
+    set(ebpf, name::DENY_BLOCKS, blocks(prefixes))?;
+    set(ebpf, name::DENY_SITES, sites(prefixes))
+}
+
+/// Bits of an array, by element.
+type Bits = BTreeMap<u32, u64>;
+
+fn set(ebpf: &mut Ebpf, name: &'static str, bits: Bits) -> Result<(), BpfError> {
+    let map = ebpf.map_mut(name).ok_or(BpfError::Missing(name))?;
+    let mut array: Array<_, u64> =
+        map.try_into().map_err(step(format!("opening the map {name} of refused sources")))?;
+    for (element, bits) in bits {
+        array.set(element, bits, 0).map_err(step(format!("writing the map {name} of refused sources")))?;
+    }
+    Ok(())
+}
+
+/// Which IPv4 networks of 24 bits refused prefixes meet.
+fn blocks(prefixes: &[Prefix]) -> Bits {
+    let mut blocks = Bits::new();
+    for prefix in prefixes.iter().filter(|prefix| prefix.address().is_ipv4()) {
         let (first, last) = prefix.range();
         let ((first, from), (last, to)) = (deny_block(first as u32), deny_block(last as u32));
         for element in first..=last {
@@ -46,16 +79,75 @@ pub fn deny(ebpf: &mut Ebpf, prefixes: &[Prefix]) -> Result<(), BpfError> {
             *blocks.entry(element).or_default() |= from & to;
         }
     }
-    let map = ebpf.map_mut(name::DENY_BLOCKS).ok_or(BpfError::Missing(name::DENY_BLOCKS))?;
-    let mut array: Array<_, u64> = map.try_into().map_err(step("opening the map of blocks with refused sources"))?;
-    for (element, bits) in blocks {
-        array.set(element, bits, 0).map_err(step("writing the map of blocks with refused sources"))?;
+    blocks
+}
+
+/// Which IPv4 addresses and IPv6 networks of 48 bits may be refused.
+fn sites(prefixes: &[Prefix]) -> Bits {
+    // Numbers of the first and the last site of each prefix.
+    let ranges = || {
+        prefixes.iter().map(|prefix| match prefix.range() {
+            (first, last) if prefix.address().is_ipv4() => (first, last),
+            (first, last) => (first >> 80, last >> 80),
+        })
+    };
+    if ranges().map(|(first, last)| last - first + 1).sum::<u128>() > SITES_MAX {
+        return (0..DENY_SITES_LEN).map(|element| (element, u64::MAX)).collect();
     }
-    let map = ebpf.map_mut(name::DENY_V6).ok_or(BpfError::Missing(name::DENY_V6))?;
-    let mut v6: LpmTrie<_, [u8; 16], u32> = map.try_into().map_err(step("opening the map of refused IPv6 sources"))?;
-    for prefix in prefixes.iter().filter(|prefix| prefix.address().is_ipv6()) {
-        let key = Key::new(prefix.bit_len().into(), address_key(prefix.address()));
-        v6.insert(&key, 1, 0).map_err(adding(prefix))?;
+    let mut sites = Bits::new();
+    for (first, last) in ranges() {
+        for site in first..=last {
+            let (element, bit) = deny_site(site as u64);
+            *sites.entry(element).or_default() |= bit;
+        }
     }
-    Ok(())
+    sites
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holds(bits: &Bits, (element, bit): (u32, u64)) -> bool {
+        bits.get(&element).is_some_and(|bits| bits & bit != 0)
+    }
+
+    fn site(address: &str) -> (u32, u64) {
+        match address.parse().unwrap() {
+            IpAddr::V4(v4) => deny_site(u32::from(v4).into()),
+            IpAddr::V6(v6) => deny_site((u128::from(v6) >> 80) as u64),
+        }
+    }
+
+    fn of(prefixes: &[&str]) -> Bits {
+        sites(&prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn sites_are_all_that_a_prefix_covers_and_few_others() {
+        let bits = of(&["192.0.2.64/26", "198.51.100.7/32", "2001:db8:7::/48", "2001:db8:9:1::/64", "2001:db9::/36"]);
+        for refused in [
+            "192.0.2.64",
+            "192.0.2.127",
+            "198.51.100.7",
+            "2001:db8:7::1",
+            "2001:db8:9:1::5",
+            "2001:db9::1",
+            "2001:db9:fff::1",
+        ] {
+            assert!(holds(&bits, site(refused)), "{refused}");
+        }
+        for other in ["192.0.2.63", "192.0.2.128", "198.51.100.8", "2001:db8:8::1", "2001:db9:1000::1"] {
+            assert!(!holds(&bits, site(other)), "{other}");
+        }
+        assert_eq!(bits.values().map(|bits| bits.count_ones()).sum::<u32>(), 64 + 1 + 1 + 1 + 4096);
+    }
+
+    #[test]
+    fn a_list_that_covers_too_much_leaves_everybody_to_the_tries() {
+        for wide in ["10.0.0.0/8", "2001:db8::/24"] {
+            let bits = of(&[wide, "192.0.2.1/32"]);
+            assert!(bits.len() == DENY_SITES_LEN as usize && bits.values().all(|bits| *bits == u64::MAX), "{wide}");
+        }
+    }
 }
