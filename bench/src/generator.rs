@@ -30,6 +30,8 @@ const LIVE_BATCH: u32 = 64;
 pub const BURST_MAX: u64 = 32;
 /// Paced bursts are as long as this, as far as [`BURST_MAX`] allows: short against what is measured, long against a system call.
 const BURST_NS: f64 = 20_000.0;
+/// Lateness that [`pace_in_turn`] catches up with: far fewer frames at once than any queue holds.
+const CAUGHT_UP_NS: u64 = 1_000_000;
 /// A transmitter without progress for this long is stalled.
 const STALL_NS: u64 = 1_000_000_000;
 
@@ -123,11 +125,15 @@ pub fn flood(namespace: &Namespace, interface: &str, stream: &Stream, amount: Am
 /// # Errors
 /// [`Error::Stream`], [`Error::NoInterface`], [`Error::Stalled`], or [`Error::Io`] when the AF_XDP socket cannot be used.
 pub fn pace(namespace: &Namespace, interface: &str, stream: &Stream, rate_pps: f64, amount: Amount) -> Result<Sent> {
+    let frames = stream.compile()?;
     let never = AtomicBool::new(false);
-    pace_in_turn(namespace, interface, std::slice::from_ref(stream), rate_pps, amount, &never)
+    pace_with(namespace, interface, rate_pps, amount, &never, |n, chunk| frames.write(n, monotonic_ns(), chunk))
 }
 
 /// Sends several streams in turn until told to stop: `rate_pps` frames a second in all, the first frame of each before the second of any.
+///
+/// A burst that is more than a millisecond late is not caught up with: the others come later by as much, so that nobody is ever offered more
+/// than the rate because the sender had to wait for a core.
 ///
 /// # Errors
 /// As [`pace`].
@@ -145,7 +151,7 @@ pub fn pace_in_turn(
     assert!(!streams.is_empty(), "somebody has to take the first turn");
     let frames = streams.iter().map(Stream::compile).collect::<std::result::Result<Vec<_>, _>>()?;
     let turns = frames.len() as u64;
-    pace_with(namespace, interface, rate_pps, amount, stop, |n, chunk| {
+    send_paced(namespace, interface, rate_pps, amount, stop, CAUGHT_UP_NS, |n, chunk| {
         frames[(n % turns) as usize].write(n / turns, monotonic_ns(), chunk)
     })
 }
@@ -160,6 +166,19 @@ pub fn pace_with(
     rate_pps: f64,
     amount: Amount,
     stop: &AtomicBool,
+    write: impl FnMut(u64, &mut [u8]) -> usize,
+) -> Result<Sent> {
+    send_paced(namespace, interface, rate_pps, amount, stop, u64::MAX, write)
+}
+
+/// What is later than `caught_up_ns` moves all deadlines.
+fn send_paced(
+    namespace: &Namespace,
+    interface: &str,
+    rate_pps: f64,
+    amount: Amount,
+    stop: &AtomicBool,
+    caught_up_ns: u64,
     mut write: impl FnMut(u64, &mut [u8]) -> usize,
 ) -> Result<Sent> {
     let ifindex = namespace.interface_index(interface)?;
@@ -172,12 +191,16 @@ pub fn pace_with(
     };
     let burst = ((rate_pps * BURST_NS / 1e9) as u64).clamp(1, BURST_MAX);
     let start_ns = monotonic_ns();
-    let deadline = |n: u64| start_ns + (n as f64 * 1e9 / rate_pps) as u64;
+    let mut moved_ns = 0;
     let mut sent = Sent::default();
+    let due = |n: u64, moved_ns: u64| start_ns + moved_ns + (n as f64 * 1e9 / rate_pps) as u64;
     while sent.frames < total && !stop.load(Ordering::Relaxed) {
-        wait_until(deadline(sent.frames));
+        let deadline = due(sent.frames, moved_ns);
+        wait_until(deadline);
         let end = total.min(sent.frames + burst);
-        sent.late_max_ns = sent.late_max_ns.max(monotonic_ns() - deadline(sent.frames));
+        let late_ns = monotonic_ns() - deadline;
+        sent.late_max_ns = sent.late_max_ns.max(late_ns);
+        moved_ns += if late_ns > caught_up_ns { late_ns } else { 0 };
         drain(&mut transmitter, interface, |t| t.room() >= BURST_MAX as usize)?;
         while sent.frames < end {
             let mut len = 0;
@@ -195,7 +218,7 @@ pub fn pace_with(
     }
     drain(&mut transmitter, interface, |t| t.outstanding() == 0)?;
     // The last frame stands for an interval too.
-    sent.elapsed_ns = (monotonic_ns() - start_ns).max(deadline(sent.frames) - start_ns);
+    sent.elapsed_ns = (monotonic_ns() - start_ns).max(due(sent.frames, moved_ns) - start_ns);
     Ok(sent)
 }
 
