@@ -203,7 +203,8 @@ fn operators_come_and_go() {
     let world = world();
     let first = world.keys.issuer.public();
     let second = PrivateKey::from_seed(&[9; 32]).public();
-    let mut ceremony = Ceremony::begin(&[world.founded.bundle.clone()], world.keys.root_a.clone(), FOUNDED).unwrap();
+    let versions = std::slice::from_ref(&world.founded.bundle);
+    let mut ceremony = Ceremony::begin(versions, world.keys.root_a.clone(), FOUNDED).unwrap();
     assert_eq!(ceremony.add_operator(second).unwrap(), second.id());
     assert_eq!(ceremony.bundle().operators, [first, second]);
     assert!(matches!(ceremony.add_operator(second), Err(CeremonyError::AlreadyOperator(id)) if id == second.id()));

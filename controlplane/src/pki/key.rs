@@ -225,7 +225,7 @@ impl PrivateKey {
         };
         let document = document().map_err(KeyFileError::Open)?;
         let sealed = EncryptedPrivateKeyInfoRef::try_from(document.as_bytes());
-        let sealed = sealed.map_err(|error| KeyFileError::Open(error.into()))?;
+        let sealed = sealed.map_err(KeyFileError::Open)?;
         if !is_affordable(&sealed.encryption_algorithm) {
             return Err(KeyFileError::Cost);
         }

@@ -53,16 +53,19 @@ mod tests {
     #[test]
     fn in_a_process_of_its_own() {
         let Ok(part) = std::env::var(PART) else { return };
+        let mut child = None;
         if part == "parent" {
-            let child = play(&std::process::id().to_string()).stdin(Stdio::inherit()).spawn().unwrap();
-            println!("child {}", child.id());
+            let started = play(&std::process::id().to_string()).stdin(Stdio::inherit()).spawn().unwrap();
+            println!("child {}", started.id());
+            child = Some(started);
         } else {
             end_with(part.parse().unwrap()).unwrap();
             println!("ready");
         }
         io::stdout().flush().unwrap();
-        // Nothing ever comes: both are ended from outside.
+        // Nothing ever comes: both are ended from outside, unless the test has given up.
         io::stdin().read_to_end(&mut Vec::new()).unwrap();
+        child.map(|mut child| child.wait().unwrap());
     }
 
     #[test]

@@ -23,6 +23,7 @@ fn a_copied_state_directory_is_seen_by_all_others_and_said() {
     let took = world.run_until(10 * MINUTE, SECOND, all).expect("all see it");
     println!("seen by all after {took:?}: {:?} times", seen(&world, &others));
     assert!(took <= 5 * MINUTE, "{took:?}");
+    assert!(seen(&world, &others).iter().all(|times| *times >= 1));
     let warned = warnings(&mut world, sites[0], WORDS);
     let name = warned[0].0.split(' ').next().unwrap().to_owned();
     let remedy = format!(

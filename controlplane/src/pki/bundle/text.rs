@@ -57,7 +57,7 @@ pub fn write(versions: &[SignedBundle]) -> String {
 pub fn read(bytes: &[u8]) -> Result<Vec<SignedBundle>, BundleTextError> {
     let text = std::str::from_utf8(bytes).map_err(|_| BundleTextError::FirstLine)?;
     let mut lines = (1..).zip(text.lines().map(str::trim));
-    if !lines.next().is_some_and(|(_, first)| first == FIRST_LINE) {
+    if lines.next().is_none_or(|(_, first)| first != FIRST_LINE) {
         return Err(BundleTextError::FirstLine);
     }
     let mut versions = Vec::new();
