@@ -165,9 +165,10 @@ impl Departure<'_> {
             },
             Some(NextHop::Local) | None => (ErrorKind::NoRoute, DropReason::NoRoute),
         };
+        let from_v4 = self.snapshot.gateway_v4.or(Some(icmp::DUMMY_V4));
         if self.limiter.admit(self.now)
             && let Some(out) = lan.slot(icmp::ERROR_LEN_MAX)
-            && let Some(len) = icmp::error(kind, self.snapshot.gateway_v4, self.snapshot.gateway_v6, packet, out)
+            && let Some(len) = icmp::error(kind, from_v4, self.snapshot.gateway_v6, packet, out)
         {
             lan.commit(len, TxMeta::default());
             self.counters.add(Metric::IcmpErrorsSent, 1);

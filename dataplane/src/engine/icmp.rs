@@ -57,6 +57,10 @@ pub enum ErrorKind {
     },
 }
 
+/// Where errors to our own hosts come from when the gateway has no IPv4 address in the overlay: the dummy address (RFC 7600 §4.8), which the
+/// kernel takes in the same place. A peer would not believe it, since it is in nobody's networks.
+pub const DUMMY_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
+
 impl ErrorKind {
     /// Type, code and the rest of the ICMP header.
     const fn v4(self) -> (u8, u8, u32) {

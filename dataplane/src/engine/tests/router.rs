@@ -1,5 +1,6 @@
 //! A router's duties: forwarding between peers, and telling senders what became of their packets.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::rig::*;
@@ -223,6 +224,18 @@ fn a_local_sender_learns_why_its_packet_goes_nowhere() {
     let (mut wan, mut lan) = (Sink::new(), Sink::with_room(0));
     one.engine.encapsulate(START, &mut Burst::of([v4(1, 7, 100, 0)]), &mut wan, &mut lan);
     assert_eq!(one.moved(), [("lan_bursts", 1), ("no_route", 1)]);
+}
+
+/// Gateways of a whole network have IPv6 addresses only, and told their IPv4 hosts nothing.
+#[test]
+fn a_gateway_without_an_ipv4_address_tells_its_own_hosts_all_the_same() {
+    let (mut one, _) = pair(&Link::default());
+    let snapshot = Snapshot { gateway_v4: None, ..one.snapshot(&[(2, NextHop::Session(slot(2)))], false) };
+    one.engine.command(Command::Routes(Arc::new(snapshot)), START);
+    let (_, lan) = one.encapsulate(START, Burst::of([v4(1, 7, 100, 0)]));
+    let inner = Inner::parse(&lan.frames[0].0).unwrap();
+    assert_eq!((inner.source, inner.destination), ([192, 0, 0, 8].into(), [10, 1, 0, 5].into()));
+    assert_eq!(one.moved(), [("lan_bursts", 1), ("sent_icmp_errors", 1), ("no_route", 1)]);
 }
 
 #[test]
