@@ -298,7 +298,7 @@ impl<S: Store> Issuer<S> {
             Request::Renew { request, exporter } => self.renew(&request, &exporter, by, now, random),
             Request::Leave { request, exporter } => self.leave(&request, &exporter, by, now, random),
             Request::Invite { spec, contact } => self.invite(spec, None, &contact, by, now, random),
-            Request::Replace { node, ttl_secs, contact } => self.replace(node, ttl_secs, &contact, by, now, random),
+            Request::Replace { of, ttl_secs, contact } => self.replace(&of, ttl_secs, &contact, by, now, random),
             Request::Invites => Ok(Reply::Invites(self.invites())),
             Request::Withdraw(invite) => self.withdraw(invite),
             Request::Members => Ok(Reply::Members(self.members())),

@@ -51,6 +51,7 @@ mod calls;
 mod clocks;
 mod documents;
 mod join;
+mod leave;
 mod policies;
 mod renew;
 mod sessions;
@@ -58,6 +59,7 @@ mod status;
 
 use directory::Directory;
 use join::Joining;
+use leave::Leaving;
 pub use link::Links;
 use peer::Peer;
 use plane::PlaneView;
@@ -140,6 +142,8 @@ enum Timer {
     Ended,
     /// Joining has taken too long.
     Join,
+    /// An issuer has taken too long to let us go.
+    Leave,
     /// A dialled address did not answer: try the next.
     Dial(LinkId),
     /// Who has shown no certificate has had its time.
@@ -206,6 +210,7 @@ pub struct Node<R> {
     relayed: BTreeMap<(LinkId, u32), renew::Relayed>,
     next_ticket: u32,
     joining: Option<Joining>,
+    leaving: Option<Leaving>,
     /// Ours before we are a member: an issuer that has granted it already grants it again.
     identity: PrivateKey,
     waiting: calls::Waiting,
@@ -271,6 +276,7 @@ impl<R: Random> Node<R> {
             relayed: BTreeMap::new(),
             next_ticket: 0,
             joining: None,
+            leaving: None,
             identity,
             waiting: calls::Waiting::default(),
             renewal: Renewal::default(),
@@ -332,6 +338,9 @@ impl<R: Random> Node<R> {
                 if matches!(reason, CloseReason::TimedOut | CloseReason::HandshakeTimedOut) {
                     self.fell_silent(link);
                 }
+                if matches!(reason, CloseReason::Peer { code, .. } if code == link::Code::Revoked as u32) {
+                    self.cut_as_revoked(link);
+                }
                 self.link_closed(link, &reason.to_string(), links, now);
             }
         }
@@ -364,6 +373,7 @@ impl<R: Random> Node<R> {
                 Timer::Upkeep => self.upkeep(links, now),
                 Timer::Ended => self.cut_ended(links, now),
                 Timer::Join => self.join_timed_out(links, now),
+                Timer::Leave => self.farewell_over(links, now),
                 Timer::Dial(link) => self.dial_timed_out(link, links, now),
                 Timer::Stranger(link) => self.stranger_timed_out(link, links),
                 Timer::Echo(node) => self.measure(node, now),

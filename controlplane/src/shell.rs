@@ -305,7 +305,8 @@ impl Shell {
             match plane.take().or_else(|| self.from_plane.try_recv().ok()) {
                 Some(FromPlane::Sockets(descriptors)) => self.adopt(descriptors, now).await?,
                 Some(FromPlane::Input(input)) => {
-                    if matches!(*input, PlaneInput::Gone) {
+                    // Who has left the network has sockets of its own by then.
+                    if matches!(*input, PlaneInput::Gone) && self.node.id().is_some() {
                         self.sockets.let_go();
                     }
                     self.node.handle_plane(*input, &mut DriverLinks { driver: &mut self.driver, now }, now)
@@ -361,13 +362,17 @@ impl Shell {
                 any = true;
                 self.output(output).await?;
             }
-            while let Some(transmit) = self.driver.poll_transmit(now, &mut self.train) {
-                self.sockets.send(&transmit, &self.train[..transmit.len]);
-                self.train.clear();
-            }
+            self.transmit(now);
             if !any {
                 return Ok(());
             }
+        }
+    }
+
+    fn transmit(&mut self, now: Now) {
+        while let Some(transmit) = self.driver.poll_transmit(now, &mut self.train) {
+            self.sockets.send(&transmit, &self.train[..transmit.len]);
+            self.train.clear();
         }
     }
 
@@ -399,7 +404,13 @@ impl Shell {
                 self.order_plane(&Overlay { addresses, prefixes }).await;
             }
             Output::Membership(node, trust) => self.driver.set_membership(node, trust),
-            Output::Unconfigure => self.order(&Order::NoPlane).await,
+            Output::Unconfigure => {
+                // The last words leave by the port that they are expected from; whoever joins again has no packet plane to lend it sockets.
+                let now = self.now();
+                self.transmit(now);
+                self.sockets.replace(ControlSockets::unbound().map_err(system("opening UDP sockets"))?);
+                self.order(&Order::NoPlane).await;
+            }
         }
         Ok(())
     }

@@ -9,8 +9,8 @@ use libfuzzer_sys::fuzz_target;
 use weir_controlplane::audit;
 use weir_controlplane::codec;
 use weir_controlplane::issuer::{
-    Asked, Contact, InviteSpec, Issuer, JoinBody, JoinRequest, LeaveBody, LeaveRequest, MemberInfo, RenewBody,
-    RenewRequest, Reply, Request, Subnet,
+    Asked, Contact, InviteSpec, Issuer, JoinBody, JoinRequest, LeaveBody, LeaveRequest, MemberInfo, Predecessor,
+    RenewBody, RenewRequest, Reply, Request, Subnet,
 };
 use weir_controlplane::pki::bundle::prefixes_overlap;
 use weir_controlplane::pki::id::{NodeId, Nonce};
@@ -201,7 +201,7 @@ impl World {
             }
             Step::Replace { member } => {
                 if let Some(node) = self.member(member) {
-                    self.ask(Request::Replace { node, ttl_secs: 3600, contact: contact() }, None);
+                    self.ask(Request::Replace { of: Predecessor::Node(node), ttl_secs: 3600, contact: contact() }, None);
                 }
             }
             Step::Learn { member, name, prefix, edits, signer } => {

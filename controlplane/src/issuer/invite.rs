@@ -5,7 +5,8 @@ use weir_dataplane::api::Prefix;
 use zeroize::Zeroizing;
 
 use super::{
-    Contact, INVITES_MAX, InviteInfo, InviteSpec, Issuer, Refused, Reply, SecretText, Subnet, keyed, limit, put_invite,
+    Contact, INVITES_MAX, InviteInfo, InviteSpec, Issuer, Predecessor, Refused, Reply, SecretText, Subnet, keyed,
+    limit, put_invite,
 };
 use crate::audit::Act;
 use crate::pki::admission::day;
@@ -116,13 +117,20 @@ impl<S: Store> Issuer<S> {
     /// Writes an invitation for the successor of a member.
     pub(super) fn replace(
         &mut self,
-        node: NodeId,
+        of: &Predecessor,
         ttl_secs: u32,
         contact: &Contact,
         by: &str,
         now: Now,
         random: &mut impl Random,
     ) -> Result<Reply, Refused> {
+        let node = match of {
+            Predecessor::Node(node) => *node,
+            Predecessor::Name(name) => {
+                let holder = self.allocations.holder(name);
+                holder.ok_or_else(|| Refused::UnknownName(name.clone()))?
+            }
+        };
         let record = self.members.get(&node).ok_or(Refused::UnknownMember(node))?;
         if self.allocations.holder(&record.name) != Some(node) {
             return Err(Refused::NameTaken(record.name.clone()));

@@ -275,8 +275,8 @@ pub enum Request {
     /// Writes an invitation for the successor of a member, which gets its name, networks, groups and roles. The member is revoked when the
     /// successor joins.
     Replace {
-        /// The member.
-        node: NodeId,
+        /// Whose successor.
+        of: Predecessor,
         /// How long the invitation is good.
         ttl_secs: u32,
         /// Where to join.
@@ -345,6 +345,15 @@ pub enum Request {
         /// From which entry on.
         from: u64,
     },
+}
+
+/// Whose place is to be taken. The network forgets who has left or was revoked; the issuer that admitted them does not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Predecessor {
+    /// A member by its id.
+    Node(NodeId),
+    /// Whoever has or had this name last.
+    Name(String),
 }
 
 impl Request {
@@ -669,6 +678,9 @@ pub enum Refused {
     /// The issuer's process does not run, and has not heard of it.
     #[error("the issuer does not run just now; ask once more, and see its log if it stays away")]
     Absent,
+    /// Nobody has or had the name.
+    #[error("nobody has or had the name {0} here; ask the issuer that admitted it")]
+    UnknownName(String),
 }
 
 impl Refused {
@@ -707,6 +719,7 @@ impl Refused {
             Self::Backup(_) => "backup",
             Self::Audit(_) => "audit",
             Self::Absent => "absent",
+            Self::UnknownName(_) => "unknown_name",
         }
     }
 }

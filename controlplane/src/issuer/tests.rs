@@ -414,7 +414,7 @@ fn a_successor_takes_over_and_its_predecessor_is_revoked_in_the_same_step() {
     let spec = InviteSpec { subnet: Subnet::Auto { bit_len: 24 }, groups: vec!["edge".into()], ..spec("berlin") };
     let token = world.invite(spec).unwrap();
     let old = world.join(&token, &site(1)).unwrap();
-    let replace = Request::Replace { node: old.node, ttl_secs: 3600, contact: contact() };
+    let replace = Request::Replace { of: Predecessor::Node(old.node), ttl_secs: 3600, contact: contact() };
     let Reply::Invited { token, .. } = world.ask(replace.clone()).unwrap() else { panic!() };
     assert!(world.judge(&old).is_ok());
     let new = world.join(&token.0.parse().unwrap(), &site(2)).unwrap();
@@ -425,6 +425,25 @@ fn a_successor_takes_over_and_its_predecessor_is_revoked_in_the_same_step() {
     world.restart();
     assert_eq!(world.issuer.allocations.holder("berlin"), Some(new.node));
     assert_eq!(world.ask(replace), Err(Refused::NameTaken("berlin".into())));
+    world.check_audit();
+}
+
+/// The network forgets who has gone, so there was nobody left whose id could be named, and name and networks were lost for good.
+#[test]
+fn the_successor_of_one_that_has_left_is_invited_by_its_name() {
+    let mut world = World::new();
+    let spec = InviteSpec { subnet: Subnet::Auto { bit_len: 24 }, ..spec("berlin") };
+    let token = world.invite(spec).unwrap();
+    let old = world.join(&token, &site(1)).unwrap();
+    world.ask(Request::Revoke { what: Revoked::Node(old.node), reason: "left".into() }).unwrap();
+    let by_name =
+        |name: &str| Request::Replace { of: Predecessor::Name(name.into()), ttl_secs: 3600, contact: contact() };
+    assert_eq!(world.ask(by_name("oslo")), Err(Refused::UnknownName("oslo".into())));
+    let Reply::Invited { token, .. } = world.ask(by_name("berlin")).unwrap() else { panic!() };
+    let new = world.join(&token.0.parse().unwrap(), &site(2)).unwrap();
+    let (before, after) = (old.statement.peek().unwrap(), new.statement.peek().unwrap());
+    assert_eq!((before.name, before.prefixes[0]), (after.name, after.prefixes[0]));
+    assert!(world.judge(&old).is_err() && world.judge(&new).is_ok());
     world.check_audit();
 }
 
@@ -658,7 +677,7 @@ fn nothing_is_allocated_twice_whatever_fails() {
                 }
                 7 if !grants.is_empty() => {
                     let node = *grants.keys().nth(draw(grants.len() as u64) as usize).unwrap();
-                    let replace = Request::Replace { node, ttl_secs: 3600, contact: contact() };
+                    let replace = Request::Replace { of: Predecessor::Node(node), ttl_secs: 3600, contact: contact() };
                     if let Ok(Reply::Invited { token, .. }) = world.ask(replace) {
                         tokens.push(token.0.parse().unwrap());
                     }

@@ -20,7 +20,9 @@ use crate::api::types::{
     AuditEntry, Bundles, Crl, Done, Error, ErrorCode, Invite, InviteRequest, Invited, LogVerified, Member, MemberState,
     Moment, Peer, PeerState, Ping, PingRequest, Revoked as RevokedAnswer, Secret,
 };
-use crate::issuer::{Asked, Contact, InviteSpec, Refused, Reply, Request, SecretText, Subnet, TTL_SECS_DEFAULT};
+use crate::issuer::{
+    Asked, Contact, InviteSpec, Predecessor, Refused, Reply, Request, SecretText, Subnet, TTL_SECS_DEFAULT,
+};
 use crate::pki::bundle::{Chain, SignedBundle};
 use crate::pki::id::{KeyId, NodeId, overlay_address, session_id};
 use crate::pki::revocation::Revoked;
@@ -244,13 +246,16 @@ impl<R: Random> Node<R> {
             return self.answer(id, Err(error(ErrorCode::Conflict, message, remedy)));
         }
         if let Some(replaced) = &request.replace {
-            return match self.find(replaced) {
-                Ok(node) => {
-                    let request = Request::Replace { node, ttl_secs, contact };
-                    self.ask_for(id, IssuerCallKind::Invite, by, request);
+            let of = match self.find(replaced) {
+                Ok(node) => Predecessor::Node(node),
+                // One that has left, or was revoked without a successor.
+                Err(wrong) if wrong.code == ErrorCode::NotFound => {
+                    let by_id = replaced.parse().map(Predecessor::Node);
+                    by_id.unwrap_or_else(|_| Predecessor::Name(replaced.clone()))
                 }
-                Err(wrong) => self.answer(id, Err(wrong)),
+                Err(wrong) => return self.answer(id, Err(wrong)),
             };
+            return self.ask_for(id, IssuerCallKind::Invite, by, Request::Replace { of, ttl_secs, contact });
         }
         let wrong = |what: String| Err(error(ErrorCode::BadRequest, what, "see `weir invite --help`"));
         let name = match request.name.parse() {
@@ -279,6 +284,12 @@ impl<R: Random> Node<R> {
                 let request = Request::Revoke { what: Revoked::Node(node), reason };
                 self.ask_for(id, kind, by, request);
             }
+            Err(wrong) if then_replace && wrong.code == ErrorCode::NotFound => {
+                let remedy = format!(
+                    "who has left, or was revoked already, gets a successor by `weir invite --name {member} --replace {member}`"
+                );
+                self.answer(id, Err(Error { remedy, ..wrong }));
+            }
             Err(wrong) => self.answer(id, Err(wrong)),
         }
     }
@@ -295,7 +306,9 @@ impl<R: Random> Node<R> {
             Ok(reply) => reply,
             Err(refused) => {
                 let code = match refused {
-                    Refused::UnknownMember(_) | Refused::UnknownInvite(_) => ErrorCode::NotFound,
+                    Refused::UnknownMember(_) | Refused::UnknownName(_) | Refused::UnknownInvite(_) => {
+                        ErrorCode::NotFound
+                    }
                     Refused::Store(_) | Refused::Backup(_) | Refused::Audit(_) => ErrorCode::Internal,
                     Refused::Absent => ErrorCode::Busy,
                     _ => ErrorCode::Conflict,
@@ -342,7 +355,8 @@ impl<R: Random> Node<R> {
                 self.spread(list, admission, links, now);
                 if let Some(by) = replace_by {
                     let kind = IssuerCallKind::Replacement { node, name, list_version };
-                    let request = Request::Replace { node, ttl_secs: TTL_SECS_DEFAULT, contact: self.contact() };
+                    let of = Predecessor::Node(node);
+                    let request = Request::Replace { of, ttl_secs: TTL_SECS_DEFAULT, contact: self.contact() };
                     return self.ask_for(id, kind, &by, request);
                 }
                 let node = node.to_string();

@@ -507,6 +507,7 @@ impl<R: Random> Node<R> {
         self.timers.cancel(Timer::Stranger(link));
         self.forget_relayed(link);
         self.renewal_link_gone(link, why);
+        self.farewell_link_gone(link);
         let held = self.links.remove(&link)?;
         let peer = held.peer.and_then(|node| self.peers.get_mut(&node));
         let was_of_peer = peer.is_some_and(|peer| peer.forget_link(link));

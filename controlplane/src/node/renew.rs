@@ -351,6 +351,9 @@ impl<R: Random> Node<R> {
         if let Some(Relayed { from, ticket }) = self.relayed.remove(&(link, ticket)) {
             return self.say(from, &Message::IssuerSaid { ticket, reply: Box::new(reply) }, links);
         }
+        if self.farewell_answered(link, ticket, &reply, links, now) {
+            return;
+        }
         let Some((leaf, ..)) = self.renewal.asked.take_if(|(_, by, known)| *by == link && *known == ticket) else {
             return self.counters.count("issuer_said_unasked");
         };

@@ -4,31 +4,19 @@ use std::time::Duration;
 
 use data_encoding::BASE64;
 use weir_dataplane::api::Prefix;
-use weir_dataplane::api::message::Request as PlaneRequest;
 
 use super::calls::error;
-use super::directory::Directory;
-use super::join::EXPORT_LABEL;
-use super::link::{Code, Links};
-use super::message::{IssuerCall, MemberRequest, Message, VERSION};
-use super::plane::Purpose;
-use super::renew::{HOPS_MAX, IssuerPurpose};
-use super::{CallId, Node, Output, Timer};
+use super::message::VERSION;
+use super::{CallId, Node};
 use crate::api::call::Answer;
 use crate::api::types::{
-    Certificate, Counter, Done, Error, ErrorCode, Identity, Joined, Moment, Network, Plane, RevocationVersion,
-    Severity, Status, Versions, Warning,
+    Certificate, Counter, Error, ErrorCode, Identity, Joined, Moment, Network, Plane, RevocationVersion, Severity,
+    Status, Versions, Warning,
 };
-use crate::issuer::{Asked, LeaveBody, LeaveRequest, Request};
-use crate::membership;
 use crate::pki::certificate::{LeafFields, read_leaf, validity};
 use crate::pki::clock::Skew;
 use crate::pki::id::overlay_network;
-use crate::pki::key::PrivateKey;
-use crate::pki::revocation::RevocationSet;
-use crate::policy::History;
 use crate::random::Random;
-use crate::store::{Batch, Table};
 use crate::time::{Now, UnixSecs};
 
 /// An issuer's certificate should be renewed when less than this is left of it.
@@ -290,84 +278,6 @@ impl<R: Random> Node<R> {
         warnings.sort_by_key(|warning| warning.severity == Severity::Warning);
         warnings.truncate(WARNINGS_MAX);
         warnings
-    }
-
-    /// Is a member no more: sessions go, keys go. That the issuer lists us, is asked on the way out, and not waited for.
-    pub(super) fn leave(&mut self, id: CallId, links: &mut dyn Links, now: Now) {
-        self.say_farewell(links);
-        self.forget_renewal();
-        let nodes: Vec<_> = self.peers.keys().copied().collect();
-        for node in nodes {
-            self.end_session(node, links, now);
-        }
-        let open: Vec<_> = self.links.keys().copied().collect();
-        for link in open {
-            self.drop_link(link, Code::Done, "leaving", links);
-        }
-        self.end_waiting();
-        self.identity = PrivateKey::generate(&mut self.random);
-        let mut batch = Batch::default();
-        membership::forget(&mut batch, &self.identity);
-        for entry in self.directory.entries() {
-            batch.delete(Table::Directory, entry.record.node.0);
-        }
-        if let Some(network) = &self.network {
-            for version in 1..=network.bundle.version {
-                batch.delete(Table::Bundles, version.to_be_bytes());
-            }
-        }
-        for (signer, _) in self.revocations.versions() {
-            batch.delete(Table::Revocations, signer.0);
-        }
-        for policy in self.policy.versions() {
-            batch.delete(Table::Policy, policy.version.to_be_bytes());
-        }
-        self.store(batch);
-        self.ask_plane(Purpose::Order("DiscardRoutes"), PlaneRequest::DiscardRoutes);
-        self.ask_plane(Purpose::Order("CommitRoutes"), PlaneRequest::CommitRoutes);
-        self.forget_membership();
-        for timer in [Timer::Renew, Timer::Record, Timer::Lists] {
-            self.timers.cancel(timer);
-        }
-        self.outputs.push_back(Output::Unconfigure);
-        let message = "this node has left the network and forgotten its keys".to_owned();
-        self.answer(id, Ok(Answer::Done(Done { message })));
-    }
-
-    /// Tells an issuer that we leave, so that our name and prefixes are free and nobody takes us back. Not waited for.
-    fn say_farewell(&mut self, links: &mut dyn Links) {
-        let Some(membership) = &self.membership else { return };
-        let certificate = membership.chain.first().cloned().unwrap_or_default();
-        let body = LeaveBody { network: membership.network, certificate };
-        if self.is_issuing {
-            let exporter = [0; 32];
-            let request = LeaveRequest::new(&body, &membership.identity, &exporter);
-            let by = membership.node.to_string();
-            self.ask_issuer(IssuerPurpose::Learn, Asked { by, request: Request::Leave { request, exporter } });
-            return;
-        }
-        let Some(link) = self.way_to_issuer(None) else { return };
-        let Ok(exporter) = links.export(link, EXPORT_LABEL, b"") else { return };
-        let Some(membership) = &self.membership else { return };
-        let request = LeaveRequest::new(&body, &membership.identity, &exporter);
-        let call =
-            IssuerCall { ticket: 0, hops: HOPS_MAX, exporter: *exporter, request: MemberRequest::Leave(request) };
-        self.say(link, &Message::Issuer(call), links);
-    }
-
-    /// Forgets everything of the network.
-    fn forget_membership(&mut self) {
-        self.membership = None;
-        self.network = None;
-        self.revocations = RevocationSet::default();
-        self.policy = History::default();
-        self.compiled = None;
-        self.admission = None;
-        self.directory = Directory::default();
-        self.peers.clear();
-        self.by_session.clear();
-        self.exchanges.clear();
-        self.trust = None;
     }
 }
 

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Certificates are judged by the real verifier, with the trust and the clock that each side has at that moment. A message takes half a
-//! round trip, keeps its order, and is never lost: one that meets a loss or a cut is late, and a link that hears nothing for thirty seconds
-//! ends, as QUIC's does. Whoever sends to a node that was started again is told so by a reset. Datagrams go to where a side believes the other
+//! round trip, keeps its order, and is not lost while its sender keeps the link: one that meets a loss or a cut is late, and a link that hears
+//! nothing for thirty seconds ends, as QUIC's does. Whoever closes a link takes back what was said on it in the same moment. Whoever sends to a node that was started again is told so by a reset. Datagrams go to where a side believes the other
 //! to be, and what comes from elsewhere is not taken: migration is off. All draws come from one seed.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -81,7 +81,7 @@ pub(super) enum Step {
     /// The dialling side's certificate arrives.
     Finished { accepted: LinkId, attempt: u32 },
     /// A message arrives at this end.
-    Message { to: LinkId, bytes: Vec<u8>, repeats: bool },
+    Message { to: LinkId, bytes: Vec<u8>, repeats: bool, said: Duration },
     /// This end hears that the link is over.
     Close { to: LinkId, reason: CloseReason },
     /// The handshake has taken too long.
@@ -151,6 +151,8 @@ pub(super) struct Net {
     random: SeededRandom,
     seed: u64,
     ends: BTreeMap<LinkId, End>,
+    /// Ends that were closed, until the other one hears of it, with the moment.
+    closed: BTreeMap<LinkId, Duration>,
     next: u64,
 }
 
@@ -167,6 +169,7 @@ impl Net {
             random: SeededRandom::new(seed ^ 0x006c_696e_6b73),
             seed,
             ends: BTreeMap::new(),
+            closed: BTreeMap::new(),
             next: 0,
         }
     }
@@ -236,8 +239,9 @@ impl Net {
             Step::Initial { dialled, attempt } => self.initial(dialled, attempt),
             Step::Flight { dialled, attempt } => self.flight(dialled, attempt),
             Step::Finished { accepted, attempt } => self.finished(accepted, attempt),
-            Step::Message { to, bytes, repeats } => self.message(to, bytes, repeats),
+            Step::Message { to, bytes, repeats, said } => self.message(to, bytes, repeats, said),
             Step::Close { to, reason } => {
+                self.closed.remove(&other(to));
                 // Said into a cut, it is not heard; silence ends the link then.
                 if !self.passes(to) {
                     return None;
@@ -395,8 +399,12 @@ impl Net {
         Some(Event::Connected { link, alpn, side, peer, chain, remote, group, suite, took })
     }
 
-    fn message(&mut self, to: LinkId, bytes: Vec<u8>, repeats: bool) -> Option<(Site, Event)> {
+    fn message(&mut self, to: LinkId, bytes: Vec<u8>, repeats: bool, said: Duration) -> Option<(Site, Event)> {
         let from = other(to);
+        if self.closed.get(&from) == Some(&said) {
+            // It was still waiting to be sent.
+            return None;
+        }
         let Some(end) = self.ends.get(&to) else {
             // Nobody knows the link there any more.
             self.reset(from);
@@ -406,7 +414,7 @@ impl Net {
         if !self.passes(to) || end.phase < Phase::Connected {
             // Closed while it was under way, it is lost.
             if self.ends.contains_key(&from) {
-                self.schedule(self.at + STALLED, Step::Message { to, bytes, repeats });
+                self.schedule(self.at + STALLED, Step::Message { to, bytes, repeats, said });
             }
             return None;
         }
@@ -419,7 +427,7 @@ impl Net {
             end.heard = at;
         }
         if repeats {
-            self.schedule(at, Step::Message { to, bytes: bytes.clone(), repeats: false });
+            self.schedule(at, Step::Message { to, bytes: bytes.clone(), repeats: false, said });
         }
         Some((site, Event::Message { link: to, bytes }))
     }
@@ -541,7 +549,7 @@ impl Links for ModelLinks<'_> {
         costs.bytes += message.len() as u64 + OVERHEAD;
         let share = net.faults.repeat;
         let repeats = net.draw(share);
-        net.schedule(not_before, Step::Message { to, bytes: message.to_vec(), repeats });
+        net.schedule(not_before, Step::Message { to, bytes: message.to_vec(), repeats, said: net.at });
         Ok(())
     }
 
@@ -561,6 +569,7 @@ impl Links for ModelLinks<'_> {
         let (site, peer) = (end.site, end.peer);
         *net.places[site.0].ended.entry("closed").or_default() += 1;
         net.ends.remove(&link);
+        net.closed.insert(link, net.at);
         let to = other(link);
         let arrives = net.arrival(site, peer);
         let at = net.ends.get(&to).map_or(arrives, |end| end.not_before.max(arrives));

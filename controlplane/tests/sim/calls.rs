@@ -74,9 +74,39 @@ fn a_renewal_that_somebody_waits_for_ends_with_the_membership() {
     let (mut world, sites) = network(503, 2);
     world.set_issuer(sites[0], false);
     let call = world.call(sites[1], Call::CertRenew);
-    let left = world.ask(sites[1], Call::Leave, SECOND);
+    let left = world.ask(sites[1], Call::Leave, 5 * SECOND);
     assert!(matches!(left, Some(Ok(Answer::Done(_)))), "{left:?}");
     assert_eq!(code(world.answer(call)), Some(ErrorCode::Conflict));
+}
+
+/// The farewell was said on a link that was closed in the same moment, so it never left the host: the others went on to believe in who had gone.
+#[test]
+fn who_leaves_is_gone_when_an_issuer_knows_or_says_that_none_does() {
+    let (mut world, sites) = network(507, 4);
+    let [founder, stays, leaves, leaves_unheard] = sites[..] else { panic!() };
+    let node = world.id(leaves).unwrap();
+    let said = |answer: Option<Result<Answer, _>>| match answer {
+        Some(Ok(Answer::Done(done))) => done.message,
+        other => panic!("{other:?}"),
+    };
+    let done = "this node has left the network and forgotten its keys";
+    let message = said(world.ask(leaves, Call::Leave, SECOND));
+    assert_eq!((message.as_str(), world.id(leaves)), (done, None));
+    world.run(RTT);
+    for site in [founder, stays, leaves_unheard] {
+        assert!(world.knows_revoked(site, node) && !world.is_session(site, leaves), "{site:?}");
+    }
+
+    world.set_issuer(founder, false);
+    let calls = [(); 2].map(|()| world.call(leaves_unheard, Call::Leave));
+    world.run(ms(2_900));
+    assert!(calls.iter().all(|call| world.answer(*call).is_none()), "the issuer has some time to answer");
+    world.run(ms(200));
+    for call in calls {
+        let message = said(world.answer(call));
+        assert!(message.starts_with(done) && message.contains("no issuer has heard of it: `weir revoke"), "{message}");
+    }
+    assert_eq!(world.id(leaves_unheard), None);
 }
 
 /// The packet plane's end is noticed a moment after it.
