@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use weir_controlplane::api::{Call, client};
+use weir_controlplane::config::{Config, Instance};
 use weir_controlplane::pki::id::KeyId;
 use weir_controlplane::pki::key::PrivateKey;
 use weir_dataplane::api::Client;
 
-use crate::gateway::PORT;
 use crate::rig::mesh::Site;
 use crate::sys::signal;
 use crate::{Error, Result};
@@ -26,8 +26,6 @@ use crate::{Error, Result};
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often what is waited for is looked at.
 const POLL: Duration = Duration::from_millis(20);
-/// What opens the roots' keys.
-const PASSPHRASE: &str = "correct horse battery staple";
 
 /// One of the processes of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +58,9 @@ pub enum Ending {
     Stop,
 }
 
+/// What opens the roots and the backups of a network of the bench.
+pub const PASSPHRASE: &str = "correct horse battery staple";
+
 /// The programs of a node.
 const PROGRAMS: [&str; 2] = ["weir", "weir-dataplane"];
 
@@ -69,6 +70,8 @@ pub struct Member<'a> {
     directory: PathBuf,
     /// Where its programs are, when they are its own.
     programs: Option<PathBuf>,
+    /// How much its processes say, when that is not what they say by themselves.
+    log_level: Option<&'static str>,
     supervisor: Option<Child>,
 }
 
@@ -88,17 +91,25 @@ impl<'a> Member<'a> {
     /// # Errors
     /// [`Error::Io`].
     pub fn new(site: &'a Site, settings: &str) -> Result<Self> {
+        Self::of_instance(site, &Instance::default(), settings)
+    }
+
+    /// The same for a node beside others on its gateway. What the kernel knows it by follows from the instance.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn of_instance(site: &'a Site, instance: &Instance, settings: &str) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("{}-{}", site.gateway.name(), NEXT.fetch_add(1, Ordering::Relaxed));
         let directory = std::env::temp_dir().join(name);
         fs::create_dir_all(&directory).map_err(Error::io(format!("cannot make {}", directory.display())))?;
-        let member = Self { site, directory, programs: None, supervisor: None };
+        let member = Self { site, directory, programs: None, log_level: None, supervisor: None };
         let shown = member.directory.display();
+        let (wan, port) = (site.wan(), Config::of_instance(instance).wan.port);
         let text = format!(
-            "[node]\nstate_directory = \"{shown}/state\"\nruntime_directory = \"{shown}/run\"\n\
-             [wan]\ninterface = \"wan\"\nport = {PORT}\nadvertise = [\"{}:{PORT}\"]\n\
-             [lan]\ninterfaces = [\"lan\"]\n[api]\nsocket = \"{shown}/run/api.sock\"\nread = []\n{settings}",
-            site.wan()
+            "[node]\ninstance = \"{instance}\"\nstate_directory = \"{shown}/state\"\nruntime_directory = \"{shown}/run\"\n\
+             [wan]\ninterface = \"wan\"\nadvertise = [\"{wan}:{port}\"]\n\
+             [lan]\ninterfaces = [\"lan\"]\n[api]\nsocket = \"{shown}/run/api.sock\"\nread = []\n{settings}"
         );
         fs::write(member.config_file(), text).map_err(Error::io("cannot write the configuration of a node"))?;
         Ok(member)
@@ -143,6 +154,11 @@ impl<'a> Member<'a> {
         let on_disk = self.programs.as_ref().map_or_else(|| program(name).ok(), |folder| Some(folder.join(name)));
         let running = self.pid(part).and_then(|pid| file(PathBuf::from(format!("/proc/{pid}/exe"))));
         running.is_some() && running == on_disk.and_then(file)
+    }
+
+    /// Has its processes say so much, by the words of `WEIR_LOG`. Before it runs.
+    pub fn log_at(&mut self, level: &'static str) {
+        self.log_level = Some(level);
     }
 
     /// The site that it is on.
@@ -231,16 +247,24 @@ impl<'a> Member<'a> {
             .map_err(|error| Error::Broken { what: format!("asking g{}", self.site.number), detail: error.to_string() })
     }
 
+    /// A file with [`PASSPHRASE`] in it that nobody else may read.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn passphrase_file(&self) -> Result<String> {
+        let path = self.directory.join("passphrase");
+        let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        let written = file.and_then(|mut file| writeln!(file, "{PASSPHRASE}"));
+        written.map_err(Error::io("cannot write a passphrase"))?;
+        Ok(path.display().to_string())
+    }
+
     /// Founds a network here.
     ///
     /// # Errors
     /// As [`Self::weir`].
     pub fn found(&self, network: &str) -> Result<Value> {
-        let (roots, passphrase) = (self.roots(), self.passphrase_file());
-        let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&passphrase);
-        let written = file.and_then(|mut file| writeln!(file, "{PASSPHRASE}"));
-        written.map_err(Error::io("cannot write a passphrase"))?;
-        let (roots, passphrase) = (roots.display().to_string(), passphrase.display().to_string());
+        let (roots, passphrase) = (self.roots().display().to_string(), self.passphrase_file()?);
         let name = format!("site-{}", self.site.number);
         let subnet = self.site.subnet();
         self.weir(&[
@@ -267,10 +291,6 @@ impl<'a> Member<'a> {
         self.directory.join("roots")
     }
 
-    fn passphrase_file(&self) -> PathBuf {
-        self.directory.join("passphrase")
-    }
-
     /// Makes a ceremony with a root of the network that was founded here, `a` or `b`, as `ca renew-issuer --issuer …`: on the newest trust
     /// bundle, which it changes. The bundle's file, for `weir ca publish`.
     ///
@@ -279,8 +299,7 @@ impl<'a> Member<'a> {
     pub fn ceremony(&self, root: &str, arguments: &[&str]) -> Result<String> {
         let bundle = self.directory.join("bundle").display().to_string();
         self.weir(&["ca", "bundle", &bundle])?;
-        let (root, passphrase) =
-            (self.root_file(root).display().to_string(), self.passphrase_file().display().to_string());
+        let (root, passphrase) = (self.root_file(root).display().to_string(), self.passphrase_file()?);
         let all = ["--root", &root, "--passphrase-file", &passphrase, "--bundle", &bundle];
         self.weir(&[&["ca"], arguments, &all].concat())?;
         Ok(bundle)
@@ -293,7 +312,7 @@ impl<'a> Member<'a> {
     pub fn ceremony_of_another_root(&self, goes: &str, stays: &str) -> Result<String> {
         let id = self.root_id(goes)?.to_string();
         let out = self.roots().join("root-new.pem").display().to_string();
-        let passphrase = self.passphrase_file().display().to_string();
+        let passphrase = self.passphrase_file()?;
         self.ceremony(stays, &["rotate-root", "--replace", &id, "--out", &out, "--new-passphrase-file", &passphrase])
     }
 
@@ -323,6 +342,7 @@ impl<'a> Member<'a> {
         let log = log.map_err(Error::io("cannot make the log of a node"))?;
         let mut command = self.command()?;
         command.arg("run").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command.envs(self.log_level.map(|level| ("WEIR_LOG", level)));
         signal::end_with_parent(&mut command);
         self.supervisor = Some(command.spawn().map_err(Error::io("cannot start weir run"))?);
         self.wait_for("the API", |member| member.weir(&["status"]).is_ok())
@@ -469,6 +489,25 @@ impl<'a> Member<'a> {
         let supervisor = self.supervisor.as_ref();
         let supervisor = supervisor.ok_or_else(|| Error::Broken { what: what(), detail: "it does not run".into() })?;
         send(supervisor.id()).map_err(Error::io(what()))
+    }
+
+    /// Everything of it is gone at once, as with its machine: processes, keys, state.
+    ///
+    /// # Errors
+    /// [`Error::Broken`] when it does not run; [`Error::Io`].
+    pub fn destroy(mut self) -> Result<()> {
+        self.hold()?;
+        for part in [Part::Control, Part::Plane, Part::Issuer] {
+            if self.pid(part).is_some() {
+                self.kill9(part)?;
+            }
+        }
+        if let Some(mut supervisor) = self.supervisor.take() {
+            let ended = supervisor.kill().and_then(|()| supervisor.wait());
+            ended.map_err(Error::io("cannot end weir run"))?;
+        }
+        let shown = self.directory.display().to_string();
+        fs::remove_dir_all(&self.directory).map_err(Error::io(format!("cannot remove {shown}")))
     }
 
     /// Stops everything as a person does.

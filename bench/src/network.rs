@@ -73,16 +73,24 @@ pub fn found(mesh: &Mesh) -> Result<Vec<Member<'_>>> {
 /// As [`found`].
 pub fn bring_up(members: &mut [Member<'_>]) -> Result<()> {
     members[0].found("example")?;
-    for at in 0..members.len() {
-        members[at].run()?;
-        if at > 0 {
-            let token = members[0].invite(members[at].site())?;
-            members[at].weir(&["join", &token])?;
-        }
-        members[at].wait_for_plane()?;
+    members[0].run()?;
+    members[0].wait_for_plane()?;
+    for at in 1..members.len() {
+        let token = members[0].invite(members[at].site())?;
+        join(&mut members[at], &token)?;
     }
     let others = members.len() as u64 - 1;
     members.iter().try_for_each(|member| member.wait_for_peers(others))
+}
+
+/// Has a node that does not run yet join by a token, and waits for its packet plane.
+///
+/// # Errors
+/// [`Error::Broken`] with what the node said.
+pub fn join(member: &mut Member<'_>, token: &str) -> Result<()> {
+    member.run()?;
+    member.weir(&["join", token])?;
+    member.wait_for_plane()
 }
 
 /// Runs it. `progress` is told what is being done.

@@ -54,7 +54,8 @@ const CELLS: [Cell; 5] = [
     Cell { what: "upgrade of the control plane", parts: &[Part::Control], upgraded: &[Part::Control] },
 ];
 
-fn sessions(member: &Member<'_>) -> Vec<SessionDump> {
+/// Sessions of a node's packet plane.
+pub(crate) fn sessions(member: &Member<'_>) -> Vec<SessionDump> {
     let items = member.plane().and_then(|mut plane| plane.dump().map_err(Into::into)).unwrap();
     items
         .into_iter()
@@ -63,7 +64,7 @@ fn sessions(member: &Member<'_>) -> Vec<SessionDump> {
 }
 
 /// Receiver indices of all lanes, as which a session's keys are known on the wire.
-fn indices(sessions: &[SessionDump]) -> BTreeSet<u32> {
+pub(crate) fn indices(sessions: &[SessionDump]) -> BTreeSet<u32> {
     sessions.iter().flat_map(|session| session.indices.iter().chain(&session.peer_indices)).copied().collect()
 }
 
@@ -78,7 +79,7 @@ fn told(member: &Member<'_>, pointer: &str) -> String {
 }
 
 /// What a node's programs and engine counted by name: what `wan` and `steer` did, and every drop.
-fn counted(member: &Member<'_>) -> BTreeMap<String, u64> {
+pub(crate) fn counted(member: &Member<'_>) -> BTreeMap<String, u64> {
     let counters = member.plane().and_then(|mut plane| plane.counters().map_err(Into::into)).unwrap();
     let all = counters.bpf.into_iter().chain(counters.bpf_drops).chain(counters.engine_drops);
     all.map(|count| (count.name, count.count)).collect()
