@@ -17,6 +17,20 @@ use weir_controlplane::pki::resources::{IpBlocks, Resources};
 use weir_controlplane::pki::signed::{Document, Signed};
 use weir_controlplane::time::{Now, UnixSecs};
 
+/// A key file that costs as little to open as scrypt allows (N = 2, r = 1, p = 1), written by OpenSSL.
+pub const CHEAP_KEY: &str = "\
+-----BEGIN ENCRYPTED PRIVATE KEY-----
+MIGSME4GCSqGSIb3DQEFDTBBMCAGCSsGAQQB2kcECzATBAi6xfN0/ErzYAIBAgIB
+AQIBATAdBglghkgBZQMEASoEEHI/LT3UtruRELjUgGktkjMEQN/eVVw4oh1ZSGVK
+j7iUqj63QNM9KpQ1u52NPKraaj8I9tzU+/7Su4ub+nRqcKIR70mW0wO4+HuyAEe/
+MarCPpg=
+-----END ENCRYPTED PRIVATE KEY-----
+";
+/// What opens it.
+pub const CHEAP_PASSPHRASE: &str = "fuzz";
+/// The seed of the key in it.
+pub const CHEAP_SEED: [u8; 32] = [8; 32];
+
 /// When everything happens.
 pub const NOW: UnixSecs = UnixSecs(1_800_000_000);
 const DAY: u64 = 86_400;

@@ -15,6 +15,7 @@ use weir_controlplane::pki::revocation::{RevocationHead, SignedRevocationList};
 use weir_controlplane::pki::statement::MemberStatement;
 use weir_controlplane::policy::SignedPolicy;
 use weir_controlplane::shell::frame;
+use weir_controlplane::supervisor::Order;
 
 macro_rules! again {
     ($data:expr, $($message:ty),*) => {
@@ -35,7 +36,8 @@ fn frames<T: serde::de::DeserializeOwned + Debug>(mut data: &[u8]) {
 fuzz_target!(|data: &[u8]| {
     again!(data, Message, KeyMessage, Network, SignedRecord, Record, SignedPolicy, SignedRevocationList);
     again!(data, Bundle, RevocationHead, AdmissionDocument, MemberStatement, audit::Entry);
-    again!(data, Asked, Result<Reply, Refused>, JoinBody, RenewBody, LeaveBody);
+    again!(data, Asked, Result<Reply, Refused>, JoinBody, RenewBody, LeaveBody, Order, audit::Position, audit::Start);
     frames::<(u32, Asked)>(data);
     frames::<(u32, Result<Reply, Refused>)>(data);
+    frames::<Order>(data);
 });

@@ -1,21 +1,27 @@
-//! Texts that people and programs on this host hand in: tokens, ids, names, `weir.toml`, and requests to the API.
+//! Texts that people and programs on this host hand in: tokens, ids, names, addresses, both configurations, what the host has in its files, and
+//! requests to the API.
 #![no_main]
 
 use std::path::Path;
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
+use weir_controlplane::api::access::Access;
 use weir_controlplane::api::call::{Input, Method, ROUTES};
-use weir_controlplane::config::{Config, Instance};
+use weir_controlplane::config::{Config, Instance, default_route_interface};
 use weir_controlplane::pki::id::{InviteId, KeyId, NetworkId, NodeId};
 use weir_controlplane::pki::name::{NamePattern, check_label, check_member_name};
 use weir_controlplane::pki::token::Token;
+use weir_dataplane::api::Prefix;
+use weir_dataplane::config::Config as PlaneConfig;
 use weir_fuzz::NOW;
 
 #[derive(Arbitrary, Debug)]
 enum Text {
     Small(String),
     Config(String),
+    Plane(String),
+    Host { passwd: String, group: String, ipv4: String, ipv6: String },
     Call { route: u8, query: String, body: Vec<u8> },
 }
 
@@ -29,7 +35,7 @@ macro_rules! again {
 
 fuzz_target!(|text: Text| match text {
     Text::Small(text) => {
-        again!(text, NodeId, NetworkId, KeyId, InviteId, NamePattern);
+        again!(text, NodeId, NetworkId, KeyId, InviteId, NamePattern, Prefix);
         let _ = (check_label(&text), check_member_name(&text), text.parse::<Instance>());
         if let Ok(token) = text.parse::<Token>() {
             assert_eq!(token.to_text().parse(), Ok(token.clone()));
@@ -40,6 +46,23 @@ fuzz_target!(|text: Text| match text {
         if let Err(error) = Config::parse(Path::new("weir.toml"), &text, &Instance::default()) {
             // One line for a person.
             assert!(!error.to_string().contains('\n'), "{error}");
+        }
+    }
+    Text::Plane(text) => {
+        if let Err(error) = PlaneConfig::parse(Path::new("dataplane.toml"), &text) {
+            assert!(!error.to_string().contains('\n'), "{error}");
+        }
+    }
+    Text::Host { passwd, group, ipv4, ipv6 } => {
+        let api = r#"[api]
+read = ["@weir", "alice", "1000"]
+admin = ["@1000"]"#;
+        let config = Config::parse(Path::new("weir.toml"), api, &Instance::default()).expect("a good one");
+        let (_, unknown) = Access::resolve(&config.api, &passwd, &group, 0);
+        // Numbers need no name.
+        assert!(unknown.len() <= 2, "{unknown:?}");
+        if let Some(name) = default_route_interface(&ipv4, &ipv6) {
+            assert!(ipv4.contains(&name) || ipv6.contains(&name));
         }
     }
     Text::Call { route, query, body } => {
