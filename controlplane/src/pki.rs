@@ -13,7 +13,7 @@ pub mod key;
 pub mod name;
 pub mod resources;
 pub mod revocation;
-mod seen;
+pub mod seen;
 pub mod signed;
 pub mod statement;
 pub mod token;

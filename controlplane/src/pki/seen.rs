@@ -7,8 +7,9 @@
 //! ```
 //!
 //! That a signature fits a key and a message stays true whatever is revoked or ends, and nothing else is remembered: path, times, addresses
-//! and revocations are judged every time. Only certificates come here, never what a peer signs to show that it has its key; and a path is
-//! judged from its root, so nobody whom no root of ours has certified, if only through an issuer, can fill the memory.
+//! and revocations are judged every time. Certificates, and the statements and records of members, have a memory each; what a peer signs to
+//! show that it has its key comes here never. A path is judged from its root, and a record after its statement, so nobody whom no root of
+//! ours has certified, if only through an issuer, can fill a memory.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -17,8 +18,9 @@ use rustls_pki_types::{AlgorithmIdentifier, InvalidSignature, SignatureVerificat
 use webpki::aws_lc_rs::ED25519;
 
 use super::id::sha256;
+use super::key::{BadSignature, Domain, PublicKey, Signature};
 
-/// Signatures that are remembered, two for each peer as a rule; all are forgotten when there would be one more.
+/// Signatures of certificates that are remembered, two for each peer as a rule.
 const SEEN_MAX: usize = 4096;
 
 /// Bytes of a public key and of a signature (RFC 8032 §5.1).
@@ -26,8 +28,56 @@ const PUBLIC_KEY_LEN: usize = 32;
 const SIGNATURE_LEN: usize = 64;
 
 /// Ed25519 with a memory of what was good.
-#[derive(Debug, Default)]
-pub(super) struct Seen(Mutex<HashSet<[u8; 32]>>);
+#[derive(Debug)]
+pub struct Seen {
+    /// Hashes that are remembered; all are forgotten when there would be one more.
+    limit: usize,
+    good: Mutex<HashSet<[u8; 32]>>,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self::new(SEEN_MAX)
+    }
+}
+
+impl Seen {
+    /// A memory of so many signatures.
+    pub fn new(limit: usize) -> Self {
+        Self { limit, good: Mutex::default() }
+    }
+
+    /// Whether a signature is good: key, signature and message are `parts`, and `compute` is asked when they are not remembered.
+    fn judge<E>(&self, parts: [&[u8]; 3], compute: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        let hash = sha256("weir-seen-1", &parts);
+        // A set that a panicking thread left holds nothing but what was good.
+        if self.good.lock().unwrap_or_else(PoisonError::into_inner).contains(&hash) {
+            return Ok(());
+        }
+        compute()?;
+        let mut good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
+        if good.len() >= self.limit {
+            good.clear();
+        }
+        good.insert(hash);
+        Ok(())
+    }
+
+    /// [`PublicKey::verify`] with this memory.
+    ///
+    /// # Errors
+    /// [`BadSignature`].
+    pub fn verify(
+        &self,
+        key: &PublicKey,
+        domain: Domain,
+        message: &[u8],
+        signature: &Signature,
+    ) -> Result<(), BadSignature> {
+        let message = domain.signed_bytes(message);
+        self.judge([&key.0, &signature.0, &message], || key.verify_raw(&message, signature))
+    }
+}
 
 impl SignatureVerificationAlgorithm for Seen {
     fn verify_signature(&self, public_key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), InvalidSignature> {
@@ -35,18 +85,7 @@ impl SignatureVerificationAlgorithm for Seen {
         if public_key.len() != PUBLIC_KEY_LEN || signature.len() != SIGNATURE_LEN {
             return ED25519.verify_signature(public_key, message, signature);
         }
-        let hash = sha256("weir-seen-1", &[public_key, signature, message]);
-        // A set that a panicking thread left holds nothing but what was good.
-        if self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&hash) {
-            return Ok(());
-        }
-        ED25519.verify_signature(public_key, message, signature)?;
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.len() == SEEN_MAX {
-            seen.clear();
-        }
-        seen.insert(hash);
-        Ok(())
+        self.judge([public_key, signature, message], || ED25519.verify_signature(public_key, message, signature))
     }
 
     fn public_key_alg_id(&self) -> AlgorithmIdentifier {
@@ -65,7 +104,7 @@ mod tests {
     use crate::random::SeededRandom;
 
     fn remembered(seen: &Seen) -> usize {
-        seen.0.lock().unwrap().len()
+        seen.good.lock().unwrap().len()
     }
 
     #[test]
@@ -103,6 +142,21 @@ mod tests {
             let message = number.to_be_bytes();
             seen.verify_signature(&key.public().0, &message, &key.sign_raw(&message).0).unwrap();
         }
+        assert_eq!(remembered(&seen), 1, "one beyond the limit begins anew");
+    }
+
+    #[test]
+    fn a_members_signature_is_remembered_for_its_domain_only() {
+        let key = PrivateKey::generate(&mut SeededRandom::new(3));
+        let (public, signature) = (key.public(), key.sign(Domain::Record, b"record"));
+        let seen = Seen::new(1);
+        for known in [0, 1] {
+            assert_eq!(remembered(&seen), known);
+            assert_eq!(seen.verify(&public, Domain::Policy, b"record", &signature), Err(BadSignature));
+            assert_eq!(seen.verify(&public, Domain::Record, b"recorD", &signature), Err(BadSignature));
+            assert_eq!(seen.verify(&public, Domain::Record, b"record", &signature), Ok(()));
+        }
+        assert_eq!(seen.verify(&public, Domain::Record, b"other", &key.sign(Domain::Record, b"other")), Ok(()));
         assert_eq!(remembered(&seen), 1, "one beyond the limit begins anew");
     }
 }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::id::{KeyId, sha256};
 use super::key::{BadSignature, Domain, PrivateKey, PublicKey, Signature};
+use super::seen::Seen;
 use crate::codec::{self, DecodeError};
 
 /// Something that is signed as a whole.
@@ -73,11 +74,23 @@ impl<T: Document> Signed<T> {
     /// # Errors
     /// [`OpenError`].
     pub fn open(&self, key: &PublicKey) -> Result<T, OpenError> {
+        self.open_by(key, || key.verify(T::DOMAIN, &self.body, &self.signature))
+    }
+
+    /// [`Self::open`] with a memory of signatures that were good.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_seen(&self, key: &PublicKey, seen: &Seen) -> Result<T, OpenError> {
+        self.open_by(key, || seen.verify(key, T::DOMAIN, &self.body, &self.signature))
+    }
+
+    fn open_by(&self, key: &PublicKey, verify: impl FnOnce() -> Result<(), BadSignature>) -> Result<T, OpenError> {
         let expected = key.id();
         if expected != self.signer {
             return Err(OpenError::OtherSigner { signer: self.signer, expected });
         }
-        key.verify(T::DOMAIN, &self.body, &self.signature)?;
+        verify()?;
         Ok(codec::decode(&self.body, T::BODY_LEN_MAX)?)
     }
 

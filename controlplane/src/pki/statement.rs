@@ -15,6 +15,7 @@ use super::id::{KeyId, NetworkId, NodeId, Nonce};
 use super::key::{Domain, PublicKey};
 use super::name::{NameError, check_member_name};
 use super::revocation::RevocationSet;
+use super::seen::Seen;
 use super::signed::{Document, OpenError, Signed};
 use crate::time::UnixSecs;
 
@@ -103,12 +104,38 @@ pub fn verify(
     revoked: &RevocationSet,
     now: UnixSecs,
 ) -> Result<MemberStatement, StatementError> {
+    judge(statement, network, bundle, revoked, now, |key| statement.open(key))
+}
+
+/// [`verify`] with a memory of signatures that were good.
+///
+/// # Errors
+/// [`StatementError`].
+pub fn verify_seen(
+    statement: &SignedStatement,
+    network: NetworkId,
+    bundle: &Bundle,
+    revoked: &RevocationSet,
+    seen: &Seen,
+    now: UnixSecs,
+) -> Result<MemberStatement, StatementError> {
+    judge(statement, network, bundle, revoked, now, |key| statement.open_seen(key, seen))
+}
+
+fn judge(
+    statement: &SignedStatement,
+    network: NetworkId,
+    bundle: &Bundle,
+    revoked: &RevocationSet,
+    now: UnixSecs,
+    open: impl FnOnce(&PublicKey) -> Result<MemberStatement, OpenError>,
+) -> Result<MemberStatement, StatementError> {
     let issuer = statement.signer;
     let key = bundle.issuer(issuer).ok_or(StatementError::Stranger(issuer))?;
     if revoked.is_issuer_revoked(issuer) {
         return Err(StatementError::IssuerRevoked(issuer));
     }
-    let member = statement.open(&key)?;
+    let member = open(&key)?;
     if member.network != network {
         return Err(StatementError::OtherNetwork(member.network));
     }
