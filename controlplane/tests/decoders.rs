@@ -9,6 +9,7 @@ use rustls_pki_types::CertificateDer;
 use weir_controlplane::api::call::{Input, ROUTES};
 use weir_controlplane::codec::{DecodeError, decode, encode};
 use weir_controlplane::config::{Config, Instance};
+use weir_controlplane::dht::{message as dht, record};
 use weir_controlplane::issuer::{Asked, Issuer, Refused, Reply, Request};
 use weir_controlplane::node::directory::{Directory, Judge, SignedRecord};
 use weir_controlplane::node::message::{KeyMessage, MESSAGE_LEN_MAX, Message, Network};
@@ -98,7 +99,10 @@ proptest! {
     #[test]
     fn no_bytes_are_too_strange_for_a_decoder(bytes in bytes()) {
         read_again!(&bytes, Message, KeyMessage, Network, SignedRecord, SignedBundle, SignedRevocationList, SignedAdmission);
-        read_again!(&bytes, Asked, Result<Reply, Refused>, SignedPolicy);
+        read_again!(&bytes, Asked, Result<Reply, Refused>, SignedPolicy, record::SignedRecord, record::Envelope);
+        if let Ok(message) = dht::Message::decode(&bytes) {
+            prop_assert_eq!(dht::Message::decode(&message.encode()), Ok(message));
+        }
         let _ = (read_leaf(&bytes), read_authority(&bytes), SignedPolicy::from_bytes(&bytes));
         if let Ok(blocks) = IpBlocks::from_der(&bytes) {
             prop_assert_eq!(blocks.to_der(), bytes);

@@ -41,6 +41,14 @@ pub enum Domain {
     Admission,
     /// An entry of the audit log.
     Audit,
+    /// A record in the DHT: how a node is reached.
+    DhtNode,
+    /// A record in the DHT: what a member says under its name.
+    DhtName,
+    /// A record in the DHT: the keys of a member's zone.
+    DhtZone,
+    /// A record in the DHT: who has an overlay address.
+    DhtOverlay,
 }
 
 impl Domain {
@@ -54,10 +62,14 @@ impl Domain {
             Self::Record => "record",
             Self::Admission => "admission",
             Self::Audit => "audit",
+            Self::DhtNode => "dht-node",
+            Self::DhtName => "dht-name",
+            Self::DhtZone => "dht-zone",
+            Self::DhtOverlay => "dht-overlay",
         }
     }
 
-    fn signed_bytes(self, message: &[u8]) -> Vec<u8> {
+    pub(super) fn signed_bytes(self, message: &[u8]) -> Vec<u8> {
         [b"weir-", self.name().as_bytes(), b"-1\0", message].concat()
     }
 }

@@ -10,7 +10,7 @@
 //!
 //!  inside the control plane, what decides knows nothing of what acts:
 //!
-//!  codec, random, time, timer ◄── pki ◄── policy, audit, issuer, membership, quic, ceremony, node ◄── shell, supervisor, cli, the binary
+//!  codec, random, time, timer ◄── pki ◄── policy, audit, issuer, membership, quic, ceremony, dht, node ◄── shell, supervisor, cli, the binary
 //!  └──────────────── no socket, file, thread, environment, clock, runtime ────────────────┘
 //! ```
 
@@ -66,8 +66,21 @@ const OUTSIDE_WORLD: [&str; 21] = [
 ];
 
 /// Modules at the top of the control plane that decide and do not act.
-const CORES: [&str; 12] =
-    ["audit", "ceremony", "codec", "issuer", "membership", "node", "pki", "policy", "quic", "random", "time", "timer"];
+const CORES: [&str; 13] = [
+    "audit",
+    "ceremony",
+    "codec",
+    "dht",
+    "issuer",
+    "membership",
+    "node",
+    "pki",
+    "policy",
+    "quic",
+    "random",
+    "time",
+    "timer",
+];
 /// Modules beside the cores that act, or know what acts.
 const SHELLS: [&str; 5] = ["cli", "config", "shell", "state_directory", "supervisor"];
 /// What a core of the control plane must not name. A clock's types are no clock: moments are arguments, and rustls wants some in the

@@ -1,0 +1,734 @@
+//! The DHT: members find each other by id, name or address, with nobody in the middle, while some of them lie.
+//!
+//! ```text
+//!  sessions, messages ─▶ ┌─ Dht ──────────────────────────────────────────┐ ─▶ Send: a message to a contact
+//!  get · publish · join ─▶ requests ─ look-ups ─ table ─ store ─ upkeep     │ ─▶ Found · Published · Joined
+//!            timeout ─▶ └────────────────────────────────────────────────┘
+//! ```
+//!
+//! Kademlia (Maymounkov, Mazières, IPTPS 2002) whose ids nobody can choose, whose records are signed, and whose sessions are between members
+//! that know each other by certificate. How a session comes to be is not known here: what is sent waits for one, and what comes, comes by one.
+//! The differences to the paper, and which attack each is for, are in `docs/discovery.md`.
+
+mod bucket;
+mod estimate;
+#[cfg(test)]
+mod fixture;
+mod limit;
+mod lookup;
+pub mod message;
+mod pace;
+pub mod place;
+mod publish;
+pub mod record;
+mod serve;
+pub mod store;
+mod table;
+#[cfg(test)]
+mod tests;
+mod upkeep;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use self::estimate::Size;
+pub use self::estimate::{REGION, region};
+use self::limit::Limit;
+use self::lookup::{Goal, Lookup, Next};
+pub use self::lookup::{PATH_REQUESTS_MAX, PATHS, REQUESTS_MAX};
+use self::message::{Answer, K, Message, Query, Refusal, Reply, Request};
+use self::pace::Pace;
+use self::place::{Contact, Key, Peer};
+use self::publish::Publication;
+use self::record::{Judge, Kind, SignedRecord};
+use self::store::{Highest, Store};
+pub use self::table::Table;
+use self::upkeep::Upkeep;
+use crate::pki::id::NodeId;
+use crate::random::Random;
+use crate::time::Now;
+use crate::timer::Timers;
+
+/// Look-ups at a time. Ours: a burst of a user's, and upkeep beside it.
+pub const LOOKUPS_MAX: usize = 16;
+/// Requests without an answer yet: all look-ups with all paths, and puts.
+pub const OUTSTANDING_MAX: usize = 256;
+/// Contacts that are kept to begin anew from.
+pub const ANCHORS_MAX: usize = 20;
+/// A look-up that is not over by then ends with what it has.
+const LOOKUP_MAX: Duration = Duration::from_secs(30);
+/// Those who did not answer are not asked again by look-ups for so long, though others name them still.
+const SHUN: Duration = Duration::from_secs(60);
+const SHUNNED_MAX: usize = 64;
+/// Between two looks for somebody to ask while there is somebody. Ours: a table fills within seconds, and one message at a time.
+const CHECK_GAP: Duration = Duration::from_millis(50);
+/// Before somebody who failed once is asked again.
+const DOUBT: Duration = Duration::from_secs(10);
+/// Nodes next to ours that answer before a join is over, and next to a place that a refresh asks.
+const JOIN_WIDTH: usize = 8;
+const REFRESH_WIDTH: usize = 4;
+/// First and longest wait after a join that came to nothing.
+const REJOIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
+/// A table is refreshed after this part of the time since we joined, at first; and not more often than that.
+const YOUNG: u32 = 6;
+const REFRESH_MIN: Duration = Duration::from_secs(4);
+/// Look-ups that fill the table after a join, at a time.
+const FILLS_MAX: usize = 2;
+/// For a look-up the region is somewhat smaller than for a record: the two estimates differ.
+const READ_SHARE: f64 = 0.75;
+
+/// Whether we answer others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Others reach us: we keep records and stand in tables.
+    Server,
+    /// We only ask.
+    Client,
+}
+
+/// Names a look-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LookupId(pub u64);
+
+/// How a look-up ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The record of the highest sequence that was found.
+    pub record: Option<SignedRecord>,
+    /// Its sequence; 0 without a record.
+    pub sequence: u64,
+    /// Nodes that led to it, one after the other; 0 when it was here.
+    pub hops: u8,
+    /// Requests of the path that came to it, one after the other, those without an answer included.
+    pub rounds: u8,
+    /// Requests of all paths.
+    pub requests: u16,
+    /// Paths.
+    pub paths: u8,
+    /// From the call to this.
+    pub took: Duration,
+}
+
+/// What the machine wants done, and what it has to tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Send a message by the session with this member; without one, make one, and tell [`Dht::handle_unreachable`] if that fails. The same
+    /// bytes come again while no answer comes, and need not wait twice.
+    Send {
+        /// To whom.
+        to: Contact,
+        /// An encoded [`Message`].
+        message: Vec<u8>,
+    },
+    /// The neighbourhood is known: look-ups work from now on.
+    Joined,
+    /// A look-up is over.
+    Found {
+        /// Which.
+        id: LookupId,
+        /// How.
+        outcome: Outcome,
+    },
+    /// A record of ours was offered to the servers of its region.
+    Published {
+        /// Which.
+        kind: Kind,
+        /// Servers that have it now.
+        stored: u16,
+        /// Servers that were asked to.
+        asked: u16,
+        /// A higher sequence than ours that one of them has seen: ours has to be above it.
+        superseded: Option<u64>,
+    },
+}
+
+/// As many look-ups as there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{LOOKUPS_MAX} look-ups are under way")]
+pub struct Busy;
+
+/// What was counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Messages that do not decode.
+    pub malformed: u64,
+    /// Answers to nothing that was asked of this peer.
+    pub unmatched: u64,
+    /// Requests beyond what one peer may ask.
+    pub limited: u64,
+    /// Records in answers that are not to be believed, or not what was asked for.
+    pub bad_records: u64,
+    /// Records that were not kept for others.
+    pub refused: u64,
+    /// Requests that were given up.
+    pub timeouts: u64,
+    /// Requests that found no room among the outstanding.
+    pub overflows: u64,
+}
+
+/// What outlives the process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Saved {
+    /// Contacts to begin from, those who have been here longest first.
+    pub anchors: Vec<Contact>,
+    /// The highest sequences that were seen.
+    pub highest: Vec<Highest>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Timer {
+    Request(u64),
+    Lookup(LookupId),
+    Check,
+    Refresh,
+    Publish(Kind),
+    Join,
+}
+
+/// Why there is a look-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    Join,
+    Refresh,
+    Fill,
+    Get,
+    Publish(Kind),
+}
+
+#[derive(Clone, Debug)]
+struct Job {
+    lookup: Lookup,
+    why: Why,
+    since: Instant,
+}
+
+/// For what a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Lookup(LookupId),
+    Check,
+    Put(Kind),
+}
+
+#[derive(Clone, Debug)]
+struct Outstanding {
+    to: Contact,
+    purpose: Purpose,
+    message: Vec<u8>,
+    sent: Instant,
+    /// Asked twice: the answer says nothing of the round trip.
+    is_slow: bool,
+}
+
+/// The DHT of one node.
+#[derive(Clone, Debug)]
+pub struct Dht<R> {
+    own: NodeId,
+    mode: Mode,
+    table: Table,
+    store: Store,
+    size: Size,
+    pace: Pace,
+    upkeep: Upkeep,
+    limit: Limit,
+    /// Where to begin, and to begin again.
+    bootstrap: Vec<Contact>,
+    rejoin_after: Duration,
+    joined: Option<Instant>,
+    /// The next bucket to be filled after a join, and to be refreshed later.
+    fill: usize,
+    refresh: usize,
+    outstanding: BTreeMap<u64, Outstanding>,
+    lookups: BTreeMap<LookupId, Job>,
+    last_lookup: u64,
+    publications: BTreeMap<Kind, Publication>,
+    shunned: VecDeque<(NodeId, Instant)>,
+    timers: Timers<Timer>,
+    outputs: VecDeque<Output>,
+    counters: Counters,
+    random: R,
+}
+
+impl<R: Random> Dht<R> {
+    /// A node that knows nobody but whom it was left with.
+    pub fn new(own: NodeId, mode: Mode, saved: Saved, mut random: R, now: Now) -> Self {
+        let mut bootstrap = saved.anchors;
+        bootstrap.truncate(ANCHORS_MAX);
+        Self {
+            own,
+            mode,
+            table: Table::new(own.into()),
+            store: Store::new(own.into(), saved.highest),
+            size: Size::default(),
+            pace: Pace::default(),
+            upkeep: Upkeep::default(),
+            limit: Limit::new(random.u64(), now.mono),
+            bootstrap,
+            rejoin_after: REJOIN[0],
+            joined: None,
+            fill: 0,
+            refresh: 0,
+            outstanding: BTreeMap::new(),
+            lookups: BTreeMap::new(),
+            last_lookup: 0,
+            publications: BTreeMap::new(),
+            shunned: VecDeque::new(),
+            timers: Timers::default(),
+            outputs: VecDeque::new(),
+            counters: Counters::default(),
+            random,
+        }
+    }
+
+    /// Begins, from these contacts and from those that were kept.
+    pub fn join(&mut self, contacts: &[Contact], now: Now) {
+        for contact in contacts {
+            if self.bootstrap.len() < ANCHORS_MAX && !self.bootstrap.contains(contact) && contact.node != self.own {
+                self.bootstrap.push(*contact);
+            }
+        }
+        self.timers.set(Timer::Join, now.mono);
+        self.handle_timeout(now);
+    }
+
+    /// Looks for a record.
+    ///
+    /// # Errors
+    /// [`Busy`].
+    pub fn get(&mut self, kind: Kind, key: Key, now: Now) -> Result<LookupId, Busy> {
+        let region = region(self.servers()) * READ_SHARE;
+        let seeds = self.seeds(key, 2 * K, now.mono);
+        self.look_up(key, Goal::Value(kind), region, &seeds, Why::Get, now)
+    }
+
+    /// A session with a member is there, so what was sent is on its way only now.
+    pub fn handle_session(&mut self, peer: Peer, now: Now) {
+        for (transaction, outstanding) in &mut self.outstanding {
+            if outstanding.to.node == peer.contact.node {
+                (outstanding.sent, outstanding.is_slow) = (now.mono, false);
+                self.timers.set(Timer::Request(*transaction), now.mono + self.pace.soft());
+            }
+        }
+    }
+
+    /// No session with a member comes about.
+    pub fn handle_unreachable(&mut self, node: NodeId, now: Now) {
+        let waiting = self.outstanding.iter().filter(|(_, outstanding)| outstanding.to.node == node);
+        let waiting: Vec<u64> = waiting.map(|(transaction, _)| *transaction).collect();
+        for transaction in waiting {
+            self.give_up(transaction, now);
+        }
+    }
+
+    /// A member was revoked.
+    pub fn handle_revoked(&mut self, node: NodeId, now: Now) {
+        self.handle_unreachable(node, now);
+        self.table.remove(node);
+        self.bootstrap.retain(|contact| contact.node != node);
+        self.store.remove_signer(node);
+    }
+
+    /// Bytes that a member sent by its session.
+    pub fn handle_message(&mut self, peer: Peer, bytes: &[u8], judge: Judge<'_>, now: Now) {
+        match Message::decode(bytes) {
+            Ok(Message::Request(request)) => self.serve(peer, request, judge, now),
+            Ok(Message::Answer(answer)) => self.answered(peer, answer, judge, now),
+            Err(_) => self.counters.malformed += 1,
+        }
+    }
+
+    fn answered(&mut self, peer: Peer, answer: Answer, judge: Judge<'_>, now: Now) {
+        let node = peer.contact.node;
+        if self.outstanding.get(&answer.transaction).is_none_or(|asked| asked.to.node != node) {
+            self.counters.unmatched += 1;
+            return;
+        }
+        let Some(asked) = self.outstanding.remove(&answer.transaction) else { return };
+        self.timers.cancel(Timer::Request(answer.transaction));
+        if !asked.is_slow {
+            self.pace.answered(now.mono.saturating_duration_since(asked.sent));
+        }
+        if let Some(entry) = self.table.entry(node) {
+            self.upkeep.stayed(now.mono.saturating_duration_since(entry.heard));
+        }
+        self.shunned.retain(|(shunned, _)| *shunned != node);
+        if answer.reply == Reply::Refused(Refusal::NotServer) {
+            self.table.remove(node);
+        } else {
+            self.table.answered(Peer { contact: asked.to, ..peer }, now.mono);
+        }
+        match asked.purpose {
+            Purpose::Check => {}
+            Purpose::Put(kind) => self.put_answered(kind, &answer.reply, now),
+            Purpose::Lookup(id) => self.look_up_answered(id, peer, answer.reply, judge, now),
+        }
+    }
+
+    fn look_up_answered(&mut self, id: LookupId, peer: Peer, reply: Reply, judge: Judge<'_>, now: Now) {
+        let node = peer.contact.node;
+        if let Reply::Contacts(contacts) = &reply {
+            self.heard_of(contacts, now.mono);
+        }
+        let shunned = &self.shunned;
+        let Some(job) = self.lookups.get_mut(&id) else { return };
+        match reply {
+            Reply::Contacts(mut contacts) => {
+                contacts.retain(|contact| shunned.iter().all(|(shunned, _)| *shunned != contact.node));
+                job.lookup.answered(node, &contacts);
+            }
+            Reply::Record(record) => {
+                let (key, goal) = (job.lookup.target(), job.lookup.goal());
+                let envelope = record.verify(judge).ok();
+                match envelope.filter(|envelope| goal == Goal::Value(envelope.kind) && envelope.key == key) {
+                    Some(envelope) => job.lookup.answered_with(node, envelope, record),
+                    None => {
+                        // It contradicts its own signature, or what was asked: whatever else it says is worth as much.
+                        job.lookup.failed(node);
+                        self.counters.bad_records += 1;
+                        self.table.remove(node);
+                        self.shun(node, now.mono);
+                    }
+                }
+            }
+            Reply::Pong | Reply::Stored | Reply::Refused(_) => job.lookup.failed(node),
+        }
+        self.pump(id, now);
+    }
+
+    /// Somebody named others: they wait for a place until we have asked them.
+    fn heard_of(&mut self, contacts: &[Contact], now: Instant) {
+        let mut is_worth_asking = false;
+        for contact in contacts.iter().filter(|contact| contact.node != self.own) {
+            let is_shunned = self.shunned.iter().any(|(shunned, _)| *shunned == contact.node);
+            is_worth_asking |= !is_shunned && self.table.heard(*contact, false, now);
+        }
+        if is_worth_asking {
+            self.timers.set_at_latest(Timer::Check, now + CHECK_GAP);
+        }
+    }
+
+    fn shun(&mut self, node: NodeId, now: Instant) {
+        if self.shunned.len() == SHUNNED_MAX {
+            self.shunned.pop_front();
+        }
+        self.shunned.push_back((node, now));
+    }
+
+    /// What is due.
+    pub fn handle_timeout(&mut self, now: Now) {
+        while let Some(timer) = self.timers.pop(now.mono) {
+            match timer {
+                Timer::Request(transaction) => self.is_late(transaction, now),
+                Timer::Lookup(id) => self.finish(id, now),
+                Timer::Check => self.check(now),
+                Timer::Refresh => self.refresh(now),
+                Timer::Publish(kind) => self.publish_again(kind, now),
+                Timer::Join => self.begin(now),
+            }
+        }
+    }
+
+    fn is_late(&mut self, transaction: u64, now: Now) {
+        let Some(outstanding) = self.outstanding.get_mut(&transaction) else { return };
+        if outstanding.is_slow {
+            return self.give_up(transaction, now);
+        }
+        outstanding.is_slow = true;
+        let (to, message, purpose) = (outstanding.to, outstanding.message.clone(), outstanding.purpose);
+        let rest = self.pace.hard().saturating_sub(self.pace.soft());
+        self.timers.set(Timer::Request(transaction), now.mono + rest);
+        self.outputs.push_back(Output::Send { to, message });
+        if let Purpose::Lookup(id) = purpose {
+            if let Some(job) = self.lookups.get_mut(&id) {
+                job.lookup.slow(to.node);
+            }
+            self.pump(id, now);
+        }
+    }
+
+    fn give_up(&mut self, transaction: u64, now: Now) {
+        let Some(outstanding) = self.outstanding.remove(&transaction) else { return };
+        let node = outstanding.to.node;
+        self.timers.cancel(Timer::Request(transaction));
+        self.counters.timeouts += 1;
+        self.pace.lost();
+        if let Some(silent) = self.table.failed(node, now.mono) {
+            self.upkeep.departed(silent);
+        }
+        self.shun(node, now.mono);
+        self.timers.set_at_latest(Timer::Check, now.mono + DOUBT);
+        match outstanding.purpose {
+            Purpose::Check => {}
+            Purpose::Put(kind) => self.put_ended(kind, now),
+            Purpose::Lookup(id) => {
+                if let Some(job) = self.lookups.get_mut(&id) {
+                    job.lookup.failed(node);
+                }
+                self.pump(id, now);
+            }
+        }
+    }
+
+    /// Asks somebody something. Without room for the answer nothing is asked.
+    fn ask(&mut self, to: Contact, query: Query, purpose: Purpose, now: Now) -> bool {
+        if self.outstanding.len() >= OUTSTANDING_MAX {
+            self.counters.overflows += 1;
+            return false;
+        }
+        let transaction = self.random.u64();
+        let request = Request { transaction, is_server: self.mode == Mode::Server, query };
+        let message = Message::Request(request).encode();
+        self.outputs.push_back(Output::Send { to, message: message.clone() });
+        self.outstanding.insert(transaction, Outstanding { to, purpose, message, sent: now.mono, is_slow: false });
+        self.timers.set(Timer::Request(transaction), now.mono + self.pace.soft());
+        self.table.tried(to.node, now.mono);
+        true
+    }
+
+    /// Those whom a look-up begins with.
+    fn seeds(&mut self, target: Key, count: usize, now: Instant) -> Vec<Contact> {
+        self.shunned.retain(|(_, since)| now.saturating_duration_since(*since) < SHUN);
+        let mut seeds = self.table.closest(target, count);
+        if seeds.is_empty() {
+            seeds.clone_from(&self.bootstrap);
+        }
+        seeds
+    }
+
+    fn look_up(
+        &mut self,
+        target: Key,
+        goal: Goal,
+        region: f64,
+        seeds: &[Contact],
+        why: Why,
+        now: Now,
+    ) -> Result<LookupId, Busy> {
+        if self.lookups.len() >= LOOKUPS_MAX {
+            return Err(Busy);
+        }
+        self.last_lookup += 1;
+        let id = LookupId(self.last_lookup);
+        let lookup = Lookup::new(self.own, target, goal, region, self.pace.alpha(), seeds);
+        self.lookups.insert(id, Job { lookup, why, since: now.mono });
+        self.timers.set(Timer::Lookup(id), now.mono + LOOKUP_MAX);
+        self.pump(id, now);
+        Ok(id)
+    }
+
+    /// Asks whomever a look-up wants to ask, and ends it when it is over.
+    fn pump(&mut self, id: LookupId, now: Now) {
+        loop {
+            let Some(job) = self.lookups.get_mut(&id) else { return };
+            match job.lookup.next(&mut self.random) {
+                Next::Ask(contact) => {
+                    let (target, alike) = (job.lookup.target(), job.lookup.alike());
+                    let query = match job.lookup.goal() {
+                        Goal::Near { .. } | Goal::Region => Query::Find { target, alike },
+                        Goal::Value(kind) => Query::Get { kind, key: target, alike },
+                    };
+                    if !self.ask(contact, query, Purpose::Lookup(id), now)
+                        && let Some(job) = self.lookups.get_mut(&id)
+                    {
+                        job.lookup.failed(contact.node);
+                    }
+                }
+                Next::Double => {
+                    let target = job.lookup.target();
+                    let seeds = self.seeds(target, 4 * K, now.mono);
+                    if let Some(job) = self.lookups.get_mut(&id) {
+                        job.lookup.double(&seeds);
+                    }
+                }
+                Next::Wait => return,
+                Next::Done => return self.finish(id, now),
+            }
+        }
+    }
+
+    fn finish(&mut self, id: LookupId, now: Now) {
+        let Some(job) = self.lookups.remove(&id) else { return };
+        self.timers.cancel(Timer::Lookup(id));
+        let nearest = job.lookup.nearest_answered();
+        if !matches!(job.lookup.goal(), Goal::Value(_)) {
+            let distances: Vec<_> = nearest.iter().map(|(distance, _)| *distance).collect();
+            self.size.sample(&distances);
+        }
+        match job.why {
+            Why::Get => {
+                let outcome = self.outcome(&job, now);
+                self.outputs.push_back(Output::Found { id, outcome });
+            }
+            Why::Join => self.joined(nearest.is_empty(), now),
+            Why::Fill => self.fill(now),
+            Why::Refresh => {}
+            Why::Publish(kind) => self.put_everywhere(kind, &nearest, now),
+        }
+    }
+
+    fn outcome(&self, job: &Job, now: Now) -> Outcome {
+        let best = job.lookup.best();
+        let (mut record, mut sequence) =
+            best.map_or((None, 0), |found| (Some(found.record.clone()), found.envelope.sequence));
+        let (mut hops, mut rounds) = best.map_or((0, 0), |found| (found.hops, found.rounds));
+        // What is kept here counts as everybody's.
+        if let Goal::Value(kind) = job.lookup.goal()
+            && let Some((kept, own)) = self.store.get(kind, job.lookup.target(), now.wall)
+            && (record.is_none() || kept > sequence)
+        {
+            (record, sequence, hops, rounds) = (Some(own.clone()), kept, 0, 0);
+        }
+        let count = |number: usize| u16::try_from(number).unwrap_or(u16::MAX);
+        Outcome {
+            record,
+            sequence,
+            hops,
+            rounds,
+            requests: count(job.lookup.requests()),
+            paths: count(job.lookup.paths()).min(u8::MAX.into()) as u8,
+            took: now.mono.saturating_duration_since(job.since),
+        }
+    }
+
+    /// Looks for our own neighbourhood.
+    fn begin(&mut self, now: Now) {
+        let target = self.own.into();
+        let mut seeds = self.table.closest(target, K);
+        seeds.extend(self.bootstrap.iter().filter(|contact| self.table.entry(contact.node).is_none()));
+        if self.look_up(target, Goal::Near { width: JOIN_WIDTH }, 0.0, &seeds, Why::Join, now).is_err() {
+            self.timers.set(Timer::Join, now.mono + self.rejoin_after);
+        }
+    }
+
+    fn joined(&mut self, is_alone: bool, now: Now) {
+        if is_alone {
+            self.timers.set(Timer::Join, now.mono + self.rejoin_after);
+            self.rejoin_after = (2 * self.rejoin_after).min(REJOIN[1]);
+            return;
+        }
+        self.rejoin_after = REJOIN[0];
+        if self.joined.is_none() {
+            self.joined = Some(now.mono);
+            self.outputs.push_back(Output::Joined);
+        }
+        self.fill = 0;
+        self.timers.set_at_latest(Timer::Check, now.mono + CHECK_GAP);
+        (0..FILLS_MAX).for_each(|_| self.fill(now));
+        self.schedule_refresh(now);
+        self.publish_all(now);
+    }
+
+    /// Looks into the next bucket that has room.
+    fn fill(&mut self, now: Now) {
+        let depth = self.table.depth();
+        while self.fill < depth {
+            self.fill += 1;
+            if self.table.has_room(self.fill - 1) {
+                return self.look_into(self.fill - 1, Why::Fill, now);
+            }
+        }
+    }
+
+    fn look_into(&mut self, bucket: usize, why: Why, now: Now) {
+        let target = Key::from(self.own).random_beyond(bucket, &mut self.random);
+        let seeds = self.seeds(target, K, now.mono);
+        // With every place for look-ups taken the bucket's turn comes again.
+        let _ = self.look_up(target, Goal::Near { width: REFRESH_WIDTH }, 0.0, &seeds, why, now);
+    }
+
+    /// Asks who is doubted, who was not heard for long, and who waits for a place.
+    fn check(&mut self, now: Now) {
+        let interval = self.upkeep.check_after();
+        let since = |time: Duration| now.mono.checked_sub(time);
+        let doubtful = since(DOUBT).and_then(|since| self.table.doubtful(since)).map(|entry| entry.contact);
+        let is_stale = |tried: Instant| now.mono.saturating_duration_since(tried) >= interval;
+        let stale = self.table.stalest().filter(|entry| is_stale(entry.tried)).map(|entry| entry.contact);
+        let due = doubtful.or(stale).or_else(|| self.table.next_spare());
+        if let Some(contact) = due {
+            self.ask(contact, Query::Ping, Purpose::Check, now);
+        }
+        if self.table.is_empty() && self.joined.is_some() {
+            self.timers.set_at_latest(Timer::Join, now.mono);
+        }
+        let next = self.table.stalest().map(|entry| entry.tried + interval);
+        let next = if due.is_some() { Some(now.mono + CHECK_GAP) } else { next };
+        if let Some(next) = next {
+            self.timers.set_at_latest(Timer::Check, next.max(now.mono + CHECK_GAP));
+        }
+    }
+
+    fn schedule_refresh(&mut self, now: Now) {
+        let depth = self.table.depth().max(1) as u32;
+        // A network that we have known for a minute only may be another in the next.
+        let known = self.joined.map_or(Duration::ZERO, |joined| now.mono.saturating_duration_since(joined));
+        let interval = (self.upkeep.refresh_after() / depth).min((known / YOUNG).max(REFRESH_MIN));
+        // Spread out, so that those who came together do not ask together.
+        let after = interval.mul_f64(0.5 + self.random.u64() as f64 / u64::MAX as f64);
+        self.timers.set(Timer::Refresh, now.mono + after);
+    }
+
+    fn refresh(&mut self, now: Now) {
+        self.store.expire(now.wall);
+        let depth = self.table.depth();
+        if depth > 0 {
+            self.refresh = (self.refresh + 1) % depth;
+            self.look_into(self.refresh, Why::Refresh, now);
+        }
+        self.schedule_refresh(now);
+        self.follow_size(now);
+    }
+
+    /// What is to be done, and what there is to tell.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] is wanted.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// Whom we know.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// What we keep.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// How many servers there seem to be: as many as we know, at least.
+    pub fn servers(&self) -> f64 {
+        self.size.servers().unwrap_or(0.0).max(self.table.len() as f64)
+    }
+
+    /// What was counted.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Time after which half of those who are here now have gone, as far as we have seen.
+    pub fn half_life(&self) -> Duration {
+        self.upkeep.half_life()
+    }
+
+    /// What must outlive the process.
+    pub fn save(&self) -> Saved {
+        Saved { anchors: self.table.anchors(ANCHORS_MAX), highest: self.store.highest().collect() }
+    }
+
+    /// Bytes of memory, without what is kept for others: the table, and the books of what is under way.
+    pub fn memory_len(&self) -> usize {
+        let requests: usize =
+            self.outstanding.values().map(|asked| size_of::<Outstanding>() + asked.message.capacity()).sum();
+        let lookups: usize = self.lookups.values().map(|job| size_of::<Job>() + job.lookup.heap_len()).sum();
+        // A deadline stands in an ordered set and in a map.
+        let timers = (self.outstanding.len() + self.lookups.len() + 8) * 4 * size_of::<(Instant, Timer)>();
+        let heap = self.table.heap_len() + self.size.heap_len() + Limit::heap_len();
+        let lists = self.bootstrap.capacity() * size_of::<Contact>()
+            + self.shunned.capacity() * size_of::<(NodeId, Instant)>()
+            + self.outputs.capacity() * size_of::<Output>();
+        size_of::<Self>() + heap + lists + requests + lookups + timers
+    }
+}

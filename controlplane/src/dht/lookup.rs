@@ -1,0 +1,518 @@
+//! A look-up: several paths towards one place that never ask the same node, so that one who lies leads one path astray.
+//!
+//! ```text
+//!           ┌─▶ ○ ─▶ ○ ─▶ ● record          each path knows only what its own nodes told it (Baumgart, Mies: "S/Kademlia",
+//!  target ◀─┼─▶ ○ ─▶ ○ ─▶ ○ ─▶ ●            ICPADS 2007, §4.4)
+//!           ├─▶ ○ ─▶ ✗
+//!           └─▶ ○ ─▶ ○ ─▶ ●                 missing or contradicting one another, there are as many paths again, once
+//! ```
+//!
+//! Within the region of a key all servers are alike, and a path takes one at random: whoever crowds the very next places to a key gets no
+//! more than its share of the questions. Every list and every number has a bound, no node is asked twice, so a look-up ends.
+
+use std::collections::BTreeMap;
+
+use super::place::{Contact, Distance, Key};
+use super::record::{Envelope, Kind, SignedRecord};
+use crate::pki::id::NodeId;
+use crate::random::Random;
+
+/// Paths at first. Ours: with 20 % of nodes lying and three hops, four reach the goal in 94 of 100 cases, and eight in all but three of 1,000.
+pub const PATHS: usize = 4;
+/// Nodes that one path asks. Ours: three hops, and a region in which every second server is somebody's trap.
+pub const PATH_REQUESTS_MAX: usize = 16;
+/// Nodes that one path knows of.
+pub(super) const LIST_MAX: usize = 64;
+/// Nodes that a look-up asks in all.
+pub const REQUESTS_MAX: usize = 2 * PATHS * PATH_REQUESTS_MAX;
+/// Of the nearest to a key that one path knows, so many must have answered before it gives up.
+const WIDTH: usize = 3;
+
+/// What is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Goal {
+    /// The nearest, for the table: one path, until so many of the nearest have answered.
+    Near { width: usize },
+    /// All servers of the region, to keep a record.
+    Region,
+    /// A record.
+    Value(Kind),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Fresh,
+    Asked,
+    /// Asked, and late: somebody else may be asked as well.
+    Slow,
+    Answered,
+    Failed,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    contact: Contact,
+    distance: Distance,
+    /// Of the answer that named it: none for whom we knew ourselves.
+    depth: u8,
+    /// Which of the path's requests it was.
+    step: u8,
+    state: State,
+}
+
+/// A record that a path came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) envelope: Envelope,
+    pub(super) record: SignedRecord,
+    /// Nodes that led to it, one after the other, the one that had it included.
+    pub(super) hops: u8,
+    /// Requests of the path until then, those without an answer included.
+    pub(super) rounds: u8,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Path {
+    /// Nearest first.
+    list: Vec<Candidate>,
+    steps: u8,
+    found: Option<Found>,
+    has_ended: bool,
+}
+
+/// One look-up.
+#[derive(Clone, Debug)]
+pub(super) struct Lookup {
+    own: NodeId,
+    target: Key,
+    goal: Goal,
+    /// Within this distance, as a share of the id space, all servers are alike.
+    region: f64,
+    /// How many each path asks at once.
+    alpha: usize,
+    paths: Vec<Path>,
+    /// Who was asked, and by which path.
+    asked: BTreeMap<NodeId, usize>,
+    has_doubled: bool,
+}
+
+/// What comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Ask this node.
+    Ask(Contact),
+    /// Paths miss or contradict: [`Lookup::double`].
+    Double,
+    /// Wait for an answer.
+    Wait,
+    /// It is over.
+    Done,
+}
+
+impl Lookup {
+    pub(super) fn new(own: NodeId, target: Key, goal: Goal, region: f64, alpha: u8, seeds: &[Contact]) -> Self {
+        let (paths, alpha) = match goal {
+            Goal::Near { .. } => (1, alpha.max(3)),
+            Goal::Region | Goal::Value(_) => (PATHS, alpha),
+        };
+        let mut lookup = Self {
+            own,
+            target,
+            goal,
+            region,
+            alpha: alpha.into(),
+            paths: vec![],
+            asked: BTreeMap::new(),
+            has_doubled: false,
+        };
+        lookup.add_paths(paths, seeds);
+        lookup
+    }
+
+    pub(super) fn target(&self) -> Key {
+        self.target
+    }
+
+    pub(super) fn goal(&self) -> Goal {
+        self.goal
+    }
+
+    /// Bits in common with the target from which on nodes are alike to us: those of the region, where it is one.
+    pub(super) fn alike(&self) -> u8 {
+        match self.goal {
+            Goal::Near { .. } => u8::MAX,
+            Goal::Region | Goal::Value(_) => (-self.region.log2()).round().clamp(0.0, 255.0) as u8,
+        }
+    }
+
+    /// Requests so far.
+    pub(super) fn requests(&self) -> usize {
+        self.asked.len()
+    }
+
+    /// Paths so far.
+    pub(super) fn paths(&self) -> usize {
+        self.paths.len()
+    }
+
+    fn add_paths(&mut self, count: usize, seeds: &[Contact]) {
+        let first = self.paths.len();
+        self.paths.resize_with(first + count, Path::default);
+        let fresh: Vec<Contact> = seeds.iter().filter(|seed| !self.asked.contains_key(&seed.node)).copied().collect();
+        for (at, seed) in fresh.into_iter().enumerate() {
+            self.add(first + at % count, seed, 0);
+        }
+    }
+
+    fn add(&mut self, path: usize, contact: Contact, depth: u8) {
+        let distance = self.target.distance(contact.node.into());
+        let list = &mut self.paths[path].list;
+        let Err(at) = list.binary_search_by_key(&distance, |known| known.distance) else { return };
+        if contact.node == self.own || at >= LIST_MAX {
+            return;
+        }
+        list.insert(at, Candidate { contact, distance, depth, step: 0, state: State::Fresh });
+        if list.len() > LIST_MAX {
+            // The farthest that is not being asked; those whose answer is awaited stay, and are few.
+            if let Some(last) = list.iter().rposition(|candidate| candidate.state == State::Fresh) {
+                list.remove(last);
+            }
+        }
+    }
+
+    /// What to do now.
+    pub(super) fn next(&mut self, random: &mut impl Random) -> Next {
+        if self.is_settled() {
+            return Next::Done;
+        }
+        for path in 0..self.paths.len() {
+            if let Some(at) = self.choose(path, random) {
+                let steps = &mut self.paths[path].steps;
+                *steps += 1;
+                let step = *steps;
+                let candidate = &mut self.paths[path].list[at];
+                (candidate.state, candidate.step) = (State::Asked, step);
+                let contact = candidate.contact;
+                self.asked.insert(contact.node, path);
+                return Next::Ask(contact);
+            }
+        }
+        if self.paths.iter().any(|path| path.found.is_none() && !path.has_ended) {
+            return Next::Wait;
+        }
+        let misses = self.paths.iter().any(|path| path.found.is_none()) || !self.agrees();
+        match self.goal {
+            Goal::Value(_) if misses && !self.has_doubled => Next::Double,
+            Goal::Value(_) | Goal::Near { .. } | Goal::Region => Next::Done,
+        }
+    }
+
+    /// Whether more paths than not came to one and the same record, and none missed it, or all that could be done about that is done.
+    fn is_settled(&self) -> bool {
+        let found = self.paths.iter().filter(|path| path.found.is_some()).count();
+        let missed = self.paths.iter().any(|path| path.has_ended && path.found.is_none());
+        2 * found > self.paths.len() && self.agrees() && (!missed || self.has_doubled)
+    }
+
+    fn agrees(&self) -> bool {
+        let mut found = self.found();
+        let first = found.next();
+        found.all(|other| Some(&other.record) == first.map(|first| &first.record))
+    }
+
+    /// What the paths found.
+    fn found(&self) -> impl Iterator<Item = &Found> {
+        self.paths.iter().filter_map(|path| path.found.as_ref())
+    }
+
+    /// The record of the highest sequence, and how many hops and rounds it took until there was anything to decide with.
+    pub(super) fn best(&self) -> Option<&Found> {
+        // Of two with one sequence both sides of a quarrel take the same.
+        self.found().max_by(|one, other| {
+            let rank = |found: &Found| (found.envelope.sequence, found.record.signature.0);
+            rank(one).cmp(&rank(other)).then(other.rounds.cmp(&one.rounds))
+        })
+    }
+
+    /// As many paths again, from others that we know.
+    pub(super) fn double(&mut self, seeds: &[Contact]) {
+        self.has_doubled = true;
+        self.add_paths(self.paths.len(), seeds);
+    }
+
+    /// Whom a path asks next; it ends when there is nobody, and no answer is awaited.
+    fn choose(&mut self, at: usize, random: &mut impl Random) -> Option<usize> {
+        let path = &self.paths[at];
+        if path.found.is_some() || path.has_ended {
+            return None;
+        }
+        let in_flight = path.list.iter().filter(|candidate| candidate.state == State::Asked).count();
+        let late = path.list.iter().filter(|candidate| candidate.state == State::Slow).count();
+        if in_flight >= self.alpha {
+            return None;
+        }
+        let is_spent = usize::from(path.steps) >= PATH_REQUESTS_MAX && !matches!(self.goal, Goal::Region)
+            || usize::from(path.steps) >= 2 * PATH_REQUESTS_MAX;
+        let chosen = if is_spent { None } else { self.candidate(at, random) };
+        if chosen.is_none() && in_flight + late == 0 {
+            self.paths[at].has_ended = true;
+        }
+        chosen
+    }
+
+    fn candidate(&self, at: usize, random: &mut impl Random) -> Option<usize> {
+        let (width, is_alike) = match self.goal {
+            Goal::Near { width } => (width, false),
+            Goal::Region => (WIDTH, false),
+            Goal::Value(_) => (WIDTH, true),
+        };
+        let (mut answered, mut inside) = (0, vec![]);
+        for (index, candidate) in self.paths[at].list.iter().enumerate() {
+            match candidate.state {
+                State::Answered => answered += 1,
+                State::Fresh if !self.asked.contains_key(&candidate.contact.node) => {
+                    let is_inside =
+                        !matches!(self.goal, Goal::Near { .. }) && candidate.distance.share() <= self.region;
+                    if is_inside && is_alike {
+                        inside.push(index);
+                    } else if inside.is_empty() && (is_inside || answered < width) {
+                        return Some(index);
+                    } else {
+                        break;
+                    }
+                }
+                // Somebody else's, or nothing more to be had of it.
+                State::Fresh | State::Asked | State::Slow | State::Failed => {}
+            }
+        }
+        if inside.is_empty() { None } else { Some(inside[(random.u64() % inside.len() as u64) as usize]) }
+    }
+
+    /// The path that asked a node, and its place there.
+    fn asked(&mut self, node: NodeId) -> Option<(usize, &mut Candidate)> {
+        let path = *self.asked.get(&node)?;
+        let found = self.paths[path].list.iter_mut().find(|candidate| candidate.contact.node == node)?;
+        Some((path, found))
+    }
+
+    /// A node named others.
+    pub(super) fn answered(&mut self, node: NodeId, contacts: &[Contact]) {
+        let Some((path, candidate)) = self.asked(node) else { return };
+        candidate.state = State::Answered;
+        let depth = candidate.depth.saturating_add(1);
+        for contact in contacts {
+            self.add(path, *contact, depth);
+        }
+    }
+
+    /// A node had the record, and it is to be believed.
+    pub(super) fn answered_with(&mut self, node: NodeId, envelope: Envelope, record: SignedRecord) {
+        let Some((path, candidate)) = self.asked(node) else { return };
+        candidate.state = State::Answered;
+        let (hops, rounds) = (candidate.depth.saturating_add(1), candidate.step);
+        self.paths[path].found.get_or_insert(Found { envelope, record, hops, rounds });
+    }
+
+    /// A node is late.
+    pub(super) fn slow(&mut self, node: NodeId) {
+        if let Some((_, candidate)) = self.asked(node)
+            && candidate.state == State::Asked
+        {
+            candidate.state = State::Slow;
+        }
+    }
+
+    /// A node is not to be had, or not to be believed.
+    pub(super) fn failed(&mut self, node: NodeId) {
+        if let Some((_, candidate)) = self.asked(node) {
+            candidate.state = State::Failed;
+        }
+    }
+
+    pub(super) fn heap_len(&self) -> usize {
+        let lists = self.paths.iter().map(|path| path.list.capacity() * size_of::<Candidate>()).sum::<usize>();
+        lists + self.paths.capacity() * size_of::<Path>() + self.asked.len() * 2 * size_of::<(NodeId, usize)>()
+    }
+
+    /// Those who answered, nearest first, up to the first who is known and did not.
+    pub(super) fn nearest_answered(&self) -> Vec<(Distance, Contact)> {
+        let mut all: Vec<&Candidate> = self.paths.iter().flat_map(|path| &path.list).collect();
+        // Of one node in several lists the one where it was asked comes first.
+        all.sort_by_key(|candidate| (candidate.distance, candidate.state != State::Answered));
+        all.dedup_by_key(|candidate| candidate.contact.node);
+        let alive = all.into_iter().filter(|candidate| candidate.state != State::Failed);
+        let answered = alive.take_while(|candidate| candidate.state == State::Answered);
+        answered.map(|candidate| (candidate.distance, candidate.contact)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeSet, VecDeque};
+
+    use proptest::prelude::*;
+
+    use super::super::fixture::{Fixture, contact};
+    use super::super::message::K;
+    use super::*;
+    use crate::random::SeededRandom;
+
+    fn contacts(count: u16, seed: u64) -> Vec<Contact> {
+        let mut random = SeededRandom::new(seed);
+        (0..count).map(|number| contact(NodeId(random.array()), number)).collect()
+    }
+
+    fn value(seeds: &[Contact], region: f64) -> Lookup {
+        Lookup::new(NodeId([1; 32]), Key([0; 32]), Goal::Value(Kind::Node), region, 1, seeds)
+    }
+
+    fn found(lookup: &mut Lookup, node: NodeId, fixture: &Fixture, sequence: u64) {
+        let record = fixture.record(1, Kind::Node, sequence, b"x");
+        let envelope = record.verify(fixture.judge()).unwrap();
+        lookup.answered_with(node, envelope, record);
+    }
+
+    fn asks(lookup: &mut Lookup) -> Vec<NodeId> {
+        let mut random = SeededRandom::new(1);
+        let mut asked = vec![];
+        while let Next::Ask(contact) = lookup.next(&mut random) {
+            asked.push(contact.node);
+        }
+        asked
+    }
+
+    #[test]
+    fn three_of_four_paths_that_agree_settle_it() {
+        let (fixture, seeds) = (Fixture::new(), contacts(20, 1));
+        let mut lookup = value(&seeds, 0.0);
+        let first = asks(&mut lookup);
+        assert_eq!(first.iter().collect::<BTreeSet<_>>().len(), PATHS);
+        found(&mut lookup, first[0], &fixture, 1);
+        found(&mut lookup, first[2], &fixture, 1);
+        assert_eq!(lookup.next(&mut SeededRandom::new(1)), Next::Wait);
+        found(&mut lookup, first[3], &fixture, 1);
+        assert_eq!(lookup.next(&mut SeededRandom::new(1)), Next::Done);
+        let best = lookup.best().unwrap();
+        assert_eq!((best.envelope.sequence, best.hops, best.rounds, lookup.requests()), (1, 1, 1, 4));
+    }
+
+    #[test]
+    fn paths_that_contradict_are_doubled_and_the_highest_sequence_wins() {
+        let (fixture, seeds) = (Fixture::new(), contacts(40, 2));
+        let mut lookup = value(&seeds[..20], 0.0);
+        let first = asks(&mut lookup);
+        for (at, node) in first.iter().enumerate() {
+            found(&mut lookup, *node, &fixture, if at == 1 { 7 } else { 3 });
+        }
+        assert_eq!(lookup.next(&mut SeededRandom::new(1)), Next::Double);
+        lookup.double(&seeds);
+        let more = asks(&mut lookup);
+        assert!(more.len() == PATHS && more.iter().all(|node| !first.contains(node)));
+        more.iter().for_each(|node| found(&mut lookup, *node, &fixture, 3));
+        assert_eq!(lookup.next(&mut SeededRandom::new(1)), Next::Done);
+        assert_eq!((lookup.best().unwrap().envelope.sequence, lookup.paths()), (7, 2 * PATHS));
+    }
+
+    #[test]
+    fn a_late_node_lets_another_be_asked_and_may_still_answer() {
+        let (fixture, seeds) = (Fixture::new(), contacts(20, 3));
+        let mut lookup = value(&seeds, 0.0);
+        let first = asks(&mut lookup);
+        lookup.slow(first[0]);
+        let more = asks(&mut lookup);
+        assert_eq!(more.len(), 1);
+        lookup.failed(more[0]);
+        found(&mut lookup, first[0], &fixture, 1);
+        found(&mut lookup, first[1], &fixture, 1);
+        found(&mut lookup, first[2], &fixture, 1);
+        assert_eq!(lookup.next(&mut SeededRandom::new(1)), Next::Done);
+    }
+
+    #[test]
+    fn within_the_region_the_very_nearest_are_not_asked_more_than_others() {
+        let target = Key([0; 32]);
+        let mut seeds = contacts(16, 4);
+        // 16 traps next to the key, and 16 others within the region.
+        for (at, seed) in (1u8..).zip(&mut seeds) {
+            seed.node = NodeId([&[0; 31][..], &[at]].concat().try_into().unwrap());
+        }
+        let others = contacts(16, 5).into_iter().map(|other| Contact {
+            node: NodeId([&[0; 2][..], &other.node.0[2..]].concat().try_into().unwrap()),
+            ..other
+        });
+        seeds.extend(others);
+        seeds.sort_by_key(|seed| target.distance(seed.node.into()));
+        let mut honest = 0;
+        for seed in 0..100 {
+            let mut lookup = value(&seeds, 1.0 / 65536.0);
+            let mut random = SeededRandom::new(seed);
+            while let Next::Ask(contact) = lookup.next(&mut random) {
+                honest += usize::from(contact.node.0[..30] != [0; 30]);
+            }
+        }
+        assert!((150..250).contains(&honest), "{honest} of 400");
+    }
+
+    #[test]
+    fn a_region_is_asked_to_its_end() {
+        let network = contacts(300, 6);
+        let (target, region) = (Key([0x55; 32]), 20.0 / 300.0);
+        let nearest = |to: Key, count: usize| {
+            let mut all = network.clone();
+            all.sort_by_key(|contact| to.distance(contact.node.into()));
+            all.truncate(count);
+            all
+        };
+        let own = NodeId([1; 32]);
+        let mut lookup = Lookup::new(own, target, Goal::Region, region, 1, &network[..K]);
+        let mut random = SeededRandom::new(1);
+        while let Next::Ask(contact) = lookup.next(&mut random) {
+            lookup.answered(contact.node, &nearest(target, K));
+        }
+        assert_eq!(lookup.next(&mut random), Next::Done);
+        let inside = network.iter().filter(|contact| target.distance(contact.node.into()).share() <= region).count();
+        let answered = lookup.nearest_answered();
+        let reached = answered.iter().filter(|(distance, _)| distance.share() <= region).count();
+        assert!(reached >= inside.min(K) && inside > 10, "{reached} of {inside}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        /// Whatever nodes answer, name, withhold or delay: nobody is asked twice, nobody beyond the bounds, and the end comes.
+        #[test]
+        fn a_look_up_never_loops_and_never_exceeds_its_bounds(
+            seed in any::<u64>(), alpha in 1u8..4, region in 0.0f64..1.0, goal in 0u8..3, kinds in proptest::collection::vec(0u8..5, 64),
+        ) {
+            let network = contacts(400, seed);
+            let goal = [Goal::Near { width: 4 }, Goal::Region, Goal::Value(Kind::Node)][usize::from(goal)];
+            let own = NodeId([1; 32]);
+            let mut lookup = Lookup::new(own, Key([0x33; 32]), goal, region, alpha, &network[..K]);
+            let (fixture, mut random) = (Fixture::new(), SeededRandom::new(seed ^ 1));
+            let (mut asked, mut waiting, mut turns) = (BTreeSet::new(), VecDeque::new(), 0);
+            loop {
+                turns += 1;
+                prop_assert!(turns < 4 * REQUESTS_MAX, "it goes on and on");
+                match lookup.next(&mut random) {
+                    Next::Ask(contact) => {
+                        prop_assert!(asked.insert(contact.node) && contact.node != own, "asked twice");
+                        waiting.push_back(contact.node);
+                    }
+                    Next::Double => lookup.double(&network[K..4 * K]),
+                    Next::Done => break,
+                    Next::Wait => {
+                        let node = waiting.pop_front().expect("an answer is awaited");
+                        let from = (random.u64() % 380) as usize;
+                        match kinds[turns % kinds.len()] {
+                            0 => lookup.failed(node),
+                            1 => { lookup.slow(node); waiting.push_back(node); lookup.failed(node); }
+                            2 if matches!(goal, Goal::Value(_)) => found(&mut lookup, node, &fixture, turns as u64 % 3),
+                            _ => lookup.answered(node, &[&network[from..from + K], &[contact(own, 0)]].concat()),
+                        }
+                    }
+                }
+                prop_assert!(asked.len() <= REQUESTS_MAX && lookup.requests() == asked.len());
+                prop_assert!(lookup.paths.iter().all(|path| path.list.len() <= LIST_MAX + 1));
+            }
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! What others ask of us.
+
+use super::message::{Answer, K, Message, Query, Refusal, Reply, Request};
+use super::place::{Contact, Peer, is_public};
+use super::record::Judge;
+use super::{CHECK_GAP, Dht, Mode, Output, Timer};
+use crate::random::Random;
+use crate::time::Now;
+
+impl<R: Random> Dht<R> {
+    pub(super) fn serve(&mut self, peer: Peer, request: Request, judge: Judge<'_>, now: Now) {
+        let Request { transaction, is_server, query } = request;
+        let reply = if self.limit.admit(peer.contact.node, now.mono) {
+            self.reply(peer, query, judge)
+        } else {
+            self.counters.limited += 1;
+            Reply::Refused(Refusal::Busy)
+        };
+        // Whoever serves is worth knowing; it gets a place once it has answered us.
+        if is_server && reply != Reply::Refused(Refusal::Busy) && self.table.heard(peer.contact, true, now.mono) {
+            self.timers.set_at_latest(Timer::Check, now.mono + CHECK_GAP);
+        }
+        let message = Message::Answer(Answer { transaction, reply }).encode();
+        self.outputs.push_back(Output::Send { to: peer.contact, message });
+    }
+
+    fn reply(&mut self, peer: Peer, query: Query, judge: Judge<'_>) -> Reply {
+        if self.mode == Mode::Client && query != Query::Ping {
+            return Reply::Refused(Refusal::NotServer);
+        }
+        match query {
+            Query::Ping => Reply::Pong,
+            Query::Find { target, alike } => self.contacts(peer, target, alike),
+            Query::Get { kind, key, alike } => match self.store.get(kind, key, judge.now) {
+                Some((_, record)) => Reply::Record(record.clone()),
+                None => self.contacts(peer, key, alike),
+            },
+            Query::Put { record, replaces } => match self.store.put(record, replaces, judge) {
+                Ok(_) => Reply::Stored,
+                Err(error) => {
+                    self.counters.refused += 1;
+                    Reply::Refused(Refusal::from(&error))
+                }
+            },
+        }
+    }
+
+    fn contacts(&mut self, peer: Peer, to: super::place::Key, alike: u8) -> Reply {
+        let mut near = self.table.some_near(to, K + 1, alike.into(), &mut self.random);
+        let is_outside = is_public(peer.contact.address.ip());
+        let is_of_use =
+            |contact: &Contact| contact.node != peer.contact.node && (!is_outside || is_public(contact.address.ip()));
+        near.retain(is_of_use);
+        near.truncate(K);
+        Reply::Contacts(near)
+    }
+}

@@ -1,0 +1,292 @@
+//! Whom we know: buckets by the number of leading bits that an id has in common with ours (Maymounkov, Mazières, §2.4).
+//!
+//! ```text
+//!  bucket 0: half of the network   bucket 1: a quarter   …   the last ones: our neighbourhood, with room left
+//! ```
+//!
+//! A place is for those only who answered what we asked; who talks to us, or is talked of, waits until we have asked it. So nobody fills a
+//! table by knocking, and one identity has one place: its id says which.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use super::bucket::{Bucket, Diversity, Entry};
+use super::message::K;
+use super::place::{Contact, KEY_BITS, Key, Peer, Prefix};
+use crate::pki::id::NodeId;
+use crate::random::Random;
+
+/// Prefixes below which there is no telling a fleet from an attack.
+const PREFIXES_MIN: usize = 4;
+
+/// The table of one node.
+#[derive(Clone, Debug)]
+pub struct Table {
+    own: Key,
+    /// By shared bits, as far as somebody is known.
+    buckets: Vec<Bucket>,
+    /// Worked out again after a change.
+    diversity: Diversity,
+}
+
+impl Table {
+    /// An empty one around this place.
+    pub(super) fn new(own: Key) -> Self {
+        Self { own, buckets: vec![], diversity: Diversity { sites: false, prefixes: false } }
+    }
+
+    fn bucket_of(&mut self, node: NodeId) -> Option<&mut Bucket> {
+        let bits = self.own.distance(node.into()).shared_bits();
+        if bits == KEY_BITS {
+            return None;
+        }
+        if self.buckets.len() <= bits {
+            self.buckets.resize_with(bits + 1, Bucket::default);
+        }
+        self.buckets.get_mut(bits)
+    }
+
+    /// Somebody answered what we asked. Whether it has a place now.
+    pub(super) fn answered(&mut self, peer: Peer, now: Instant) -> bool {
+        let diversity = self.diversity;
+        let Some(bucket) = self.bucket_of(peer.contact.node) else { return false };
+        let before = bucket.entries().len();
+        let has_place = bucket.admit(peer, now, diversity);
+        if bucket.entries().len() != before {
+            self.look_around();
+        }
+        has_place
+    }
+
+    /// Somebody asked us something, or was named to us. Whether it is worth asking at once, since there is room.
+    pub(super) fn heard(&mut self, contact: Contact, has_asked: bool, now: Instant) -> bool {
+        let Some(bucket) = self.bucket_of(contact.node) else { return false };
+        match bucket.entry_mut(contact.node) {
+            Some(entry) if has_asked => {
+                (entry.heard, entry.tried) = (now, now);
+                false
+            }
+            Some(_) => false,
+            None => {
+                bucket.wait(contact);
+                bucket.has_room()
+            }
+        }
+    }
+
+    /// Somebody did not answer. How long nothing had been heard of it, when it loses its place for that.
+    pub(super) fn failed(&mut self, node: NodeId, now: Instant) -> Option<Duration> {
+        let gone = self.bucket_of(node)?.fail(node, now)?;
+        self.look_around();
+        Some(now.saturating_duration_since(gone.heard))
+    }
+
+    /// Somebody is no member any more.
+    pub(super) fn remove(&mut self, node: NodeId) {
+        if let Some(bucket) = self.bucket_of(node) {
+            bucket.remove(node);
+            self.look_around();
+        }
+    }
+
+    fn look_around(&mut self) {
+        let sites: BTreeSet<_> = self.entries().filter_map(|entry| entry.site).collect();
+        let prefixes: BTreeSet<_> = self.entries().filter_map(|entry| Prefix::of(entry.contact.address.ip())).collect();
+        self.diversity = Diversity { sites: sites.len() >= PREFIXES_MIN, prefixes: prefixes.len() >= PREFIXES_MIN };
+    }
+
+    /// The entry of a member.
+    pub(super) fn entry(&self, node: NodeId) -> Option<&Entry> {
+        let bucket = self.buckets.get(self.own.distance(node.into()).shared_bits())?;
+        bucket.entries().iter().find(|entry| entry.contact.node == node)
+    }
+
+    /// It is being asked now.
+    pub(super) fn tried(&mut self, node: NodeId, now: Instant) {
+        if let Some(entry) = self.bucket_of(node).and_then(|bucket| bucket.entry_mut(node)) {
+            entry.tried = now;
+        }
+    }
+
+    /// Everybody who has a place.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.buckets.iter().flat_map(Bucket::entries)
+    }
+
+    /// How many have a place.
+    pub fn len(&self) -> usize {
+        self.buckets.iter().map(|bucket| bucket.entries().len()).sum()
+    }
+
+    /// Whether nobody has a place.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The nearest to a place of those who are not known to be silent, nearest first.
+    pub(super) fn closest(&self, to: Key, count: usize) -> Vec<Contact> {
+        let mut found = Vec::with_capacity(2 * count);
+        // Whoever is in the bucket of the place is nearer to it than the rest; then come those that are nearer to us, then the others outwards.
+        let bits = self.own.distance(to).shared_bits();
+        let inner = self.buckets.get(bits..).unwrap_or_default();
+        let outer = self.buckets.get(..bits.min(self.buckets.len())).unwrap_or_default();
+        let (first, deeper) = inner.split_at(inner.len().min(1));
+        let groups = [first, deeper].into_iter().chain(outer.chunks(1).rev());
+        for group in groups {
+            if found.len() >= count {
+                break;
+            }
+            let before = found.len();
+            let heard = group.iter().flat_map(Bucket::entries).filter(|entry| entry.failures == 0);
+            found.extend(heard.map(|entry| (to.distance(entry.contact.node.into()), entry.contact)));
+            found[before..].sort_unstable_by_key(|(distance, _)| *distance);
+        }
+        found.truncate(count);
+        found.into_iter().map(|(_, contact)| contact).collect()
+    }
+
+    /// The same, but of those that have so many bits in common with the place any, since they are alike to the one who asks: so it hears of
+    /// others as well when somebody crowds the very next places.
+    pub(super) fn some_near(&self, to: Key, count: usize, alike: usize, random: &mut impl Random) -> Vec<Contact> {
+        let heard = self.entries().filter(|entry| entry.failures == 0);
+        let is_alike = |entry: &&Entry| to.distance(entry.contact.node.into()).shared_bits() >= alike;
+        let mut near: Vec<Contact> = heard.filter(is_alike).map(|entry| entry.contact).collect();
+        if near.len() <= count {
+            return self.closest(to, count);
+        }
+        for at in 0..count {
+            let other = at + (random.u64() % (near.len() - at) as u64) as usize;
+            near.swap(at, other);
+        }
+        near.truncate(count);
+        near
+    }
+
+    /// Who has not been tried for longest.
+    pub(super) fn stalest(&self) -> Option<&Entry> {
+        self.entries().min_by_key(|entry| (entry.tried, entry.contact.node))
+    }
+
+    /// Somebody who failed once, not tried since this moment.
+    pub(super) fn doubtful(&self, since: Instant) -> Option<&Entry> {
+        self.entries().find(|entry| entry.failures > 0 && entry.tried < since)
+    }
+
+    /// Somebody who waits for a place that is free.
+    pub(super) fn next_spare(&mut self) -> Option<Contact> {
+        self.buckets.iter_mut().rev().find_map(Bucket::next_spare)
+    }
+
+    /// Whether a bucket has room.
+    pub(super) fn has_room(&self, bucket: usize) -> bool {
+        self.buckets.get(bucket).is_none_or(Bucket::has_room)
+    }
+
+    /// Those who have been here longest, from all buckets in turn.
+    pub(super) fn anchors(&self, count: usize) -> Vec<Contact> {
+        let turn = |at: usize| self.buckets.iter().filter_map(move |bucket| bucket.entries().get(at));
+        (0..K).flat_map(turn).take(count).map(|entry| entry.contact).collect()
+    }
+
+    /// Buckets up to the last in which somebody is.
+    pub(super) fn depth(&self) -> usize {
+        self.buckets.iter().rposition(|bucket| !bucket.entries().is_empty()).map_or(0, |last| last + 1)
+    }
+
+    /// Bytes on the heap.
+    pub(super) fn heap_len(&self) -> usize {
+        self.buckets.capacity() * size_of::<Bucket>() + self.buckets.iter().map(Bucket::heap_len).sum::<usize>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::fixture::{contact, peer};
+    use super::*;
+    use crate::random::SeededRandom;
+
+    fn node(seed: u64) -> NodeId {
+        NodeId(SeededRandom::new(seed).array())
+    }
+
+    #[test]
+    fn whoever_knocks_waits_until_it_has_answered() {
+        let (mut table, now) = (Table::new(Key([0; 32])), Instant::now());
+        let one = contact(node(1), 1);
+        assert!(table.heard(one, true, now) && table.is_empty());
+        assert_eq!((table.next_spare(), table.next_spare()), (Some(one), None));
+        assert!(table.answered(peer(one), now) && table.len() == 1);
+        assert!(!table.heard(one, true, now), "it has its place");
+        // Ourselves there is no place for.
+        let own = contact(NodeId([0; 32]), 2);
+        assert!(!table.answered(peer(own), now) && !table.heard(own, false, now) && table.len() == 1);
+    }
+
+    #[test]
+    fn the_silent_are_not_named_to_others_and_go_after_two_failures() {
+        let (mut table, now) = (Table::new(Key([0; 32])), Instant::now());
+        let (one, other) = (contact(node(1), 1), contact(node(2), 2));
+        table.answered(peer(one), now);
+        table.answered(peer(other), now);
+        let later = now + Duration::from_secs(9);
+        assert_eq!(table.failed(one.node, later), None);
+        assert_eq!((table.closest(Key([0; 32]), 9), table.len()), (vec![other], 2));
+        assert!(table.doubtful(later).is_none() && table.doubtful(later + Duration::from_secs(1)).is_some());
+        assert_eq!((table.failed(one.node, later), table.len()), (Some(Duration::from_secs(9)), 1));
+    }
+
+    #[test]
+    fn whoever_crowds_a_place_does_not_hide_those_that_are_alike() {
+        // Traps next to the place, as many as one answer names, and ten others that share eight bits with it; we are a neighbour of it.
+        let node = |bits: usize, at: u8| {
+            let mut node = [0; 32];
+            (node[bits / 8], node[31]) = (0x80 >> (bits % 8), at);
+            NodeId(node)
+        };
+        let (mut table, now, target) = (Table::new(node(230, 0).into()), Instant::now(), Key([0; 32]));
+        let nodes = (0..20).map(|at| node(200, at)).chain((0..10).map(|at| node(9, at)));
+        for (number, node) in (0..).zip(nodes) {
+            assert!(table.answered(peer(contact(node, number)), now));
+        }
+        assert!(table.closest(target, K).iter().all(|contact| contact.node.0[1] == 0));
+        let some = table.some_near(target, K, 8, &mut SeededRandom::new(1));
+        assert!(some.len() == K && some.iter().filter(|contact| contact.node.0[1] != 0).count() >= 3, "{some:?}");
+        assert_eq!(table.some_near(target, K, 255, &mut SeededRandom::new(1)), table.closest(target, K));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        /// Against a plain list: nobody twice, no bucket too full, and the nearest are the nearest.
+        #[test]
+        fn a_table_never_holds_two_of_one_identity(
+            steps in proptest::collection::vec((0u64..200, 0u16..3, 0u8..4), 1..400), target in any::<[u8; 32]>(),
+        ) {
+            let (own, now) = (Key([0; 32]), Instant::now());
+            let mut table = Table::new(own);
+            for (seed, place, what) in steps {
+                // One identity at several addresses.
+                let contact = contact(node(seed), seed as u16 * 3 + place);
+                match what {
+                    0 => { table.heard(contact, true, now); }
+                    1 => { table.failed(contact.node, now); }
+                    _ => { table.answered(peer(contact), now); }
+                }
+                let mut nodes: Vec<NodeId> = table.entries().map(|entry| entry.contact.node).collect();
+                let count = nodes.len();
+                nodes.sort_unstable();
+                nodes.dedup();
+                prop_assert_eq!((nodes.len(), table.len()), (count, count));
+                prop_assert!(table.buckets.iter().all(|bucket| bucket.entries().len() <= K));
+                let known = |bits: usize| move |entry: &Entry| own.distance(entry.contact.node.into()).shared_bits() == bits;
+                prop_assert!(table.buckets.iter().enumerate().all(|(bits, bucket)| bucket.entries().iter().all(known(bits))));
+            }
+            let target = Key(target);
+            let mut all: Vec<Contact> = table.entries().filter(|entry| entry.failures == 0).map(|entry| entry.contact).collect();
+            all.sort_by_key(|contact| target.distance(contact.node.into()));
+            all.truncate(K);
+            prop_assert_eq!(table.closest(target, K), all);
+        }
+    }
+}
