@@ -64,8 +64,8 @@ const SHUNNED_MAX: usize = 64;
 const CHECK_GAP: Duration = Duration::from_millis(50);
 /// Before somebody who failed once is asked again.
 const DOUBT: Duration = Duration::from_secs(10);
-/// Nodes next to ours that answer before a join is over, and next to a place that a refresh asks.
-const JOIN_WIDTH: usize = 8;
+/// Nodes next to ours that answer before a join is over, and next to a place that a refresh asks. Ours: two for each path of a look-up.
+const JOIN_WIDTH: usize = 2 * PATHS;
 const REFRESH_WIDTH: usize = 4;
 /// First and longest wait after a join that came to nothing.
 const REJOIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
@@ -74,8 +74,8 @@ const YOUNG: u32 = 6;
 const REFRESH_MIN: Duration = Duration::from_secs(4);
 /// Look-ups that fill the table after a join, at a time.
 const FILLS_MAX: usize = 2;
-/// For a look-up the region is somewhat smaller than for a record: the two estimates differ.
-const READ_SHARE: f64 = 0.75;
+/// For a look-up the region is half of that for a record: the two estimates differ, and by less than that as a rule.
+const READ_SHARE: f64 = 0.5;
 
 /// Whether we answer others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,14 +120,14 @@ pub enum Output {
         /// An encoded [`Message`].
         message: Vec<u8>,
     },
-    /// The neighbourhood is known: look-ups work from now on.
+    /// As many have answered as disjoint paths need to begin with, or all that there are: look-ups work from now on.
     Joined,
     /// A look-up is over.
     Found {
         /// Which.
         id: LookupId,
         /// How.
-        outcome: Outcome,
+        outcome: Box<Outcome>,
     },
     /// A record of ours was offered to the servers of its region.
     Published {
@@ -356,6 +356,9 @@ impl<R: Random> Dht<R> {
             self.table.remove(node);
         } else {
             self.table.answered(Peer { contact: asked.to, ..peer }, now.mono);
+            if self.joined.is_none() && self.table.len() >= JOIN_WIDTH {
+                self.become_usable(now);
+            }
         }
         match asked.purpose {
             Purpose::Check => {}
@@ -549,14 +552,13 @@ impl<R: Random> Dht<R> {
     fn finish(&mut self, id: LookupId, now: Now) {
         let Some(job) = self.lookups.remove(&id) else { return };
         self.timers.cancel(Timer::Lookup(id));
-        let nearest = job.lookup.nearest_answered();
+        let nearest = job.lookup.answered_nodes();
         if !matches!(job.lookup.goal(), Goal::Value(_)) {
-            let distances: Vec<_> = nearest.iter().map(|(distance, _)| *distance).collect();
-            self.size.sample(&distances);
+            self.size.sample(&job.lookup.known_distances());
         }
         match job.why {
             Why::Get => {
-                let outcome = self.outcome(&job, now);
+                let outcome = Box::new(self.outcome(&job, now));
                 self.outputs.push_back(Output::Found { id, outcome });
             }
             Why::Join => self.joined(nearest.is_empty(), now),
@@ -608,14 +610,18 @@ impl<R: Random> Dht<R> {
         }
         self.rejoin_after = REJOIN[0];
         if self.joined.is_none() {
-            self.joined = Some(now.mono);
-            self.outputs.push_back(Output::Joined);
+            self.become_usable(now);
         }
         self.fill = 0;
         self.timers.set_at_latest(Timer::Check, now.mono + CHECK_GAP);
         (0..FILLS_MAX).for_each(|_| self.fill(now));
         self.schedule_refresh(now);
         self.publish_all(now);
+    }
+
+    fn become_usable(&mut self, now: Now) {
+        self.joined = Some(now.mono);
+        self.outputs.push_back(Output::Joined);
     }
 
     /// Looks into the next bucket that has room.

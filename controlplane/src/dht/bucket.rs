@@ -74,6 +74,10 @@ impl Bucket {
             return false;
         }
         let Peer { contact, site } = peer;
+        // In steps, not by doubling: most buckets fill to twenty and stay there.
+        if self.entries.len() == self.entries.capacity() {
+            self.entries.reserve_exact(4);
+        }
         self.entries.push(Entry { contact, site, heard: now, tried: now, failures: 0 });
         true
     }

@@ -28,6 +28,9 @@ pub const REQUESTS_MAX: usize = 2 * PATHS * PATH_REQUESTS_MAX;
 /// Of the nearest to a key that one path knows, so many must have answered before it gives up.
 const WIDTH: usize = 3;
 
+/// Within so many regions of its key a record is where it should be: it may have been put by somebody with another estimate.
+const HINT: f64 = 4.0;
+
 /// What is looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Goal {
@@ -94,6 +97,8 @@ pub(super) struct Lookup {
     /// Who was asked, and by which path.
     asked: BTreeMap<NodeId, usize>,
     has_doubled: bool,
+    /// What somebody had who is not near its place.
+    hint: Option<Found>,
 }
 
 /// What comes next.
@@ -112,7 +117,8 @@ pub(super) enum Next {
 impl Lookup {
     pub(super) fn new(own: NodeId, target: Key, goal: Goal, region: f64, alpha: u8, seeds: &[Contact]) -> Self {
         let (paths, alpha) = match goal {
-            Goal::Near { .. } => (1, alpha.max(3)),
+            // Nobody's goal is in doubt here, only time: as many at once as are wanted.
+            Goal::Near { width } => (1, width.min(u8::MAX.into()) as u8),
             Goal::Region | Goal::Value(_) => (PATHS, alpha),
         };
         let mut lookup = Self {
@@ -124,6 +130,7 @@ impl Lookup {
             paths: vec![],
             asked: BTreeMap::new(),
             has_doubled: false,
+            hint: None,
         };
         lookup.add_paths(paths, seeds);
         lookup
@@ -228,7 +235,7 @@ impl Lookup {
     /// The record of the highest sequence, and how many hops and rounds it took until there was anything to decide with.
     pub(super) fn best(&self) -> Option<&Found> {
         // Of two with one sequence both sides of a quarrel take the same.
-        self.found().max_by(|one, other| {
+        self.found().chain(&self.hint).max_by(|one, other| {
             let rank = |found: &Found| (found.envelope.sequence, found.record.signature.0);
             rank(one).cmp(&rank(other)).then(other.rounds.cmp(&one.rounds))
         })
@@ -305,12 +312,19 @@ impl Lookup {
         }
     }
 
-    /// A node had the record, and it is to be believed.
+    /// A node had the record, and it is to be believed. Far from its place it is a hint only, by which no path is settled: those who replay
+    /// old records have them everywhere, and honest nodes near their places.
     pub(super) fn answered_with(&mut self, node: NodeId, envelope: Envelope, record: SignedRecord) {
         let Some((path, candidate)) = self.asked(node) else { return };
         candidate.state = State::Answered;
         let (hops, rounds) = (candidate.depth.saturating_add(1), candidate.step);
-        self.paths[path].found.get_or_insert(Found { envelope, record, hops, rounds });
+        let is_inside = candidate.distance.share() <= HINT * self.region;
+        let found = Found { envelope, record, hops, rounds };
+        if is_inside {
+            self.paths[path].found.get_or_insert(found);
+        } else if self.hint.as_ref().is_none_or(|hint| hint.envelope.sequence < found.envelope.sequence) {
+            self.hint = Some(found);
+        }
     }
 
     /// A node is late.
@@ -334,15 +348,22 @@ impl Lookup {
         lists + self.paths.capacity() * size_of::<Path>() + self.asked.len() * 2 * size_of::<(NodeId, usize)>()
     }
 
-    /// Those who answered, nearest first, up to the first who is known and did not.
-    pub(super) fn nearest_answered(&self) -> Vec<(Distance, Contact)> {
-        let mut all: Vec<&Candidate> = self.paths.iter().flat_map(|path| &path.list).collect();
-        // Of one node in several lists the one where it was asked comes first.
-        all.sort_by_key(|candidate| (candidate.distance, candidate.state != State::Answered));
-        all.dedup_by_key(|candidate| candidate.contact.node);
-        let alive = all.into_iter().filter(|candidate| candidate.state != State::Failed);
-        let answered = alive.take_while(|candidate| candidate.state == State::Answered);
-        answered.map(|candidate| (candidate.distance, candidate.contact)).collect()
+    /// Those who answered, nearest first.
+    pub(super) fn answered_nodes(&self) -> Vec<(Distance, Contact)> {
+        let all = self.paths.iter().flat_map(|path| &path.list);
+        let answered = all.filter(|candidate| candidate.state == State::Answered);
+        let mut answered: Vec<_> = answered.map(|candidate| (candidate.distance, candidate.contact)).collect();
+        answered.sort_unstable_by_key(|(distance, _)| *distance);
+        answered
+    }
+
+    /// How far those who answered are, nearest first, up to the first whom nobody has asked: as far as the place is known.
+    pub(super) fn known_distances(&self) -> Vec<Distance> {
+        let all = self.paths.iter().flat_map(|path| &path.list);
+        let unasked = all.filter(|candidate| !self.asked.contains_key(&candidate.contact.node));
+        let limit = unasked.map(|candidate| candidate.distance).min();
+        let answered = self.answered_nodes().into_iter().map(|(distance, _)| distance);
+        answered.take_while(|distance| limit.is_none_or(|limit| *distance < limit)).collect()
     }
 }
 
@@ -384,7 +405,7 @@ mod tests {
     #[test]
     fn three_of_four_paths_that_agree_settle_it() {
         let (fixture, seeds) = (Fixture::new(), contacts(20, 1));
-        let mut lookup = value(&seeds, 0.0);
+        let mut lookup = value(&seeds, 1.0);
         let first = asks(&mut lookup);
         assert_eq!(first.iter().collect::<BTreeSet<_>>().len(), PATHS);
         found(&mut lookup, first[0], &fixture, 1);
@@ -399,7 +420,7 @@ mod tests {
     #[test]
     fn paths_that_contradict_are_doubled_and_the_highest_sequence_wins() {
         let (fixture, seeds) = (Fixture::new(), contacts(40, 2));
-        let mut lookup = value(&seeds[..20], 0.0);
+        let mut lookup = value(&seeds[..20], 1.0);
         let first = asks(&mut lookup);
         for (at, node) in first.iter().enumerate() {
             found(&mut lookup, *node, &fixture, if at == 1 { 7 } else { 3 });
@@ -416,7 +437,7 @@ mod tests {
     #[test]
     fn a_late_node_lets_another_be_asked_and_may_still_answer() {
         let (fixture, seeds) = (Fixture::new(), contacts(20, 3));
-        let mut lookup = value(&seeds, 0.0);
+        let mut lookup = value(&seeds, 1.0);
         let first = asks(&mut lookup);
         lookup.slow(first[0]);
         let more = asks(&mut lookup);
@@ -426,6 +447,34 @@ mod tests {
         found(&mut lookup, first[1], &fixture, 1);
         found(&mut lookup, first[2], &fixture, 1);
         assert_eq!(lookup.next(&mut SeededRandom::new(1)), Next::Done);
+    }
+
+    /// A node that did not answer one path was still waiting in the list of another, and hid all that lie behind it.
+    #[test]
+    fn who_failed_for_one_path_hides_nobody_from_another() {
+        let seeds = contacts(6, 9);
+        let mut lookup = value(&seeds, 1.0);
+        let first = asks(&mut lookup);
+        lookup.failed(first[0]);
+        lookup.answered(first[1], &seeds);
+        lookup.answered(first[2], &[]);
+        let answered = lookup.answered_nodes();
+        assert_eq!(answered.len(), 2);
+        let unasked = seeds.iter().filter(|seed| !first.contains(&seed.node));
+        let limit = unasked.map(|seed| Key([0; 32]).distance(seed.node.into())).min().unwrap();
+        let known = answered.iter().filter(|(distance, _)| *distance < limit).count();
+        assert_eq!(lookup.known_distances().len(), known);
+    }
+
+    #[test]
+    fn a_record_far_from_its_place_settles_nothing_and_is_better_than_none() {
+        let (fixture, seeds) = (Fixture::new(), contacts(20, 1));
+        let mut lookup = value(&seeds, 1e-9);
+        let first = asks(&mut lookup);
+        first.iter().for_each(|node| found(&mut lookup, *node, &fixture, 4));
+        let more = asks(&mut lookup);
+        assert_eq!(more.len(), PATHS, "each path goes on");
+        assert_eq!(lookup.best().map(|found| found.envelope.sequence), Some(4));
     }
 
     #[test]
@@ -471,7 +520,7 @@ mod tests {
         }
         assert_eq!(lookup.next(&mut random), Next::Done);
         let inside = network.iter().filter(|contact| target.distance(contact.node.into()).share() <= region).count();
-        let answered = lookup.nearest_answered();
+        let answered = lookup.answered_nodes();
         let reached = answered.iter().filter(|(distance, _)| distance.share() <= region).count();
         assert!(reached >= inside.min(K) && inside > 10, "{reached} of {inside}");
     }

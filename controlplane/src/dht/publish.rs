@@ -16,7 +16,7 @@ use crate::time::{Now, UnixSecs};
 /// Servers that are asked to keep a record though they are not in the region as we estimate it.
 const COPIES_MIN: usize = 8;
 /// Change of the number of servers at which a region is another. Ours: the estimate itself wanders by less as a rule.
-const RESIZE: f64 = 1.6;
+const RESIZE: f64 = 1.4;
 /// Before something is tried again that could not even begin, or that nobody took.
 const AGAIN: Duration = Duration::from_secs(30);
 

@@ -156,7 +156,7 @@ impl World {
         self.drain(from);
         self.run(LOOKUP_MAX + Duration::from_secs(1));
         let found = self.told.iter().find_map(|(at, told)| match told {
-            Output::Found { id, outcome } if *at == from && *id == asked => Some(outcome.clone()),
+            Output::Found { id, outcome } if *at == from && *id == asked => Some(Outcome::clone(outcome)),
             Output::Found { .. } | Output::Send { .. } | Output::Joined | Output::Published { .. } => None,
         });
         found.expect("a look-up ends within its time")
