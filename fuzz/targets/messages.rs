@@ -6,6 +6,7 @@ use std::fmt::Debug;
 use libfuzzer_sys::fuzz_target;
 use weir_controlplane::audit;
 use weir_controlplane::codec::{decode, encode};
+use weir_controlplane::dht;
 use weir_controlplane::issuer::{Asked, JoinBody, LeaveBody, Refused, RenewBody, Reply};
 use weir_controlplane::node::directory::{Record, SignedRecord};
 use weir_controlplane::node::message::{KeyMessage, MESSAGE_LEN_MAX, Message, Network};
@@ -37,6 +38,7 @@ fuzz_target!(|data: &[u8]| {
     again!(data, Message, KeyMessage, Network, SignedRecord, Record, SignedPolicy, SignedRevocationList);
     again!(data, Bundle, RevocationHead, AdmissionDocument, MemberStatement, audit::Entry);
     again!(data, Asked, Result<Reply, Refused>, JoinBody, RenewBody, LeaveBody, Order, audit::Position, audit::Start);
+    again!(data, dht::message::Message, dht::record::SignedRecord, dht::record::Envelope);
     frames::<(u32, Asked)>(data);
     frames::<(u32, Result<Reply, Refused>)>(data);
     frames::<Order>(data);
