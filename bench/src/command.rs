@@ -1,6 +1,7 @@
-//! The commands with many options: `compare`, `control` and `profile`.
+//! The commands with many options: `compare`, `control`, `sim` and `profile`.
 
 use std::fs;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use weir_bench::compare::subject::Subject;
 use weir_bench::compare::{self, Plan};
 use weir_bench::control::{self, Part};
 use weir_bench::profile::{self, Load};
+use weir_bench::sim::{self, Adversary};
 use weir_bench::stream::Sizes;
 use weir_bench::{Error, Result};
 
@@ -180,6 +182,149 @@ impl ControlArgs {
             write(file, &json.map_err(failed(file))?)?;
         }
         Ok(if self.check && !report.is_met() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}
+
+/// Discovery in a large network, on virtual time. It needs no root.
+#[derive(Args)]
+pub(crate) struct SimArgs {
+    /// Nodes; 10000 if not given
+    #[arg(long, value_parser = clap::value_parser!(u32).range(20..=100_000))]
+    nodes: Option<u32>,
+    /// How many of a hundred nodes answer others; 30 if not given
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=100))]
+    servers: Option<u8>,
+    /// Share of all nodes that is replaced in a minute; 0 leaves that part out, 0.1 if not given
+    #[arg(long, value_parser = parse_share)]
+    churn: Option<f64>,
+    /// Let few nodes stay very long and most go soon
+    #[arg(long)]
+    heavy_tailed: bool,
+    /// Share of datagrams that are lost; 0.01 if not given
+    #[arg(long, value_parser = parse_share)]
+    loss: Option<f64>,
+    /// Who does harm, separated by commas: silent, lying, eclipse, sybil, flood, stale, slow, or none. All if not given
+    #[arg(long, value_delimiter = ',')]
+    adversaries: Vec<String>,
+    /// Share of all nodes that does harm; 0.2 if not given
+    #[arg(long, value_parser = parse_share)]
+    adversary_share: Option<f64>,
+    /// Look-ups of each part; 2000 if not given
+    #[arg(long, value_parser = clap::value_parser!(u32).range(10..=1_000_000))]
+    lookups: Option<u32>,
+    /// Seconds in which nobody wants anything; an hour if not given
+    #[arg(long, value_parser = parse_seconds)]
+    idle: Option<f64>,
+    /// From which everything random comes: the same seed gives the same run
+    #[arg(long)]
+    seed: Option<u64>,
+    /// A small network and few look-ups: shows that everything works
+    #[arg(long)]
+    quick: bool,
+    /// Write everything to this file as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Draw success, time, requests and hops into this file
+    #[arg(long)]
+    svg: Option<PathBuf>,
+    /// Fail when a target is missed
+    #[arg(long)]
+    check: bool,
+}
+
+fn parse_share(text: &str) -> std::result::Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=0.9).contains(share));
+    share.ok_or_else(|| "a share from 0 to 0.9 is needed".to_owned())
+}
+
+impl SimArgs {
+    fn plan(&self) -> Result<sim::Plan> {
+        let mut plan = sim::Plan { heavy_tailed: self.heavy_tailed, ..sim::Plan::default() };
+        if self.quick {
+            plan = plan.quick();
+        }
+        match &self.adversaries[..] {
+            [] => {}
+            [none] if none == "none" => plan.adversaries.clear(),
+            named => {
+                let unclear = |detail| Error::Broken { what: "choosing adversaries".into(), detail };
+                let parsed: std::result::Result<_, String> =
+                    named.iter().map(|name| name.parse::<Adversary>()).collect();
+                plan.adversaries = parsed.map_err(unclear)?;
+            }
+        }
+        plan.nodes = self.nodes.map_or(plan.nodes, |nodes| nodes as usize);
+        plan.servers = self.servers.unwrap_or(plan.servers);
+        plan.churn = self.churn.unwrap_or(plan.churn);
+        plan.loss = self.loss.unwrap_or(plan.loss);
+        plan.adversary_share = self.adversary_share.unwrap_or(plan.adversary_share);
+        plan.lookups = self.lookups.map_or(plan.lookups, |lookups| lookups as usize);
+        plan.idle = self.idle.map_or(plan.idle, Duration::from_secs_f64);
+        plan.seed = self.seed.unwrap_or(plan.seed);
+        Ok(plan)
+    }
+
+    /// Simulates, prints and writes what was asked for.
+    pub(crate) fn run(&self) -> Result<ExitCode> {
+        let plan = self.plan()?;
+        // Written first: minutes of arithmetic for a file that cannot be written help nobody.
+        for file in [&self.json, &self.svg].into_iter().flatten() {
+            write(file, "")?;
+        }
+        let report = sim::run(&plan, &mut Bar::default().into_progress())?;
+        print!("{}", report.tables());
+        if let Some(file) = &self.json {
+            let json = serde_json::to_string_pretty(&report).map_err(std::io::Error::from);
+            write(file, &json.map_err(failed(file))?)?;
+        }
+        if let Some(file) = &self.svg {
+            write(file, &report.svg())?;
+        }
+        if let Some(again) = report.again() {
+            println!("\nseed {}; again with:\n  {again}", report.plan.seed);
+        }
+        Ok(if self.check && !report.is_met() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}
+
+/// What is done, on one line that a terminal sees grow; without a terminal a line for each thing that begins.
+#[derive(Default)]
+struct Bar {
+    what: String,
+}
+
+const BAR_LEN: usize = 30;
+
+impl Bar {
+    fn into_progress(mut self) -> impl FnMut(&str, f64) {
+        move |what, share| self.show(what, share)
+    }
+
+    fn show(&mut self, what: &str, share: f64) {
+        let is_new = self.what != what;
+        if is_new {
+            what.clone_into(&mut self.what);
+        }
+        let mut out = std::io::stderr().lock();
+        // A terminal that is gone sees nothing.
+        let _ = if out.is_terminal() {
+            let done = (share * BAR_LEN as f64) as usize;
+            write!(out, "\r\x1b[K{:#<done$}{:.<rest$} {what}", "", "", rest = BAR_LEN.saturating_sub(done))
+        } else if is_new {
+            writeln!(out, "… {what}")
+        } else {
+            Ok(())
+        };
+        let _ = out.flush();
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        let mut out = std::io::stderr().lock();
+        if out.is_terminal() {
+            let _ = write!(out, "\r\x1b[K");
+        }
     }
 }
 

@@ -19,6 +19,7 @@
 //! - [`demo`]: the whole house in half a minute, with real programs as judges;
 //! - [`compare`]: Weir, the kernel and other programs on the same rig;
 //! - [`control`]: what the control plane promised;
+//! - [`sim`]: discovery among ten thousand nodes, on virtual time;
 //! - [`profile`]: where the time goes, by `perf`;
 //! - [`table`], [`plot`]: columns and drawings for people;
 //! - [`micro`]: one number for one piece: AEAD, look-up, engine, `wan`;
@@ -48,6 +49,7 @@ pub mod plain;
 pub mod plot;
 pub mod profile;
 pub mod rig;
+pub mod sim;
 pub mod sink;
 pub mod stream;
 pub mod sys;

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use command::{CompareArgs, ControlArgs, ProfileArgs};
+use command::{CompareArgs, ControlArgs, ProfileArgs, SimArgs};
 use weir_bench::demo::{self, DemoConfig};
 use weir_bench::generator::{self, Amount, Sent};
 use weir_bench::micro::{self, Piece};
@@ -46,6 +46,8 @@ enum Command {
     Compare(CompareArgs),
     /// Measure what the control plane promised: handshakes, floods, outages, changes under load, a revocation, memory
     Control(ControlArgs),
+    /// Simulate discovery in a large network: look-ups, churn, adversaries
+    Sim(SimArgs),
     /// Sample a subject under load with perf: flame graph and busiest symbols
     Profile(ProfileArgs),
     /// Measure single pieces: AEAD, route look-up, engine, wan
@@ -248,6 +250,7 @@ fn main() -> ExitCode {
         Command::Plain(args) => done(measure_plain(&args)),
         Command::Compare(args) => args.run(),
         Command::Control(args) => args.run(),
+        Command::Sim(args) => args.run(),
         Command::Profile(args) => done(args.run()),
         Command::Micro { only, json } => done(measure_pieces(&only, json)),
     });

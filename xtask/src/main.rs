@@ -54,7 +54,7 @@ enum Task {
     ///
     /// Installs what is missing, builds in release mode and runs `weir-bench` with all ARGS. It needs root and uses sudo without it.
     Bench {
-        /// The command of `weir-bench` and its options: `compare`, `micro`, `control`, `profile`; `compare --quick` shows that it works.
+        /// The command of `weir-bench` and its options: `compare`, `micro`, `control`, `sim`, `profile`; `compare --quick` shows that it works.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         args: Vec<OsString>,
     },
