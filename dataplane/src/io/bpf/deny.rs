@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_list_that_covers_too_much_leaves_everybody_to_the_tries() {
-        for wide in ["10.0.0.0/8", "2001:db8::/24"] {
+        for wide in ["10.0.0.0/8", "2001:d00::/24"] {
             let bits = of(&[wide, "192.0.2.1/32"]);
             assert!(bits.len() == DENY_SITES_LEN as usize && bits.values().all(|bits| *bits == u64::MAX), "{wide}");
         }
