@@ -301,7 +301,7 @@ fn ceremonies_on_a_running_network_cost_no_packet_and_whoever_joins_later_believ
         join(&mut late, &members[2].invite(mesh.site_of(4)).unwrap()).unwrap();
         members.iter().chain([&late]).try_for_each(|member| member.wait_for_peers(3)).unwrap();
     });
-    assert!(seen.sent > 100 && seen.received == seen.sent, "{seen:?} {}", members[0].log());
+    assert!(seen.sent >= 50 && seen.received == seen.sent, "{seen:?} {}", members[0].log());
     for number in 1..=3 {
         both_ways(mesh.site_of(4), mesh.site_of(number));
     }
