@@ -374,7 +374,7 @@ impl Programs {
     pub fn attach_steer(&mut self, socket: BorrowedFd<'_>) -> Result<(), BpfError> {
         let program: &mut SkReuseport = self.program("steer")?;
         if program.fd().is_err() {
-            program.load().map_err(|e| refused("steer", e))?;
+            load("steer", || program.load())?;
         }
         program.attach(socket).map_err(step("attaching `steer` to the UDP sockets"))
     }
@@ -386,7 +386,7 @@ impl Programs {
     pub fn queue_program(&mut self) -> Result<BorrowedFd<'_>, BpfError> {
         let program: &mut SocketFilter = self.program("queue")?;
         if program.fd().is_err() {
-            program.load().map_err(|e| refused("queue", e))?;
+            load("queue", || program.load())?;
         }
         program.fd().map(AsFd::as_fd).map_err(step("using the program `queue`"))
     }
@@ -422,7 +422,7 @@ impl Programs {
         let pin = self.link_pin(name, interface);
         let program: &mut Xdp = self.program(name)?;
         if program.fd().is_err() {
-            program.load().map_err(|e| refused(name, e))?;
+            load(name, || program.load())?;
         }
         if let Some(link) = pin.as_deref().and_then(|path| pinned::<XdpLink>(path).transpose()) {
             let id =
@@ -444,7 +444,7 @@ impl Programs {
         let pin = self.link_pin(name, interface);
         let program: &mut SchedClassifier = self.program(name)?;
         if program.fd().is_err() {
-            program.load().map_err(|e| refused(name, e))?;
+            load(name, || program.load())?;
         }
         if let Some(link) = pin.as_deref().and_then(|path| pinned::<SchedClassifierLink>(path).transpose()) {
             let id =
@@ -683,6 +683,27 @@ fn pinned<L: TryFrom<FdLink, Error = LinkError>>(path: &Path) -> Result<Option<L
     }
 }
 
+/// Times that a program is offered to a verifier that was disturbed.
+const LOAD_TRIES: u32 = 5;
+
+/// Loads a program. The verifier gives up with `EAGAIN` when a signal is pending, or work that the kernel announces like one
+/// (kernel/bpf/verifier.c, `do_check`), which says nothing of the program.
+fn load(program: &'static str, load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), BpfError> {
+    let is_disturbed = |error: &ProgramError| matches!(error, ProgramError::LoadError { io_error, .. } if io_error.kind() == io::ErrorKind::WouldBlock);
+    undisturbed(load, is_disturbed).map_err(|error| refused(program, error))
+}
+
+/// Acts again while the error is one of a disturbance, [`LOAD_TRIES`] times in all.
+fn undisturbed<E>(mut act: impl FnMut() -> Result<(), E>, is_disturbed: impl Fn(&E) -> bool) -> Result<(), E> {
+    for _ in 1..LOAD_TRIES {
+        match act() {
+            Err(error) if is_disturbed(&error) => {}
+            outcome => return outcome,
+        }
+    }
+    act()
+}
+
 fn refused(program: &'static str, error: ProgramError) -> BpfError {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
@@ -702,5 +723,27 @@ fn refused_by_device(interface: &str, mode: AttachMode, error: ProgramError) -> 
             _ => BpfError::Unsupported { interface, mode, error: io_error },
         },
         other => BpfError::Step { step: format!("attaching to {interface}"), source: Box::new(other) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verifier_that_was_disturbed_is_asked_again_and_no_other_answer_is() {
+        let tries_of = |answers: &[i32]| {
+            let mut tries = 0;
+            let act = || {
+                tries += 1;
+                answers.get(tries - 1).map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(*errno)))
+            };
+            let outcome = undisturbed(act, |error| error.kind() == io::ErrorKind::WouldBlock);
+            (outcome.is_ok(), tries)
+        };
+        assert_eq!(tries_of(&[]), (true, 1));
+        assert_eq!(tries_of(&[libc::EAGAIN; 4]), (true, 5));
+        assert_eq!(tries_of(&[libc::EAGAIN; 9]), (false, 5));
+        assert_eq!(tries_of(&[libc::EINVAL; 2]), (false, 1));
     }
 }
