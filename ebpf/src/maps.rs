@@ -93,15 +93,16 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn is_denied(&self, source: &Address, config: &Config) -> bool {
+        let has_sites = |of: u32| config.flags & of != 0;
         match source.to_v4() {
             Some(v4) => {
                 is_set(&DENY_BLOCKS, deny_block(v4))
-                    && is_set(&DENY_SITES, deny_site(v4.into()))
+                    && (!has_sites(flag::DENY_SITES_V4) || is_set(&DENY_SITES, deny_site(v4.into())))
                     && DENY_V4.get(Key::new(32, v4.to_be())).is_some()
             }
             None => {
                 config.flags & flag::DENY_V6 != 0
-                    && is_set(&DENY_SITES, deny_site(source.network_48()))
+                    && (!has_sites(flag::DENY_SITES_V6) || is_set(&DENY_SITES, deny_site(source.network_48())))
                     && DENY_V6.get(Key::new(128, *source)).is_some()
             }
         }

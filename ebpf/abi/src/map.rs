@@ -23,7 +23,8 @@ pub mod name {
     /// looked for in [`DENY_V4`].
     pub const DENY_BLOCKS: &str = "DENY_BLOCKS";
     /// `Array<u64>` of [`super::DENY_SITES_LEN`], bits at hashed places: which IPv4 addresses and which IPv6 networks of 48 bits a refused
-    /// prefix may meet. A source whose bit is not set is looked for in neither trie.
+    /// prefix may meet, of the families that [`super::flag::DENY_SITES_V4`] and [`super::flag::DENY_SITES_V6`] name. A source of such a family
+    /// whose bit is not set is looked for in neither trie.
     pub const DENY_SITES: &str = "DENY_SITES";
     /// `LruHashMap<u64, u64>`: one GCRA state per source, by [`crate::address::Address::source_key`].
     pub const SOURCES: &str = "SOURCES";
@@ -110,6 +111,10 @@ pub mod flag {
     pub const WAN_ATTACHED: u32 = 2;
     /// [`super::name::DENY_V6`] is not empty.
     pub const DENY_V6: u32 = 4;
+    /// [`super::name::DENY_SITES`] holds all refused IPv4 addresses, so that one without a bit there is not refused.
+    pub const DENY_SITES_V4: u32 = 8;
+    /// The same of IPv6 networks of 48 bits.
+    pub const DENY_SITES_V6: u32 = 16;
 }
 
 /// Queues of one side that can have an AF_XDP socket: elements of [`name::WAN_XSKS`], [`name::LAN_QUEUES`] and [`name::LAN_XSKS`].

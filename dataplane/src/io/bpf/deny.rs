@@ -3,10 +3,12 @@
 //! ```text
 //!   IPv4 ─▶ DENY_BLOCKS: does a refused prefix meet its /24? ──no──▶ not refused: one read of an array
 //!             │yes
-//!             └─▶ DENY_SITES: may the address be refused? ──no──▶ not refused: two reads
+//!             └─▶ flag::DENY_SITES_V4 ─▶ DENY_SITES: may the address be refused? ──no──▶ not refused: two reads
 //!                   │yes
 //!                   └─▶ DENY_V4, a trie over 4 bytes
-//!   IPv6 ─▶ flag::DENY_V6: is any refused? ──yes──▶ DENY_SITES: may its /48 hold one? ──yes──▶ DENY_V6, a trie over 16 bytes
+//!   IPv6 ─▶ flag::DENY_V6: is any refused? ──yes──▶ flag::DENY_SITES_V6 ─▶ DENY_SITES: may its /48 hold one?
+//!                                                     │yes
+//!                                                     └─▶ DENY_V6, a trie over 16 bytes
 //! ```
 //!
 //! A walk down the kernel's trie is a cache miss for each bit that tells prefixes apart; with 10,000 of them it cost more than all else that
@@ -18,18 +20,43 @@ use std::net::IpAddr;
 use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, LpmTrie};
-use weir_abi::map::{DENY_SITES_LEN, deny_block, deny_site, flag, name};
+use weir_abi::map::{deny_block, deny_site, flag, name};
 
 use super::{BpfError, address_key, step};
 use crate::api::Prefix;
 
-/// Sites that are told apart. With a quarter of its bits set a filter still spares three walks in four; with many more it is of no use, and
-/// all are set.
+/// Most sites of a family that are told apart. With a quarter of its bits set a filter still spares three walks in four; a family with more, as
+/// a single `10.0.0.0/8` makes it, is looked for in its trie at once.
 const SITES_MAX: u128 = 1 << 22;
 
 /// The flags that tell `wan` of this list.
 pub fn deny_flags(prefixes: &[Prefix]) -> u32 {
-    if prefixes.iter().any(|prefix| prefix.address().is_ipv6()) { flag::DENY_V6 } else { 0 }
+    let has_v6 = prefixes.iter().any(|prefix| prefix.address().is_ipv6());
+    let flags = [
+        (has_v6, flag::DENY_V6),
+        (are_told_apart(prefixes, Family::V4), flag::DENY_SITES_V4),
+        (are_told_apart(prefixes, Family::V6), flag::DENY_SITES_V6),
+    ];
+    flags.into_iter().filter(|(holds, _)| *holds).map(|(_, flag)| flag).sum()
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+}
+
+/// Numbers of the first and the last site of each prefix of a family: IPv4 addresses, or IPv6 networks of 48 bits.
+fn ranges(prefixes: &[Prefix], family: Family) -> impl Iterator<Item = (u128, u128)> {
+    let of_family = prefixes.iter().filter(move |prefix| prefix.address().is_ipv4() == (family == Family::V4));
+    of_family.map(move |prefix| match (family, prefix.range()) {
+        (Family::V4, range) => range,
+        (Family::V6, (first, last)) => (first >> 80, last >> 80),
+    })
+}
+
+fn are_told_apart(prefixes: &[Prefix], family: Family) -> bool {
+    ranges(prefixes, family).map(|(first, last)| last - first + 1).sum::<u128>() <= SITES_MAX
 }
 
 /// Writes the list to the maps of an object in which none was written yet. An IPv6 prefix refuses no IPv4 source, not even `::/0`.
@@ -82,21 +109,11 @@ fn blocks(prefixes: &[Prefix]) -> Bits {
     blocks
 }
 
-/// Which IPv4 addresses and IPv6 networks of 48 bits may be refused.
+/// Which IPv4 addresses and IPv6 networks of 48 bits may be refused, of the families whose sites are told apart.
 fn sites(prefixes: &[Prefix]) -> Bits {
-    // Numbers of the first and the last site of each prefix.
-    let ranges = || {
-        prefixes.iter().map(|prefix| match prefix.range() {
-            (first, last) if prefix.address().is_ipv4() => (first, last),
-            (first, last) => (first >> 80, last >> 80),
-        })
-    };
-    if ranges().map(|(first, last)| last - first + 1).sum::<u128>() > SITES_MAX {
-        return (0..DENY_SITES_LEN).map(|element| (element, u64::MAX)).collect();
-    }
     let mut sites = Bits::new();
-    for (first, last) in ranges() {
-        for site in first..=last {
+    for family in [Family::V4, Family::V6].into_iter().filter(|family| are_told_apart(prefixes, *family)) {
+        for site in ranges(prefixes, family).flat_map(|(first, last)| first..=last) {
             let (element, bit) = deny_site(site as u64);
             *sites.entry(element).or_default() |= bit;
         }
@@ -119,13 +136,19 @@ mod tests {
         }
     }
 
-    fn of(prefixes: &[&str]) -> Bits {
-        sites(&prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect::<Vec<_>>())
+    fn list(prefixes: &[&str]) -> Vec<Prefix> {
+        prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect()
     }
 
     #[test]
     fn sites_are_all_that_a_prefix_covers_and_few_others() {
-        let bits = of(&["192.0.2.64/26", "198.51.100.7/32", "2001:db8:7::/48", "2001:db8:9:1::/64", "2001:db9::/36"]);
+        let bits = sites(&list(&[
+            "192.0.2.64/26",
+            "198.51.100.7/32",
+            "2001:db8:7::/48",
+            "2001:db8:9:1::/64",
+            "2001:db9::/36",
+        ]));
         for refused in [
             "192.0.2.64",
             "192.0.2.127",
@@ -144,10 +167,18 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_covers_too_much_leaves_everybody_to_the_tries() {
-        for wide in ["10.0.0.0/8", "2001:d00::/24"] {
-            let bits = of(&[wide, "192.0.2.1/32"]);
-            assert!(bits.len() == DENY_SITES_LEN as usize && bits.values().all(|bits| *bits == u64::MAX), "{wide}");
+    fn a_family_that_covers_too_much_is_left_to_its_trie_and_the_other_is_not() {
+        let both = ["192.0.2.1/32", "2001:db8:7::/48"];
+        let all = flag::DENY_V6 | flag::DENY_SITES_V4 | flag::DENY_SITES_V6;
+        for (wide, flags, left) in [
+            ("192.0.2.2/32", all, 3),
+            ("10.0.0.0/8", flag::DENY_V6 | flag::DENY_SITES_V6, 1),
+            ("2001:d00::/24", flag::DENY_V6 | flag::DENY_SITES_V4, 1),
+        ] {
+            let list = list(&[both[0], both[1], wide]);
+            let bits = sites(&list).values().map(|bits| bits.count_ones()).sum::<u32>();
+            assert_eq!((deny_flags(&list), bits), (flags, left), "{wide}");
         }
+        assert_eq!(deny_flags(&[]), flag::DENY_SITES_V4 | flag::DENY_SITES_V6);
     }
 }
