@@ -202,11 +202,11 @@ pub struct State<R> {
 
 impl<R: Random> State<R> {
     /// A plane without sessions that routes its own addresses and nothing else.
-    pub fn new(fixed: Fixed, random: R) -> Self {
+    pub fn new(fixed: Fixed, mut random: R) -> Self {
         let free_slots = (0..SESSIONS_MAX as u32).rev().map(SessionSlot).collect();
         let lanes_max = usize::from(fixed.workers) * weir_abi::map::SLOTS_PER_WORKER as usize;
         let mut state = Self {
-            indices: Indices::new(fixed.workers),
+            indices: Indices::new(fixed.workers, &mut random),
             fixed,
             random,
             sessions: HashMap::new(),
