@@ -10,9 +10,10 @@ use tokio::net::UnixStream;
 use tracing_subscriber::EnvFilter;
 use weir_controlplane::cli::{self, Next, Part};
 use weir_controlplane::config::Config;
-use weir_controlplane::shell::{confine, parent};
+use weir_controlplane::shell::confine;
 use weir_controlplane::supervisor::{self, Setup};
 use weir_controlplane::{shell, supervisor::SupervisorError};
+use weir_dataplane::io::parent::{Signal, end_with};
 
 fn main() -> ExitCode {
     // There are keys and passphrases in here, and keys in the packet plane that is started from here.
@@ -41,8 +42,8 @@ fn failed(error: &dyn std::error::Error) -> ExitCode {
 
 fn run(part: Part, config: Config, arguments: Vec<OsString>) -> Result<(), Box<dyn std::error::Error>> {
     if let Part::Control(child) | Part::Issuer(child) = part {
-        // One that was started by hand ends when it is told to.
-        child.parent.map(parent::end_with).transpose()?;
+        // What must outlive it is on disk. One that was started by hand ends when it is told to.
+        child.parent.map(|parent| end_with(parent, Signal::KILL)).transpose()?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match part {

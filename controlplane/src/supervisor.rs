@@ -12,7 +12,7 @@
 //! The control plane knows what the packet plane must be started with, once this node is a member. It says so over the socket that is its
 //! standard input, and the supervisor writes the file and starts the process. Nothing else is ordered that way.
 //!
-//! No process outlives its supervisor: each is told whose child it is, and has the kernel end it with that (`shell/parent.rs`, and `--parent` of
+//! No process outlives its supervisor: each is told whose child it is, and has the kernel end it with that (`--parent`; `io/parent.rs` of
 //! the packet plane). `docs/decisions/0014-nothing-outlives-the-supervisor.md` says why.
 
 use std::ffi::OsString;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use weir_dataplane::config::{Attach, Config, WanIo};
+use weir_dataplane::io::parent::{Signal, end_with};
 use weir_dataplane::{io, plane, tune};
 
 /// Weir's packet plane: forwards IP packets between gateways, sealed.
@@ -99,7 +100,8 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let mut out = std::io::stdout();
     match command {
         Command::Run { config, control_sockets, parent } => {
-            parent.map(io::parent::end_with).transpose()?;
+            // Programs, pins and TUN go, and overlay prefixes stay unreachable.
+            parent.map(|parent| end_with(parent, Signal::TERM)).transpose()?;
             plane::run(&Config::load(&config)?, &control_sockets)?;
         }
         Command::Purge { config } => plane::purge(&Config::load(&config)?)?,

@@ -5,7 +5,8 @@
 //!     ▲  ▲
 //!     │  └───── weir-dataplane ◄─┐ api,     api ◄── engine ◄── io ◄── config, worker, plane, the binary
 //!     │            ▲             │ config::file
-//!  weir-bench ─────┴────▶ weir-controlplane: the latter in its own `config`
+//!     │            │             │ io::parent
+//!  weir-bench ─────┴────▶ weir-controlplane: the second in its own `config`, the third where it starts
 //!  xtask: nothing of ours
 //!
 //!  inside the control plane, what decides knows nothing of what acts:
@@ -30,8 +31,9 @@ const CRATES: [(&str, &[&str]); 6] = [
     ("xtask", &[]),
 ];
 
-/// What the control plane may name of the packet plane: what the two say to each other, and how both read a file.
-const SHARED: [&str; 2] = ["weir_dataplane::api", "weir_dataplane::config::file"];
+/// What the control plane may name of the packet plane: what the two say to each other, how both read a file, and how both end with their
+/// supervisor.
+const SHARED: [&str; 3] = ["weir_dataplane::api", "weir_dataplane::config::file", "weir_dataplane::io::parent"];
 
 /// Modules at the top of the packet plane, and those beside them that they must not know.
 const LAYERS: [(&str, &[&str]); 3] = [
@@ -85,7 +87,7 @@ const CORES: [&str; 13] = [
 const SHELLS: [&str; 5] = ["cli", "config", "shell", "state_directory", "supervisor"];
 /// What a core of the control plane must not name. A clock's types are no clock: moments are arguments, and rustls wants some in the
 /// system's type.
-const ACTING: [&str; 19] = [
+const ACTING: [&str; 20] = [
     "std::env",
     "std::fs",
     "std::net::TcpListener",
@@ -105,6 +107,7 @@ const ACTING: [&str; 19] = [
     "tokio",
     "weir_dataplane::api::connection",
     "weir_dataplane::config",
+    "weir_dataplane::io",
 ];
 /// Types of clocks, and what reads them.
 const CLOCKS: [&str; 2] = ["Instant", "SystemTime"];
