@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use weir_controlplane::codec;
-use weir_controlplane::dht::record::Kind;
 use weir_controlplane::pki::bundle::{Bundle, Chain, Parameters, Slice};
 use weir_controlplane::pki::ceremony;
 use weir_controlplane::pki::certificate::{
@@ -213,14 +212,4 @@ pub fn request_signature(
     body: &[u8],
 ) -> weir_controlplane::pki::key::Signature {
     signer.sign(Domain::Request, &[&exporter[..], body].concat())
-}
-
-/// What a record of a kind in the DHT is signed for.
-pub fn record_domain(kind: Kind) -> Domain {
-    match kind {
-        Kind::Node => Domain::DhtNode,
-        Kind::Name => Domain::DhtName,
-        Kind::Zone => Domain::DhtZone,
-        Kind::Overlay => Domain::DhtOverlay,
-    }
 }

@@ -47,8 +47,8 @@ static GOOD: LazyLock<Content> = LazyLock::new(|| {
     let (start, mut random) = (Instant::now(), SeededRandom::new(1));
     let versions = NETWORK.chain.versions();
     let store = MemoryStore::default();
-    let mut issuer = Issuer::create(store, key(3), NETWORK.id(), versions, later(start, 0), &mut random).expect("new");
-    issuer.set_audit_max(16);
+    let now = later(start, 0);
+    let mut issuer = Issuer::create(store, key(3), NETWORK.id(), versions, 16, now, &mut random).expect("new");
     for secs in 0..20 {
         let asked = Asked { by: "uid 0".into(), request: Request::RotateAdmission };
         issuer.handle(asked, later(start, secs), &mut random).expect("a seed");
@@ -95,7 +95,7 @@ fn put_back(file: &[u8]) -> bool {
     let end = audit::verify_part(&store, 0, usize::MAX, |id| Some(own).filter(|own| own.id() == id)).expect("a log");
     let last = audit::read(&store, end.next - 1, 1).expect("an entry")[0].peek().expect("that was checked");
     assert_eq!(last.what, audit::Act::Restored { counter: restored.counter });
-    if let Ok(mut issuer) = Issuer::open(store, PrivateKey::from_seed(&restored.key.seed())) {
+    if let Ok(mut issuer) = Issuer::open(store, PrivateKey::from_seed(&restored.key.seed()), 16) {
         let mut random = SeededRandom::new(2);
         for request in [Request::Status, Request::Members, Request::Invites, Request::VerifyAudit { from: 0 }] {
             let asked = Asked { by: "uid 0".into(), request };

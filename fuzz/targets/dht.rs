@@ -96,8 +96,7 @@ impl Record {
         }
         // Signed as one of its kind, whatever it says.
         let body = edited(good.body.clone(), &self.body);
-        let domain = weir_fuzz::record_domain(kind);
-        SignedRecord { signature: identity.sign(domain, &body), body, ..good }
+        SignedRecord { signature: identity.sign(kind.domain(), &body), body, ..good }
     }
 }
 

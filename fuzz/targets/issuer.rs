@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use weir_controlplane::audit;
+use weir_controlplane::audit::{self, ENTRIES_MAX_DEFAULT};
 use weir_controlplane::codec;
 use weir_controlplane::issuer::{
     Asked, Contact, InviteSpec, Issuer, JoinBody, JoinRequest, LeaveBody, LeaveRequest, MemberInfo, Predecessor,
@@ -108,7 +108,8 @@ fuzz_target!(|steps: Vec<Step>| {
     let mut random = SeededRandom::new(1);
     let versions = NETWORK.chain.versions();
     let store = MemoryStore::default();
-    let issuer = Issuer::create(store, key(3), NETWORK.id(), versions, later(start, 0), &mut random).unwrap();
+    let now = later(start, 0);
+    let issuer = Issuer::create(store, key(3), NETWORK.id(), versions, ENTRIES_MAX_DEFAULT, now, &mut random).unwrap();
     let (tokens, certificates, revoked) = (vec![], BTreeMap::new(), vec![]);
     let mut world = World { issuer, start, secs: 0, random, tokens, certificates, revoked };
     for step in steps.into_iter().take(24) {
@@ -119,7 +120,7 @@ fuzz_target!(|steps: Vec<Step>| {
     let issuer = |id| NETWORK.chain.current().issuer(id);
     audit::verify_part(&store, 0, usize::MAX, issuer).expect("the log tells everything in order");
     // Whoever starts from the store knows the same.
-    let mut again = Issuer::open(store, key(3)).expect("what was written is read");
+    let mut again = Issuer::open(store, key(3), ENTRIES_MAX_DEFAULT).expect("what was written is read");
     let asked = Asked { by: "uid 0".into(), request: Request::Members };
     let now = later(world.start, world.secs);
     assert_eq!(again.handle(asked, now, &mut world.random), Ok(Reply::Members(members)));
@@ -228,7 +229,7 @@ impl World {
             }
             Step::Restart => {
                 let store = self.issuer_store();
-                self.issuer = Issuer::open(store, key(3)).expect("what was written is read");
+                self.issuer = Issuer::open(store, key(3), ENTRIES_MAX_DEFAULT).expect("what was written is read");
             }
         }
     }
@@ -236,7 +237,8 @@ impl World {
     fn issuer_store(&mut self) -> MemoryStore {
         let versions = NETWORK.chain.versions();
         let (now, random) = (later(self.start, 0), &mut self.random);
-        let spare = Issuer::create(MemoryStore::default(), key(3), NETWORK.id(), versions, now, random).unwrap();
+        let (store, max) = (MemoryStore::default(), ENTRIES_MAX_DEFAULT);
+        let spare = Issuer::create(store, key(3), NETWORK.id(), versions, max, now, random).unwrap();
         std::mem::replace(&mut self.issuer, spare).into_store()
     }
 

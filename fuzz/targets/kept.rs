@@ -50,7 +50,7 @@ static GOOD: LazyLock<[MemoryStore; 2]> = LazyLock::new(|| {
         subnets: vec!["10.1.0.0/16".parse().expect("a prefix")],
         groups: vec!["edge".into()],
     };
-    let (mut node, mut issuer) = (MemoryStore::default(), Kept::default());
+    let (mut node, mut issuer) = (MemoryStore::default(), MemoryStore::default());
     found(&founding, &keys, &mut node, &mut issuer, later(start, 0), &mut random).expect("a network");
     // A node that has run has records, lists, a clock.
     let mut running = Node::new(settings(), SeededRandom::new(2), &mut node, &mut NoLinks, later(start, 0)).expect("good");
@@ -60,8 +60,7 @@ static GOOD: LazyLock<[MemoryStore; 2]> = LazyLock::new(|| {
             node.commit(batch).expect("memory");
         }
     }
-    let mut issuer = Issuer::open(issuer.0, keys.issuer.clone()).expect("good");
-    issuer.set_audit_max(8);
+    let mut issuer = Issuer::open(issuer, keys.issuer.clone(), 8).expect("good");
     for secs in 0..12 {
         let asked = Asked { by: "uid 0".into(), request: Request::RotateAdmission };
         issuer.handle(asked, later(start, secs), &mut random).expect("a seed");
@@ -124,7 +123,7 @@ fuzz_target!(|changes: Vec<Change>| {
     let key = FoundingKeys::generate(&mut SeededRandom::new(1)).issuer;
     let own = key.public();
     let verified = verify_part(&issuer, 0, usize::MAX, |id| Some(own).filter(|own| own.id() == id));
-    if let Ok(mut issuer) = Issuer::open(issuer, key) {
+    if let Ok(mut issuer) = Issuer::open(issuer, key, 8) {
         let mut random = SeededRandom::new(5);
         let mut ask = |request| issuer.handle(Asked { by: "uid 0".into(), request }, later(start, 200), &mut random);
         let told = ask(Request::VerifyAudit { from: 0 });
@@ -163,25 +162,4 @@ impl Links for NoLinks {
     fn set_admission(&mut self, _: &DayKey) {}
 
     fn keep_alive(&mut self, _: LinkId) {}
-}
-
-/// A store that is looked at once its owner is gone.
-#[derive(Default)]
-struct Kept(MemoryStore);
-
-impl weir_controlplane::store::Store for &mut Kept {
-    fn value(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, weir_controlplane::store::StoreError> {
-        self.0.value(table, key)
-    }
-
-    fn entries(
-        &self,
-        table: Table,
-    ) -> Result<weir_controlplane::store::Entries, weir_controlplane::store::StoreError> {
-        self.0.entries(table)
-    }
-
-    fn commit(&mut self, batch: Batch) -> Result<(), weir_controlplane::store::StoreError> {
-        self.0.commit(batch)
-    }
 }

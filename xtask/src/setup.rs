@@ -4,7 +4,7 @@
 //! the names of what is missing. Everything that is installed is announced in one line with its reason.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::process;
@@ -57,37 +57,70 @@ pub(crate) const CARGO_FUZZ: Tool = Tool { name: "cargo-fuzz", version: "0.13.2"
 
 /// Python packages of outside judges that no Debian has in a version that serves: a QUIC of its own, and an OpenSSL that knows ML-KEM.
 const JUDGE_PACKAGES: [&str; 3] = ["aioquic==1.7.2", "cryptography==50.0.2", "pyOpenSSL==26.4.0"];
-/// A browser's TLS of 2024, which knows the draft group. Its test looks for it, and is skipped without.
+/// A browser's TLS of 2024, which knows the draft group.
 const LEGACY_JUDGE_PACKAGES: [&str; 1] = ["curl_cffi==0.17.0"];
+/// The variables by which tests find a Python with packages. A test whose variable is not set is skipped; one whose variable names a Python
+/// that has them and cannot use them fails.
+const JUDGES: [(&str, &[&str]); 2] =
+    [("JUDGE_PYTHON", &JUDGE_PACKAGES), ("LEGACY_JUDGE_PYTHON", &LEGACY_JUDGE_PACKAGES)];
 
-/// The Python with the judges' packages, whether it is there or not.
-pub(crate) fn judge_python(workspace: &Workspace) -> PathBuf {
-    workspace.target.join("judges/bin/python")
+fn judge_directory(workspace: &Workspace) -> PathBuf {
+    workspace.target.join("judges")
 }
 
-/// Makes a Python environment with the judges' packages in the target directory, if it can be had.
+fn python_in(directory: &Path) -> PathBuf {
+    directory.join("bin/python")
+}
+
+/// The variables of the judges that were installed, and what they are set to.
+pub(crate) fn judges(workspace: &Workspace) -> Vec<(&'static str, PathBuf)> {
+    let python = python_in(&judge_directory(workspace));
+    // What was installed, not what can be imported: a package that is there and broken is no reason to skip its test.
+    let script = "import sys, importlib.metadata as m; [m.version(name) for name in sys.argv[1:]]";
+    let has = |packages: &[&str]| {
+        let names = packages.iter().map(|package| package.split("==").next().unwrap_or_default());
+        process::capture(Command::new(&python).args(["-c", script]).args(names)).is_some()
+    };
+    JUDGES.iter().filter(|(_, packages)| has(packages)).map(|(variable, _)| (*variable, python.clone())).collect()
+}
+
+/// Makes a Python environment with the judges' packages in the target directory. The message says which judges are not asked.
 pub(crate) fn install_judges(workspace: &Workspace) -> Result<(), String> {
-    let python = judge_python(workspace);
-    if !python.exists() {
+    let directory = judge_directory(workspace);
+    let make = || {
         if process::find("python3").is_none() {
             install_packages(&["python3-venv"])?;
         }
-        let directory = workspace.target.join("judges");
         let make = || process::run(Command::new("python3").args(["-m", "venv"]).arg(&directory));
         // Debian has the module in a package of its own.
-        make().or_else(|_| install_packages(&["python3-venv"]).and_then(|()| make()))?;
-    }
-    let install = |packages: &[&str]| {
-        println!("installing into {}: {}", workspace.target.join("judges").display(), packages.join(" "));
-        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
-        process::run(Command::new(&python).args(pip).args(packages))
+        make().or_else(|_| install_packages(&["python3-venv"]).and_then(|()| make()))
     };
-    if let Err(message) = install(&JUDGE_PACKAGES) {
-        // A Python without them would be taken for the judges.
-        let _ = fs::remove_dir_all(workspace.target.join("judges"));
-        return Err(message);
+    let install = |packages: &[&str]| {
+        println!("installing into {}: {}", directory.display(), packages.join(" "));
+        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+        process::run(Command::new(python_in(&directory)).args(pip).args(packages))
+    };
+    provide_judges(&directory, make, install)
+}
+
+/// Makes the environment where there is none, and installs into it.
+fn provide_judges(
+    directory: &Path,
+    make: impl FnOnce() -> Result<(), String>,
+    install: impl Fn(&[&str]) -> Result<(), String>,
+) -> Result<(), String> {
+    let is_new = !python_in(directory).exists();
+    let made = if is_new { make() } else { Ok(()) };
+    if let Err(message) = made.and_then(|()| install(&JUDGE_PACKAGES)) {
+        if !is_new {
+            return Err(format!("the judges are asked as an earlier run left them: {message}"));
+        }
+        // Half an environment would be taken for one of an earlier run.
+        let _ = fs::remove_dir_all(directory);
+        return Err(format!("no Python with the judges' packages: {message}"));
     }
     install(&LEGACY_JUDGE_PACKAGES)
+        .map_err(|message| format!("only the draft group has no judge, the others are asked: {message}"))
 }
 
 /// Installs what building, demo and tests need.
@@ -165,4 +198,44 @@ pub(crate) fn install_tool(workspace: &Workspace, tool: &Tool) -> Result<(), Str
     }
     println!("installing {} {}: {}", tool.name, tool.version, tool.why);
     process::run(process::cargo(&workspace.root).args(["install", "--locked", "--version", tool.version, tool.name]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A failing pip took the working environment of an earlier run away, and whatever was missing, all judges were said to be.
+    #[test]
+    fn what_cannot_be_installed_takes_nothing_away_and_is_said_of_the_judges_that_miss_it() {
+        let directory = std::env::temp_dir().join(format!("weir-judges-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&directory);
+        let put = || {
+            fs::create_dir_all(directory.join("bin"))
+                .and_then(|()| fs::write(python_in(&directory), ""))
+                .map_err(|error| error.to_string())
+        };
+        let fails = |_: &[&str]| Err("no network".to_owned());
+        let half = || put().and(Err("no venv".to_owned()));
+        let is_there = || python_in(&directory).exists();
+
+        let made = provide_judges(&directory, half, |_| Ok(()));
+        assert_eq!(
+            (made.unwrap_err().as_str(), directory.exists()),
+            ("no Python with the judges' packages: no venv", false)
+        );
+        let made = provide_judges(&directory, put, fails);
+        assert_eq!(
+            (made.unwrap_err().as_str(), directory.exists()),
+            ("no Python with the judges' packages: no network", false)
+        );
+        let without_legacy =
+            |packages: &[&str]| if packages == LEGACY_JUDGE_PACKAGES { fails(packages) } else { Ok(()) };
+        let made = provide_judges(&directory, put, without_legacy).unwrap_err();
+        assert!(made.starts_with("only the draft group has no judge, the others are asked") && is_there(), "{made}");
+        let again = || panic!("it is there already");
+        let made = provide_judges(&directory, again, fails).unwrap_err();
+        assert!(made.starts_with("the judges are asked as an earlier run left them") && is_there(), "{made}");
+        assert_eq!((provide_judges(&directory, again, |_| Ok(())), is_there()), (Ok(()), true));
+        fs::remove_dir_all(&directory).unwrap();
+    }
 }

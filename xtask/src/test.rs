@@ -150,9 +150,9 @@ fn cargo(workspace: &Workspace, arguments: &str) -> Command {
         // Building stays the user's; only the finished test programs run as root.
         command.env(format!("CARGO_TARGET_{}_RUNNER", host.to_uppercase().replace('-', "_")), "sudo -E");
     }
-    let judges = setup::judge_python(workspace);
-    if arguments.contains("--include-ignored") && std::env::var_os("JUDGE_PYTHON").is_none() && judges.exists() {
-        command.env("JUDGE_PYTHON", judges);
+    if arguments.contains("--include-ignored") {
+        let judges = setup::judges(workspace).into_iter();
+        command.envs(judges.filter(|(variable, _)| std::env::var_os(variable).is_none()));
     }
     command
 }
@@ -161,7 +161,7 @@ fn cargo(workspace: &Workspace, arguments: &str) -> Command {
 fn judges(workspace: &Workspace) -> Result<Outcome, String> {
     Ok(match setup::install_judges(workspace) {
         Ok(()) => Outcome::Passed,
-        Err(message) => Outcome::Skipped(format!("no Python with the judges' packages: {message}")),
+        Err(message) => Outcome::Skipped(message),
     })
 }
 
