@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use serde::Serialize;
 use weir_bench::compare::metric::Measure;
 use weir_bench::compare::subject::Subject;
 use weir_bench::compare::{self, Plan};
@@ -20,6 +21,34 @@ use crate::parse_seconds;
 
 /// Longest time that is sampled, seconds: a minute of all cores is some hundred MB of stacks.
 const SAMPLED_MAX: f64 = 60.0;
+
+/// What becomes of a report besides what is printed.
+#[derive(Args)]
+struct Output {
+    /// Write everything to this file as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Fail when a target is missed, or a round comes to nothing
+    #[arg(long)]
+    check: bool,
+}
+
+impl Output {
+    /// Makes its file and that of a drawing. Called first: an hour of traffic for a file that cannot be written helps nobody.
+    fn make_files(&self, svg: Option<&PathBuf>) -> Result<()> {
+        [self.json.as_ref(), svg].into_iter().flatten().try_for_each(|file| write(file, ""))
+    }
+
+    /// Prints the tables of a report and writes what was asked for; what the program ends with.
+    fn hand_out(&self, report: &impl Serialize, tables: &str, is_met: bool) -> Result<ExitCode> {
+        print!("{tables}");
+        if let Some(file) = &self.json {
+            let json = serde_json::to_string_pretty(report).map_err(std::io::Error::from);
+            write(file, &json.map_err(failed(file))?)?;
+        }
+        Ok(if self.check && !is_met { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}
 
 /// Weir, the kernel and other programs on the same rig.
 #[derive(Args)]
@@ -54,15 +83,11 @@ pub(crate) struct CompareArgs {
     /// Install Debian packages that are missing
     #[arg(long)]
     install: bool,
-    /// Write everything to this file as JSON
-    #[arg(long)]
-    json: Option<PathBuf>,
     /// Draw all medians into this file
     #[arg(long)]
     svg: Option<PathBuf>,
-    /// Fail when a target is missed
-    #[arg(long)]
-    check: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 impl CompareArgs {
@@ -92,21 +117,14 @@ impl CompareArgs {
             false => Subject::choose(&self.subjects)
                 .map_err(|detail| Error::Broken { what: "choosing subjects".into(), detail })?,
         };
-        // Written first: an hour of traffic for a file that cannot be written helps nobody.
-        for file in [&self.json, &self.svg].into_iter().flatten() {
-            write(file, "")?;
-        }
+        self.output.make_files(self.svg.as_ref())?;
         let report = compare::run(&self.plan(), &subjects, |step| eprintln!("… {step}"))?;
-        print!("{}", report.tables());
-        if let Some(file) = &self.json {
-            let json = serde_json::to_string_pretty(&report).map_err(std::io::Error::from);
-            write(file, &json.map_err(failed(file))?)?;
-        }
+        let is_met = report.targets.iter().all(|target| target.met);
+        let code = self.output.hand_out(&report, &report.tables(), is_met)?;
         if let Some(file) = &self.svg {
             write(file, &report.svg())?;
         }
-        let missed = report.targets.iter().any(|target| !target.met);
-        Ok(if self.check && missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        Ok(code)
     }
 }
 
@@ -137,12 +155,8 @@ pub(crate) struct ControlArgs {
     /// One short round: shows that everything works
     #[arg(long)]
     quick: bool,
-    /// Write everything to this file as JSON
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// Fail when a target is missed, or a round comes to nothing
-    #[arg(long)]
-    check: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// What `--long` stands for, seconds.
@@ -171,17 +185,9 @@ impl ControlArgs {
 
     /// Measures, prints and writes what was asked for.
     pub(crate) fn run(&self) -> Result<ExitCode> {
-        // Written first: minutes of traffic for a file that cannot be written help nobody.
-        if let Some(file) = &self.json {
-            write(file, "")?;
-        }
+        self.output.make_files(None)?;
         let report = control::run(&self.plan(), |step| eprintln!("… {step}"))?;
-        print!("{}", report.tables());
-        if let Some(file) = &self.json {
-            let json = serde_json::to_string_pretty(&report).map_err(std::io::Error::from);
-            write(file, &json.map_err(failed(file))?)?;
-        }
-        Ok(if self.check && !report.is_met() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        self.output.hand_out(&report, &report.tables(), report.is_met())
     }
 }
 
@@ -203,9 +209,12 @@ pub(crate) struct SimArgs {
     /// Share of datagrams that are lost; 0.01 if not given
     #[arg(long, value_parser = parse_share)]
     loss: Option<f64>,
-    /// Who does harm, separated by commas: silent, lying, eclipse, sybil, flood, stale, slow, or none. All if not given
+    /// Who does harm, separated by commas: silent, lying, eclipse, sybil, flood, stale, slow. All if not given
     #[arg(long, value_delimiter = ',')]
-    adversaries: Vec<String>,
+    adversaries: Vec<Adversary>,
+    /// Let nobody do harm
+    #[arg(long, conflicts_with = "adversaries")]
+    no_adversaries: bool,
     /// Share of all nodes that does harm; 0.2 if not given
     #[arg(long, value_parser = parse_share)]
     adversary_share: Option<f64>,
@@ -221,15 +230,11 @@ pub(crate) struct SimArgs {
     /// A small network and few look-ups: shows that everything works
     #[arg(long)]
     quick: bool,
-    /// Write everything to this file as JSON
-    #[arg(long)]
-    json: Option<PathBuf>,
     /// Draw success, time, requests and hops into this file
     #[arg(long)]
     svg: Option<PathBuf>,
-    /// Fail when a target is missed
-    #[arg(long)]
-    check: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 fn parse_share(text: &str) -> std::result::Result<f64, String> {
@@ -238,20 +243,13 @@ fn parse_share(text: &str) -> std::result::Result<f64, String> {
 }
 
 impl SimArgs {
-    fn plan(&self) -> Result<sim::Plan> {
+    fn plan(&self) -> sim::Plan {
         let mut plan = sim::Plan { heavy_tailed: self.heavy_tailed, ..sim::Plan::default() };
         if self.quick {
             plan = plan.quick();
         }
-        match &self.adversaries[..] {
-            [] => {}
-            [none] if none == "none" => plan.adversaries.clear(),
-            named => {
-                let unclear = |detail| Error::Broken { what: "choosing adversaries".into(), detail };
-                let parsed: std::result::Result<_, String> =
-                    named.iter().map(|name| name.parse::<Adversary>()).collect();
-                plan.adversaries = parsed.map_err(unclear)?;
-            }
+        if self.no_adversaries || !self.adversaries.is_empty() {
+            plan.adversaries = self.adversaries.iter().copied().collect();
         }
         plan.nodes = self.nodes.map_or(plan.nodes, |nodes| nodes as usize);
         plan.servers = self.servers.unwrap_or(plan.servers);
@@ -261,29 +259,21 @@ impl SimArgs {
         plan.lookups = self.lookups.map_or(plan.lookups, |lookups| lookups as usize);
         plan.idle = self.idle.map_or(plan.idle, Duration::from_secs_f64);
         plan.seed = self.seed.unwrap_or(plan.seed);
-        Ok(plan)
+        plan
     }
 
     /// Simulates, prints and writes what was asked for.
     pub(crate) fn run(&self) -> Result<ExitCode> {
-        let plan = self.plan()?;
-        // Written first: minutes of arithmetic for a file that cannot be written help nobody.
-        for file in [&self.json, &self.svg].into_iter().flatten() {
-            write(file, "")?;
-        }
-        let report = sim::run(&plan, &mut Bar::default().into_progress())?;
-        print!("{}", report.tables());
-        if let Some(file) = &self.json {
-            let json = serde_json::to_string_pretty(&report).map_err(std::io::Error::from);
-            write(file, &json.map_err(failed(file))?)?;
-        }
+        self.output.make_files(self.svg.as_ref())?;
+        let report = sim::run(&self.plan(), &mut Bar::default().into_progress())?;
+        let code = self.output.hand_out(&report, &report.tables(), report.is_met())?;
         if let Some(file) = &self.svg {
             write(file, &report.svg())?;
         }
         if let Some(again) = report.again() {
             println!("\nseed {}; again with:\n  {again}", report.plan.seed);
         }
-        Ok(if self.check && !report.is_met() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        Ok(code)
     }
 }
 
@@ -391,4 +381,33 @@ fn failed(file: &Path) -> impl FnOnce(std::io::Error) -> Error {
 
 fn write(file: &Path, text: &str) -> Result<()> {
     fs::write(file, text).map_err(failed(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Sim {
+        #[command(flatten)]
+        args: SimArgs,
+    }
+
+    fn planned(words: &str) -> std::result::Result<sim::Plan, String> {
+        let parsed = Sim::try_parse_from(["sim"].into_iter().chain(words.split_whitespace()));
+        parsed.map(|sim| sim.args.plan()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn adversaries_are_all_some_or_none() {
+        assert_eq!(planned("").unwrap().adversaries, Adversary::ALL.into());
+        let some = planned("--adversaries slow,lying --quick").unwrap();
+        assert_eq!(some.adversaries, [Adversary::Lying, Adversary::Slow].into());
+        assert!(planned("--no-adversaries").unwrap().adversaries.is_empty());
+        let said = planned("--adversaries none").unwrap_err();
+        assert!(said.contains("one of silent, lying"), "{said}");
+        assert!(planned("--no-adversaries --adversaries slow").unwrap_err().contains("cannot be used with"));
+    }
 }

@@ -140,12 +140,15 @@ impl Report {
     pub fn again(&self) -> Option<String> {
         let Plan { nodes, servers, churn, loss, adversary_share, lookups, idle, seed, .. } = &self.plan;
         let adversaries: Vec<_> = self.plan.adversaries.iter().map(|adversary| adversary.name()).collect();
+        let harm = match &adversaries[..] {
+            [] => "--no-adversaries".to_owned(),
+            named => format!("--adversaries {}", named.join(",")),
+        };
         let heavy = if self.plan.heavy_tailed { " --heavy-tailed" } else { "" };
         (!self.is_met()).then(|| {
             format!(
-                "weir-bench sim --nodes {nodes} --servers {servers} --churn {churn}{heavy} --loss {loss} --adversaries {} \
+                "weir-bench sim --nodes {nodes} --servers {servers} --churn {churn}{heavy} --loss {loss} {harm} \
                  --adversary-share {adversary_share} --lookups {lookups} --idle {} --seed {seed}",
-                if adversaries.is_empty() { "none".to_owned() } else { adversaries.join(",") },
                 idle.as_secs()
             )
         })
@@ -215,7 +218,11 @@ mod tests {
         report.figures[1].median = 3.5;
         report.plan.seed = 77;
         let again = report.again().unwrap();
-        assert!(again.contains("--seed 77") && again.contains("silent,lying") && report.tables().contains("MISSED"));
+        assert!(again.contains("--seed 77") && report.tables().contains("MISSED"));
+        assert!(again.contains("--adversaries silent,lying,"), "{again}");
+        report.plan.adversaries.clear();
+        let again = report.again().unwrap();
+        assert!(again.contains(" --no-adversaries ") && !again.contains(" --adversaries "), "{again}");
     }
 
     #[test]

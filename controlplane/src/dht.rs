@@ -14,6 +14,7 @@ mod bucket;
 mod estimate;
 #[cfg(test)]
 mod fixture;
+mod join;
 mod limit;
 mod lookup;
 pub mod message;
@@ -22,6 +23,7 @@ pub mod place;
 mod publish;
 pub mod record;
 mod serve;
+mod shun;
 pub mod store;
 mod table;
 #[cfg(test)]
@@ -33,6 +35,7 @@ use std::time::{Duration, Instant};
 
 use self::estimate::Size;
 pub use self::estimate::{REGION, region};
+use self::join::Bootstrap;
 use self::limit::Limit;
 use self::lookup::{Goal, Lookup, Next};
 pub use self::lookup::{PATH_REQUESTS_MAX, PATHS, REQUESTS_MAX};
@@ -41,6 +44,7 @@ use self::pace::Pace;
 use self::place::{Contact, Key, Peer};
 use self::publish::Publication;
 use self::record::{Judge, Kind, SignedRecord};
+use self::shun::Shun;
 use self::store::{Highest, Store};
 pub use self::table::Table;
 use self::upkeep::Upkeep;
@@ -57,9 +61,6 @@ pub const OUTSTANDING_MAX: usize = 256;
 pub const ANCHORS_MAX: usize = 20;
 /// A look-up that is not over by then ends with what it has.
 const LOOKUP_MAX: Duration = Duration::from_secs(30);
-/// Those who did not answer are not asked again by look-ups for so long, though others name them still.
-const SHUN: Duration = Duration::from_secs(60);
-const SHUNNED_MAX: usize = 64;
 /// Between two looks for somebody to ask while there is somebody. Ours: a table fills within seconds, and one message at a time.
 const CHECK_GAP: Duration = Duration::from_millis(50);
 /// Before somebody who failed once is asked again.
@@ -112,8 +113,8 @@ pub struct Outcome {
 /// What the machine wants done, and what it has to tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// Send a message by the session with this member; without one, make one, and tell [`Dht::handle_unreachable`] if that fails. The same
-    /// bytes come again while no answer comes, and need not wait twice.
+    /// Send a message by the session with this member; without one, make one at this address and no other, and tell
+    /// [`Dht::handle_unreachable`] if that fails. The same bytes come again while no answer comes, and need not wait twice.
     Send {
         /// To whom.
         to: Contact,
@@ -139,6 +140,10 @@ pub enum Output {
         asked: u16,
         /// A higher sequence than ours that one of them has seen: ours has to be above it.
         superseded: Option<u64>,
+        /// Servers that refused it since they had another than the one to be replaced.
+        conflicts: u16,
+        /// The highest sequence that those had.
+        instead: Option<u64>,
     },
 }
 
@@ -207,7 +212,7 @@ struct Job {
 enum Purpose {
     Lookup(LookupId),
     Check,
-    Put(Kind),
+    Put { kind: Kind, round: u64 },
 }
 
 #[derive(Clone, Debug)]
@@ -218,6 +223,8 @@ struct Outstanding {
     sent: Instant,
     /// Asked twice: the answer says nothing of the round trip.
     is_slow: bool,
+    /// A session came since: its time began anew then, and does so once.
+    has_session: bool,
 }
 
 /// The DHT of one node.
@@ -232,7 +239,7 @@ pub struct Dht<R> {
     upkeep: Upkeep,
     limit: Limit,
     /// Where to begin, and to begin again.
-    bootstrap: Vec<Contact>,
+    bootstrap: Bootstrap,
     rejoin_after: Duration,
     joined: Option<Instant>,
     /// The next bucket to be filled after a join, and to be refreshed later.
@@ -242,7 +249,8 @@ pub struct Dht<R> {
     lookups: BTreeMap<LookupId, Job>,
     last_lookup: u64,
     publications: BTreeMap<Kind, Publication>,
-    shunned: VecDeque<(NodeId, Instant)>,
+    last_round: u64,
+    shun: Shun,
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
     counters: Counters,
@@ -252,8 +260,6 @@ pub struct Dht<R> {
 impl<R: Random> Dht<R> {
     /// A node that knows nobody but whom it was left with.
     pub fn new(own: NodeId, mode: Mode, saved: Saved, mut random: R, now: Now) -> Self {
-        let mut bootstrap = saved.anchors;
-        bootstrap.truncate(ANCHORS_MAX);
         Self {
             own,
             mode,
@@ -263,7 +269,7 @@ impl<R: Random> Dht<R> {
             pace: Pace::default(),
             upkeep: Upkeep::default(),
             limit: Limit::new(random.u64(), now.mono),
-            bootstrap,
+            bootstrap: Bootstrap::new(saved.anchors),
             rejoin_after: REJOIN[0],
             joined: None,
             fill: 0,
@@ -272,23 +278,13 @@ impl<R: Random> Dht<R> {
             lookups: BTreeMap::new(),
             last_lookup: 0,
             publications: BTreeMap::new(),
-            shunned: VecDeque::new(),
+            last_round: 0,
+            shun: Shun::default(),
             timers: Timers::default(),
             outputs: VecDeque::new(),
             counters: Counters::default(),
             random,
         }
-    }
-
-    /// Begins, from these contacts and from those that were kept.
-    pub fn join(&mut self, contacts: &[Contact], now: Now) {
-        for contact in contacts {
-            if self.bootstrap.len() < ANCHORS_MAX && !self.bootstrap.contains(contact) && contact.node != self.own {
-                self.bootstrap.push(*contact);
-            }
-        }
-        self.timers.set(Timer::Join, now.mono);
-        self.handle_timeout(now);
     }
 
     /// Looks for a record.
@@ -297,35 +293,31 @@ impl<R: Random> Dht<R> {
     /// [`Busy`].
     pub fn get(&mut self, kind: Kind, key: Key, now: Now) -> Result<LookupId, Busy> {
         let region = region(self.servers()) * READ_SHARE;
-        let seeds = self.seeds(key, 2 * K, now.mono);
+        let seeds = self.seeds(key, 2 * K);
         self.look_up(key, Goal::Value(kind), region, &seeds, Why::Get, now)
     }
 
-    /// A session with a member is there, so what was sent is on its way only now.
+    /// A session with a member is there, so what was sent is on its way only now. A member that makes one after the other has no more time.
     pub fn handle_session(&mut self, peer: Peer, now: Now) {
         for (transaction, outstanding) in &mut self.outstanding {
-            if outstanding.to.node == peer.contact.node {
-                (outstanding.sent, outstanding.is_slow) = (now.mono, false);
+            if outstanding.to.node == peer.contact.node && !outstanding.has_session {
+                (outstanding.sent, outstanding.is_slow, outstanding.has_session) = (now.mono, false, true);
                 self.timers.set(Timer::Request(*transaction), now.mono + self.pace.soft());
             }
         }
     }
 
-    /// No session with a member comes about.
-    pub fn handle_unreachable(&mut self, node: NodeId, now: Now) {
-        let waiting = self.outstanding.iter().filter(|(_, outstanding)| outstanding.to.node == node);
-        let waiting: Vec<u64> = waiting.map(|(transaction, _)| *transaction).collect();
-        for transaction in waiting {
-            self.give_up(transaction, now);
-        }
+    /// No session with a member comes about at this address, which says nothing of others.
+    pub fn handle_unreachable(&mut self, contact: Contact, now: Now) {
+        self.give_up_all(|to| to == contact, now);
     }
 
     /// A member was revoked.
     pub fn handle_revoked(&mut self, node: NodeId, now: Now) {
-        self.handle_unreachable(node, now);
         self.table.remove(node);
-        self.bootstrap.retain(|contact| contact.node != node);
+        self.bootstrap.remove(node);
         self.store.remove_signer(node);
+        self.give_up_all(|to| to.node == node, now);
     }
 
     /// Bytes that a member sent by its session.
@@ -345,76 +337,79 @@ impl<R: Random> Dht<R> {
         }
         let Some(asked) = self.outstanding.remove(&answer.transaction) else { return };
         self.timers.cancel(Timer::Request(answer.transaction));
-        if !asked.is_slow {
-            self.pace.answered(now.mono.saturating_duration_since(asked.sent));
+        match asked.is_slow {
+            true => self.pace.answered_late(),
+            false => self.pace.answered(now.mono.saturating_duration_since(asked.sent)),
         }
         if let Some(entry) = self.table.entry(node) {
             self.upkeep.stayed(now.mono.saturating_duration_since(entry.heard));
         }
-        self.shunned.retain(|(shunned, _)| *shunned != node);
+        self.shun.answered(peer.contact);
         if answer.reply == Reply::Refused(Refusal::NotServer) {
             self.table.remove(node);
         } else {
-            self.table.answered(Peer { contact: asked.to, ..peer }, now.mono);
+            // Where the session is, it is; where it was asked is what somebody said.
+            self.table.answered(peer, now.mono);
             if self.joined.is_none() && self.table.len() >= JOIN_WIDTH {
                 self.become_usable(now);
             }
         }
         match asked.purpose {
             Purpose::Check => {}
-            Purpose::Put(kind) => self.put_answered(kind, &answer.reply, now),
-            Purpose::Lookup(id) => self.look_up_answered(id, peer, answer.reply, judge, now),
+            Purpose::Put { kind, round } => self.put_answered(kind, round, &answer.reply, now),
+            Purpose::Lookup(id) => self.look_up_answered(id, asked.to, answer.reply, judge, now),
         }
     }
 
-    fn look_up_answered(&mut self, id: LookupId, peer: Peer, reply: Reply, judge: Judge<'_>, now: Now) {
-        let node = peer.contact.node;
-        if let Reply::Contacts(contacts) = &reply {
+    fn look_up_answered(&mut self, id: LookupId, from: Contact, mut reply: Reply, judge: Judge<'_>, now: Now) {
+        if let Reply::Contacts(contacts) = &mut reply {
+            contacts.iter_mut().for_each(|contact| *contact = self.as_known(*contact));
             self.heard_of(contacts, now.mono);
         }
-        let shunned = &self.shunned;
+        let shun = &self.shun;
         let Some(job) = self.lookups.get_mut(&id) else { return };
         match reply {
             Reply::Contacts(mut contacts) => {
-                contacts.retain(|contact| shunned.iter().all(|(shunned, _)| *shunned != contact.node));
-                job.lookup.answered(node, &contacts);
+                contacts.retain(|contact| !shun.has(*contact, now.mono));
+                job.lookup.answered(from, &contacts);
             }
             Reply::Record(record) => {
                 let (key, goal) = (job.lookup.target(), job.lookup.goal());
-                let envelope = record.verify(judge).ok();
-                match envelope.filter(|envelope| goal == Goal::Value(envelope.kind) && envelope.key == key) {
-                    Some(envelope) => job.lookup.answered_with(node, envelope, record),
-                    None => {
-                        // It contradicts its own signature, or what was asked: whatever else it says is worth as much.
-                        job.lookup.failed(node);
+                match record.verify(judge) {
+                    Ok(envelope) if goal == Goal::Value(envelope.kind) && envelope.key == key => {
+                        job.lookup.answered_with(from, envelope, record);
+                    }
+                    judged => {
+                        job.lookup.said_nothing(from);
                         self.counters.bad_records += 1;
-                        self.table.remove(node);
-                        self.shun(node, now.mono);
+                        let is_excused = judged.is_err_and(|error| error.is_of_the_moment());
+                        // It contradicts its own signature, or what was asked: whatever else it says is worth as much.
+                        if !is_excused || !matches!(goal, Goal::Value(_)) {
+                            self.table.remove(from.node);
+                            self.shun.liar(from.node, now.mono);
+                        }
                     }
                 }
             }
-            Reply::Pong | Reply::Stored | Reply::Refused(_) => job.lookup.failed(node),
+            Reply::Pong | Reply::Stored | Reply::Refused(_) => job.lookup.said_nothing(from),
         }
         self.pump(id, now);
+    }
+
+    /// Somebody whom others name, where it has answered us; unless it is in doubt there.
+    fn as_known(&self, named: Contact) -> Contact {
+        self.table.entry(named.node).filter(|entry| entry.failures == 0).map_or(named, |entry| entry.contact)
     }
 
     /// Somebody named others: they wait for a place until we have asked them.
     fn heard_of(&mut self, contacts: &[Contact], now: Instant) {
         let mut is_worth_asking = false;
         for contact in contacts.iter().filter(|contact| contact.node != self.own) {
-            let is_shunned = self.shunned.iter().any(|(shunned, _)| *shunned == contact.node);
-            is_worth_asking |= !is_shunned && self.table.heard(*contact, false, now);
+            is_worth_asking |= !self.shun.has(*contact, now) && self.table.named(*contact);
         }
         if is_worth_asking {
             self.timers.set_at_latest(Timer::Check, now + CHECK_GAP);
         }
-    }
-
-    fn shun(&mut self, node: NodeId, now: Instant) {
-        if self.shunned.len() == SHUNNED_MAX {
-            self.shunned.pop_front();
-        }
-        self.shunned.push_back((node, now));
     }
 
     /// What is due.
@@ -438,34 +433,41 @@ impl<R: Random> Dht<R> {
         }
         outstanding.is_slow = true;
         let (to, message, purpose) = (outstanding.to, outstanding.message.clone(), outstanding.purpose);
-        let rest = self.pace.hard().saturating_sub(self.pace.soft());
-        self.timers.set(Timer::Request(transaction), now.mono + rest);
+        // Whatever others that are late do to the pace meanwhile.
+        self.timers.set(Timer::Request(transaction), outstanding.sent + self.pace.hard());
+        self.pace.late();
         self.outputs.push_back(Output::Send { to, message });
         if let Purpose::Lookup(id) = purpose {
             if let Some(job) = self.lookups.get_mut(&id) {
-                job.lookup.slow(to.node);
+                job.lookup.slow(to);
             }
             self.pump(id, now);
         }
     }
 
+    fn give_up_all(&mut self, is_lost: impl Fn(Contact) -> bool, now: Now) {
+        let waiting = self.outstanding.iter().filter(|(_, outstanding)| is_lost(outstanding.to));
+        let waiting: Vec<u64> = waiting.map(|(transaction, _)| *transaction).collect();
+        waiting.into_iter().for_each(|transaction| self.give_up(transaction, now));
+    }
+
     fn give_up(&mut self, transaction: u64, now: Now) {
         let Some(outstanding) = self.outstanding.remove(&transaction) else { return };
-        let node = outstanding.to.node;
+        let to = outstanding.to;
         self.timers.cancel(Timer::Request(transaction));
         self.counters.timeouts += 1;
         self.pace.lost();
-        if let Some(silent) = self.table.failed(node, now.mono) {
+        if let Some(silent) = self.table.failed(to, now.mono) {
             self.upkeep.departed(silent);
         }
-        self.shun(node, now.mono);
+        self.shun.unreachable(to, now.mono);
         self.timers.set_at_latest(Timer::Check, now.mono + DOUBT);
         match outstanding.purpose {
             Purpose::Check => {}
-            Purpose::Put(kind) => self.put_ended(kind, now),
+            Purpose::Put { kind, round } => self.put_ended(kind, round, now),
             Purpose::Lookup(id) => {
                 if let Some(job) = self.lookups.get_mut(&id) {
-                    job.lookup.failed(node);
+                    job.lookup.failed(to);
                 }
                 self.pump(id, now);
             }
@@ -482,20 +484,18 @@ impl<R: Random> Dht<R> {
         let request = Request { transaction, is_server: self.mode == Mode::Server, query };
         let message = Message::Request(request).encode();
         self.outputs.push_back(Output::Send { to, message: message.clone() });
-        self.outstanding.insert(transaction, Outstanding { to, purpose, message, sent: now.mono, is_slow: false });
+        let sent = now.mono;
+        let asked = Outstanding { to, purpose, message, sent, is_slow: false, has_session: false };
+        self.outstanding.insert(transaction, asked);
         self.timers.set(Timer::Request(transaction), now.mono + self.pace.soft());
-        self.table.tried(to.node, now.mono);
+        self.table.tried(to, now.mono);
         true
     }
 
     /// Those whom a look-up begins with.
-    fn seeds(&mut self, target: Key, count: usize, now: Instant) -> Vec<Contact> {
-        self.shunned.retain(|(_, since)| now.saturating_duration_since(*since) < SHUN);
-        let mut seeds = self.table.closest(target, count);
-        if seeds.is_empty() {
-            seeds.clone_from(&self.bootstrap);
-        }
-        seeds
+    fn seeds(&self, target: Key, count: usize) -> Vec<Contact> {
+        let seeds = self.table.closest(target, count);
+        if seeds.is_empty() { self.bootstrap.all().to_vec() } else { seeds }
     }
 
     fn look_up(
@@ -533,12 +533,12 @@ impl<R: Random> Dht<R> {
                     if !self.ask(contact, query, Purpose::Lookup(id), now)
                         && let Some(job) = self.lookups.get_mut(&id)
                     {
-                        job.lookup.failed(contact.node);
+                        job.lookup.failed(contact);
                     }
                 }
                 Next::Double => {
                     let target = job.lookup.target();
-                    let seeds = self.seeds(target, 4 * K, now.mono);
+                    let seeds = self.seeds(target, 4 * K);
                     if let Some(job) = self.lookups.get_mut(&id) {
                         job.lookup.double(&seeds);
                     }
@@ -552,7 +552,6 @@ impl<R: Random> Dht<R> {
     fn finish(&mut self, id: LookupId, now: Now) {
         let Some(job) = self.lookups.remove(&id) else { return };
         self.timers.cancel(Timer::Lookup(id));
-        let nearest = job.lookup.answered_nodes();
         if !matches!(job.lookup.goal(), Goal::Value(_)) {
             self.size.sample(&job.lookup.known_distances());
         }
@@ -561,10 +560,10 @@ impl<R: Random> Dht<R> {
                 let outcome = Box::new(self.outcome(&job, now));
                 self.outputs.push_back(Output::Found { id, outcome });
             }
-            Why::Join => self.joined(nearest.is_empty(), now),
+            Why::Join => self.joined(&job.lookup, now),
             Why::Fill => self.fill(now),
             Why::Refresh => {}
-            Why::Publish(kind) => self.put_everywhere(kind, &nearest, now),
+            Why::Publish(kind) => self.put_everywhere(kind, &job.lookup, now),
         }
     }
 
@@ -592,72 +591,25 @@ impl<R: Random> Dht<R> {
         }
     }
 
-    /// Looks for our own neighbourhood.
-    fn begin(&mut self, now: Now) {
-        let target = self.own.into();
-        let mut seeds = self.table.closest(target, K);
-        seeds.extend(self.bootstrap.iter().filter(|contact| self.table.entry(contact.node).is_none()));
-        if self.look_up(target, Goal::Near { width: JOIN_WIDTH }, 0.0, &seeds, Why::Join, now).is_err() {
-            self.timers.set(Timer::Join, now.mono + self.rejoin_after);
-        }
-    }
-
-    fn joined(&mut self, is_alone: bool, now: Now) {
-        if is_alone {
-            self.timers.set(Timer::Join, now.mono + self.rejoin_after);
-            self.rejoin_after = (2 * self.rejoin_after).min(REJOIN[1]);
-            return;
-        }
-        self.rejoin_after = REJOIN[0];
-        if self.joined.is_none() {
-            self.become_usable(now);
-        }
-        self.fill = 0;
-        self.timers.set_at_latest(Timer::Check, now.mono + CHECK_GAP);
-        (0..FILLS_MAX).for_each(|_| self.fill(now));
-        self.schedule_refresh(now);
-        self.publish_all(now);
-    }
-
-    fn become_usable(&mut self, now: Now) {
-        self.joined = Some(now.mono);
-        self.outputs.push_back(Output::Joined);
-    }
-
-    /// Looks into the next bucket that has room.
-    fn fill(&mut self, now: Now) {
-        let depth = self.table.depth();
-        while self.fill < depth {
-            self.fill += 1;
-            if self.table.has_room(self.fill - 1) {
-                return self.look_into(self.fill - 1, Why::Fill, now);
-            }
-        }
-    }
-
     fn look_into(&mut self, bucket: usize, why: Why, now: Now) {
         let target = Key::from(self.own).random_beyond(bucket, &mut self.random);
-        let seeds = self.seeds(target, K, now.mono);
+        let seeds = self.seeds(target, K);
         // With every place for look-ups taken the bucket's turn comes again.
         let _ = self.look_up(target, Goal::Near { width: REFRESH_WIDTH }, 0.0, &seeds, why, now);
     }
 
     /// Asks who is doubted, who was not heard for long, and who waits for a place.
     fn check(&mut self, now: Now) {
-        let interval = self.upkeep.check_after();
-        let since = |time: Duration| now.mono.checked_sub(time);
-        let doubtful = since(DOUBT).and_then(|since| self.table.doubtful(since)).map(|entry| entry.contact);
-        let is_stale = |tried: Instant| now.mono.saturating_duration_since(tried) >= interval;
-        let stale = self.table.stalest().filter(|entry| is_stale(entry.tried)).map(|entry| entry.contact);
-        let due = doubtful.or(stale).or_else(|| self.table.next_spare());
+        let turn = self.table.next_check(DOUBT, self.upkeep.check_after());
+        let due = turn.filter(|(at, _)| *at <= now.mono).map(|(_, contact)| contact);
+        let due = due.or_else(|| self.table.next_spare());
         if let Some(contact) = due {
             self.ask(contact, Query::Ping, Purpose::Check, now);
         }
         if self.table.is_empty() && self.joined.is_some() {
             self.timers.set_at_latest(Timer::Join, now.mono);
         }
-        let next = self.table.stalest().map(|entry| entry.tried + interval);
-        let next = if due.is_some() { Some(now.mono + CHECK_GAP) } else { next };
+        let next = if due.is_some() { Some(now.mono + CHECK_GAP) } else { turn.map(|(at, _)| at) };
         if let Some(next) = next {
             self.timers.set_at_latest(Timer::Check, next.max(now.mono + CHECK_GAP));
         }
@@ -669,7 +621,7 @@ impl<R: Random> Dht<R> {
         let known = self.joined.map_or(Duration::ZERO, |joined| now.mono.saturating_duration_since(joined));
         let interval = (self.upkeep.refresh_after() / depth).min((known / YOUNG).max(REFRESH_MIN));
         // Spread out, so that those who came together do not ask together.
-        let after = interval.mul_f64(0.5 + self.random.u64() as f64 / u64::MAX as f64);
+        let after = interval.mul_f64(0.5 + self.random.unit());
         self.timers.set(Timer::Refresh, now.mono + after);
     }
 
@@ -721,7 +673,10 @@ impl<R: Random> Dht<R> {
 
     /// What must outlive the process.
     pub fn save(&self) -> Saved {
-        Saved { anchors: self.table.anchors(ANCHORS_MAX), highest: self.store.highest().collect() }
+        let own: Vec<Highest> = self.published_highest().collect();
+        let is_own = |known: &Highest| own.iter().any(|own| (own.kind, own.key) == (known.kind, known.key));
+        let others = self.store.highest().filter(|known| !is_own(known));
+        Saved { anchors: self.anchors(), highest: own.iter().copied().chain(others).collect() }
     }
 
     /// Bytes of memory, without what is kept for others: the table, and the books of what is under way.
@@ -732,9 +687,7 @@ impl<R: Random> Dht<R> {
         // A deadline stands in an ordered set and in a map.
         let timers = (self.outstanding.len() + self.lookups.len() + 8) * 4 * size_of::<(Instant, Timer)>();
         let heap = self.table.heap_len() + self.size.heap_len() + Limit::heap_len();
-        let lists = self.bootstrap.capacity() * size_of::<Contact>()
-            + self.shunned.capacity() * size_of::<(NodeId, Instant)>()
-            + self.outputs.capacity() * size_of::<Output>();
+        let lists = self.bootstrap.heap_len() + self.shun.heap_len() + self.outputs.capacity() * size_of::<Output>();
         size_of::<Self>() + heap + lists + requests + lookups + timers
     }
 }

@@ -14,6 +14,11 @@ pub trait Random {
         u64::from_le_bytes(bytes)
     }
 
+    /// A random number from 0 to below 1: as many bits as an `f64` keeps.
+    fn unit(&mut self) -> f64 {
+        (self.u64() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
     /// Random bytes of a fixed number.
     fn array<const N: usize>(&mut self) -> [u8; N]
     where
@@ -74,6 +79,21 @@ mod tests {
         // The first outputs for seed 0 in the authors' own reference code.
         let mut random = SeededRandom::new(0);
         assert_eq!((random.u64(), random.u64()), (0xe220_a839_7b1d_cdaf, 0x6e78_9e6a_a1b9_65f4));
+    }
+
+    #[test]
+    fn a_share_is_never_below_zero_nor_one() {
+        /// Always the same bytes.
+        struct Fixed(u8);
+        impl Random for Fixed {
+            fn fill(&mut self, bytes: &mut [u8]) {
+                bytes.fill(self.0);
+            }
+        }
+        assert_eq!((Fixed(0).unit(), Fixed(255).unit()), (0.0, 1.0 - f64::EPSILON / 2.0));
+        let mut random = SeededRandom::new(1);
+        let below_half = (0..1000).filter(|_| random.unit() < 0.5).count();
+        assert!((450..550).contains(&below_half), "{below_half}");
     }
 
     #[test]

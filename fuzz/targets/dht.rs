@@ -24,17 +24,47 @@ use weir_fuzz::{Edit, NETWORK, NOW, edited, identity_key, key, later};
 
 #[derive(Arbitrary, Debug)]
 enum Step {
-    Bytes { from: u8, bytes: Vec<u8> },
-    Ask { from: u8, is_server: bool, what: u8, target: [u8; 32], alike: u8 },
-    Put { from: u8, record: Record, replaces: Option<u8> },
+    Bytes {
+        from: u8,
+        bytes: Vec<u8>,
+    },
+    Ask {
+        from: u8,
+        is_server: bool,
+        what: u8,
+        target: [u8; 32],
+        alike: u8,
+    },
+    Put {
+        from: u8,
+        record: Record,
+        replaces: Option<u8>,
+    },
     /// An answer to the request of this place among those that are open.
-    Name { which: u8, others: Vec<u8> },
-    Give { which: u8, record: Record },
-    Look { kind: u8, member: u8 },
-    Session { with: u8 },
-    Unreachable { node: u8 },
-    Revoked { node: u8 },
-    Wait { secs: u16 },
+    Name {
+        which: u8,
+        others: Vec<u8>,
+    },
+    Give {
+        which: u8,
+        record: Record,
+    },
+    Look {
+        kind: u8,
+        member: u8,
+    },
+    Session {
+        with: u8,
+    },
+    Unreachable {
+        at: u8,
+    },
+    Revoked {
+        node: u8,
+    },
+    Wait {
+        secs: u16,
+    },
 }
 
 /// A record, with changes to what is signed.
@@ -54,7 +84,10 @@ fn kind(number: u8) -> Kind {
 
 fn peer(member: u8) -> Peer {
     let address = SocketAddr::from((Ipv4Addr::new(20, member, 0, 1), 4646));
-    Peer { contact: Contact { node: NETWORK.node(member), address }, site: (member % 2 == 0).then_some(Site(member.into())) }
+    Peer {
+        contact: Contact { node: NETWORK.node(member), address },
+        site: (member % 2 == 0).then_some(Site(member.into())),
+    }
 }
 
 fn statement(member: u8) -> MemberStatement {
@@ -110,7 +143,13 @@ fuzz_target!(|steps: Vec<Step>| {
     let mut highest: BTreeMap<(Kind, Key), u64> = BTreeMap::new();
     for step in steps.into_iter().take(64) {
         let now = later(start, secs);
-        let judge = Judge { network: NETWORK.id(), bundle: NETWORK.chain.current(), revoked: &revoked, seen: &seen, now: now.wall };
+        let judge = Judge {
+            network: NETWORK.id(),
+            bundle: NETWORK.chain.current(),
+            revoked: &revoked,
+            seen: &seen,
+            now: now.wall,
+        };
         let answer = |dht: &mut Dht<SeededRandom>, open: &mut Vec<(Contact, u64)>, which: u8, reply| {
             if open.is_empty() {
                 return;
@@ -146,7 +185,7 @@ fuzz_target!(|steps: Vec<Step>| {
                 let _ = dht.get(kind, kind.key_of(&statement(member)), now);
             }
             Step::Session { with } => dht.handle_session(peer(with), now),
-            Step::Unreachable { node } => dht.handle_unreachable(NETWORK.node(node), now),
+            Step::Unreachable { at } => dht.handle_unreachable(peer(at).contact, now),
             Step::Revoked { node } => dht.handle_revoked(NETWORK.node(node), now),
             Step::Wait { secs: more } => {
                 secs += u64::from(more % 1000);
@@ -158,14 +197,18 @@ fuzz_target!(|steps: Vec<Step>| {
             match output {
                 Output::Send { to, message } => {
                     sent += 1;
-                    assert!(to.node != own && sent < 4 * OUTSTANDING_MAX, "one step asks for no more than there is room");
+                    assert!(
+                        to.node != own && sent < 4 * OUTSTANDING_MAX,
+                        "one step asks for no more than there is room"
+                    );
                     if let Ok(Message::Request(request)) = Message::decode(&message) {
                         open.push((to, request.transaction));
                     }
                 }
                 Output::Found { outcome, .. } => {
                     // What is told is to be believed, whatever was answered.
-                    let believed = outcome.record.map(|record| record.read(NETWORK.id(), NOW).expect("it was verified").sequence);
+                    let believed =
+                        outcome.record.map(|record| record.read(NETWORK.id(), NOW).expect("it was verified").sequence);
                     assert_eq!(believed.unwrap_or(0), outcome.sequence);
                 }
                 Output::Joined | Output::Published { .. } => {}

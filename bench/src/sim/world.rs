@@ -44,7 +44,7 @@ const WAITING_MAX: usize = 8;
 enum Due {
     Deliver { to: u32, from: u32, message: Vec<u8> },
     Connected { from: u32, to: u32 },
-    Unreachable { from: u32, node: NodeId },
+    Unreachable { from: u32, contact: Contact },
     Wake(u32),
     Flood(u32),
 }
@@ -295,7 +295,7 @@ impl World {
             match due {
                 Due::Deliver { to, from, message } => self.deliver(to, from, &message),
                 Due::Connected { from, to } => self.connected(from, to),
-                Due::Unreachable { from, node } => self.unreachable(from, node),
+                Due::Unreachable { from, contact } => self.unreachable(from, contact),
                 Due::Wake(number) => self.wake(number, at),
                 Due::Flood(number) => self.flood(number),
             }
@@ -353,14 +353,12 @@ impl World {
     }
 
     fn send(&mut self, from: u32, contact: Contact, message: Vec<u8>) {
-        let Some(&to) =
-            self.index.get(&contact.node).filter(|to| self.machines[**to as usize].member.contact == contact)
-        else {
+        let Some(to) = self.at(contact) else {
             // Somebody is there, and has no certificate for this id: it takes a round trip to see that.
             self.charge_handshake(from);
             let after =
                 2 * self.machines[from as usize].location.one_way(Location::draw(&mut self.random), &mut self.random);
-            return self.push(self.now + after, Due::Unreachable { from, node: contact.node });
+            return self.push(self.now + after, Due::Unreachable { from, contact });
         };
         let is_known = self.machines[from as usize].sessions.take(to, self.now);
         if self.is_warm || is_known && self.machines[to as usize].sessions.take(from, self.now) {
@@ -381,9 +379,9 @@ impl World {
     fn open(&mut self, from: u32, to: u32, was_known: bool) {
         self.charge_handshake(from);
         let round_trip = self.round_trip(from, to);
-        let node = self.machines[to as usize].member.contact.node;
+        let contact = self.machines[to as usize].member.contact;
         if self.machines[to as usize].dht.is_none() {
-            return self.push(self.now + HANDSHAKE_MAX, Due::Unreachable { from, node });
+            return self.push(self.now + HANDSHAKE_MAX, Due::Unreachable { from, contact });
         }
         let mut done = self.now + self.busy(from) + round_trip + self.busy(to);
         self.machines[to as usize].bytes += HANDSHAKE_LEN;
@@ -395,7 +393,7 @@ impl World {
             done += HANDSHAKE_AGAIN;
         }
         if done - self.now > HANDSHAKE_MAX {
-            return self.push(self.now + HANDSHAKE_MAX, Due::Unreachable { from, node });
+            return self.push(self.now + HANDSHAKE_MAX, Due::Unreachable { from, contact });
         }
         self.push(done, Due::Connected { from, to });
     }
@@ -420,8 +418,8 @@ impl World {
 
     fn connected(&mut self, from: u32, to: u32) {
         if self.machines[to as usize].dht.is_none() || self.machines[from as usize].dht.is_none() {
-            let node = self.machines[to as usize].member.contact.node;
-            return self.unreachable(from, node);
+            let contact = self.machines[to as usize].member.contact;
+            return self.unreachable(from, contact);
         }
         let now = self.moment();
         for (one, other) in [(from, to), (to, from)] {
@@ -442,12 +440,17 @@ impl World {
         self.drain(to);
     }
 
-    fn unreachable(&mut self, from: u32, node: NodeId) {
-        let (now, to) = (self.moment(), self.index.get(&node).copied());
+    /// Who has this id at this address.
+    fn at(&self, contact: Contact) -> Option<u32> {
+        self.index.get(&contact.node).copied().filter(|to| self.machines[*to as usize].member.contact == contact)
+    }
+
+    fn unreachable(&mut self, from: u32, contact: Contact) {
+        let (now, to) = (self.moment(), self.at(contact));
         let machine = &mut self.machines[from as usize];
         machine.opening.retain(|(with, _)| Some(*with) != to);
         if let Some(dht) = &mut machine.dht {
-            dht.handle_unreachable(node, now);
+            dht.handle_unreachable(contact, now);
         }
         self.drain(from);
     }

@@ -66,7 +66,7 @@ impl Bucket {
             return true;
         }
         if !self.has_room() {
-            self.wait(peer.contact);
+            self.wait(peer.contact, true);
             return false;
         }
         self.spares.retain(|spare| spare.node != peer.contact.node);
@@ -92,16 +92,17 @@ impl Bucket {
         same_site.count() < SAME_MAX && self.entries.iter().filter(of_prefix).count() < SAME_MAX
     }
 
-    /// Somebody was heard of.
-    pub(super) fn wait(&mut self, contact: Contact) {
+    /// Somebody was heard of, at an address where it `is_met`, or that another named. What is named takes no address away from one who waits:
+    /// it has its turn when that one has failed.
+    pub(super) fn wait(&mut self, contact: Contact, is_met: bool) {
         if self.entries.iter().any(|entry| entry.contact.node == contact.node) {
             return;
         }
-        self.spares.retain(|spare| spare.node != contact.node);
+        let before = self.spares.iter().position(|spare| spare.node == contact.node).map(|at| self.spares.remove(at));
         if self.spares.len() == SPARES_MAX {
             self.spares.remove(0);
         }
-        self.spares.push(contact);
+        self.spares.push(before.filter(|_| !is_met).unwrap_or(contact));
     }
 
     /// The latest of those who wait, once there is room; it is asked, and comes back when it answers.
@@ -109,10 +110,10 @@ impl Bucket {
         if self.has_room() { self.spares.pop() } else { None }
     }
 
-    /// Somebody did not answer. Gives the entry that goes because of it.
-    pub(super) fn fail(&mut self, node: NodeId, now: Instant) -> Option<Entry> {
-        self.spares.retain(|spare| spare.node != node);
-        let at = self.entries.iter().position(|entry| entry.contact.node == node)?;
+    /// Somebody did not answer at this address; that it may have another says nothing of. Gives the entry that goes because of it.
+    pub(super) fn fail(&mut self, contact: Contact, now: Instant) -> Option<Entry> {
+        self.spares.retain(|spare| *spare != contact);
+        let at = self.entries.iter().position(|entry| entry.contact == contact)?;
         let entry = &mut self.entries[at];
         (entry.failures, entry.tried) = (entry.failures + 1, now);
         (entry.failures >= FAILURES_MAX).then(|| self.entries.remove(at))
@@ -154,14 +155,40 @@ mod tests {
         }
         assert_eq!((bucket.entries.len(), bucket.spares.len(), bucket.next_spare()), (K, SPARES_MAX, None));
         let later = start + Duration::from_secs(1);
-        let gone = numbered(3).contact.node;
-        assert!(bucket.fail(gone, later).is_none() && bucket.entry_mut(gone).unwrap().failures == 1);
+        let gone = numbered(3).contact;
+        assert!(bucket.fail(gone, later).is_none() && bucket.entry_mut(gone.node).unwrap().failures == 1);
         // An answer makes up for it.
         assert!(bucket.admit(numbered(3), later, ALL) && bucket.fail(gone, later).is_none());
-        assert_eq!(bucket.fail(gone, later).map(|entry| entry.contact.node), Some(gone));
+        assert_eq!(bucket.fail(gone, later).map(|entry| entry.contact), Some(gone));
         // The latest of those who wait is next.
         assert_eq!(bucket.next_spare(), Some(numbered(108).contact));
         assert!(bucket.admit(numbered(108), later, ALL) && bucket.entries.len() == K);
+    }
+
+    /// Honest ids were named at addresses where nobody is: they lost their places, and those who waited their addresses.
+    #[test]
+    fn an_address_that_somebody_named_costs_nobody_its_place() {
+        let (now, mut bucket) = (Instant::now(), Bucket::default());
+        let elsewhere = |contact: Contact| Contact { address: "192.0.2.1:9".parse().unwrap(), ..contact };
+        let (here, waits, other) = (numbered(1).contact, numbered(2).contact, numbered(3).contact);
+        assert!(bucket.admit(peer(here), now, ALL));
+        for _ in 0..2 * FAILURES_MAX {
+            assert!(bucket.fail(elsewhere(here), now).is_none());
+        }
+        assert_eq!((bucket.entries().len(), bucket.entries()[0].failures), (1, 0));
+        bucket.wait(waits, true);
+        bucket.wait(elsewhere(waits), false);
+        assert!(bucket.fail(elsewhere(waits), now).is_none());
+        assert_eq!(bucket.spares, [waits]);
+        // The first that was named is tried first, and makes room for another once it has failed; where it is met it is.
+        bucket.wait(elsewhere(other), false);
+        bucket.wait(other, false);
+        assert_eq!(bucket.spares, [waits, elsewhere(other)]);
+        bucket.fail(elsewhere(other), now);
+        bucket.wait(other, false);
+        assert_eq!(bucket.spares, [waits, other]);
+        bucket.wait(elsewhere(other), true);
+        assert_eq!((bucket.next_spare(), bucket.next_spare()), (Some(elsewhere(other)), Some(waits)));
     }
 
     #[test]

@@ -63,7 +63,12 @@ impl Fixture {
     }
 
     pub(super) fn signed(&self, member: u16, envelope: &Envelope) -> SignedRecord {
-        let statement = Signed::sign(&self.statement(member), &self.network.issuer);
+        self.signed_as(&self.statement(member), member, envelope)
+    }
+
+    /// The same beside another statement of the member's.
+    pub(super) fn signed_as(&self, statement: &MemberStatement, member: u16, envelope: &Envelope) -> SignedRecord {
+        let statement = Signed::sign(statement, &self.network.issuer);
         SignedRecord::sign(envelope, statement, &self.identity(member))
     }
 

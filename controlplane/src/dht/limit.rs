@@ -9,8 +9,8 @@ use crate::pki::id::NodeId;
 
 /// Groups. Ours: who floods takes one honest peer in 256 along.
 const GROUPS: usize = 256;
-/// Between two requests of one group, over time. Ours: sixteen a second, some times what a peer needs that joins.
-const INTERVAL: Duration = Duration::from_micros(62_500);
+/// Between two requests of one group, over time, in whole milliseconds. Ours: sixteen a second, some times what a peer needs that joins.
+const INTERVAL: Duration = Duration::from_millis(62);
 /// How far a group may be ahead: 160 requests at once, as when somebody joins or many of one group come together.
 const AHEAD_MAX: Duration = Duration::from_secs(10);
 
@@ -43,8 +43,7 @@ impl Limit {
         if u128::from(next - at) > AHEAD_MAX.as_millis() {
             return false;
         }
-        // 62.5 ms, alternating: whole numbers are enough over time.
-        *arrival = next.saturating_add(INTERVAL.as_millis() as u32 + next % 2);
+        *arrival = next.saturating_add(INTERVAL.as_millis() as u32);
         true
     }
 

@@ -8,9 +8,12 @@
 //! ```
 //!
 //! Within the region of a key all servers are alike, and a path takes one at random: whoever crowds the very next places to a key gets no
-//! more than its share of the questions. Every list and every number has a bound, no node is asked twice, so a look-up ends.
+//! more than its share of the questions. Every list and every number has a bound, nobody is asked twice at one address, so a look-up ends.
+//!
+//! Addresses are hearsay: who does not answer where one path was told may answer where another was. Whoever has said something is known by
+//! its id, and says nothing to another path.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::place::{Contact, Distance, Key};
 use super::record::{Envelope, Kind, SignedRecord};
@@ -19,11 +22,13 @@ use crate::random::Random;
 
 /// Paths at first. Ours: with 20 % of nodes lying and three hops, four reach the goal in 94 of 100 cases, and eight in all but three of 1,000.
 pub const PATHS: usize = 4;
-/// Nodes that one path asks. Ours: three hops, and a region in which every second server is somebody's trap.
+/// Requests of one path. Ours: three hops, and a region in which every second server is somebody's trap.
 pub const PATH_REQUESTS_MAX: usize = 16;
+/// Requests of one path that looks for all servers of a region. Ours: it may be left alone with all 20 of them, some of whom are gone.
+const REGION_REQUESTS_MAX: usize = 2 * PATH_REQUESTS_MAX;
 /// Nodes that one path knows of.
 pub(super) const LIST_MAX: usize = 64;
-/// Nodes that a look-up asks in all.
+/// Requests of a look-up in all: of twice as many paths, or of those that may ask twice as often.
 pub const REQUESTS_MAX: usize = 2 * PATHS * PATH_REQUESTS_MAX;
 /// Of the nearest to a key that one path knows, so many must have answered before it gives up.
 const WIDTH: usize = 3;
@@ -94,8 +99,10 @@ pub(super) struct Lookup {
     /// How many each path asks at once.
     alpha: usize,
     paths: Vec<Path>,
-    /// Who was asked, and by which path.
-    asked: BTreeMap<NodeId, usize>,
+    /// Who was asked where, and by which path.
+    asked: BTreeMap<Contact, usize>,
+    /// Who has said something.
+    spoke: BTreeSet<NodeId>,
     has_doubled: bool,
     /// What somebody had who is not near its place.
     hint: Option<Found>,
@@ -129,6 +136,7 @@ impl Lookup {
             alpha: alpha.into(),
             paths: vec![],
             asked: BTreeMap::new(),
+            spoke: BTreeSet::new(),
             has_doubled: false,
             hint: None,
         };
@@ -165,20 +173,35 @@ impl Lookup {
     fn add_paths(&mut self, count: usize, seeds: &[Contact]) {
         let first = self.paths.len();
         self.paths.resize_with(first + count, Path::default);
-        let fresh: Vec<Contact> = seeds.iter().filter(|seed| !self.asked.contains_key(&seed.node)).copied().collect();
+        let fresh: Vec<Contact> = seeds.iter().filter(|seed| !self.is_asked(**seed)).copied().collect();
         for (at, seed) in fresh.into_iter().enumerate() {
             self.add(first + at % count, seed, 0);
         }
     }
 
+    /// Whether there is nothing more to be had of a node at this address.
+    pub(super) fn is_asked(&self, contact: Contact) -> bool {
+        self.asked.contains_key(&contact) || self.spoke.contains(&contact.node)
+    }
+
     fn add(&mut self, path: usize, contact: Contact, depth: u8) {
         let distance = self.target.distance(contact.node.into());
+        let fresh = Candidate { contact, distance, depth, step: 0, state: State::Fresh };
+        let is_asked = self.is_asked(contact);
         let list = &mut self.paths[path].list;
-        let Err(at) = list.binary_search_by_key(&distance, |known| known.distance) else { return };
+        let at = match list.binary_search_by_key(&distance, |known| known.distance) {
+            // It was not to be had where somebody else said.
+            Ok(at) if list[at].state == State::Failed && !is_asked => {
+                list[at] = fresh;
+                return;
+            }
+            Ok(_) => return,
+            Err(at) => at,
+        };
         if contact.node == self.own || at >= LIST_MAX {
             return;
         }
-        list.insert(at, Candidate { contact, distance, depth, step: 0, state: State::Fresh });
+        list.insert(at, fresh);
         if list.len() > LIST_MAX {
             // The farthest that is not being asked; those whose answer is awaited stay, and are few.
             if let Some(last) = list.iter().rposition(|candidate| candidate.state == State::Fresh) {
@@ -200,7 +223,7 @@ impl Lookup {
                 let candidate = &mut self.paths[path].list[at];
                 (candidate.state, candidate.step) = (State::Asked, step);
                 let contact = candidate.contact;
-                self.asked.insert(contact.node, path);
+                self.asked.insert(contact, path);
                 return Next::Ask(contact);
             }
         }
@@ -258,9 +281,11 @@ impl Lookup {
         if in_flight >= self.alpha {
             return None;
         }
-        let is_spent = usize::from(path.steps) >= PATH_REQUESTS_MAX && !matches!(self.goal, Goal::Region)
-            || usize::from(path.steps) >= 2 * PATH_REQUESTS_MAX;
-        let chosen = if is_spent { None } else { self.candidate(at, random) };
+        let most = match self.goal {
+            Goal::Near { .. } | Goal::Value(_) => PATH_REQUESTS_MAX,
+            Goal::Region => REGION_REQUESTS_MAX,
+        };
+        let chosen = if usize::from(path.steps) >= most { None } else { self.candidate(at, random) };
         if chosen.is_none() && in_flight + late == 0 {
             self.paths[at].has_ended = true;
         }
@@ -277,7 +302,7 @@ impl Lookup {
         for (index, candidate) in self.paths[at].list.iter().enumerate() {
             match candidate.state {
                 State::Answered => answered += 1,
-                State::Fresh if !self.asked.contains_key(&candidate.contact.node) => {
+                State::Fresh if !self.is_asked(candidate.contact) => {
                     let is_inside =
                         !matches!(self.goal, Goal::Near { .. }) && candidate.distance.share() <= self.region;
                     if is_inside && is_alike {
@@ -295,28 +320,34 @@ impl Lookup {
         if inside.is_empty() { None } else { Some(inside[(random.u64() % inside.len() as u64) as usize]) }
     }
 
-    /// The path that asked a node, and its place there.
-    fn asked(&mut self, node: NodeId) -> Option<(usize, &mut Candidate)> {
-        let path = *self.asked.get(&node)?;
-        let found = self.paths[path].list.iter_mut().find(|candidate| candidate.contact.node == node)?;
+    /// The path that asked somebody, and its place there.
+    fn asked(&mut self, contact: Contact) -> Option<(usize, &mut Candidate)> {
+        let path = *self.asked.get(&contact)?;
+        let found = self.paths[path].list.iter_mut().find(|candidate| candidate.contact == contact)?;
         Some((path, found))
     }
 
-    /// A node named others.
-    pub(super) fn answered(&mut self, node: NodeId, contacts: &[Contact]) {
-        let Some((path, candidate)) = self.asked(node) else { return };
-        candidate.state = State::Answered;
+    /// The same for one who answers. Whoever has spoken to one path already is passed over: it was named at another address as well.
+    fn heard(&mut self, contact: Contact) -> Option<(usize, &mut Candidate)> {
+        let has_spoken = !self.spoke.insert(contact.node);
+        let (path, candidate) = self.asked(contact)?;
+        candidate.state = if has_spoken { State::Failed } else { State::Answered };
+        (!has_spoken).then_some((path, candidate))
+    }
+
+    /// Somebody named others.
+    pub(super) fn answered(&mut self, from: Contact, contacts: &[Contact]) {
+        let Some((path, candidate)) = self.heard(from) else { return };
         let depth = candidate.depth.saturating_add(1);
         for contact in contacts {
             self.add(path, *contact, depth);
         }
     }
 
-    /// A node had the record, and it is to be believed. Far from its place it is a hint only, by which no path is settled: those who replay
+    /// Somebody had the record, and it is to be believed. Far from its place it is a hint only, by which no path is settled: those who replay
     /// old records have them everywhere, and honest nodes near their places.
-    pub(super) fn answered_with(&mut self, node: NodeId, envelope: Envelope, record: SignedRecord) {
-        let Some((path, candidate)) = self.asked(node) else { return };
-        candidate.state = State::Answered;
+    pub(super) fn answered_with(&mut self, from: Contact, envelope: Envelope, record: SignedRecord) {
+        let Some((path, candidate)) = self.heard(from) else { return };
         let (hops, rounds) = (candidate.depth.saturating_add(1), candidate.step);
         let is_inside = candidate.distance.share() <= HINT * self.region;
         let found = Found { envelope, record, hops, rounds };
@@ -327,25 +358,32 @@ impl Lookup {
         }
     }
 
-    /// A node is late.
-    pub(super) fn slow(&mut self, node: NodeId) {
-        if let Some((_, candidate)) = self.asked(node)
+    /// Somebody is late.
+    pub(super) fn slow(&mut self, contact: Contact) {
+        if let Some((_, candidate)) = self.asked(contact)
             && candidate.state == State::Asked
         {
             candidate.state = State::Slow;
         }
     }
 
-    /// A node is not to be had, or not to be believed.
-    pub(super) fn failed(&mut self, node: NodeId) {
-        if let Some((_, candidate)) = self.asked(node) {
+    /// Somebody is not to be had at this address.
+    pub(super) fn failed(&mut self, contact: Contact) {
+        if let Some((_, candidate)) = self.asked(contact) {
             candidate.state = State::Failed;
         }
     }
 
+    /// Somebody said nothing of use: no path asks it again, wherever it may be.
+    pub(super) fn said_nothing(&mut self, from: Contact) {
+        self.spoke.insert(from.node);
+        self.failed(from);
+    }
+
     pub(super) fn heap_len(&self) -> usize {
         let lists = self.paths.iter().map(|path| path.list.capacity() * size_of::<Candidate>()).sum::<usize>();
-        lists + self.paths.capacity() * size_of::<Path>() + self.asked.len() * 2 * size_of::<(NodeId, usize)>()
+        let books = self.asked.len() * size_of::<(Contact, usize)>() + self.spoke.len() * size_of::<NodeId>();
+        lists + self.paths.capacity() * size_of::<Path>() + 2 * books
     }
 
     /// Those who answered, nearest first.
@@ -360,7 +398,7 @@ impl Lookup {
     /// How far those who answered are, nearest first, up to the first whom nobody has asked: as far as the place is known.
     pub(super) fn known_distances(&self) -> Vec<Distance> {
         let all = self.paths.iter().flat_map(|path| &path.list);
-        let unasked = all.filter(|candidate| !self.asked.contains_key(&candidate.contact.node));
+        let unasked = all.filter(|candidate| !self.is_asked(candidate.contact));
         let limit = unasked.map(|candidate| candidate.distance).min();
         let answered = self.answered_nodes().into_iter().map(|(distance, _)| distance);
         answered.take_while(|distance| limit.is_none_or(|limit| *distance < limit)).collect()
@@ -387,17 +425,17 @@ mod tests {
         Lookup::new(NodeId([1; 32]), Key([0; 32]), Goal::Value(Kind::Node), region, 1, seeds)
     }
 
-    fn found(lookup: &mut Lookup, node: NodeId, fixture: &Fixture, sequence: u64) {
+    fn found(lookup: &mut Lookup, from: Contact, fixture: &Fixture, sequence: u64) {
         let record = fixture.record(1, Kind::Node, sequence, b"x");
         let envelope = record.verify(fixture.judge()).unwrap();
-        lookup.answered_with(node, envelope, record);
+        lookup.answered_with(from, envelope, record);
     }
 
-    fn asks(lookup: &mut Lookup) -> Vec<NodeId> {
+    fn asks(lookup: &mut Lookup) -> Vec<Contact> {
         let mut random = SeededRandom::new(1);
         let mut asked = vec![];
         while let Next::Ask(contact) = lookup.next(&mut random) {
-            asked.push(contact.node);
+            asked.push(contact);
         }
         asked
     }
@@ -460,10 +498,54 @@ mod tests {
         lookup.answered(first[2], &[]);
         let answered = lookup.answered_nodes();
         assert_eq!(answered.len(), 2);
-        let unasked = seeds.iter().filter(|seed| !first.contains(&seed.node));
+        let unasked = seeds.iter().filter(|seed| !first.contains(seed));
         let limit = unasked.map(|seed| Key([0; 32]).distance(seed.node.into())).min().unwrap();
         let known = answered.iter().filter(|(distance, _)| *distance < limit).count();
         assert_eq!(lookup.known_distances().len(), known);
+    }
+
+    fn elsewhere(contact: Contact) -> Contact {
+        Contact { address: "192.0.2.1:9".parse().unwrap(), ..contact }
+    }
+
+    /// A liar named honest ids where nobody is, and no other path could reach them for the rest of the look-up.
+    #[test]
+    fn who_was_asked_in_the_wrong_place_is_open_to_other_paths_and_to_the_same_once_it_failed() {
+        let (seeds, named) = (contacts(4, 9), contacts(1, 10)[0]);
+        let mut lookup = value(&seeds, 1.0);
+        let [liar, honest, ..] = asks(&mut lookup)[..] else { panic!("four paths") };
+        lookup.answered(liar, &[elsewhere(named)]);
+        assert_eq!(asks(&mut lookup), [elsewhere(named)]);
+        lookup.answered(honest, &[named]);
+        assert_eq!(asks(&mut lookup), [named]);
+
+        let (own, near) = (NodeId([1; 32]), Goal::Near { width: 3 });
+        let mut lookup = Lookup::new(own, Key([0; 32]), near, 0.0, 1, &seeds[..1]);
+        assert_eq!(asks(&mut lookup), seeds[..1]);
+        lookup.answered(seeds[0], &[elsewhere(named), seeds[1]]);
+        assert_eq!(asks(&mut lookup).len(), 2);
+        lookup.failed(elsewhere(named));
+        lookup.answered(seeds[1], &[elsewhere(named), named]);
+        assert_eq!(asks(&mut lookup), [named]);
+    }
+
+    /// One identity at several addresses leads one path, as before.
+    #[test]
+    fn who_answers_at_two_addresses_is_heard_once() {
+        let (fixture, seeds, named) = (Fixture::new(), contacts(4, 9), contacts(1, 10)[0]);
+        let mut lookup = value(&seeds, 1.0);
+        let [one, other, third, _] = asks(&mut lookup)[..] else { panic!("four paths") };
+        lookup.answered(one, &[elsewhere(named)]);
+        lookup.answered(other, &[named]);
+        assert_eq!(asks(&mut lookup), [elsewhere(named), named]);
+        found(&mut lookup, named, &fixture, 7);
+        found(&mut lookup, elsewhere(named), &fixture, 7);
+        assert_eq!(lookup.found().count(), 1);
+        // Nor is it asked at a third once it has spoken, or said nothing of use.
+        lookup.said_nothing(third);
+        let trap = Contact { address: "192.0.2.2:9".parse().unwrap(), ..named };
+        assert_eq!((lookup.is_asked(trap), lookup.is_asked(elsewhere(third))), (true, true));
+        assert_eq!(lookup.answered_nodes().len(), 3);
     }
 
     #[test]
@@ -516,7 +598,7 @@ mod tests {
         let mut lookup = Lookup::new(own, target, Goal::Region, region, 1, &network[..K]);
         let mut random = SeededRandom::new(1);
         while let Next::Ask(contact) = lookup.next(&mut random) {
-            lookup.answered(contact.node, &nearest(target, K));
+            lookup.answered(contact, &nearest(target, K));
         }
         assert_eq!(lookup.next(&mut random), Next::Done);
         let inside = network.iter().filter(|contact| target.distance(contact.node.into()).share() <= region).count();
@@ -530,32 +612,41 @@ mod tests {
         /// Whatever nodes answer, name, withhold or delay: nobody is asked twice, nobody beyond the bounds, and the end comes.
         #[test]
         fn a_look_up_never_loops_and_never_exceeds_its_bounds(
-            seed in any::<u64>(), alpha in 1u8..4, region in 0.0f64..1.0, goal in 0u8..3, kinds in proptest::collection::vec(0u8..5, 64),
+            seed in any::<u64>(), alpha in 1u8..4, region in 0.0f64..1.0, goal in 0u8..3, kinds in proptest::collection::vec(0u8..6, 64),
         ) {
             let network = contacts(400, seed);
             let goal = [Goal::Near { width: 4 }, Goal::Region, Goal::Value(Kind::Node)][usize::from(goal)];
             let own = NodeId([1; 32]);
             let mut lookup = Lookup::new(own, Key([0x33; 32]), goal, region, alpha, &network[..K]);
             let (fixture, mut random) = (Fixture::new(), SeededRandom::new(seed ^ 1));
-            let (mut asked, mut waiting, mut turns) = (BTreeSet::new(), VecDeque::new(), 0);
+            let (mut asked, mut spoke, mut waiting, mut turns) = (BTreeSet::new(), BTreeSet::new(), VecDeque::new(), 0);
             loop {
                 turns += 1;
                 prop_assert!(turns < 4 * REQUESTS_MAX, "it goes on and on");
                 match lookup.next(&mut random) {
                     Next::Ask(contact) => {
-                        prop_assert!(asked.insert(contact.node) && contact.node != own, "asked twice");
-                        waiting.push_back(contact.node);
+                        prop_assert!(asked.insert(contact) && contact.node != own, "asked twice");
+                        prop_assert!(!spoke.contains(&contact.node), "asked again after it has spoken");
+                        waiting.push_back(contact);
                     }
                     Next::Double => lookup.double(&network[K..4 * K]),
                     Next::Done => break,
                     Next::Wait => {
-                        let node = waiting.pop_front().expect("an answer is awaited");
+                        let asked = waiting.pop_front().expect("an answer is awaited");
                         let from = (random.u64() % 380) as usize;
-                        match kinds[turns % kinds.len()] {
-                            0 => lookup.failed(node),
-                            1 => { lookup.slow(node); waiting.push_back(node); lookup.failed(node); }
-                            2 if matches!(goal, Goal::Value(_)) => found(&mut lookup, node, &fixture, turns as u64 % 3),
-                            _ => lookup.answered(node, &[&network[from..from + K], &[contact(own, 0)]].concat()),
+                        // Some are named where they are not.
+                        let mut named = [&network[from..from + K], &[contact(own, 0)]].concat();
+                        named.iter_mut().step_by(3).for_each(|named| named.address.set_port((random.u64() % 3) as u16));
+                        let kind = kinds[turns % kinds.len()];
+                        if kind > 1 {
+                            spoke.insert(asked.node);
+                        }
+                        match kind {
+                            0 => lookup.failed(asked),
+                            1 => { lookup.slow(asked); waiting.push_back(asked); lookup.failed(asked); }
+                            2 if matches!(goal, Goal::Value(_)) => found(&mut lookup, asked, &fixture, turns as u64 % 3),
+                            3 => lookup.said_nothing(asked),
+                            _ => lookup.answered(asked, &named),
                         }
                     }
                 }

@@ -4,7 +4,9 @@
 //!  asked ──── soft: asked again, and somebody else as well ──── hard: given up
 //! ```
 //!
-//! RFC 6298 for the smoothed round trip and its variation, over all peers: a look-up asks strangers, of whom nothing better is known.
+//! RFC 6298 for the smoothed round trip and its variation, over all peers: a look-up asks strangers, of whom nothing better is known. An
+//! answer to what was asked twice says nothing of the round trip (§3); so that there are others, the wait for those doubles (§5.5) each time
+//! that somebody is late, until one comes.
 
 use std::time::Duration;
 
@@ -17,16 +19,22 @@ const LOSS_WEIGHT: f32 = 1.0 / 32.0;
 /// Shares of lost requests from which a path asks two, and three, at once. Ours: below the first, a second costs more than it gains.
 const LOSS_STEPS: [f32; 2] = [0.04, 0.15];
 
+/// How often a wait is doubled at most.
+const DOUBLINGS_MAX: u32 = 4;
+
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Pace {
     smoothed: Option<(Duration, Duration)>,
+    /// How often the wait was doubled since there was a round trip to learn from.
+    doublings: u32,
     loss: f32,
 }
 
 impl Pace {
-    /// An answer came after this long.
+    /// An answer came after this long to what was asked once.
     pub(super) fn answered(&mut self, after: Duration) {
-        self.loss -= self.loss * LOSS_WEIGHT;
+        self.answered_late();
+        self.doublings = 0;
         self.smoothed = Some(match self.smoothed {
             None => (after, after / 2),
             Some((smoothed, variation)) => {
@@ -35,14 +43,25 @@ impl Pace {
         });
     }
 
+    /// An answer came to what was asked twice.
+    pub(super) fn answered_late(&mut self) {
+        self.loss -= self.loss * LOSS_WEIGHT;
+    }
+
+    /// No answer came yet: it is asked again.
+    pub(super) fn late(&mut self) {
+        self.doublings = (self.doublings + 1).min(DOUBLINGS_MAX);
+    }
+
     /// No answer came.
     pub(super) fn lost(&mut self) {
         self.loss += (1.0 - self.loss) * LOSS_WEIGHT;
     }
 
-    /// When to ask again, and somebody else.
+    /// When to ask again, and somebody else. However often it is doubled, as long again is left before the end.
     pub(super) fn soft(&self) -> Duration {
-        self.smoothed.map_or(FIRST, |(smoothed, variation)| smoothed + 2 * variation)
+        let soft = self.smoothed.map_or(FIRST, |(smoothed, variation)| smoothed + 2 * variation);
+        (soft * (1 << self.doublings)).min(soft.max(self.hard() / 2))
     }
 
     /// When to give up.
@@ -78,5 +97,28 @@ mod tests {
         assert_eq!(alphas, [1, 2, 2, 2, 2, 3, 3, 3, 3, 3]);
         (0..100).for_each(|_| pace.answered(Duration::from_secs(9)));
         assert_eq!((pace.alpha(), pace.hard()), (1, *HARD.end()));
+    }
+
+    #[test]
+    fn who_is_late_is_waited_for_twice_as_long_until_there_is_a_round_trip_to_learn_from() {
+        let mut pace = Pace::default();
+        let hard = pace.hard();
+        let softs: Vec<Duration> = std::iter::repeat_with(|| {
+            pace.late();
+            pace.soft()
+        })
+        .take(8)
+        .collect();
+        assert_eq!(softs[..2], [2 * FIRST, 4 * FIRST]);
+        assert!(softs[2..].iter().all(|soft| *soft == hard / 2) && pace.hard() == hard, "{softs:?}");
+        // Being late is no loss, and an answer to what was asked twice no round trip.
+        pace.answered_late();
+        assert_eq!((pace.soft(), pace.alpha()), (hard / 2, 1));
+        pace.answered(Duration::from_millis(500));
+        assert_eq!(pace.soft(), Duration::from_secs(1));
+        (0..20).for_each(|_| pace.lost());
+        let lossy = pace.alpha();
+        (0..100).for_each(|_| pace.answered_late());
+        assert_eq!((lossy, pace.alpha()), (3, 1));
     }
 }

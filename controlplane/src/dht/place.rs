@@ -71,7 +71,7 @@ impl Distance {
 pub struct Site(pub u32);
 
 /// A member and where it can be reached, by somebody's word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Contact {
     /// Who.
     pub node: NodeId,

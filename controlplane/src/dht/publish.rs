@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use super::estimate::region;
-use super::lookup::{Goal, LIST_MAX};
+use super::lookup::{Goal, LIST_MAX, Lookup};
 use super::message::{Query, Refusal, Reply};
-use super::place::{Contact, Distance, Key};
-use super::record::{Judge, Kind, RecordError, SignedRecord};
-use super::store::PutError;
+use super::place::Key;
+use super::record::{Envelope, Judge, Kind, RecordError, SignedRecord};
+use super::store::{Highest, PutError, digest};
 use super::{Dht, K, Mode, Output, Purpose, Timer, Why};
 use crate::pki::id::NodeId;
 use crate::random::Random;
@@ -18,7 +18,7 @@ const COPIES_MIN: usize = 8;
 /// Change of the number of servers at which a region is another. Ours: the estimate itself wanders by less as a rule.
 const RESIZE: f64 = 1.4;
 /// Before something is tried again that could not even begin, or that nobody took.
-const AGAIN: Duration = Duration::from_secs(30);
+pub(super) const AGAIN: Duration = Duration::from_secs(30);
 
 /// Why a record of ours is not published.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,17 +37,29 @@ pub enum PublishError {
 #[derive(Clone, Debug)]
 pub(super) struct Publication {
     key: Key,
+    sequence: u64,
     record: SignedRecord,
-    /// The sequence that it replaces, where its owner wants to know whether that is so.
+    /// The sequence that it replaces, where its owner wants to know whether that is so; until somebody has it.
     replaces: Option<u64>,
-    not_after: UnixSecs,
+    /// Until when it is believed.
+    until: UnixSecs,
     /// Servers that there seemed to be when it was offered to its region.
     servers: Option<f64>,
+    round: Round,
+}
+
+/// One time that a record is offered to its region.
+#[derive(Clone, Copy, Debug, Default)]
+struct Round {
+    /// Of all rounds of this node; 0 before the first.
+    number: u64,
     /// Answers that are awaited, and what came of the others.
     open: u16,
     asked: u16,
     stored: u16,
     superseded: Option<u64>,
+    conflicts: u16,
+    instead: Option<u64>,
 }
 
 impl<R: Random> Dht<R> {
@@ -63,29 +75,41 @@ impl<R: Random> Dht<R> {
         judge: Judge<'_>,
         now: Now,
     ) -> Result<(), PublishError> {
-        let envelope = record.verify(judge)?;
+        let envelope = record.read(judge.network, judge.now)?;
+        let until = record.verify_signer(&envelope, judge)?;
         if envelope.node != self.own {
             return Err(PublishError::Foreign(envelope.node));
         }
+        self.check_newer(&envelope, &record)?;
         if self.mode == Mode::Server {
-            self.store.put(record.clone(), replaces, judge)?;
+            match self.store.put(record.clone(), None, judge) {
+                // Whether it is kept here as well is one of many answers, and what it is to replace the others know better.
+                Ok(_) | Err(PutError::Full | PutError::Conflict { .. }) => {}
+                Err(error @ (PutError::Record(_) | PutError::Old { .. } | PutError::Quota(_))) => {
+                    return Err(error.into());
+                }
+            }
         }
-        let publication = Publication {
-            key: envelope.key,
-            record,
-            replaces,
-            not_after: envelope.not_after,
-            servers: None,
-            open: 0,
-            asked: 0,
-            stored: 0,
-            superseded: None,
-        };
-        self.publications.insert(envelope.kind, publication);
+        let Envelope { kind, key, sequence, .. } = envelope;
+        let round = Round::default();
+        let publication = Publication { key, sequence, record, replaces, until, servers: None, round };
+        self.publications.insert(kind, publication);
         if self.joined.is_some() {
-            self.publish_again(envelope.kind, now);
+            self.publish_again(kind, now);
         }
         Ok(())
+    }
+
+    /// Whether a record is above all that we have seen in its place: servers would say so one by one.
+    fn check_newer(&self, envelope: &Envelope, record: &SignedRecord) -> Result<(), PutError> {
+        let Envelope { kind, key, sequence, .. } = *envelope;
+        if let Some(before) = self.publications.get(&kind).filter(|before| before.key == key)
+            && sequence <= before.sequence
+            && *record != before.record
+        {
+            return Err(PutError::Old { sequence, highest: before.sequence });
+        }
+        self.store.check_sequence(envelope, record)
     }
 
     pub(super) fn publish_all(&mut self, now: Now) {
@@ -107,76 +131,116 @@ impl<R: Random> Dht<R> {
     /// Looks for the servers of the region.
     pub(super) fn publish_again(&mut self, kind: Kind, now: Now) {
         let Some(publication) = self.publications.get(&kind) else { return };
-        if publication.not_after < now.wall {
+        if publication.until < now.wall {
             self.publications.remove(&kind);
             return;
         }
         let (key, region) = (publication.key, region(self.servers()));
         let is_looking = self.lookups.values().any(|job| job.why == Why::Publish(kind));
-        let seeds = self.seeds(key, 2 * K, now.mono);
+        let seeds = self.seeds(key, 2 * K);
         if is_looking || self.look_up(key, Goal::Region, region, &seeds, Why::Publish(kind), now).is_err() {
             self.timers.set(Timer::Publish(kind), now.mono + AGAIN);
         }
     }
 
-    /// Offers the record to the region: `nearest` are those who answered.
-    pub(super) fn put_everywhere(&mut self, kind: Kind, nearest: &[(Distance, Contact)], now: Now) {
-        let servers = self.servers();
+    /// Offers the record to the region, of which a look-up has found these: a round begins, and what is open of the one before counts no more.
+    pub(super) fn put_everywhere(&mut self, kind: Kind, lookup: &Lookup, now: Now) {
+        let (servers, nearest) = (self.servers(), lookup.answered_nodes());
         let region = region(servers);
         let inside = nearest.iter().filter(|(distance, _)| distance.share() <= region).count();
         let count = inside.max(COPIES_MIN).min(nearest.len()).min(LIST_MAX);
         let Some(publication) = self.publications.get_mut(&kind) else { return };
-        (publication.open, publication.asked, publication.stored, publication.superseded) = (0, 0, 0, None);
+        if publication.key != lookup.target() {
+            // Published in another place while we looked.
+            return self.publish_again(kind, now);
+        }
+        self.last_round += 1;
+        let number = self.last_round;
+        (publication.round, publication.servers) = (Round { number, ..Round::default() }, Some(servers));
         let query = Query::Put { record: publication.record.clone(), replaces: publication.replaces };
-        let mut open = 0;
+        let mut asked = 0;
         for (_, contact) in &nearest[..count] {
-            open += u16::from(self.ask(*contact, query.clone(), Purpose::Put(kind), now));
+            let to = self.as_known(*contact);
+            asked += u16::from(self.ask(to, query.clone(), Purpose::Put { kind, round: number }, now));
         }
         if let Some(publication) = self.publications.get_mut(&kind) {
-            (publication.open, publication.asked, publication.servers) = (open, open, Some(servers));
+            (publication.round.open, publication.round.asked) = (asked, asked);
         }
         self.schedule_publish(kind, now);
-        if open == 0 {
-            self.published(kind);
+        if asked == 0 {
+            self.round_ended(kind, now);
         }
     }
 
-    pub(super) fn put_answered(&mut self, kind: Kind, reply: &Reply, now: Now) {
-        if let Some(publication) = self.publications.get_mut(&kind) {
-            match reply {
-                Reply::Stored => publication.stored += 1,
-                Reply::Refused(Refusal::Old(highest)) => {
-                    publication.superseded = publication.superseded.max(Some(*highest));
-                }
-                Reply::Refused(_) | Reply::Pong | Reply::Contacts(_) | Reply::Record(_) => {}
+    fn round(&mut self, kind: Kind, number: u64) -> Option<&mut Round> {
+        let round = &mut self.publications.get_mut(&kind)?.round;
+        (round.number == number).then_some(round)
+    }
+
+    pub(super) fn put_answered(&mut self, kind: Kind, number: u64, reply: &Reply, now: Now) {
+        let Some(round) = self.round(kind, number) else { return };
+        match reply {
+            Reply::Stored => round.stored += 1,
+            Reply::Refused(Refusal::Old(highest)) => round.superseded = round.superseded.max(Some(*highest)),
+            Reply::Refused(Refusal::Conflict(have)) => {
+                round.conflicts += 1;
+                round.instead = round.instead.max(*have);
             }
+            Reply::Refused(
+                Refusal::NotServer
+                | Refusal::Busy
+                | Refusal::Record
+                | Refusal::NotMember
+                | Refusal::Expired
+                | Refusal::Quota
+                | Refusal::Full,
+            )
+            | Reply::Pong
+            | Reply::Contacts(_)
+            | Reply::Record(_) => {}
         }
-        self.put_ended(kind, now);
+        self.put_ended(kind, number, now);
     }
 
     /// One answer less is awaited.
-    pub(super) fn put_ended(&mut self, kind: Kind, now: Now) {
-        let Some(publication) = self.publications.get_mut(&kind) else { return };
-        publication.open = publication.open.saturating_sub(1);
-        if publication.open == 0 {
-            self.published(kind);
-            if self.publications.get(&kind).is_some_and(|publication| publication.stored == 0) {
-                self.timers.set(Timer::Publish(kind), now.mono + AGAIN);
-            }
+    pub(super) fn put_ended(&mut self, kind: Kind, number: u64, now: Now) {
+        let Some(round) = self.round(kind, number) else { return };
+        round.open = round.open.saturating_sub(1);
+        if round.open == 0 {
+            self.round_ended(kind, now);
         }
     }
 
-    fn published(&mut self, kind: Kind) {
-        let Some(publication) = self.publications.get(&kind) else { return };
-        let Publication { stored, asked, superseded, .. } = *publication;
-        self.outputs.push_back(Output::Published { kind, stored, asked, superseded });
+    /// Says what came of a round, and what was not kept by anybody is offered again soon.
+    fn round_ended(&mut self, kind: Kind, now: Now) {
+        let Some(publication) = self.publications.get_mut(&kind) else { return };
+        let Round { number: _, open: _, asked, stored, superseded, conflicts, instead } = publication.round;
+        if stored > 0 {
+            // It has replaced what it was to replace. Whoever has something else by now, or nothing, has missed that.
+            publication.replaces = None;
+        } else {
+            self.timers.set_at_latest(Timer::Publish(kind), now.mono + AGAIN);
+        }
+        self.outputs.push_back(Output::Published { kind, stored, asked, superseded, conflicts, instead });
+    }
+
+    /// The sequences of what is published, which outlive the process whether they are kept here or not.
+    pub(super) fn published_highest(&self) -> impl Iterator<Item = Highest> {
+        self.publications.iter().map(|(kind, publication)| Highest {
+            kind: *kind,
+            key: publication.key,
+            sequence: publication.sequence,
+            digest: digest(&publication.record),
+            node: self.own,
+            until: publication.until,
+        })
     }
 
     fn schedule_publish(&mut self, kind: Kind, now: Now) {
         let Some(publication) = self.publications.get(&kind) else { return };
-        let after = self.upkeep.republish_after(publication.not_after.since(now.wall));
+        let after = self.upkeep.republish_after(publication.until.since(now.wall));
         // Spread out, so that records that were published together are not published together for ever.
-        let share = 0.75 + 0.5 * self.random.u64() as f64 / u64::MAX as f64;
+        let share = 0.75 + 0.5 * self.random.unit();
         let at: Instant = now.mono + after.mul_f64(share);
         self.timers.set(Timer::Publish(kind), at);
     }

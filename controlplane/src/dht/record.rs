@@ -46,7 +46,8 @@ impl Kind {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Node, Self::Name, Self::Zone, Self::Overlay];
 
-    const fn domain(self) -> Domain {
+    /// What such a record is signed for.
+    pub const fn domain(self) -> Domain {
         match self {
             Self::Node => Domain::DhtNode,
             Self::Name => Domain::DhtName,
@@ -168,6 +169,33 @@ pub enum RecordError {
     Signature(NodeId),
 }
 
+impl RecordError {
+    /// Whether an honest holder may see it otherwise, today: its clock differs, or what it knows of issuers and of who was revoked. All else
+    /// it could have seen when it was given the record.
+    pub(super) fn is_of_the_moment(&self) -> bool {
+        match self {
+            Self::Expired(_) | Self::TooLong(_) => true,
+            Self::Statement(error) => match error {
+                StatementError::Stranger(_)
+                | StatementError::IssuerRevoked(_)
+                | StatementError::Revoked(_)
+                | StatementError::NotYet(_)
+                | StatementError::Expired(_) => true,
+                StatementError::Open(_)
+                | StatementError::OtherNetwork(_)
+                | StatementError::NodeId
+                | StatementError::Name(_) => false,
+            },
+            Self::Body(_)
+            | Self::OtherNetwork(_)
+            | Self::ValueLen(_)
+            | Self::OtherNode { .. }
+            | Self::Place { .. }
+            | Self::Signature(_) => false,
+        }
+    }
+}
+
 impl SignedRecord {
     /// Signs what we say.
     pub fn sign(envelope: &Envelope, statement: SignedStatement, identity: &PrivateKey) -> Self {
@@ -212,8 +240,9 @@ impl SignedRecord {
         Ok(envelope)
     }
 
-    /// Whether who [`Self::read`] says signed it did, is a member, and may publish there.
-    pub(super) fn verify_signer(&self, envelope: &Envelope, judge: Judge<'_>) -> Result<(), RecordError> {
+    /// Whether who [`Self::read`] says signed it did, is a member, and may publish there. Gives the end of that: the record's own, or that of
+    /// its signer's statement with the grace that the bundle grants.
+    pub(super) fn verify_signer(&self, envelope: &Envelope, judge: Judge<'_>) -> Result<UnixSecs, RecordError> {
         let Judge { network, bundle, revoked, seen, now } = judge;
         let member = statement::verify_seen(&self.statement, network, bundle, revoked, seen, now)?;
         if member.node != envelope.node {
@@ -223,7 +252,9 @@ impl SignedRecord {
             return Err(RecordError::Place { kind: envelope.kind, node: member.node });
         }
         let good = seen.verify(&member.identity, envelope.kind.domain(), &self.body, &self.signature);
-        good.map_err(|_| RecordError::Signature(member.node))
+        good.map_err(|_| RecordError::Signature(member.node))?;
+        let grace = bundle.parameters.grace_secs.into();
+        Ok(envelope.not_after.min(UnixSecs(member.not_after.0.saturating_add(grace))))
     }
 }
 

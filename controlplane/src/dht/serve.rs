@@ -3,6 +3,7 @@
 use super::message::{Answer, K, Message, Query, Refusal, Reply, Request};
 use super::place::{Contact, Peer, is_public};
 use super::record::Judge;
+use super::table::Met;
 use super::{CHECK_GAP, Dht, Mode, Output, Timer};
 use crate::random::Random;
 use crate::time::Now;
@@ -17,8 +18,12 @@ impl<R: Random> Dht<R> {
             Reply::Refused(Refusal::Busy)
         };
         // Whoever serves is worth knowing; it gets a place once it has answered us.
-        if is_server && reply != Reply::Refused(Refusal::Busy) && self.table.heard(peer.contact, true, now.mono) {
-            self.timers.set_at_latest(Timer::Check, now.mono + CHECK_GAP);
+        if is_server && reply != Reply::Refused(Refusal::Busy) {
+            match self.table.met(peer.contact, now.mono) {
+                Met::Stays(silent) => self.upkeep.stayed(silent),
+                Met::Waits { has_room: true } => self.timers.set_at_latest(Timer::Check, now.mono + CHECK_GAP),
+                Met::Waits { has_room: false } => {}
+            }
         }
         let message = Message::Answer(Answer { transaction, reply }).encode();
         self.outputs.push_back(Output::Send { to: peer.contact, message });

@@ -64,18 +64,13 @@ pub enum Put {
 
 #[derive(Clone, Debug)]
 struct Place {
-    /// The highest sequence that was ever here, and what it belongs to.
+    /// The highest sequence that was ever here, what it belongs to, and whose it is.
     highest: u64,
     digest: u64,
-    /// Until when it has to be remembered.
-    until: UnixSecs,
-    held: Option<Held>,
-}
-
-#[derive(Clone, Debug)]
-struct Held {
     node: NodeId,
-    record: SignedRecord,
+    /// Until when it has to be remembered: as long as its record could be put here.
+    until: UnixSecs,
+    held: Option<SignedRecord>,
 }
 
 /// A highest sequence that outlives the process.
@@ -89,6 +84,8 @@ pub struct Highest {
     pub sequence: u64,
     /// Names the record that has it.
     pub digest: u64,
+    /// Whose record that is.
+    pub node: NodeId,
     /// How long it matters.
     pub until: UnixSecs,
 }
@@ -97,7 +94,7 @@ pub struct Highest {
 #[derive(Clone, Debug)]
 pub struct Store {
     own: Key,
-    /// By key first, so that what is far away is found from its distance.
+    /// By key first: what is of one key lies together.
     places: BTreeMap<(Key, Kind), Place>,
     signers: BTreeMap<NodeId, usize>,
     records: usize,
@@ -106,7 +103,7 @@ pub struct Store {
 
 /// The first bytes of the signature, by which different records of one sequence are told apart. Two that agree would share their nonce
 /// (RFC 8032 §5.1.6), and their signer would give its key away.
-fn digest(record: &SignedRecord) -> u64 {
+pub(super) fn digest(record: &SignedRecord) -> u64 {
     record.signature.0.iter().take(8).fold(0, |digest, byte| digest << 8 | u64::from(*byte))
 }
 
@@ -114,8 +111,8 @@ impl Store {
     /// An empty one beside this place; `highest` is what [`Self::highest`] said before a restart.
     pub fn new(own: Key, highest: impl IntoIterator<Item = Highest>) -> Self {
         let place = |known: Highest| {
-            let place = Place { highest: known.sequence, digest: known.digest, until: known.until, held: None };
-            ((known.key, known.kind), place)
+            let Highest { kind, key, sequence, digest, node, until } = known;
+            ((key, kind), Place { highest: sequence, digest, node, until, held: None })
         };
         let places = highest.into_iter().take(PLACES_MAX).map(place).collect();
         Self { own, places, signers: BTreeMap::new(), records: 0, bytes: 0 }
@@ -129,38 +126,47 @@ impl Store {
         let envelope = record.read(judge.network, judge.now)?;
         let at = (envelope.key, envelope.kind);
         let known = self.places.get(&at);
-        let held = known.and_then(|place| place.held.as_ref());
-        if held.is_some_and(|held| held.record == record) {
+        let held = known.and_then(|place| Some((place, place.held.as_ref()?)));
+        if held.is_some_and(|(_, held)| *held == record) {
             return Ok(Put::Held);
         }
-        if let Some(place) = known {
-            let again = envelope.sequence == place.highest && held.is_none() && digest(&record) == place.digest;
-            if envelope.sequence <= place.highest && !again {
-                return Err(PutError::Old { sequence: envelope.sequence, highest: place.highest });
-            }
-        }
-        let have = held.and(known).map(|place| place.highest);
+        self.check_sequence(&envelope, &record)?;
+        let have = held.map(|(place, _)| place.highest);
         if let Some(expected) = replaces.filter(|expected| Some(*expected) != have) {
             return Err(PutError::Conflict { expected, have });
         }
-        let (frees, len) = (
-            held.filter(|held| held.node == envelope.node).map_or(0, |held| held.record.byte_len()),
-            record.byte_len(),
-        );
+        let its = held.filter(|(place, _)| place.node == envelope.node);
+        let (frees, len) = (its.map_or(0, |(_, held)| held.byte_len()), record.byte_len());
         if self.signers.get(&envelope.node).copied().unwrap_or(0) - frees + len > SIGNER_BYTES_MAX {
             return Err(PutError::Quota(envelope.node));
         }
-        record.verify_signer(&envelope, judge)?;
+        let until = record.verify_signer(&envelope, judge)?;
         self.make_room(at, len)?;
-        self.insert(envelope, record);
+        self.insert(envelope, record, until);
         Ok(Put::Stored)
+    }
+
+    /// Whether a record is above the highest sequence that was seen of its place, or the very one that has it.
+    ///
+    /// # Errors
+    /// [`PutError::Old`].
+    pub(super) fn check_sequence(&self, envelope: &Envelope, record: &SignedRecord) -> Result<(), PutError> {
+        let Some(place) = self.places.get(&(envelope.key, envelope.kind)) else { return Ok(()) };
+        let is_same = match &place.held {
+            Some(held) => held == record,
+            None => envelope.sequence == place.highest && digest(record) == place.digest,
+        };
+        if envelope.sequence <= place.highest && !is_same {
+            return Err(PutError::Old { sequence: envelope.sequence, highest: place.highest });
+        }
+        Ok(())
     }
 
     /// Evicts what lies farther than this, the farthest first, as far as that is needed; nothing if that is not enough.
     fn make_room(&mut self, at: (Key, Kind), len: usize) -> Result<(), PutError> {
         let there = self.places.get(&at);
         let is_new = usize::from(there.is_none());
-        let frees = there.and_then(|place| place.held.as_ref()).map(|held| held.record.byte_len());
+        let frees = there.and_then(|place| place.held.as_ref()).map(SignedRecord::byte_len);
         let mut records = self.records + usize::from(frees.is_none());
         let mut bytes = self.bytes + len - frees.unwrap_or(0);
         let mut places = self.places.len() + is_new;
@@ -179,7 +185,7 @@ impl Store {
             }
             if let Some(held) = &place.held {
                 records -= 1;
-                bytes -= held.record.byte_len();
+                bytes -= held.byte_len();
             }
             places -= usize::from(places > PLACES_MAX);
             gone += 1;
@@ -196,25 +202,26 @@ impl Store {
         Ok(())
     }
 
-    fn insert(&mut self, envelope: Envelope, record: SignedRecord) {
-        let at = (envelope.key, envelope.kind);
-        self.release(at);
+    fn insert(&mut self, envelope: Envelope, record: SignedRecord, until: UnixSecs) {
+        let Envelope { kind, key, sequence: highest, node, .. } = envelope;
+        self.release((key, kind));
         self.records += 1;
         self.bytes += record.byte_len();
-        *self.signers.entry(envelope.node).or_default() += record.byte_len();
-        let (digest, held) = (digest(&record), Some(Held { node: envelope.node, record }));
-        self.places.insert(at, Place { highest: envelope.sequence, digest, until: envelope.not_after, held });
+        *self.signers.entry(node).or_default() += record.byte_len();
+        let place = Place { highest, digest: digest(&record), node, until, held: Some(record) };
+        self.places.insert((key, kind), place);
     }
 
     /// Lets the record of a place go, and remembers its sequence.
     fn release(&mut self, at: (Key, Kind)) {
-        let Some(held) = self.places.get_mut(&at).and_then(|place| place.held.take()) else { return };
+        let Some(place) = self.places.get_mut(&at) else { return };
+        let Some(held) = place.held.take() else { return };
         self.records -= 1;
-        self.bytes -= held.record.byte_len();
-        if let Some(bytes) = self.signers.get_mut(&held.node) {
-            *bytes -= held.record.byte_len();
+        self.bytes -= held.byte_len();
+        if let Some(bytes) = self.signers.get_mut(&place.node) {
+            *bytes -= held.byte_len();
             if *bytes == 0 {
-                self.signers.remove(&held.node);
+                self.signers.remove(&place.node);
             }
         }
     }
@@ -222,20 +229,23 @@ impl Store {
     /// The record of a place with its sequence, unless it is past its end.
     pub fn get(&self, kind: Kind, key: Key, now: UnixSecs) -> Option<(u64, &SignedRecord)> {
         let place = self.places.get(&(key, kind)).filter(|place| place.until >= now)?;
-        place.held.as_ref().map(|held| (place.highest, &held.record))
+        place.held.as_ref().map(|held| (place.highest, held))
     }
 
-    /// Lets everything of a signer go.
+    /// Forgets everything of a signer that was revoked, its sequences as well: it puts nothing here any more, and whoever has its name
+    /// after it begins anew.
     pub(super) fn remove_signer(&mut self, node: NodeId) {
-        let is_its = |place: &Place| place.held.as_ref().is_some_and(|held| held.node == node);
-        let its: Vec<_> = self.places.iter().filter(|(_, place)| is_its(place)).map(|(at, _)| *at).collect();
-        its.into_iter().for_each(|at| self.release(at));
+        self.forget(|place| place.node == node);
     }
 
     /// Forgets what has ended, its sequence as well.
     pub fn expire(&mut self, now: UnixSecs) {
-        let ended: Vec<_> = self.places.iter().filter(|(_, place)| place.until < now).map(|(at, _)| *at).collect();
-        for at in ended {
+        self.forget(|place| place.until < now);
+    }
+
+    fn forget(&mut self, is_past: impl Fn(&Place) -> bool) {
+        let past: Vec<_> = self.places.iter().filter(|(_, place)| is_past(place)).map(|(at, _)| *at).collect();
+        for at in past {
             self.release(at);
             self.places.remove(&at);
         }
@@ -248,6 +258,7 @@ impl Store {
             key: *key,
             sequence: place.highest,
             digest: place.digest,
+            node: place.node,
             until: place.until,
         };
         self.places.iter().map(known)
@@ -275,6 +286,7 @@ mod tests {
 
     use super::super::fixture::{Fixture, NOW};
     use super::*;
+    use crate::pki::statement::MemberStatement;
 
     fn store() -> Store {
         Store::new(Key([0; 32]), [])
@@ -340,6 +352,46 @@ mod tests {
         assert_eq!(refused, Err(PutError::Record(RecordError::Expired(end))));
     }
 
+    /// A store gave out records whose signers' statements had ended, and readers took it for a liar.
+    #[test]
+    fn a_record_ends_with_its_signers_statement() {
+        let (fixture, mut store) = (Fixture::new(), store());
+        let said = fixture.statement(1);
+        let last = said.not_after.0 + u64::from(fixture.judge().bundle.parameters.grace_secs);
+        let (last_put, key) = (UnixSecs(last - 60), said.node.into());
+        let envelope = fixture.record(1, Kind::Node, 1, b"x").read(fixture.network(), NOW).unwrap();
+        let record = fixture.signed(1, &Envelope { not_after: UnixSecs(last + 3600), ..envelope });
+        assert_eq!(store.put(record.clone(), None, fixture.judge_at(last_put)), Ok(Put::Stored));
+        let (end, after) = (UnixSecs(last), UnixSecs(last + 1));
+        assert!(record.verify(fixture.judge_at(end)).is_ok() && record.verify(fixture.judge_at(after)).is_err());
+        assert_eq!(store.get(Kind::Node, key, end), Some((1, &record)));
+        assert_eq!(store.get(Kind::Node, key, after), None);
+        assert_eq!(store.highest().next().unwrap().until, end);
+    }
+
+    /// Revoked, a member still locked whoever had its name after it out of that, until its last record would have ended.
+    #[test]
+    fn who_is_revoked_leaves_nothing_in_the_way_of_a_successor_not_even_after_a_restart() {
+        let (fixture, mut store) = (Fixture::new(), store());
+        for member in [1, 2] {
+            store.put(fixture.record(member, Kind::Name, 9, b"x"), None, fixture.judge()).unwrap();
+        }
+        let mut again = Store::new(Key([0; 32]), store.highest());
+        let said = MemberStatement { name: fixture.statement(1).name, ..fixture.statement(3) };
+        let before = fixture.record(1, Kind::Name, 9, b"x").read(fixture.network(), NOW).unwrap();
+        let first = Envelope { sequence: 1, node: fixture.node(3), ..before };
+        let first = fixture.signed_as(&said, 3, &first);
+        for store in [&mut store, &mut again] {
+            let locked = store.put(first.clone(), None, fixture.judge());
+            assert_eq!(locked, Err(PutError::Old { sequence: 1, highest: 9 }));
+            store.remove_signer(fixture.node(1));
+            let left: Vec<NodeId> = store.highest().map(|known| known.node).collect();
+            assert_eq!(left, [fixture.node(2)]);
+            assert_eq!(store.put(first.clone(), None, fixture.judge()), Ok(Put::Stored));
+        }
+        assert_eq!((store.len(), store.bytes(), again.len()), (2, store.signers.values().sum(), 1));
+    }
+
     #[test]
     fn a_wrong_signature_takes_nobodys_place() {
         let (fixture, mut store) = (Fixture::new(), store());
@@ -397,7 +449,7 @@ mod tests {
                     prop_assert_eq!(record.verify(fixture.judge()).unwrap().sequence, sequence);
                     prop_assert_eq!(Some(sequence), highest.get(&at).copied());
                 }
-                let bytes: usize = store.places.values().filter_map(|place| place.held.as_ref()).map(|held| held.record.byte_len()).sum();
+                let bytes: usize = store.places.values().filter_map(|place| place.held.as_ref()).map(SignedRecord::byte_len).sum();
                 prop_assert_eq!((bytes, bytes), (store.bytes(), store.signers.values().sum()));
             }
         }

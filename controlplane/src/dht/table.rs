@@ -19,6 +19,15 @@ use crate::random::Random;
 /// Prefixes below which there is no telling a fleet from an attack.
 const PREFIXES_MIN: usize = 4;
 
+/// What becomes of somebody who asked us something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Met {
+    /// It has its place; for so long nothing had been heard of it.
+    Stays(Duration),
+    /// It waits for one: worth asking at once when there is room.
+    Waits { has_room: bool },
+}
+
 /// The table of one node.
 #[derive(Clone, Debug)]
 pub struct Table {
@@ -58,25 +67,31 @@ impl Table {
         has_place
     }
 
-    /// Somebody asked us something, or was named to us. Whether it is worth asking at once, since there is room.
-    pub(super) fn heard(&mut self, contact: Contact, has_asked: bool, now: Instant) -> bool {
-        let Some(bucket) = self.bucket_of(contact.node) else { return false };
-        match bucket.entry_mut(contact.node) {
-            Some(entry) if has_asked => {
-                (entry.heard, entry.tried) = (now, now);
-                false
-            }
-            Some(_) => false,
-            None => {
-                bucket.wait(contact);
-                bucket.has_room()
-            }
+    /// Somebody asked us something.
+    pub(super) fn met(&mut self, contact: Contact, now: Instant) -> Met {
+        let Some(bucket) = self.bucket_of(contact.node) else { return Met::Waits { has_room: false } };
+        if let Some(entry) = bucket.entry_mut(contact.node) {
+            let silent = now.saturating_duration_since(entry.heard);
+            (entry.heard, entry.tried) = (now, now);
+            return Met::Stays(silent);
         }
+        bucket.wait(contact, true);
+        Met::Waits { has_room: bucket.has_room() }
     }
 
-    /// Somebody did not answer. How long nothing had been heard of it, when it loses its place for that.
-    pub(super) fn failed(&mut self, node: NodeId, now: Instant) -> Option<Duration> {
-        let gone = self.bucket_of(node)?.fail(node, now)?;
+    /// Somebody was named to us. Whether it is worth asking at once, since there is room.
+    pub(super) fn named(&mut self, contact: Contact) -> bool {
+        let Some(bucket) = self.bucket_of(contact.node) else { return false };
+        if bucket.entry_mut(contact.node).is_some() {
+            return false;
+        }
+        bucket.wait(contact, false);
+        bucket.has_room()
+    }
+
+    /// Somebody did not answer at this address. How long nothing had been heard of it, when it loses its place for that.
+    pub(super) fn failed(&mut self, contact: Contact, now: Instant) -> Option<Duration> {
+        let gone = self.bucket_of(contact.node)?.fail(contact, now)?;
         self.look_around();
         Some(now.saturating_duration_since(gone.heard))
     }
@@ -102,8 +117,9 @@ impl Table {
     }
 
     /// It is being asked now.
-    pub(super) fn tried(&mut self, node: NodeId, now: Instant) {
-        if let Some(entry) = self.bucket_of(node).and_then(|bucket| bucket.entry_mut(node)) {
+    pub(super) fn tried(&mut self, contact: Contact, now: Instant) {
+        let entry = self.bucket_of(contact.node).and_then(|bucket| bucket.entry_mut(contact.node));
+        if let Some(entry) = entry.filter(|entry| entry.contact == contact) {
             entry.tried = now;
         }
     }
@@ -162,14 +178,10 @@ impl Table {
         near
     }
 
-    /// Who has not been tried for longest.
-    pub(super) fn stalest(&self) -> Option<&Entry> {
-        self.entries().min_by_key(|entry| (entry.tried, entry.contact.node))
-    }
-
-    /// Somebody who failed once, not tried since this moment.
-    pub(super) fn doubtful(&self, since: Instant) -> Option<&Entry> {
-        self.entries().find(|entry| entry.failures > 0 && entry.tried < since)
+    /// Whose turn it is next to be asked whether it is there, and when: `doubt` after it failed, `interval` after it was last tried.
+    pub(super) fn next_check(&self, doubt: Duration, interval: Duration) -> Option<(Instant, Contact)> {
+        let due = |entry: &Entry| entry.tried + if entry.failures > 0 { doubt } else { interval };
+        self.entries().map(|entry| (due(entry), entry.contact)).min()
     }
 
     /// Somebody who waits for a place that is free.
@@ -215,13 +227,24 @@ mod tests {
     fn whoever_knocks_waits_until_it_has_answered() {
         let (mut table, now) = (Table::new(Key([0; 32])), Instant::now());
         let one = contact(node(1), 1);
-        assert!(table.heard(one, true, now) && table.is_empty());
+        assert!(table.met(one, now) == Met::Waits { has_room: true } && table.is_empty());
         assert_eq!((table.next_spare(), table.next_spare()), (Some(one), None));
         assert!(table.answered(peer(one), now) && table.len() == 1);
-        assert!(!table.heard(one, true, now), "it has its place");
+        assert!(!table.named(one), "it has its place");
         // Ourselves there is no place for.
         let own = contact(NodeId([0; 32]), 2);
-        assert!(!table.answered(peer(own), now) && !table.heard(own, false, now) && table.len() == 1);
+        assert!(!table.answered(peer(own), now) && !table.named(own) && table.len() == 1);
+        assert_eq!(table.met(own, now), Met::Waits { has_room: false });
+    }
+
+    /// Whoever asks often was never seen to have stayed, so a busy network took itself for one that nobody stays in.
+    #[test]
+    fn whoever_asks_us_was_there_all_the_time() {
+        let (mut table, now) = (Table::new(Key([0; 32])), Instant::now());
+        let (one, secs) = (contact(node(1), 1), Duration::from_secs);
+        table.answered(peer(one), now);
+        assert_eq!(table.met(one, now + secs(7)), Met::Stays(secs(7)));
+        assert_eq!(table.met(one, now + secs(9)), Met::Stays(secs(2)));
     }
 
     #[test]
@@ -231,10 +254,13 @@ mod tests {
         table.answered(peer(one), now);
         table.answered(peer(other), now);
         let later = now + Duration::from_secs(9);
-        assert_eq!(table.failed(one.node, later), None);
+        assert_eq!(table.failed(one, later), None);
         assert_eq!((table.closest(Key([0; 32]), 9), table.len()), (vec![other], 2));
-        assert!(table.doubtful(later).is_none() && table.doubtful(later + Duration::from_secs(1)).is_some());
-        assert_eq!((table.failed(one.node, later), table.len()), (Some(Duration::from_secs(9)), 1));
+        // It is asked again before its turn, and the other in its turn.
+        let [doubt, interval] = [10, 3600].map(Duration::from_secs);
+        assert_eq!(table.next_check(doubt, interval), Some((later + doubt, one)));
+        assert_eq!((table.failed(one, later), table.len()), (Some(Duration::from_secs(9)), 1));
+        assert_eq!(table.next_check(doubt, interval), Some((now + interval, other)));
     }
 
     #[test]
@@ -261,7 +287,7 @@ mod tests {
         /// Against a plain list: nobody twice, no bucket too full, and the nearest are the nearest.
         #[test]
         fn a_table_never_holds_two_of_one_identity(
-            steps in proptest::collection::vec((0u64..200, 0u16..3, 0u8..4), 1..400), target in any::<[u8; 32]>(),
+            steps in proptest::collection::vec((0u64..200, 0u16..3, 0u8..5), 1..400), target in any::<[u8; 32]>(),
         ) {
             let (own, now) = (Key([0; 32]), Instant::now());
             let mut table = Table::new(own);
@@ -269,8 +295,9 @@ mod tests {
                 // One identity at several addresses.
                 let contact = contact(node(seed), seed as u16 * 3 + place);
                 match what {
-                    0 => { table.heard(contact, true, now); }
-                    1 => { table.failed(contact.node, now); }
+                    0 => { table.met(contact, now); }
+                    1 => { table.failed(contact, now); }
+                    2 => { table.named(contact); }
                     _ => { table.answered(peer(contact), now); }
                 }
                 let mut nodes: Vec<NodeId> = table.entries().map(|entry| entry.contact.node).collect();

@@ -1,6 +1,10 @@
 //! The machine as a whole: a handful of nodes on virtual time, with sessions that are always there.
 
-use std::collections::BTreeMap;
+mod hearsay;
+mod publishing;
+mod waiting;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -20,8 +24,12 @@ struct World {
     contacts: Vec<Contact>,
     members: Vec<u16>,
     nodes: Vec<Option<Dht<SeededRandom>>>,
+    one_way: Duration,
     under_way: BTreeMap<(Duration, u64), (usize, usize, Vec<u8>)>,
     sent: u64,
+    /// What was sent by whom, and how often the same came again.
+    messages: BTreeSet<(usize, Vec<u8>)>,
+    repeated: u64,
     told: Vec<(usize, Output)>,
 }
 
@@ -36,8 +44,11 @@ impl World {
             contacts: vec![],
             members: vec![],
             nodes: vec![],
+            one_way: ONE_WAY,
             under_way: BTreeMap::new(),
             sent: 0,
+            messages: BTreeSet::new(),
+            repeated: 0,
             told: vec![],
         }
     }
@@ -80,11 +91,32 @@ impl World {
     }
 
     fn publish(&mut self, at: usize, sequence: u64) -> Result<(), PublishError> {
+        self.replace(at, sequence, None)
+    }
+
+    fn replace(&mut self, at: usize, sequence: u64, replaces: Option<u64>) -> Result<(), PublishError> {
         let (now, record) = (self.moment(), self.fixture.record(self.members[at], Kind::Node, sequence, b"here"));
         let judge = self.fixture.judge_at(now.wall);
-        let done = self.nodes[at].as_mut().unwrap().publish(record, None, judge, now);
+        let done = self.nodes[at].as_mut().unwrap().publish(record, replaces, judge, now);
         self.drain(at);
         done
+    }
+
+    /// What a node asks now, of whom, and by which transaction.
+    fn asks(&mut self, at: usize) -> Vec<(Contact, u64)> {
+        let mut asked = vec![];
+        while let Some(output) = self.node(at).poll_output() {
+            if let Output::Send { to, message } = output
+                && let Ok(Message::Request(request)) = Message::decode(&message)
+            {
+                asked.push((to, request.transaction));
+            }
+        }
+        asked
+    }
+
+    fn answer(&mut self, at: usize, (from, transaction): (Contact, u64), reply: Reply) {
+        self.give(at, from, &Message::Answer(Answer { transaction, reply }));
     }
 
     fn give(&mut self, at: usize, from: Contact, message: &Message) {
@@ -115,8 +147,9 @@ impl World {
                 Output::Send { to, message } => {
                     let to = self.contacts.iter().position(|contact| *contact == to);
                     self.sent += 1;
+                    self.repeated += u64::from(!self.messages.insert((at, message.clone())));
                     if let Some(to) = to {
-                        self.under_way.insert((self.now + ONE_WAY, self.sent), (to, at, message));
+                        self.under_way.insert((self.now + self.one_way, self.sent), (to, at, message));
                     }
                 }
                 told @ (Output::Joined | Output::Found { .. } | Output::Published { .. }) => self.told.push((at, told)),
@@ -245,12 +278,7 @@ fn an_answer_counts_once_and_from_whom_was_asked_only() {
     let mut world = World::fleet(4);
     let (now, target) = (world.moment(), Key([0x11; 32]));
     world.node(1).get(Kind::Zone, target, now).unwrap();
-    let mut asked = vec![];
-    while let Some(Output::Send { to, message }) = world.node(1).poll_output() {
-        let Ok(Message::Request(request)) = Message::decode(&message) else { panic!("a request") };
-        asked.push((to, request.transaction));
-    }
-    let (to, transaction) = asked[0];
+    let (to, transaction) = world.asks(1)[0];
     let other = *world.contacts.iter().find(|contact| **contact != to).unwrap();
     let trap = Contact { node: NodeId([9; 32]), address: other.address };
     let answer = |transaction| Message::Answer(Answer { transaction, reply: Reply::Contacts(vec![trap]) });
@@ -269,20 +297,16 @@ fn an_answer_that_contradicts_its_signature_marks_the_peer() {
     let mut world = World::fleet(6);
     let (now, key) = (world.moment(), world.contacts[5].node.into());
     world.node(1).get(Kind::Node, key, now).unwrap();
-    let mut asked = vec![];
-    while let Some(Output::Send { to, message }) = world.node(1).poll_output() {
-        let Ok(Message::Request(request)) = Message::decode(&message) else { panic!("a request") };
-        asked.push((to, request.transaction));
-    }
+    let asked = world.asks(1);
     let mut bent = world.fixture.record(5, Kind::Node, 99, b"elsewhere");
-    bent.body[70] ^= 1;
+    *bent.body.last_mut().unwrap() ^= 1;
     let of_another_place = world.fixture.record(4, Kind::Node, 99, b"mine");
     let answers: [SignedRecord; 2] = [bent, of_another_place];
-    for ((to, transaction), record) in asked.iter().zip(answers) {
+    for (asked, record) in asked.into_iter().zip(answers) {
         let before = world.node(1).counters().bad_records;
-        world.give(1, *to, &Message::Answer(Answer { transaction: *transaction, reply: Reply::Record(record) }));
+        world.answer(1, asked, Reply::Record(record));
         assert_eq!(world.node(1).counters().bad_records, before + 1);
-        assert!(world.node(1).table().entry(to.node).is_none());
+        assert!(world.node(1).table().entry(asked.0.node).is_none());
     }
 }
 
