@@ -173,7 +173,7 @@ fn put_bundle(batch: &mut Batch, version: u64, bundle: &SignedBundle) {
 }
 
 impl<S: Store> Issuer<S> {
-    /// Makes a new issuer in an empty store.
+    /// Makes a new issuer in an empty store, which keeps so many entries of its audit log: [`audit::ENTRIES_MAX_DEFAULT`] if nobody says.
     ///
     /// # Errors
     /// [`OpenIssuerError`].
@@ -182,6 +182,7 @@ impl<S: Store> Issuer<S> {
         key: PrivateKey,
         network: NetworkId,
         bundles: &[SignedBundle],
+        audit_max: u64,
         now: Now,
         random: &mut impl Random,
     ) -> Result<Self, OpenIssuerError> {
@@ -204,14 +205,15 @@ impl<S: Store> Issuer<S> {
         let end = audit::Position::open(&store)?;
         let _end = end.append(&mut batch, &key, now.wall, "init", Act::Admission { version });
         store.commit(batch)?;
-        Self::open(store, key)
+        Self::open(store, key, audit_max)
     }
 
-    /// Continues from a store. One that is no issuer any more signs nothing, and shows its log all the same.
+    /// Continues from a store, and keeps so many entries of the audit log. One that is no issuer any more signs nothing, and shows its log all
+    /// the same.
     ///
     /// # Errors
     /// [`OpenIssuerError`].
-    pub fn open(store: S, key: PrivateKey) -> Result<Self, OpenIssuerError> {
+    pub fn open(store: S, key: PrivateKey, audit_max: u64) -> Result<Self, OpenIssuerError> {
         let state = store.value(Table::Issuer, STATE_KEY)?.ok_or(OpenIssuerError::Nothing)?;
         let state: State = codec::decode(&state, RECORD_LEN_MAX).map_err(|_| OpenIssuerError::Record("issuer"))?;
         let mut bundles = Vec::new();
@@ -248,7 +250,7 @@ impl<S: Store> Issuer<S> {
             crl_number: 0,
             audit,
             audit_start,
-            audit_max: audit::ENTRIES_MAX_DEFAULT,
+            audit_max,
             resign_at: None,
         };
         issuer.load()?;
@@ -367,16 +369,19 @@ impl<S: Store> Issuer<S> {
         self.bundle().slice(self.id).ok_or(Refused::NotAllocator)
     }
 
-    /// Keeps so many entries of the audit log: [`audit::ENTRIES_MAX_DEFAULT`] if nothing is said.
-    pub const fn set_audit_max(&mut self, entries: u64) {
-        self.audit_max = entries;
-    }
-
-    /// Commits a batch with its entry in the audit log, and with what that pushes out; the log moves only if the store took all of it.
+    /// Commits a batch with its entry in the audit log, and with what that pushes out; the log moves only if the store took all of it. Where
+    /// what is kept of it is damaged nothing is pushed out: that would be no reason to revoke nobody any more.
     fn commit(&mut self, mut batch: Batch, acts: Vec<Act>, by: &str, now: UnixSecs) -> Result<(), Refused> {
         let end = acts.into_iter().fold(self.audit, |end, act| end.append(&mut batch, &self.key, now, by, act));
         let pruned = self.audit_start.prune(&self.store, &mut batch, end, self.audit_max, &self.key, now);
-        let (start, end) = pruned.map_err(|error| Refused::Audit(error.to_string()))?;
+        let (start, end) = match pruned {
+            Ok(pruned) => pruned,
+            Err(AuditError::Store(error)) => return Err(error.into()),
+            Err(damaged) => {
+                tracing::error!(%damaged, "the audit log is longer than it should be: `weir log --verify` says more");
+                (self.audit_start, end)
+            }
+        };
         self.store.commit(batch)?;
         (self.audit_start, self.audit) = (start, end);
         Ok(())

@@ -119,6 +119,21 @@ pub trait Store {
     fn commit(&mut self, batch: Batch) -> Result<(), StoreError>;
 }
 
+/// A store that is lent.
+impl<S: Store + ?Sized> Store for &mut S {
+    fn value(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        (**self).value(table, key)
+    }
+
+    fn entries(&self, table: Table) -> Result<Entries, StoreError> {
+        (**self).entries(table)
+    }
+
+    fn commit(&mut self, batch: Batch) -> Result<(), StoreError> {
+        (**self).commit(batch)
+    }
+}
+
 /// A store that forgets, for tests and simulations.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryStore(BTreeMap<(Table, Vec<u8>), Vec<u8>>);

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!              ┌ dropped ┐
-//!  entries     0 … 127     128 … 998      999 an act      1000 "dropped 0 to 127, the last with hash H"
-//!  "start"                 128, H, told by 1000
+//!  entries     0 … 124     125 … 998      999 an act      1000 "dropped 0 to 124, the last with hash H"
+//!  "start"                 125, H, told by 1000
 //! ```
 //!
 //! The act that fills the log, the entry that tells, the deletions and the note of the new start are one batch, so that a crash leaves all of it
@@ -27,7 +27,7 @@ pub const ENTRIES_MAX_DEFAULT: u64 = 200_000;
 pub const ENTRIES_MAX_RANGE: std::ops::RangeInclusive<u64> = 1_000..=10_000_000;
 /// Most entries that go in one batch: what waits for that commit waits for the deletions too.
 const DROPPED_MAX: u64 = 4096;
-/// Which part of the log goes at least when it is full, so that not every act has an entry that tells what it cost.
+/// Which part of the log goes when it is full, or [`DROPPED_MAX`] if that is less: not every act shall have an entry that tells what it cost.
 const PART: u64 = 8;
 /// Where the beginning of the log is noted; entries have keys of 8 bytes.
 pub(super) const START: &[u8] = b"start";
@@ -74,10 +74,11 @@ impl Start {
     }
 
     /// Adds to a batch with new entries, the last of which is before `end`, what brings the log below `max` entries again if it has reached
-    /// them. Where it begins and ends once the batch is committed.
+    /// them. Where it begins and ends once the batch is committed. A damaged entry is never the last that goes, since nothing could continue
+    /// it: it becomes the first that is kept, and who verifies the log is told of it.
     ///
     /// # Errors
-    /// [`AuditError`] when the store fails, or has not what it should have.
+    /// [`AuditError`] when the store fails, or has nothing that could go. Nothing is added to the batch then.
     pub fn prune(
         self,
         store: &impl Store,
@@ -94,17 +95,28 @@ impl Start {
         // What is in the batch itself has to be committed before it can go.
         let committed = Position::open(store)?.next;
         let goal = self.at.next + (kept - max + max / PART).clamp(1, DROPPED_MAX);
-        let first_kept = goal.min(committed);
-        let Some(last) = first_kept.checked_sub(1).filter(|last| *last >= self.at.next) else { return Ok((self, end)) };
-        let bytes = stored(store, last)?.ok_or(AuditError::Sequence { expected: last, found: last + 1 })?;
-        let kept_from = Position { next: first_kept, last: hash(&decode(&bytes)?) };
-        for sequence in self.at.next..first_kept {
+        let Some(kept_from) = self.kept_from(store, goal.min(committed))? else { return Ok((self, end)) };
+        for sequence in self.at.next..kept_from.next {
             batch.delete(Table::Audit, sequence.to_be_bytes());
         }
         let start = Self { at: kept_from, told_by: end.next };
         batch.put(Table::Audit, START, codec::encode(&start));
         let what = Act::Pruned { from: self.at.next, kept_from };
         Ok((start, end.append(batch, key, now, BY, what)))
+    }
+
+    /// The last place up to `goal` that the log could begin at, which is behind an entry that is good; none if no entry may go.
+    fn kept_from(self, store: &impl Store, goal: u64) -> Result<Option<Position>, AuditError> {
+        let mut damaged = None;
+        for last in (self.at.next..goal).rev() {
+            let bytes = stored(store, last)?;
+            let entry = bytes.ok_or(AuditError::Sequence { expected: last, found: last + 1 });
+            match entry.and_then(|bytes| decode(&bytes)) {
+                Ok(entry) => return Ok(Some(Position { next: last + 1, last: hash(&entry) })),
+                Err(error) => damaged = damaged.or(Some(error)),
+            }
+        }
+        damaged.map_or(Ok(None), Err)
     }
 }
 
@@ -198,6 +210,29 @@ mod tests {
         let (store, end) = log(0);
         let nothing = Start::default().prune(&store, &mut Batch::default(), end, 0, &key(), UnixSecs(1)).unwrap();
         assert_eq!(nothing, (Start::default(), end));
+    }
+
+    /// One damaged entry at the place that the log was to begin behind stopped every act for good.
+    #[test]
+    fn a_damaged_entry_is_never_the_last_that_goes() {
+        let part = MAX / PART;
+        // The last of the part and the two before it; with all of them nothing can go.
+        for (damaged, first_kept) in [(part - 1..part, part - 1), (part - 3..part, part - 3), (0..1, part)] {
+            let (mut store, start, end) = pruned(MAX - 1);
+            damaged.clone().for_each(|sequence| change(&mut store, sequence, (sequence % 2 == 0).then(|| vec![1])));
+            let (start, end) = act(&mut store, start, end, MAX - 1);
+            assert_eq!((start.at.next, Position::open(&store).unwrap()), (first_kept, end), "{damaged:?}");
+            // What is damaged and kept is found.
+            assert_eq!(verify_whole(&store).is_ok(), first_kept == part, "{damaged:?}");
+        }
+        let (mut store, start, end) = pruned(MAX - 1);
+        (0..part).for_each(|sequence| change(&mut store, sequence, None));
+        let mut batch = Batch::default();
+        let end = end.append(&mut batch, &key(), UnixSecs(1), "uid 0", Act::Admission { version: 1 });
+        let before = batch.clone();
+        let refused = start.prune(&store, &mut batch, end, MAX, &key(), UnixSecs(1)).unwrap_err();
+        assert!(matches!(refused, AuditError::Sequence { expected, .. } if expected == part - 1), "{refused}");
+        assert_eq!(batch, before);
     }
 
     #[test]

@@ -8,7 +8,6 @@
 //! hears of that as everybody does.
 
 use super::{Asked, Issuer, OpenIssuerError, Refused, Reply, Request, STATE_KEY};
-use crate::audit::ENTRIES_MAX_DEFAULT;
 use crate::pki::bundle::{Chain, SignedBundle, network_id};
 use crate::pki::key::PrivateKey;
 use crate::random::Random;
@@ -27,23 +26,15 @@ pub struct Seat<S> {
 }
 
 impl<S: Store> Seat<S> {
-    /// Continues from a store, or waits with an empty one.
+    /// Continues from a store, or waits with an empty one. The issuer that is here or comes keeps so many entries of its audit log.
     ///
     /// # Errors
     /// [`OpenIssuerError`].
-    pub fn open(store: S, key: PrivateKey) -> Result<Self, OpenIssuerError> {
+    pub fn open(store: S, key: PrivateKey, audit_max: u64) -> Result<Self, OpenIssuerError> {
         if store.value(Table::Issuer, STATE_KEY)?.is_none() {
-            return Ok(Self { issuer: None, empty: Some((store, key)), heard: None, audit_max: ENTRIES_MAX_DEFAULT });
+            return Ok(Self { issuer: None, empty: Some((store, key)), heard: None, audit_max });
         }
-        Ok(Self { issuer: Some(Issuer::open(store, key)?), empty: None, heard: None, audit_max: ENTRIES_MAX_DEFAULT })
-    }
-
-    /// Keeps so many entries of the audit log, of the issuer that is here or comes.
-    pub fn set_audit_max(&mut self, entries: u64) {
-        self.audit_max = entries;
-        if let Some(issuer) = &mut self.issuer {
-            issuer.set_audit_max(entries);
-        }
+        Ok(Self { issuer: Some(Issuer::open(store, key, audit_max)?), empty: None, heard: None, audit_max })
     }
 
     /// Whether there is an issuer.
@@ -72,9 +63,8 @@ impl<S: Store> Seat<S> {
         if let Some(chain) = self.heard.take_if(names)
             && let Some((store, key)) = self.empty.take()
         {
-            let mut issuer = Issuer::create(store, key, chain.network(), chain.versions(), now, random)?;
-            issuer.set_audit_max(self.audit_max);
-            self.issuer = Some(issuer);
+            let (network, versions) = (chain.network(), chain.versions());
+            self.issuer = Some(Issuer::create(store, key, network, versions, self.audit_max, now, random)?);
         }
         Ok(match &mut self.issuer {
             Some(issuer) => issuer.handle(asked, now, random),

@@ -52,6 +52,7 @@ struct World {
     random: SeededRandom,
     issuer: Issuer<Shaky>,
     fails: Rc<Cell<bool>>,
+    audit_max: u64,
 }
 
 /// A site that joins.
@@ -80,13 +81,18 @@ impl World {
     }
 
     fn of(seed: u8) -> Self {
+        Self::with_log(seed, audit::ENTRIES_MAX_DEFAULT)
+    }
+
+    /// One whose log has so many entries at most.
+    fn with_log(seed: u8, audit_max: u64) -> Self {
         let (network, first) = network();
         let store = Shaky::default();
         let (fails, start) = (Rc::clone(&store.fails), Instant::now());
         let now = Now { mono: start, wall: UnixSecs(FOUNDED) };
         let mut random = SeededRandom::new(u64::from(seed));
-        let issuer = Issuer::create(store, key(seed), network, &[first], now, &mut random).unwrap();
-        Self { start, secs: 0, random, issuer, fails }
+        let issuer = Issuer::create(store, key(seed), network, &[first], audit_max, now, &mut random).unwrap();
+        Self { start, secs: 0, random, issuer, fails, audit_max }
     }
 
     fn now(&self) -> Now {
@@ -160,7 +166,7 @@ impl World {
     /// Ends the process and starts it again on what the store has.
     fn restart(&mut self) {
         let store = self.issuer.store.clone();
-        self.issuer = Issuer::open(store, self.issuer.key.clone()).unwrap();
+        self.issuer = Issuer::open(store, self.issuer.key.clone(), self.audit_max).unwrap();
     }
 
     fn check_audit(&self) {
@@ -492,16 +498,81 @@ fn a_key_becomes_an_issuer_with_the_first_bundle_that_names_it() {
         request: Request::Learn { bundles, revocations: vec![], admission: None, statements: vec![] },
     };
     let store = Shaky::default();
-    let mut seat = Seat::open(store.clone(), key(99)).unwrap();
+    let mut seat = Seat::open(store.clone(), key(99), 1000).unwrap();
     assert_eq!(seat.handle(learn(vec![first.clone()]), now, &mut random).unwrap(), Err(Refused::NotIssuer));
     assert!(!seat.is_taken());
-    let mut seat = Seat::open(store.clone(), key(11)).unwrap();
+    let mut seat = Seat::open(store.clone(), key(11), 1000).unwrap();
     let status = Asked { by: "uid 0".into(), request: Request::Status };
     assert_eq!(seat.handle(status.clone(), now, &mut random).unwrap(), Err(Refused::NotIssuer));
     assert_eq!(seat.handle(learn(vec![]), now, &mut random).unwrap(), Err(Refused::NotIssuer));
     assert_eq!(seat.handle(learn(vec![first]), now, &mut random).unwrap(), Ok(Reply::Done));
     assert!(matches!(seat.handle(status, now, &mut random).unwrap(), Ok(Reply::Status(_))));
     assert!(seat.is_taken());
+}
+
+/// What the configuration says reaches the issuer, whether it is here or comes, and holds up to the entry.
+#[test]
+fn a_seat_keeps_as_many_entries_of_the_log_as_it_was_told() {
+    let (start, mut random) = (Instant::now(), SeededRandom::new(3));
+    let now = Now { mono: start, wall: UnixSecs(FOUNDED) };
+    let asked = |request| Asked { by: "uid 0".into(), request };
+    let bundles = vec![network().1];
+    let learn = Request::Learn { bundles, revocations: vec![], admission: None, statements: vec![] };
+    let mut store = MemoryStore::default();
+    // How many entries there are, and the first that is kept.
+    let mut log = |seat: &mut Seat<&mut MemoryStore>, acts: usize| {
+        let mut ask = |request| seat.handle(asked(request), now, &mut random).unwrap().unwrap();
+        (0..acts).for_each(|_| drop(ask(Request::RotateAdmission)));
+        let Reply::AuditVerified { entries, first, .. } = ask(Request::VerifyAudit { from: 0 }) else { panic!() };
+        (entries, first)
+    };
+    let mut seat = Seat::open(&mut store, key(11), 16).unwrap();
+    assert_eq!(seat.handle(asked(learn), now, &mut SeededRandom::new(4)).unwrap(), Ok(Reply::Done));
+    // The first entry is that it was made.
+    assert_eq!(log(&mut seat, 14), (15, 0));
+    // An eighth goes with the next, and one entry tells of it; then there are sixteen again.
+    assert_eq!(log(&mut seat, 1), (17, 2));
+    assert_eq!(log(&mut seat, 1), (19, 4));
+    // The same after a restart, and another number after another.
+    assert_eq!(log(&mut Seat::open(&mut store, key(11), 16).unwrap(), 1), (21, 6));
+    assert_eq!(log(&mut Seat::open(&mut store, key(11), 64).unwrap(), 48), (69, 6));
+    assert_eq!(log(&mut Seat::open(&mut store, key(11), 64).unwrap(), 1), (71, 14));
+}
+
+/// One damaged entry where the log was to begin had the issuer refuse every act for good.
+#[test]
+fn a_damaged_log_keeps_nobody_from_being_revoked() {
+    let damage = |world: &mut World, sequences: std::ops::Range<u64>| {
+        let mut batch = Batch::default();
+        sequences.for_each(|sequence| batch.delete(Table::Audit, sequence.to_be_bytes()));
+        world.issuer.store.commit(batch).unwrap();
+    };
+    let revoke = |world: &mut World, number: u8| {
+        let list = world.revoke(Revoked::Node(NodeId([number; 32])));
+        assert_eq!(list.entries.len(), usize::from(number));
+        (world.issuer.audit.next, world.issuer.audit_start.at.next)
+    };
+    // A revocation is two entries, and with the first one entries 0 to 5 were to go. The last of them is gone already, or all are.
+    for (damaged, after) in [(5..6, [(42, 5), (44, 5)]), (0..6, [(41, 0), (44, 8)])] {
+        let mut world = World::with_log(11, 40);
+        (0..38).for_each(|_| drop(world.ask(Request::RotateAdmission).unwrap()));
+        assert_eq!((world.issuer.audit.next, world.issuer.audit_start.at.next), (39, 0));
+        damage(&mut world, damaged.clone());
+        for (number, expected) in (1..).zip(after) {
+            assert_eq!(revoke(&mut world, number), expected, "{damaged:?}");
+        }
+        assert_eq!(world.issuer.audit_start, audit::Start::open(&world.issuer.store).unwrap());
+        // What is damaged and kept is told.
+        let verified = world.ask(Request::VerifyAudit { from: 0 });
+        assert_eq!(verified.is_err(), damaged.contains(&world.issuer.audit_start.at.next), "{damaged:?}");
+        world.restart();
+        revoke(&mut world, 3);
+    }
+    // What the store cannot do is still refused.
+    let mut world = World::with_log(11, 40);
+    world.fails.set(true);
+    let request = Request::Revoke { what: Revoked::Node(NodeId([1; 32])), reason: String::new() };
+    assert!(matches!(world.ask(request), Err(Refused::Store(_))));
 }
 
 #[test]
@@ -619,7 +690,7 @@ fn a_restored_issuer_learns_who_is_there_before_it_allocates() {
     let restored = put_back(&mut fresh, &file, "correct horse").unwrap();
     assert_eq!((restored.network, restored.counter), (world.issuer.network(), 1));
 
-    world.issuer = Issuer::open(fresh, restored.key).unwrap();
+    world.issuer = Issuer::open(fresh, restored.key, world.audit_max).unwrap();
     assert_eq!(world.invite(auto("rome")).unwrap_err(), Refused::Recovering);
     let statements = vec![later.statement.clone()];
     let learn = Request::Learn { bundles: vec![], revocations: vec![list.clone()], admission: None, statements };

@@ -184,8 +184,7 @@ pub async fn run(config: &Config) -> Result<(), IssuerProcessError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system("installing a signal handler"))?;
     let state = StateDirectory::open(&config.node.state_directory)?;
     let key = state.issuer_key()?.ok_or(IssuerProcessError::NoKey)?;
-    let mut issuer = Seat::open(state.issuer_store()?, key)?;
-    issuer.set_audit_max(config.issuer.log_entries_max);
+    let mut issuer = Seat::open(state.issuer_store()?, key, config.issuer.log_entries_max)?;
     if !issuer.is_taken() {
         tracing::info!("the key is no issuer's yet: `weir ca add-issuer` makes it one, in a ceremony");
     }

@@ -135,7 +135,7 @@ fn what_the_network_knows_comes_in_parts_and_makes_an_issuer_of_a_key() {
     assert!(parts.iter().all(|part| codec::encode(part).len() < 1 << 20));
     assert_eq!(Request::learn(vec![], vec![], None, vec![]), [told(vec![], vec![], None)]);
 
-    let mut seat = Seat::open(MemoryStore::default(), key(13)).unwrap();
+    let mut seat = Seat::open(MemoryStore::default(), key(13), 1000).unwrap();
     let single = long.versions().iter().map(|version| told(vec![version.clone()], vec![], None));
     let mut ask = |request| seat.handle(Asked { by: "the node".into(), request }, now, &mut random).unwrap();
     let replies: Vec<_> = single.map(&mut ask).collect();
@@ -170,8 +170,7 @@ fn the_log_is_checked_on_demand_and_a_backup_of_a_bent_one_is_not_put_back() {
 
 #[test]
 fn a_full_log_drops_its_oldest_entries_and_is_good_through_restarts_failures_and_a_restore() {
-    let mut world = World::new();
-    world.issuer.set_audit_max(40);
+    let mut world = World::with_log(11, 40);
     let passphrase = || SecretText(Zeroizing::new("correct horse".to_owned()));
     let mut drops = 0;
     for number in 0..200 {
@@ -188,13 +187,13 @@ fn a_full_log_drops_its_oldest_entries_and_is_good_through_restarts_failures_and
         if world.issuer.audit_start != start {
             drops += 1;
             world.restart();
-            world.issuer.set_audit_max(40);
             world.check_audit();
         }
     }
     assert!(drops > 20, "{drops}");
     // Nothing more goes from here on.
-    world.issuer.set_audit_max(1000);
+    world.audit_max = 1000;
+    world.restart();
     let first = world.issuer.audit_start.at.next;
     let Reply::Audit(entries) = world.ask(Request::Audit { from: 0, max: 1 }).unwrap() else { panic!() };
     assert_eq!(entries[0].peek().unwrap().sequence, first);
