@@ -1,4 +1,4 @@
-//! Files that a person carries from one host to another: trust bundles as texts, and keys under a passphrase.
+//! Files that a person carries from one host to another: trust bundles and revocation lists as texts, and keys under a passphrase.
 #![no_main]
 
 use data_encoding::BASE64;
@@ -6,7 +6,9 @@ use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use weir_controlplane::ceremony::Ceremony;
 use weir_controlplane::pki::bundle::{SignedBundle, text};
+use weir_controlplane::pki::id::NodeId;
 use weir_controlplane::pki::key::PrivateKey;
+use weir_controlplane::pki::revocation::{self, Entry, RevocationSet, Revoked, SignedRevocationList};
 use weir_fuzz::{CHEAP_KEY, CHEAP_PASSPHRASE, Edit, NETWORK, NOW, edited, key};
 
 #[derive(Arbitrary, Debug)]
@@ -17,6 +19,8 @@ enum File {
     Bundle(Vec<Edit>),
     /// The same with changes to what stands in its last line.
     Version { body: Vec<Edit>, signer: u8 },
+    /// A revocation list with changes to its text.
+    List { count: u8, edits: Vec<Edit> },
     /// A key, or anything.
     Pem(String),
     /// A good key file with changes to what is behind the base64.
@@ -35,6 +39,18 @@ fn bundle(file: &[u8]) {
     }
 }
 
+fn list(file: &[u8]) {
+    let Ok(list) = std::str::from_utf8(file).map_err(drop).and_then(|text| revocation::text::read(text).map_err(drop))
+    else {
+        return;
+    };
+    assert_eq!(revocation::text::read(&revocation::text::write(&list)), Ok(list.clone()));
+    let mut known = RevocationSet::default();
+    if let Ok(applied) = known.apply(list, NETWORK.chain.current()) {
+        assert!(applied.added.iter().all(|entry| known.is_revoked(entry.what)));
+    }
+}
+
 fn opened(pem: &str) {
     if let Ok(key) = PrivateKey::from_encrypted_pem(pem, CHEAP_PASSPHRASE) {
         let public = key.public();
@@ -43,7 +59,15 @@ fn opened(pem: &str) {
 }
 
 fuzz_target!(|file: File| match file {
-    File::Text(bytes) => bundle(&bytes),
+    File::Text(bytes) => {
+        bundle(&bytes);
+        list(&bytes);
+    }
+    File::List { count, edits } => {
+        let entry = |byte| Entry { what: Revoked::Node(NodeId([byte; 32])), reason: "stolen".to_owned(), at: NOW };
+        let signed = SignedRevocationList::sign(&key(11), 1, NOW, NOW, (0..count).map(entry).collect());
+        list(&edited(revocation::text::write(&signed).into_bytes(), &edits));
+    }
     File::Bundle(edits) => bundle(&edited(text::write(NETWORK.chain.versions()).into_bytes(), &edits)),
     File::Version { body, signer } => {
         let mut next = SignedBundle::sign(&NETWORK.chain.successor(), &[&key(signer % 3)]);

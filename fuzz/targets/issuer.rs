@@ -202,7 +202,10 @@ impl World {
             }
             Step::Replace { member } => {
                 if let Some(node) = self.member(member) {
-                    self.ask(Request::Replace { of: Predecessor::Node(node), ttl_secs: 3600, contact: contact() }, None);
+                    self.ask(
+                        Request::Replace { of: Predecessor::Node(node), ttl_secs: 3600, contact: contact() },
+                        None,
+                    );
                 }
             }
             Step::Learn { member, name, prefix, edits, signer } => {

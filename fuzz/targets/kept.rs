@@ -53,7 +53,8 @@ static GOOD: LazyLock<[MemoryStore; 2]> = LazyLock::new(|| {
     let (mut node, mut issuer) = (MemoryStore::default(), MemoryStore::default());
     found(&founding, &keys, &mut node, &mut issuer, later(start, 0), &mut random).expect("a network");
     // A node that has run has records, lists, a clock.
-    let mut running = Node::new(settings(), SeededRandom::new(2), &mut node, &mut NoLinks, later(start, 0)).expect("good");
+    let mut running =
+        Node::new(settings(), SeededRandom::new(2), &mut node, &mut NoLinks, later(start, 0)).expect("good");
     running.handle_timeout(&mut NoLinks, later(start, 120));
     while let Some(output) = running.poll_output() {
         if let weir_controlplane::node::Output::Store(batch) = output {
@@ -92,7 +93,9 @@ fuzz_target!(|changes: Vec<Change>| {
                 entries.map(move |(key, value)| (table, key, value))
             })
             .collect();
-        let Some((table, key, value)) = all.get(usize::from(change.which) % all.len().max(1)).cloned() else { continue };
+        let Some((table, key, value)) = all.get(usize::from(change.which) % all.len().max(1)).cloned() else {
+            continue;
+        };
         let mut batch = Batch::default();
         let value = match change.value {
             Value::Gone => {

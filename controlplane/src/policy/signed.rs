@@ -186,31 +186,39 @@ pub enum HistoryError {
     Unknown(u64),
 }
 
+/// A version of the history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Kept {
+    version: Version,
+    signed: SignedPolicy,
+    digest: [u8; 32],
+}
+
 /// The versions that were in force, the newest last. It holds only what was verified when it came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct History {
-    versions: Vec<(Version, SignedPolicy)>,
+    versions: Vec<Kept>,
 }
 
 impl History {
     /// The version in force.
     pub fn current(&self) -> Option<&Version> {
-        self.versions.last().map(|(version, _)| version)
+        self.versions.last().map(|kept| &kept.version)
     }
 
     /// The version in force, to pass on.
     pub fn current_signed(&self) -> Option<&SignedPolicy> {
-        self.versions.last().map(|(_, signed)| signed)
+        self.versions.last().map(|kept| &kept.signed)
     }
 
     /// Names what is in force: two members with one digest follow the same. Zeros for none.
     pub fn digest(&self) -> [u8; 32] {
-        self.current_signed().map_or([0; 32], SignedPolicy::digest)
+        self.versions.last().map_or([0; 32], |kept| kept.digest)
     }
 
     /// All that are kept, the oldest first.
     pub fn versions(&self) -> impl DoubleEndedIterator<Item = &Version> {
-        self.versions.iter().map(|(version, _)| version)
+        self.versions.iter().map(|kept| &kept.version)
     }
 
     /// The number that the next version must have at least.
@@ -218,8 +226,8 @@ impl History {
         self.current().map_or(1, |current| current.version.saturating_add(1))
     }
 
-    /// Takes a version that is newer than all others in, or that is followed in place of another of its number; the oldest goes when there
-    /// are [`HISTORY_MAX`].
+    /// Takes a version that is newer than all others in. Of two with one number the one with the higher digest is followed, but for one whose
+    /// operator is an operator no more. The oldest goes when there are [`HISTORY_MAX`].
     ///
     /// # Errors
     /// [`PolicyError`]; then the version before stays in force.
@@ -234,25 +242,29 @@ impl History {
         if version.version > now.plus(VERSION_AHEAD_MAX).0 {
             return Err(PolicyError::Ahead(version.version));
         }
-        self.take(version, signed)
+        // Others do not take what is in force from us any more, so it must not stand in the way of what they do take.
+        let is_displaced = self.current().is_some_and(|current| !operators.contains(&current.operator));
+        self.take(version, signed, is_displaced)
     }
 
-    fn take(&mut self, version: Version, signed: SignedPolicy) -> Result<&Version, PolicyError> {
+    /// `is_displaced`: any other of its number goes before the one in force.
+    fn take(&mut self, version: Version, signed: SignedPolicy, is_displaced: bool) -> Result<&Version, PolicyError> {
         // Versions count from 1: 0 is what a member says that has none.
         let known = self.current().map_or(0, |current| current.version);
-        let is_rival = version.version == known && known > 0 && signed.digest() > self.digest();
-        if version.version <= known && !is_rival {
+        let digest = signed.digest();
+        let is_followed = version.version == known && known > 0 && (is_displaced || digest > self.digest());
+        if version.version <= known && !is_followed {
             return Err(PolicyError::Version { version: version.version, known });
         }
-        if is_rival {
+        if is_followed {
             self.versions.pop();
         }
         if self.versions.len() == HISTORY_MAX {
             self.versions.remove(0);
         }
-        self.versions.push((version, signed));
+        self.versions.push(Kept { version, signed, digest });
         // It was pushed just now.
-        Ok(&self.versions[self.versions.len() - 1].0)
+        Ok(&self.versions[self.versions.len() - 1].version)
     }
 
     /// Takes our own copy of a version back, which was verified when it came. Who signs policy may have changed since; what is in force stays
@@ -262,7 +274,7 @@ impl History {
     /// [`PolicyError`].
     pub fn keep(&mut self, signed: SignedPolicy, network: NetworkId) -> Result<&Version, PolicyError> {
         let version = signed.verify(network, &[signed.operator])?;
-        self.take(version, signed)
+        self.take(version, signed, false)
     }
 
     /// The document of an earlier version, to be signed again under a new number.

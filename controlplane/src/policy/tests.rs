@@ -379,6 +379,28 @@ fn of_two_with_one_number_all_follow_the_same() {
     assert_eq!(History::default().digest(), [0; 32]);
 }
 
+/// Who had the one with the higher digest kept it, and all others refused it.
+#[test]
+fn what_an_operator_signed_that_is_one_no_more_makes_room_for_its_rival() {
+    let gone = PrivateKey::from_seed(&[2; 32]);
+    let sign = |by: &PrivateKey, text: &str| SignedPolicy::sign(NETWORK, 3, UnixSecs(7), text, by).unwrap();
+    let old = sign(&gone, "default = \"deny\"");
+    let new = ["# a", "# b", "# c", "# d", "# e", "# f"]
+        .map(|comment| sign(&operator(), &format!("default = \"allow\" {comment}")))
+        .into_iter()
+        .find(|new| new.digest() < old.digest())
+        .expect("one of six has the lower digest");
+    let both: &[PublicKey] = &[operator().public(), gone.public()];
+    let mut history = History::default();
+    history.apply(old.clone(), NETWORK, both, NOW).unwrap();
+    assert!(history.clone().apply(new.clone(), NETWORK, both, NOW).is_err());
+    history.apply(new.clone(), NETWORK, &both[..1], NOW).unwrap();
+    assert_eq!(history.current_signed(), Some(&new));
+    assert_eq!(history.apply(old, NETWORK, &both[..1], NOW), Err(PolicyError::Operator(gone.public())));
+    let again = history.apply(new, NETWORK, &both[..1], NOW);
+    assert_eq!(again, Err(PolicyError::Version { version: 3, known: 3 }));
+}
+
 #[test]
 fn no_version_uses_up_the_numbers_behind_it() {
     let operators = &[operator().public()];
