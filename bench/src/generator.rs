@@ -171,7 +171,31 @@ pub fn pace_with(
     send_paced(namespace, interface, rate_pps, amount, stop, u64::MAX, write)
 }
 
-/// What is later than `caught_up_ns` moves all deadlines.
+/// When frames are due: at a rate, from a start that what is later than `caught_up_ns` moves.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Schedule {
+    start_ns: u64,
+    moved_ns: u64,
+    rate_pps: f64,
+    caught_up_ns: u64,
+}
+
+impl Schedule {
+    /// When the frame of a number is due, as it looks now.
+    fn due(&self, n: u64) -> u64 {
+        self.start_ns + self.moved_ns + (n as f64 * 1e9 / self.rate_pps) as u64
+    }
+
+    /// A burst began with the frame of a number; how late, ns.
+    fn began(&mut self, n: u64, now_ns: u64) -> u64 {
+        let late_ns = now_ns.saturating_sub(self.due(n));
+        if late_ns > self.caught_up_ns {
+            self.moved_ns += late_ns;
+        }
+        late_ns
+    }
+}
+
 fn send_paced(
     namespace: &Namespace,
     interface: &str,
@@ -191,16 +215,12 @@ fn send_paced(
     };
     let burst = ((rate_pps * BURST_NS / 1e9) as u64).clamp(1, BURST_MAX);
     let start_ns = monotonic_ns();
-    let mut moved_ns = 0;
+    let mut schedule = Schedule { start_ns, moved_ns: 0, rate_pps, caught_up_ns };
     let mut sent = Sent::default();
-    let due = |n: u64, moved_ns: u64| start_ns + moved_ns + (n as f64 * 1e9 / rate_pps) as u64;
     while sent.frames < total && !stop.load(Ordering::Relaxed) {
-        let deadline = due(sent.frames, moved_ns);
-        wait_until(deadline);
+        wait_until(schedule.due(sent.frames));
         let end = total.min(sent.frames + burst);
-        let late_ns = monotonic_ns() - deadline;
-        sent.late_max_ns = sent.late_max_ns.max(late_ns);
-        moved_ns += if late_ns > caught_up_ns { late_ns } else { 0 };
+        sent.late_max_ns = sent.late_max_ns.max(schedule.began(sent.frames, monotonic_ns()));
         drain(&mut transmitter, interface, |t| t.room() >= BURST_MAX as usize)?;
         while sent.frames < end {
             let mut len = 0;
@@ -218,7 +238,7 @@ fn send_paced(
     }
     drain(&mut transmitter, interface, |t| t.outstanding() == 0)?;
     // The last frame stands for an interval too.
-    sent.elapsed_ns = (monotonic_ns() - start_ns).max(due(sent.frames, moved_ns) - start_ns);
+    sent.elapsed_ns = monotonic_ns().max(schedule.due(sent.frames)) - start_ns;
     Ok(sent)
 }
 
@@ -236,4 +256,47 @@ fn drain(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START_NS: u64 = 7_000_000_000;
+
+    fn schedule(caught_up_ns: u64) -> Schedule {
+        Schedule { start_ns: START_NS, moved_ns: 0, rate_pps: 1_000.0, caught_up_ns }
+    }
+
+    #[test]
+    fn lateness_up_to_the_bound_is_caught_up_with_and_what_is_beyond_moves_all_that_comes() {
+        for (late_ns, moved_ns) in [(0, 0), (1, 0), (CAUGHT_UP_NS, 0), (CAUGHT_UP_NS + 1, CAUGHT_UP_NS + 1)] {
+            let mut schedule = schedule(CAUGHT_UP_NS);
+            let due_ns = schedule.due(5);
+            assert_eq!(due_ns, START_NS + 5_000_000);
+            assert_eq!(schedule.began(5, due_ns + late_ns), late_ns);
+            assert_eq!(schedule, Schedule { moved_ns, ..self::schedule(CAUGHT_UP_NS) }, "{late_ns} ns late");
+            assert_eq!(schedule.due(6), START_NS + 6_000_000 + moved_ns, "{late_ns} ns late");
+        }
+        // Moved once, the next one is in time; late again, it moves by what it is late now.
+        let mut twice = schedule(CAUGHT_UP_NS);
+        twice.began(5, START_NS + 25_000_000);
+        assert_eq!((twice.began(6, START_NS + 26_000_000), twice.moved_ns), (0, 20_000_000));
+        assert_eq!((twice.began(7, START_NS + 29_000_000), twice.moved_ns), (2_000_000, 22_000_000));
+    }
+
+    #[test]
+    fn without_a_bound_every_deadline_stays_where_it_was() {
+        let mut schedule = schedule(u64::MAX);
+        for now_ns in [START_NS + CAUGHT_UP_NS + 1, START_NS + (1 << 40), u64::MAX] {
+            assert_eq!(schedule.began(0, now_ns), now_ns - START_NS);
+            assert_eq!(schedule, self::schedule(u64::MAX));
+        }
+    }
+
+    #[test]
+    fn a_burst_before_its_time_is_not_late() {
+        let mut schedule = schedule(CAUGHT_UP_NS);
+        assert_eq!((schedule.began(5, START_NS), schedule.moved_ns), (0, 0));
+    }
 }

@@ -3,6 +3,7 @@
 //! Configuration, state, sockets and log live in a directory of its own, and so do the programs, where they are to be replaced. A [`Member`]
 //! owns its supervisor by id and finds the other processes as the supervisor's children; dropping it stops them all.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -12,11 +13,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use weir_controlplane::api::{Call, client};
+use weir_controlplane::api::Call;
+use weir_controlplane::api::client::{self, ClientError};
 use weir_controlplane::config::{Config, Instance};
 use weir_controlplane::pki::id::KeyId;
 use weir_controlplane::pki::key::PrivateKey;
 use weir_dataplane::api::Client;
+use weir_dataplane::api::message::NamedCount;
 
 use crate::rig::mesh::Site;
 use crate::sys::signal;
@@ -25,7 +28,7 @@ use crate::{Error, Result};
 /// How long a start, a join or a stop may take on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often what is waited for is looked at.
-const POLL: Duration = Duration::from_millis(20);
+const POLL: Duration = Duration::from_millis(10);
 
 /// One of the processes of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +63,10 @@ pub enum Ending {
 
 /// What opens the roots and the backups of a network of the bench.
 pub const PASSPHRASE: &str = "correct horse battery staple";
+
+/// What a node counts of data for keys that it has not got, each datagram under one of them: `wan` drops it or lets one of many through to a
+/// control socket, and the engine drops what found its lane gone.
+pub const NO_KEYS: [&str; 3] = ["wan_unknown_index", "wan_miss_sampled", "unknown_index"];
 
 /// The programs of a node.
 const PROGRAMS: [&str; 2] = ["weir", "weir-dataplane"];
@@ -239,12 +246,21 @@ impl<'a> Member<'a> {
     /// # Errors
     /// [`Error::Broken`] with what it said, or that it did not answer.
     pub fn ask(&self, call: &Call) -> Result<Value> {
+        let failed = |error: ClientError| Error::Broken {
+            what: format!("asking g{}", self.site.number),
+            detail: error.to_string(),
+        };
+        self.call(call)?.map_err(failed)
+    }
+
+    /// The same, whatever comes of it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when there is nothing to ask with.
+    pub fn call(&self, call: &Call) -> Result<std::result::Result<Value, ClientError>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(Error::io("cannot start a runtime"))?;
-        let socket = self.directory.join("run").join("api.sock");
-        runtime
-            .block_on(client::call(&socket, call))
-            .map_err(|error| Error::Broken { what: format!("asking g{}", self.site.number), detail: error.to_string() })
+        Ok(runtime.block_on(client::call(&self.directory.join("run").join("api.sock"), call)))
     }
 
     /// A file with [`PASSPHRASE`] in it that nobody else may read.
@@ -420,6 +436,33 @@ impl<'a> Member<'a> {
         self.directory.join("run").join("plane.sock")
     }
 
+    /// What its packet plane dropped so far, by reason: engine and programs together.
+    ///
+    /// # Errors
+    /// [`Error::Api`].
+    pub fn dropped(&self) -> Result<BTreeMap<String, u64>> {
+        let counters = self.plane()?.counters()?;
+        Ok(summed(counters.engine_drops.into_iter().chain(counters.bpf_drops)))
+    }
+
+    /// The same with what `wan` and `steer` did besides.
+    ///
+    /// # Errors
+    /// [`Error::Api`].
+    pub fn counted(&self) -> Result<BTreeMap<String, u64>> {
+        let counters = self.plane()?.counters()?;
+        Ok(summed(counters.bpf.into_iter().chain(counters.engine_drops).chain(counters.bpf_drops)))
+    }
+
+    /// Data for keys that it has not got, so far.
+    ///
+    /// # Errors
+    /// [`Error::Api`].
+    pub fn counted_without_keys(&self) -> Result<u64> {
+        let counted = self.counted()?;
+        Ok(NO_KEYS.iter().filter_map(|name| counted.get(*name)).sum())
+    }
+
     /// Kills one of its processes, as the kernel does when memory is short.
     ///
     /// # Errors
@@ -494,7 +537,7 @@ impl<'a> Member<'a> {
     /// Everything of it is gone at once, as with its machine: processes, keys, state.
     ///
     /// # Errors
-    /// [`Error::Broken`] when it does not run; [`Error::Io`].
+    /// [`Error::Broken`] when it does not run, or one of its processes does not end; [`Error::Io`].
     pub fn destroy(mut self) -> Result<()> {
         self.hold()?;
         for part in [Part::Control, Part::Plane, Part::Issuer] {
@@ -502,10 +545,9 @@ impl<'a> Member<'a> {
                 self.kill9(part)?;
             }
         }
-        if let Some(mut supervisor) = self.supervisor.take() {
-            let ended = supervisor.kill().and_then(|()| supervisor.wait());
-            ended.map_err(Error::io("cannot end weir run"))?;
-        }
+        let processes = self.kill_supervisor()?;
+        // Who is still at it could write a file into what is being removed.
+        self.wait_for("the end of its processes", |_| processes.iter().all(|pid| has_ended(*pid)))?;
         let shown = self.directory.display().to_string();
         fs::remove_dir_all(&self.directory).map_err(Error::io(format!("cannot remove {shown}")))
     }
@@ -535,6 +577,14 @@ impl<'a> Member<'a> {
             }
         }
     }
+}
+
+fn summed(counts: impl Iterator<Item = NamedCount>) -> BTreeMap<String, u64> {
+    let mut all = BTreeMap::new();
+    for NamedCount { name, count } in counts {
+        *all.entry(name).or_default() += count;
+    }
+    all
 }
 
 /// A process that stands still, and goes on when this is dropped.

@@ -477,7 +477,7 @@ impl<R: Random> Node<R> {
         let ended = if self.clock.is_doubted() { vec![] } else { self.directory.expire(now.wall) };
         for ended in ended {
             let node = ended.record.node;
-            self.part(node, "its record ended", links, now);
+            self.part(node, link::Code::Ended, "its record ended", links, now);
             self.keep_address(&ended, now);
         }
         if self.greet_at.is_none_or(|at| at <= now.mono) {

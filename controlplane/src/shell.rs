@@ -47,7 +47,6 @@ use crate::time::{Now, UnixSecs};
 pub mod confine;
 pub mod frame;
 pub mod issuer;
-pub mod parent;
 pub mod plane;
 pub mod socket;
 
@@ -305,9 +304,8 @@ impl Shell {
             match plane.take().or_else(|| self.from_plane.try_recv().ok()) {
                 Some(FromPlane::Sockets(descriptors)) => self.adopt(descriptors, now).await?,
                 Some(FromPlane::Input(input)) => {
-                    // Who has left the network has sockets of its own by then.
-                    if matches!(*input, PlaneInput::Gone) && self.node.id().is_some() {
-                        self.sockets.let_go();
+                    if matches!(*input, PlaneInput::Gone) {
+                        self.sockets.plane_gone();
                     }
                     self.node.handle_plane(*input, &mut DriverLinks { driver: &mut self.driver, now }, now)
                 }
@@ -452,8 +450,11 @@ impl Shell {
         }
     }
 
-    /// From now on QUIC goes by the packet plane's control sockets.
+    /// From now on QUIC goes by the packet plane's control sockets, unless we have left the network while it started.
     async fn adopt(&mut self, descriptors: Vec<OwnedFd>, now: Now) -> Result<(), ShellError> {
+        if self.node.id().is_none() {
+            return Ok(());
+        }
         let sockets = ControlSockets::adopted(descriptors).map_err(system("taking the control sockets over"))?;
         if sockets.port() != self.sockets.port() {
             self.node.handle_port_change(&mut DriverLinks { driver: &mut self.driver, now }, now);

@@ -30,7 +30,6 @@ use crate::api::call::{Answer, Call};
 use crate::api::types::Error as ApiError;
 use crate::issuer::Seat;
 use crate::node::directory::Directory;
-use crate::node::driver_links::DriverLinks;
 use crate::node::plane::PlaneInput;
 use crate::node::{CallId, Links, Node, Output, Settings};
 use crate::pki::id::{NodeId, overlay_address, session_id};
@@ -49,13 +48,13 @@ mod streams;
 mod wire;
 
 use issuers::Process;
-use links::{ModelLinks, Net};
+use links::Net;
 pub use plane::Roaming;
 use plane::{Effect, ModelPlane};
 use queue::{Due, Life};
 use streams::Stream;
 pub use streams::{StreamId, StreamStats};
-use wire::{Wire, with_links};
+use wire::{Wire, links_of};
 
 /// A machine of the network, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -365,9 +364,9 @@ impl World {
             wire.open(site, !self.legacy_kyber.is_empty(), &mut self.random);
         }
         let now = Now { mono, wall };
-        let node = with_links(&mut self.net, &mut self.wire, site, now, |links| {
-            Node::new(settings, random, &mut machine.store, links, now)
-        });
+        let mut links = links_of(&mut self.net, &mut self.wire, site, now);
+        let node = Node::new(settings, random, &mut machine.store, &mut *links, now);
+        drop(links);
         match node {
             Ok(node) => machine.node = Some(node),
             Err(error) => {
@@ -494,10 +493,7 @@ impl World {
     /// The links of a puppet. What is said on them is on its way when the world goes on.
     pub fn links(&mut self, site: Site) -> Box<dyn Links + '_> {
         let now = self.moment(site);
-        match self.wire.as_mut().and_then(|wire| wire.driver(site)) {
-            Some(driver) => Box::new(DriverLinks { driver, now }),
-            None => Box::new(ModelLinks { net: &mut self.net, site }),
-        }
+        links_of(&mut self.net, &mut self.wire, site, now)
     }
 
     /// What a puppet's links told since the last time.
@@ -609,14 +605,13 @@ impl World {
     }
 
     fn with_node(&mut self, site: Site, act: impl FnOnce(&mut Node<SeededRandom>, &mut dyn Links, Now)) {
-        let (mono, system) = self.clocks(site);
         // What comes for a machine that sleeps is lost but for its own deadlines, which are looked at when it wakes.
         if self.net.places[site.0].is_asleep {
             return;
         }
+        let now = self.moment(site);
         let Some(node) = &mut self.machines[site.0].node else { return };
-        let now = node.now(mono, system);
-        with_links(&mut self.net, &mut self.wire, site, now, |links| act(node, links, now));
+        act(node, &mut *links_of(&mut self.net, &mut self.wire, site, now), now);
         self.carry_out(site);
     }
 

@@ -19,7 +19,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, slice};
 
-use serde_json::Value;
 use weir_controlplane::api::Call;
 use weir_dataplane::api::message::{DumpItem, SessionDump};
 use weir_dataplane::engine::lane::GENERATION_AGE;
@@ -56,10 +55,8 @@ const LEAD: Duration = Duration::from_millis(500);
 const TAIL: Duration = Duration::from_millis(500);
 /// Before keys step on: for the traffic to be set up, and to have begun.
 const RATCHET_LEAD: Duration = Duration::from_secs(1);
-/// For a change to be done.
+/// For a change to be done, as a node is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How often what is waited for is looked at.
-const POLL: Duration = Duration::from_millis(10);
 /// Silence after which all has arrived, and how long that is waited for.
 const QUIET: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
 /// For a change and all around it that is not its traffic.
@@ -117,15 +114,20 @@ impl<F: FnMut(&str)> Beside<'_, '_, F> {
         (self.step)(what);
         self.scene.young_keys()?;
         let seen = self.scene.traffic(change)?;
-        self.tell(what, &seen);
-        Ok(())
+        self.tell(what, &seen)
     }
 
-    fn tell(&mut self, what: &str, seen: &Seen) {
+    fn tell(&mut self, what: &str, seen: &Seen) -> Result<()> {
         if seen.lost() > 0 {
             (self.step)(&format!("{what}: {} packets lost, dropped as {:?}", seen.lost(), seen.dropped));
         }
         seen.add(what, self.samples);
+        if seen.goes_on() {
+            return Ok(());
+        }
+        let (what, last) = (format!("traffic beside \"{what}\""), seen.lost_at_the_end());
+        let detail = format!("the last {last} of {} packets did not arrive: it has stopped", seen.sent.frames);
+        Err(Error::Broken { what, detail })
     }
 
     /// A step that the keys make by themselves, once they are old enough and something is sealed.
@@ -136,11 +138,10 @@ impl<F: FnMut(&str)> Beside<'_, '_, F> {
         let (age, before) = keys(sealing)?;
         std::thread::sleep(GENERATION_AGE.saturating_sub(age + RATCHET_LEAD));
         let seen = self.scene.traffic(|| {
-            until(what, sealing, || Ok(keys(sealing)?.1 > before))?;
+            sealing.wait_for(what, |sealing| keys(sealing).is_ok_and(|(_, steps)| steps > before))?;
             Ok(Took::Unsaid)
         })?;
-        self.tell(what, &seen);
-        Ok(())
+        self.tell(what, &seen)
     }
 }
 
@@ -182,13 +183,13 @@ fn apply(members: &[Member<'_>], file: &str) -> Result<()> {
 }
 
 fn all_go_by(members: &[Member<'_>], document: &str, wanted: u64) -> Result<()> {
-    members.iter().try_for_each(|member| until("a new document", member, || Ok(version(member, document)? >= wanted)))
+    let goes_by = |member: &Member<'_>| version(member, document).is_ok_and(|version| version >= wanted);
+    members.iter().try_for_each(|member| member.wait_for(&format!("version {wanted} of the {document}"), goes_by))
 }
 
 /// The version of a document that a member goes by.
 fn version(member: &Member<'_>, document: &str) -> Result<u64> {
-    let status: Value = member.ask(&Call::Status)?;
-    Ok(status["versions"][document].as_u64().unwrap_or(0))
+    Ok(member.ask(&Call::Status)?["versions"][document].as_u64().unwrap_or(0))
 }
 
 /// How old the keys are that a member of two seals under, and how many steps on.
@@ -208,26 +209,11 @@ fn keys(member: &Member<'_>) -> Result<(Duration, u8)> {
 fn drops(members: &[Member<'_>]) -> Result<BTreeMap<String, u64>> {
     let mut drops = BTreeMap::new();
     for member in members {
-        let counters = member.plane()?.counters()?;
         let gateway = format!("g{}", member.site().number);
-        for count in counters.engine_drops.into_iter().chain(counters.bpf_drops) {
-            *drops.entry(format!("{gateway} {}", count.name)).or_default() += count.count;
-        }
+        drops.extend(member.dropped()?.into_iter().map(|(reason, count)| (format!("{gateway} {reason}"), count)));
         drops.insert(format!("{gateway} TUN queue full"), tun_queue_drops(&member.site().gateway)?);
     }
     Ok(drops)
-}
-
-fn until(what: &str, member: &Member<'_>, holds: impl Fn() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds()? {
-        if Instant::now() > deadline {
-            let what = format!("waiting for {what} on g{}", member.site().number);
-            return Err(Error::Broken { what, detail: member.log() });
-        }
-        std::thread::sleep(POLL);
-    }
-    Ok(())
 }
 
 /// The traffic, and both its ends.
@@ -333,6 +319,17 @@ impl Seen {
         self.sent.frames.saturating_sub(self.tally.datagrams)
     }
 
+    /// Of those, what came after the last of its flow that arrived.
+    fn lost_at_the_end(&self) -> u64 {
+        self.lost().saturating_sub(self.tally.gaps)
+    }
+
+    /// Whether packets still pass when the traffic ends. What has stopped for good beside a change loses all of [`TAIL`] at the end, and half of
+    /// that is told from what a queue loses.
+    fn goes_on(&self) -> bool {
+        (self.lost_at_the_end() as f64) < self.sent.pps() * TAIL.as_secs_f64() / 2.0
+    }
+
     fn add(&self, change: &str, samples: &mut Samples) {
         // A machine that loses packets while nothing changes keeps no promise by that, and breaks none.
         let target = if change == NOTHING { None } else { at_most(0.0) };
@@ -343,5 +340,37 @@ impl Seen {
         if let Took::For(took) = self.took {
             samples.add(what("until it was done"), "ms", None, took.as_secs_f64() * 1e3);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A thousand packets a second for a second and a half: half a second of them is 500.
+    fn seen(datagrams: u64, gaps: u64) -> Seen {
+        let sent = Sent { frames: 1_500, elapsed_ns: 1_500_000_000, ..Sent::default() };
+        let tally = Tally { datagrams, gaps, ..Tally::default() };
+        Seen { sent, tally, dropped: BTreeMap::new(), took: Took::Unsaid }
+    }
+
+    #[test]
+    fn a_stop_for_good_is_told_from_packets_that_were_lost_on_the_way() {
+        for (datagrams, gaps, lost_at_the_end, goes_on) in [
+            (1_500, 0, 0, true),
+            // However many: the last ones arrived.
+            (1, 1_499, 0, true),
+            (1_251, 0, 249, true),
+            (1_250, 0, 250, false),
+            (750, 500, 250, false),
+            // The change itself, and everything after it.
+            (500, 0, 1_000, false),
+            (0, 0, 1_500, false),
+        ] {
+            let seen = seen(datagrams, gaps);
+            assert_eq!((seen.lost_at_the_end(), seen.goes_on()), (lost_at_the_end, goes_on), "{datagrams}, {gaps}");
+        }
+        let nothing = Seen { sent: Sent::default(), ..seen(0, 0) };
+        assert!(!nothing.goes_on(), "nothing was sent");
     }
 }

@@ -29,10 +29,6 @@ const SIZE: u16 = 512;
 const LEAD: Duration = Duration::from_secs(1);
 /// Traffic after they may come back.
 const TAIL: Duration = Duration::from_secs(5);
-/// For everything to be known again. Longer than the traffic, which a target says nothing about.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How often what is waited for is looked at.
-const POLL: Duration = Duration::from_millis(5);
 
 /// Lets supervisors go on, whatever happened.
 struct Held<'a, 'b>(&'a [Member<'b>]);
@@ -94,22 +90,12 @@ fn die_and_come_back(members: &[Member<'_>], outage: Duration) -> Result<Back> {
             let sessions = plane["sessions"].as_u64();
             plane["running"] == Value::Bool(true) && sessions == Some(1) && status["peers_connected"] == 1
         };
-        until(began + PATIENCE, "a control plane that knows everything", member, || {
+        member.wait_for("a control plane that knows everything", |member| {
             member.weir(&["status"]).is_ok_and(|status| knows(&status))
         })?;
     }
     let known = began.elapsed();
     let [member, ..] = members else { return Err(Error::Broken { what: "a network".into(), detail: "empty".into() }) };
-    until(began + PATIENCE, "fresh keys", member, || member.weir(&["rekey", "site-2"]).is_ok())?;
+    member.wait_for("fresh keys", |member| member.weir(&["rekey", "site-2"]).is_ok())?;
     Ok(Back { known, fresh: began.elapsed() })
-}
-
-fn until(deadline: Instant, what: &str, member: &Member<'_>, holds: impl Fn() -> bool) -> Result<()> {
-    while !holds() {
-        if Instant::now() > deadline {
-            return Err(Error::Broken { what: format!("waiting for {what}"), detail: member.log() });
-        }
-        std::thread::sleep(POLL);
-    }
-    Ok(())
 }

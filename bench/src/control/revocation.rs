@@ -39,8 +39,6 @@ const AFTER: Duration = Duration::from_secs(2);
 const REFUSED_FOR: Duration = Duration::from_millis(500);
 /// How often what is waited for is looked at.
 const POLL: Duration = Duration::from_millis(20);
-/// What a gateway does with data for keys that it has no more.
-const REFUSED: [&str; 3] = ["wan_unknown_index", "wan_miss_sampled", "unknown_index"];
 
 /// Measures a round.
 pub(super) fn round(samples: &mut Samples, step: &mut impl FnMut(&str)) -> Result<()> {
@@ -134,10 +132,7 @@ fn revoke(revoked: &Member<'_>, others: &[Member<'_>], away: &[Sink], back: &Sin
 
 /// What a gateway refused because its keys are not there, and what the host behind it had of the revoked member.
 fn seen_of_it((member, sink): (&Member<'_>, &Sink)) -> Result<(u64, u64)> {
-    let counters = member.plane()?.counters()?;
-    let all = counters.bpf.iter().chain(&counters.bpf_drops).chain(&counters.engine_drops);
-    let refused = all.filter(|count| REFUSED.contains(&count.name.as_str())).map(|count| count.count).sum();
-    Ok((refused, sink.datagrams()?))
+    Ok((member.counted_without_keys()?, sink.datagrams()?))
 }
 
 /// Sends streams of a host until told to stop.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aya::programs::links::{FdLink, PinnedLink};
+use weir_bench::control::StopOnDrop;
 use weir_bench::external::ping;
 use weir_bench::gateway::{PORT, TUN};
 use weir_bench::pair::PairConfig;
@@ -91,14 +92,6 @@ fn a_killed_plane_leaks_nothing_and_its_successor_repeats_no_counter() {
         pair.g1.restart().unwrap();
         pair.g2.restart().unwrap();
     });
-}
-
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 #[test]

@@ -44,12 +44,7 @@ fn a_second_issuer_certifies_and_revokes_and_openssl_reads_the_lists() {
     let renewed = members[1].weir(&["cert", "renew"]).expect("a renewal by the first issuer");
     assert_eq!(text(&renewed, "issuer"), text(&first, "issuer"));
 
-    let at = |name: &str| members[0].directory().join(name).display().to_string();
-    let (bundle, root, passphrase) = (at("bundle"), at("roots/root-b.pem"), at("passphrase"));
-    members[0].weir(&["ca", "bundle", &bundle]).unwrap();
-    let ceremony =
-        ["ca", "add-issuer", "--root", &root, "--passphrase-file", &passphrase, "--bundle", &bundle, "--key"];
-    members[0].weir(&[&ceremony[..], &[text(&key, "key")]].concat()).unwrap();
+    let bundle = members[0].ceremony("b", &["add-issuer", "--key", text(&key, "key")]).unwrap();
     members[0].weir(&["ca", "publish", &bundle]).unwrap();
     members[1]
         .wait_for("a certificate by the second issuer", |member| {

@@ -15,11 +15,9 @@ use weir_bench::external::ping;
 use weir_bench::member::{Member, Part};
 use weir_bench::rig::mesh::{Mesh, Site};
 use weir_bench::rig::{Family, Host};
-use weir_bench::sys::signal;
 
 use crate::mesh::network;
-use crate::restarts::counted;
-use crate::support::{alone, answered};
+use crate::support::{alone, answered, beside_traffic, refused, wait_for_version};
 
 /// How long what is to pass may take; what is refused is told at once.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -197,13 +195,6 @@ fn written(member: &Member<'_>, name: &str, text: &str) -> String {
     path.display().to_string()
 }
 
-fn wait_for_version(members: &[Member<'_>], version: u64) {
-    for member in members {
-        let has = |member: &Member<'_>| member.weir(&["status"]).unwrap()["versions"]["policy"] == version;
-        member.wait_for(&format!("version {version} of the policy"), has).unwrap();
-    }
-}
-
 /// How often each rule decided at a node, by its number in the document.
 fn hits(member: &Member<'_>) -> Vec<u64> {
     let policy = member.weir(&["policy", "show"]).unwrap();
@@ -211,15 +202,7 @@ fn hits(member: &Member<'_>) -> Vec<u64> {
 }
 
 fn drops(member: &Member<'_>, reason: &str) -> u64 {
-    counted(member).get(reason).copied().unwrap_or(0)
-}
-
-/// What a refused command said.
-fn refused(member: &Member<'_>, arguments: &[&str]) -> String {
-    match member.weir(arguments) {
-        Ok(done) => panic!("weir {}: {done}", arguments.join(" ")),
-        Err(error) => error.to_string(),
-    }
+    member.dropped().unwrap().get(reason).copied().unwrap_or(0)
 }
 
 fn bad_documents_are_refused(members: &[Member<'_>]) {
@@ -251,21 +234,20 @@ fn bad_documents_are_refused(members: &[Member<'_>]) {
 fn the_receiver_enforces(mesh: &Mesh, members: &[Member<'_>], file: &str) {
     let (h1, h2) = (&mesh.site_of(1).host, &mesh.site_of(2).host);
     answered(h2, h1.lan.address(Family::V4), 3);
-    let control = members[1].pid(Part::Control).expect("it runs");
-    signal::hold(control).unwrap();
+    let held = members[1].hold_part(Part::Control).unwrap();
     let applied = members[0].weir(&["policy", "apply", file]).expect("in force");
     assert_eq!((&applied["version"], &applied["otherwise"]), (&Value::from(1), &Value::from("deny")));
-    wait_for_version(&members[..1], 1);
+    wait_for_version(&members[..1], "policy", 1);
     let seen = ping(h2, h1.lan.address(Family::V4), 5).unwrap();
     assert_eq!(seen.received, 0, "{seen:?}");
-    assert!(drops(&members[0], "policy_denied") >= 5, "{:?}", counted(&members[0]));
+    assert!(drops(&members[0], "policy_denied") >= 5, "{:?}", members[0].dropped());
     assert_eq!(drops(&members[1], "local_policy_denied"), 0);
-    signal::release(control).unwrap();
-    wait_for_version(members, 1);
+    drop(held);
+    wait_for_version(members, "policy", 1);
     // From now on its own gateway tells the host.
     let seen = ping(h2, h1.lan.address(Family::V4), 5).unwrap();
     assert_eq!(seen.received, 0, "{seen:?}");
-    assert!(drops(&members[1], "local_policy_denied") >= 5, "{:?}", counted(&members[1]));
+    assert!(drops(&members[1], "local_policy_denied") >= 5, "{:?}", members[1].dropped());
 }
 
 fn an_error_about_a_flow_comes_back(mesh: &Mesh) {
@@ -277,18 +259,18 @@ fn an_error_about_a_flow_comes_back(mesh: &Mesh) {
 }
 
 fn a_dead_packet_plane_opens_nothing(mesh: &Mesh, members: &[Member<'_>]) {
-    let (h1, h2) = (&mesh.site_of(1).host, &mesh.site_of(2).host);
-    std::thread::scope(|scope| {
-        let denied = scope.spawn(|| ping(h1, mesh.site_of(3).host.lan.address(Family::V4), 200).unwrap());
-        let back = scope.spawn(|| ping(h2, h1.lan.address(Family::V4), 200).unwrap());
+    let [one, two, three] = [1, 2, 3].map(|number| mesh.site_of(number));
+    let restart = || {
         let old = members[0].pid(Part::Plane);
         members[0].kill9(Part::Plane).unwrap();
         members[0].wait_for("another packet plane", |member| member.pid(Part::Plane) != old).unwrap();
         members[0].wait_for_plane().unwrap();
         members[0].wait_for_peers(2).unwrap();
-        assert_eq!((denied.join().unwrap().received, back.join().unwrap().received), (0, 0));
-    });
-    answered(h1, h2.lan.address(Family::V4), 10);
+    };
+    let (((), denied), back) = beside_traffic(two, one, || beside_traffic(one, three, restart));
+    assert!(denied.sent >= 200 && back.sent >= 200, "{denied:?}, {back:?}");
+    assert_eq!((denied.received, back.received), (0, 0));
+    answered(&one.host, two.host.lan.address(Family::V4), 10);
 }
 
 #[test]
@@ -317,12 +299,12 @@ fn a_policy_spreads_decides_counts_and_explains_and_can_be_taken_back() {
     let told: Vec<_> = changes.as_array().unwrap().iter().map(told).collect();
     assert_eq!(told, ["removed ping", "removed not-here", "removed unused", "changed tcp"], "{changes}");
     members[0].weir(&["policy", "apply", &second]).expect("in force");
-    wait_for_version(&members, 2);
+    wait_for_version(&members, "policy", 2);
     packets_do_what_is_said(&mesh, &members, "the second version", |at| FLOWS[at].4);
     assert_eq!(members[1].weir(&["policy", "diff", &second]).unwrap(), Value::Array(vec![]));
 
     members[0].weir(&["policy", "rollback", "1"]).expect("in force");
-    wait_for_version(&members, 3);
+    wait_for_version(&members, "policy", 3);
     packets_do_what_is_said(&mesh, &members, "the first version again", |at| FLOWS[at].3);
     for member in &members {
         let history = member.weir(&["policy", "history"]).unwrap();

@@ -3,23 +3,11 @@
 
 use weir_bench::external::ping;
 use weir_bench::member::Member;
-use weir_bench::network::{bring_up, join};
+use weir_bench::network::{bring_up, found, join};
 use weir_bench::rig::Family;
-use weir_bench::rig::mesh::{Mesh, Site};
+use weir_bench::rig::mesh::Mesh;
 
-use crate::support::{alone, answered};
-
-fn both_ways(one: &Site, other: &Site) {
-    answered(&one.host, other.host.lan.address(Family::V4), 5);
-    answered(&other.host, one.host.lan.address(Family::V4), 5);
-}
-
-fn refused(member: &Member<'_>, arguments: &[&str]) -> String {
-    match member.weir(arguments) {
-        Ok(done) => panic!("weir {}: {done}", arguments.join(" ")),
-        Err(error) => error.to_string(),
-    }
-}
+use crate::support::{alone, both_ways, refused, wait_for_version};
 
 #[test]
 fn a_network_whose_founder_is_lost_goes_on_from_the_backup_and_gives_nothing_out_twice() {
@@ -85,9 +73,43 @@ fn a_network_whose_founder_is_lost_goes_on_from_the_backup_and_gives_nothing_out
     let policy = heir.directory().join("policy.toml");
     std::fs::write(&policy, "default = \"allow\"\n").unwrap();
     heir.weir(&["policy", "apply", &policy.display().to_string()]).expect("signed by the operator's key");
-    for member in [&third, &late, &successor] {
-        let has = |member: &Member<'_>| member.weir(&["status"]).unwrap()["versions"]["policy"] == 1;
-        member.wait_for("the policy", has).unwrap();
-    }
+    wait_for_version([&third, &late, &successor], "policy", 1);
     heir.weir(&["log", "--verify"]).unwrap();
+}
+
+/// Nobody is left who could sign, and a stolen gateway goes on: a key that was made for this day cuts it off.
+#[test]
+fn a_revocation_key_cuts_a_gateway_off_after_the_only_issuer_is_lost() {
+    let _alone = alone();
+    let mesh = Mesh::new(4).unwrap();
+    let mut members = found(&mesh).expect("a network of all sites");
+    let founder = members.remove(0);
+    let [second, third, stolen] = &members[..] else { panic!() };
+    let [key, list, bundle] = ["revoker.pem", "list", "bundle"].map(|name| second.directory().join(name));
+    let [key, list, bundle] = [key, list, bundle].map(|path| path.display().to_string());
+    let passphrase = second.passphrase_file().unwrap();
+    let made = second.weir(&["ca", "revocation-key", "--out", &key, "--passphrase-file", &passphrase]).unwrap();
+    let ceremony = ["add-revocation-key", "--key", made["key"].as_str().unwrap()];
+    let version = founder.weir(&["status"]).unwrap()["versions"]["bundle"].as_u64().unwrap();
+    let published = founder.ceremony("a", &ceremony).unwrap();
+    founder.weir(&["ca", "publish", &published]).unwrap();
+    wait_for_version(&members, "bundle", version + 1);
+    founder.destroy().unwrap();
+    both_ways(stolen.site(), third.site());
+
+    let node = stolen.weir(&["status"]).unwrap()["identity"]["node"].as_str().unwrap().to_owned();
+    assert!(refused(second, &["revoke", "site-4"]).contains("issuer"));
+    second.weir(&["ca", "bundle", &bundle]).unwrap();
+    let with = ["--list", &list, "--key", &key, "--passphrase-file", &passphrase, "--bundle", &bundle];
+    second.weir(&[&["ca", "sign-revocations", &node, "--reason", "stolen"][..], &with].concat()).unwrap();
+    // Any member takes it, and the others hear of it.
+    third.weir(&["ca", "publish-revocations", &list]).unwrap();
+    for member in [second, third] {
+        let is_gone =
+            |member: &Member<'_>| member.weir(&["peers"]).is_ok_and(|all| !all.to_string().contains("site-4"));
+        member.wait_for("the end of what it had with site-4", is_gone).unwrap();
+        let there = member.site().host.lan.address(Family::V4);
+        assert_eq!(ping(&stolen.site().host, there, 3).unwrap().received, 0);
+    }
+    both_ways(second.site(), third.site());
 }

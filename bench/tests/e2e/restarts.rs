@@ -13,7 +13,7 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv, send, socket_with,
 };
 use weir_bench::external::{Ping, ping};
-use weir_bench::member::{Ending, Member, Part, has_ended};
+use weir_bench::member::{Ending, Member, NO_KEYS, Part, has_ended};
 use weir_bench::network::{bring_up, found};
 use weir_bench::rig::Family;
 use weir_bench::rig::mesh::{Mesh, Site};
@@ -78,18 +78,11 @@ fn told(member: &Member<'_>, pointer: &str) -> String {
         .to_owned()
 }
 
-/// What a node's programs and engine counted by name: what `wan` and `steer` did, and every drop.
-pub(crate) fn counted(member: &Member<'_>) -> BTreeMap<String, u64> {
-    let counters = member.plane().and_then(|mut plane| plane.counters().map_err(Into::into)).unwrap();
-    let all = counters.bpf.into_iter().chain(counters.bpf_drops).chain(counters.engine_drops);
-    all.map(|count| (count.name, count.count)).collect()
-}
-
 /// Asserts that no worker of any node had a datagram that is not data.
 #[track_caller]
 fn workers_had_only_data(what: &str, members: &[Member<'_>]) {
     for member in members {
-        let counted = counted(member);
+        let counted = member.counted().unwrap();
         assert_eq!(counted.get("outer_type"), None, "{what}: g{}: {counted:?}", member.site().number);
     }
 }
@@ -112,7 +105,8 @@ fn run(cell: &Cell, ending: Ending, members: &[Member<'_>], [one, two]: [&Site; 
     let what = format!("{}, {ending:?}", cell.what);
     let (node, incarnation) = (told(g2, "/identity/node"), told(g2, "/plane/incarnation"));
     let keys = indices(&sessions(g2));
-    let mut before: Vec<_> = members.iter().map(counted).collect();
+    let counted = || members.iter().map(|member| member.counted().unwrap()).collect::<Vec<_>>();
+    let mut before = counted();
     workers_had_only_data(&what, members);
     for part in cell.upgraded {
         g2.upgrade(*part).unwrap();
@@ -150,7 +144,7 @@ fn run(cell: &Cell, ending: Ending, members: &[Member<'_>], [one, two]: [&Site; 
         answered(&two.host, members[number - 1].site().host.lan.address(Family::V4), 10);
         answered(&members[number - 1].site().host, two.host.lan.address(Family::V4), 10);
     }
-    let after: Vec<_> = members.iter().map(counted).collect();
+    let after = counted();
     let sum = |all: &[BTreeMap<String, u64>], name: &str| all.iter().filter_map(|one| one.get(name)).sum::<u64>();
     let grown = |name: &str| sum(&after, name) - sum(&before, name);
     eprintln!(
@@ -173,7 +167,7 @@ fn run(cell: &Cell, ending: Ending, members: &[Member<'_>], [one, two]: [&Site; 
         assert!(grown("wan_miss_sampled") <= SAMPLED_MAX, "{what}: {after:?}");
     } else {
         assert_eq!(lost, 0, "{what}: {there:?} {back:?} {}", g2.log());
-        for name in ["wan_unknown_index", "wan_miss_sampled", "unknown_index"] {
+        for name in NO_KEYS {
             assert_eq!(grown(name), 0, "{what}: {name}: {after:?}");
         }
     }

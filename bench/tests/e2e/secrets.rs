@@ -34,8 +34,12 @@ impl Secret {
     fn forms(&self) -> Vec<Vec<u8>> {
         let bytes = self.bytes.as_slice();
         let list = |between: &str| bytes.iter().map(u8::to_string).collect::<Vec<_>>().join(between);
+        let hex = |between: &str| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(between);
         let escaped = bytes.escape_ascii().to_string();
         let mut forms = vec![HEXLOWER.encode(bytes), HEXUPPER.encode(bytes), list(", "), list(","), list(" ")];
+        for between in [", ", ":"] {
+            forms.extend([hex(between), hex(between).to_ascii_uppercase()]);
+        }
         forms.extend([escaped.replace("\\x00", "\\0"), escaped]);
         for (encoding, bits, group) in [(&BASE64_NOPAD, 6, 3), (&BASE64URL_NOPAD, 6, 3), (&BASE32_NOPAD, 5, 5)] {
             forms.extend((0..group).map(|before| amid(encoding, bits, before, bytes)));

@@ -6,16 +6,20 @@ use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use weir_abi::drop::{DropReason, Fault};
-use weir_bench::external::ping;
+use weir_bench::control::StopOnDrop;
+use weir_bench::external::{Ping, ping};
 use weir_bench::gateway::Gateway;
+use weir_bench::member::Member;
 use weir_bench::pair::{Pair, PairConfig};
-use weir_bench::rig::{self, Host, Namespace, Rig, RigConfig};
+use weir_bench::rig::mesh::Site;
+use weir_bench::rig::{self, Family, Host, Namespace, Rig, RigConfig};
 use weir_dataplane::api::message::{Counters, DumpItem, NamedCount, SessionDump};
 use weir_dataplane::io::netlink::Netlink;
 
@@ -92,6 +96,61 @@ pub(crate) fn eventually(limit: Duration, mut done: impl FnMut() -> bool) -> boo
 pub(crate) fn answered(from: &Namespace, to: IpAddr, count: u32) {
     let ping = ping(from, to, count + 1).unwrap();
     assert!(ping.received >= count, "{} to {to}: {ping:?}", from.name());
+}
+
+/// The same between the hosts of two sites, asked from either.
+#[track_caller]
+pub(crate) fn both_ways(one: &Site, other: &Site) {
+    answered(&one.host, other.host.lan.address(Family::V4), 5);
+    answered(&other.host, one.host.lan.address(Family::V4), 5);
+}
+
+/// Echoes of one run beside something: a second of them. And how many runs there are at least.
+const RUN_ECHOES: u32 = 100;
+const RUN: Duration = Duration::from_secs(1);
+const RUNS_MIN: usize = 2;
+
+/// Echo requests from one host to another for as long as something else is done, and for two seconds at least, 100 a second; what was lost of
+/// them. A run that has no answer waits for it, so the next one does not wait for the run.
+pub(crate) fn beside_traffic<T>(from: &Site, to: &Site, act: impl FnOnce() -> T) -> (T, Ping) {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let traffic = scope.spawn(|| {
+            let mut runs = vec![];
+            while runs.len() < RUNS_MIN || !done.load(Ordering::Relaxed) {
+                runs.push(scope.spawn(|| ping(&from.host, to.host.lan.address(Family::V4), RUN_ECHOES)));
+                std::thread::sleep(RUN);
+            }
+            runs
+        });
+        let stop = StopOnDrop(&done);
+        let acted = act();
+        drop(stop);
+        let mut all = Ping { sent: 0, received: 0, mean_us: None };
+        for run in traffic.join().unwrap() {
+            let seen = run.join().unwrap().expect("ping runs");
+            (all.sent, all.received) = (all.sent + seen.sent, all.received + seen.received);
+        }
+        (acted, all)
+    })
+}
+
+/// What a command said that is refused.
+#[track_caller]
+pub(crate) fn refused(member: &Member<'_>, arguments: &[&str]) -> String {
+    match member.weir(arguments) {
+        Ok(done) => panic!("weir {}: {done}", arguments.join(" ")),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// Waits until nodes go by this version of a document.
+#[track_caller]
+pub(crate) fn wait_for_version<'a>(members: impl IntoIterator<Item = &'a Member<'a>>, document: &str, version: u64) {
+    let has = |member: &Member<'_>| member.weir(&["status"]).unwrap()["versions"][document] == version;
+    for member in members {
+        member.wait_for(&format!("version {version} of the {document}"), has).unwrap();
+    }
 }
 
 fn find(counts: &[NamedCount], name: &str) -> u64 {

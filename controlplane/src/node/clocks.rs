@@ -6,12 +6,12 @@
 //! | up to an hour | a warning |
 //! | more | no key exchange; no records, policy or admission document are taken, which one of the two would judge by a wrong time |
 //!
-//! The last is a matter between two: a member that lies about its clock harms nobody but itself. Joining, renewing, telling the time, and
+//! Known of the other's time is what it said on a link between the two: members of a large network that keep none judge nothing. The last is
+//! a matter between two: a member that lies about its clock harms nobody but itself. Joining, renewing, telling the time, and
 //! what takes rights away and stands by its signatures alone (bundles and revocation lists) go on. Sessions that stand end with their keys.
 
-use super::link::FULL_MESH_MAX;
 use super::message::Message;
-use super::{Node, Timer, documents};
+use super::{Node, documents};
 use crate::codec;
 use crate::pki::clock::{Learned, Skew, ahead};
 use crate::pki::id::NodeId;
@@ -78,7 +78,6 @@ impl<R: Random> Node<R> {
 
     /// A member told its time. `true` when that was more than an hour from ours before, and is not any more.
     pub(super) fn judge_clock(&mut self, node: NodeId, wall: UnixSecs, now: Now) -> bool {
-        let (own, is_mesh) = (self.id(), self.directory.len() <= FULL_MESH_MAX);
         let (ahead, skew) = self.clock.skew(wall);
         let Some(peer) = self.peers.get_mut(&node) else { return false };
         let before = peer.skew();
@@ -88,9 +87,8 @@ impl<R: Random> Node<R> {
             self.counters.count("peer_clock_off");
         }
         let is_settled = before == Skew::TimeOnly && skew != before;
-        if is_settled && is_mesh && self.peers.get(&node).is_some_and(|peer| peer.session.is_none()) {
-            let wait = if own < Some(node) { std::time::Duration::ZERO } else { super::link::COURTESY };
-            self.timers.set_at_latest(Timer::Rekey(node), now.mono + wait);
+        if is_settled {
+            self.begin_soon(node, now);
         }
         is_settled
     }

@@ -48,6 +48,17 @@ pub(super) struct Leaving {
     is_heard: bool,
 }
 
+/// What became of a farewell.
+#[derive(Debug)]
+enum Heard {
+    /// An issuer has listed us.
+    Yes,
+    /// No issuer was there, or none that answered.
+    Nobody,
+    /// An issuer said no, and why.
+    Refused(String),
+}
+
 impl<R: Random> Node<R> {
     /// Is to be a member no more.
     pub(super) fn leave(&mut self, id: CallId, links: &mut dyn Links, now: Now) {
@@ -63,11 +74,12 @@ impl<R: Random> Node<R> {
                 self.leaving = Some(Leaving { calls: vec![id], link, is_heard: false });
                 self.timers.set(Timer::Leave, now.mono + PATIENCE);
             }
-            None => self.left(vec![id], self.is_issuing, links, now),
+            None => self.left(vec![id], &Heard::Nobody, links, now),
         }
     }
 
-    /// Tells an issuer that we leave, so that nobody takes us back. The one beside us is not waited for.
+    /// Tells an issuer that we leave, so that nobody takes us back, and says by which link. The one beside us lists us as well, but nobody hears
+    /// of its list once our links are gone: another one must.
     fn say_farewell(&mut self, links: &mut dyn Links) -> Option<LinkId> {
         let membership = self.membership.as_ref()?;
         let certificate = membership.chain.first().cloned().unwrap_or_default();
@@ -77,9 +89,9 @@ impl<R: Random> Node<R> {
             let request = LeaveRequest::new(&body, &membership.identity, &exporter);
             let by = membership.node.to_string();
             self.ask_issuer(IssuerPurpose::Learn, Asked { by, request: Request::Leave { request, exporter } });
-            return None;
         }
-        let link = self.way_to_issuer(None)?;
+        let membership = self.membership.as_ref()?;
+        let link = if self.is_issuing { self.link_of_issuer(None) } else { self.way_to_issuer(None) }?;
         let exporter = *links.export(link, EXPORT_LABEL, b"").ok()?;
         let request = LeaveRequest::new(&body, &membership.identity, &exporter);
         let request = MemberRequest::Leave(request);
@@ -100,10 +112,11 @@ impl<R: Random> Node<R> {
         if !self.leaving.as_ref().is_some_and(is_ours) {
             return false;
         }
-        if let Err(refused) = reply {
-            tracing::warn!(%refused, "the issuer does not let us go");
+        match reply {
+            // The second is what who was listed before hears.
+            Ok(_) | Err(Refused::MemberRevoked(_)) => self.end_farewell(&Heard::Yes, links, now),
+            Err(refused) => self.end_farewell(&Heard::Refused(refused.to_string()), links, now),
         }
-        self.end_farewell(reply.is_ok(), links, now);
         true
     }
 
@@ -125,18 +138,19 @@ impl<R: Random> Node<R> {
     pub(super) fn farewell_over(&mut self, links: &mut dyn Links, now: Now) {
         let is_listed = self.id().is_some_and(|own| self.revocations.is_node_revoked(own));
         let is_heard = self.leaving.as_ref().is_some_and(|leaving| leaving.is_heard);
-        self.end_farewell(is_listed || is_heard, links, now);
+        let heard = if is_listed || is_heard { Heard::Yes } else { Heard::Nobody };
+        self.end_farewell(&heard, links, now);
     }
 
-    fn end_farewell(&mut self, is_heard: bool, links: &mut dyn Links, now: Now) {
+    fn end_farewell(&mut self, heard: &Heard, links: &mut dyn Links, now: Now) {
         self.timers.cancel(Timer::Leave);
         if let Some(Leaving { calls, .. }) = self.leaving.take() {
-            self.left(calls, is_heard, links, now);
+            self.left(calls, heard, links, now);
         }
     }
 
     /// Is a member no more: sessions go, keys go.
-    fn left(&mut self, calls: Vec<CallId>, is_heard: bool, links: &mut dyn Links, now: Now) {
+    fn left(&mut self, calls: Vec<CallId>, heard: &Heard, links: &mut dyn Links, now: Now) {
         self.forget_renewal();
         let nodes: Vec<_> = self.peers.keys().copied().collect();
         for node in nodes {
@@ -173,10 +187,12 @@ impl<R: Random> Node<R> {
             self.timers.cancel(timer);
         }
         self.outputs.push_back(Output::Unconfigure);
-        let unheard = if is_heard {
-            String::new()
-        } else {
-            format!("; no issuer has heard of it: `weir revoke {name}` on one tells the others")
+        let unheard = match heard {
+            Heard::Yes => String::new(),
+            Heard::Nobody => format!("; no issuer has heard of it: `weir revoke {name}` on one tells the others"),
+            Heard::Refused(why) => {
+                format!("; the issuer did not list it ({why}): `weir revoke {name}` on one tells the others")
+            }
         };
         let message = format!("this node has left the network and forgotten its keys{unheard}");
         for id in calls {

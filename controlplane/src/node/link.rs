@@ -28,7 +28,7 @@ pub const FULL_MESH_MAX: usize = 24;
 /// neighbours may lie.
 pub const NEIGHBOURS: usize = 4;
 /// Whoever has the higher id lets the other one dial, and dials itself only after this.
-pub(super) const COURTESY: Duration = Duration::from_secs(2);
+const COURTESY: Duration = Duration::from_secs(2);
 /// How long an address may take to answer before the next one is tried as well.
 const DIAL_PATIENCE: Duration = Duration::from_millis(1500);
 
@@ -378,10 +378,15 @@ impl<R: Random> Node<R> {
         let hello = self.hello(now);
         self.say(link, &Message::Hello(hello), links);
         tracing::debug!(peer = %node.short(), %remote, "link up");
-        // The side with the lower id begins; the other one only when nothing came of that.
+        self.begin_soon(node, now);
+    }
+
+    /// Makes keys with a member that there are none with, where everybody has a session with everybody. The side with the lower id begins;
+    /// the other one only when nothing came of that.
+    pub(super) fn begin_soon(&mut self, node: NodeId, now: Now) {
         let session = self.peers.get(&node).and_then(|peer| peer.session.as_ref());
         if session.is_none() && self.directory.len() <= FULL_MESH_MAX {
-            let wait = if own < node { Duration::ZERO } else { COURTESY };
+            let wait = if self.id() < Some(node) { Duration::ZERO } else { COURTESY };
             self.timers.set_at_latest(Timer::Rekey(node), now.mono + wait);
         }
     }
@@ -515,12 +520,12 @@ impl<R: Random> Node<R> {
     }
 
     /// Has nothing to do with this member any more.
-    pub(super) fn part(&mut self, node: NodeId, why: &str, links: &mut dyn Links, now: Now) {
+    pub(super) fn part(&mut self, node: NodeId, code: Code, why: &str, links: &mut dyn Links, now: Now) {
         tracing::info!(peer = %node.short(), why, "parted");
         let of_peer: Vec<LinkId> =
             self.links.iter().filter(|(_, held)| held.peer == Some(node)).map(|(link, _)| *link).collect();
         for link in of_peer {
-            self.drop_link(link, Code::Revoked, why, links);
+            self.drop_link(link, code, why, links);
         }
         self.end_session(node, links, now);
         self.directory.remove(node);

@@ -1,8 +1,9 @@
 //! Our own next certificate, and what passes through us to an issuer for others.
 //!
 //! A renewal needs no valid certificate and no particular issuer: it goes to the issuer beside us, to a member with the role, or through any
-//! member to one. It begins at two thirds of the certificate's life, spread over a twelfth, and is tried again ever more often, so that many
-//! attempts fall into what is left.
+//! member to one. It begins at two thirds of the certificate's life, spread over a twelfth. A way that does not answer within seconds may be
+//! dead, which a link notices much later, so the next attempt goes another way. The first attempts follow each other in ever longer steps and
+//! the later ones ever more often, so that many of them fall into what is left.
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::pki::admission::SignedAdmission;
 use crate::pki::id::NodeId;
 use crate::pki::key::PrivateKey;
 use crate::pki::revocation::SignedRevocationList;
-use crate::pki::verifier::verify;
+use crate::pki::verifier::{Member, verify};
 use crate::quic::{Alpn, LinkId};
 use crate::random::Random;
 use crate::store::Batch;
@@ -29,7 +30,7 @@ pub(super) const HOPS_MAX: u8 = 1;
 pub(super) const RELAYED_MAX: usize = 256;
 /// Requests of members and joiners that wait for the issuer beside us.
 const ASKED_MAX: usize = 512;
-/// Shortest time between two attempts.
+/// Shortest time between two attempts, and what an issuer that is there and busy needs many times over.
 const RETRY_MIN: Duration = Duration::from_secs(5);
 /// Time between two attempts when the certificate has ended: nothing is to be gained by haste any more, and many may be in that state.
 const RETRY_ENDED: Duration = Duration::from_secs(60);
@@ -41,6 +42,10 @@ const ROLE_ISSUER: &str = "issuer";
 pub(super) struct Renewal {
     /// The next leaf key, and whom we asked by which link.
     asked: Option<(PrivateKey, LinkId, u32)>,
+    /// The link by which the last attempt was not answered.
+    silent: Option<LinkId>,
+    /// Attempts since the last certificate.
+    attempts: u32,
     /// A link for nothing but this: our own certificate is past all grace, so members would not speak with us otherwise.
     by_join: Option<ByJoin>,
     next_ticket: u32,
@@ -116,7 +121,12 @@ impl<R: Random> Node<R> {
     pub(super) fn renewal_due(&mut self, links: &mut dyn Links, now: Now) {
         let is_own = |purpose: &IssuerPurpose| matches!(purpose, IssuerPurpose::Own(_));
         if self.is_renewal_under_way() || self.issuer_tickets.values().any(is_own) {
-            self.renewal_failed("no answer in time");
+            let silent = self.renewal.asked.take().map(|(_, link, _)| link);
+            let before = std::mem::replace(&mut self.renewal.silent, silent);
+            // Who waits hears of it only when the other way is silent as well.
+            if silent.is_none() || before.is_some() || self.way_to_issuer(silent).is_none() {
+                self.renewal_failed("no answer in time");
+            }
         }
         self.end_by_join(Code::Failed, "no answer in time", links);
         self.renew(links, now);
@@ -150,7 +160,9 @@ impl<R: Random> Node<R> {
         let by = membership.node.to_string();
         // Should no answer come, or a bad one.
         let left = self.leaf_fields().map_or(Duration::ZERO, |fields| fields.validity.not_after.since(now.wall));
-        let wait = if left.is_zero() { RETRY_ENDED } else { (left / 16).max(RETRY_MIN) };
+        let patience = RETRY_MIN * 2u32.saturating_pow(self.renewal.attempts);
+        let wait = if left.is_zero() { RETRY_ENDED } else { (left / 16).clamp(RETRY_MIN, patience) };
+        self.renewal.attempts = (self.renewal.attempts + 1).min(16);
         self.renewal.attempt = Some(now.wall.plus(wait));
         self.timers.set(Timer::Renew, now.mono + wait);
         if self.is_issuing {
@@ -160,7 +172,7 @@ impl<R: Random> Node<R> {
             self.ask_issuer(IssuerPurpose::Own(leaf), Asked { by, request: Request::Renew { request, exporter } });
             return;
         }
-        match self.way_to_issuer(None) {
+        match self.way_to_issuer(self.renewal.silent).or_else(|| self.way_to_issuer(None)) {
             Some(link) => self.ask_for_renewal(link, links),
             None => self.renew_by_join(links),
         }
@@ -228,6 +240,7 @@ impl<R: Random> Node<R> {
 
     /// A link is gone. If our renewal went by it, or was to, that came to nothing.
     pub(super) fn renewal_link_gone(&mut self, link: LinkId, why: &str) {
+        self.renewal.silent.take_if(|silent| *silent == link);
         let by_join = self.renewal.by_join.take_if(|by| by.link == link);
         let asked = self.renewal.asked.take_if(|(_, by, _)| *by == link);
         if asked.is_some() || by_join.is_some_and(|by| !by.is_greeted) {
@@ -237,14 +250,20 @@ impl<R: Random> Node<R> {
 
     /// A link by which an issuer can be reached: to one, or else to anybody but `except`.
     pub(super) fn way_to_issuer(&self, except: Option<LinkId>) -> Option<LinkId> {
-        let linked = || {
-            self.peers
-                .values()
-                .filter_map(|peer| Some((peer.link?, peer.member.as_ref()?)))
-                .filter(|(link, _)| Some(*link) != except)
-        };
-        let issuer = linked().find(|(_, member)| member.roles.iter().any(|role| role == ROLE_ISSUER));
-        issuer.or_else(|| linked().next()).map(|(link, _)| link)
+        self.link_of_issuer(except).or_else(|| self.linked(except).next().map(|(link, _)| link))
+    }
+
+    /// A link to a member that is an issuer.
+    pub(super) fn link_of_issuer(&self, except: Option<LinkId>) -> Option<LinkId> {
+        let is_issuer = |member: &Member| member.roles.iter().any(|role| role == ROLE_ISSUER);
+        self.linked(except).find(|(_, member)| is_issuer(member)).map(|(link, _)| link)
+    }
+
+    fn linked(&self, except: Option<LinkId>) -> impl Iterator<Item = (LinkId, &Member)> {
+        self.peers
+            .values()
+            .filter_map(|peer| Some((peer.link?, peer.member.as_ref()?)))
+            .filter(move |(link, _)| Some(*link) != except)
     }
 
     /// There is nothing to renew any more: who waits for it hears so, and an answer that still comes is none of ours.
@@ -283,8 +302,8 @@ impl<R: Random> Node<R> {
         membership.put(&mut batch);
         links.set_identity(membership);
         self.store(batch);
-        self.renewal.asked = None;
-        self.renewal.trouble = None;
+        (self.renewal.asked, self.renewal.silent, self.renewal.trouble) = (None, None, None);
+        self.renewal.attempts = 0;
         self.end_by_join(Code::Done, "renewed", links);
         self.counters.count("renewed");
         tracing::info!("our certificate is renewed");
@@ -407,7 +426,9 @@ impl<R: Random> Node<R> {
             },
             IssuerPurpose::Call(call, kind) => self.issuer_answered_call(call, kind, reply, links, now),
             IssuerPurpose::Lists => match reply {
-                Ok(Reply::Revocations(list)) => self.heard_lists(None, vec![list], links, now),
+                Ok(Reply::Revocations(list)) => {
+                    self.heard_lists(None, vec![list], links, now);
+                }
                 Ok(_) => {}
                 Err(refused) => tracing::warn!(%refused, "the issuer gives no list"),
             },

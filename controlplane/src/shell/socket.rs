@@ -53,6 +53,8 @@ pub struct Received<'a> {
 pub struct ControlSockets {
     sockets: Vec<Socket>,
     port: Option<u16>,
+    /// The packet plane has made them, and not we.
+    are_lent: bool,
     buffers: [Vec<u8>; BATCH],
     /// Sealed datagrams that came, at these sockets and those before them, and how many of them the log has told of.
     sealed: u64,
@@ -73,11 +75,18 @@ impl ControlSockets {
             (Err(error), Err(_)) => return Err(error),
             (v4, v6) => v4.into_iter().chain(v6).collect(),
         };
-        Self::of(sockets)
+        Self::of(sockets, false)
     }
 
-    /// Lets the sockets go with the packet plane that made them: a lone control socket would receive all of the port, and the next packet
-    /// plane could not have it. QUIC goes on when that hands over new ones of the same port.
+    /// The packet plane is gone: the sockets that it made go with it, for a lone control socket would receive all of the port, and the next
+    /// packet plane could not have it. QUIC goes on when that hands over new ones of the same port. Sockets of our own stay.
+    pub fn plane_gone(&mut self) {
+        if self.are_lent {
+            self.let_go();
+        }
+    }
+
+    /// Lets the sockets go, and says what came to them that was nobody's.
     pub fn let_go(&mut self) {
         self.sockets = vec![];
         let count = self.sealed - std::mem::replace(&mut self.sealed_told, self.sealed);
@@ -105,14 +114,14 @@ impl ControlSockets {
     /// # Errors
     /// When the kernel refuses an option or a registration.
     pub fn adopted(descriptors: Vec<OwnedFd>) -> io::Result<Self> {
-        Self::of(descriptors.into_iter().map(StdUdpSocket::from).collect())
+        Self::of(descriptors.into_iter().map(StdUdpSocket::from).collect(), true)
     }
 
-    fn of(sockets: Vec<StdUdpSocket>) -> io::Result<Self> {
+    fn of(sockets: Vec<StdUdpSocket>, are_lent: bool) -> io::Result<Self> {
         let sockets = sockets.into_iter().map(Socket::new).collect::<io::Result<Vec<Socket>>>()?;
         let port = sockets.first().map(|socket| socket.local.port());
         let buffers = std::array::from_fn(|_| vec![0; BUFFER_LEN]);
-        Ok(Self { sockets, port, buffers, sealed: 0, sealed_told: 0 })
+        Ok(Self { sockets, port, are_lent, buffers, sealed: 0, sealed_told: 0 })
     }
 
     /// The port that peers see; the last one, while there are no sockets.
@@ -221,5 +230,19 @@ mod tests {
         // Other sockets take their place and go on with the count.
         one.replace(ControlSockets::unbound().unwrap());
         assert_eq!((one.sealed(), one.sealed_told), (1, 1));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn sockets_go_with_the_packet_plane_that_made_them_and_our_own_stay() {
+        let socket = StdUdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let mut sockets = ControlSockets::adopted(vec![socket.into()]).unwrap();
+        sockets.plane_gone();
+        assert_eq!(sockets.port(), Some(port), "what peers see stays");
+        StdUdpSocket::bind(("127.0.0.1", port)).expect("the next packet plane can have the port");
+
+        sockets.replace(ControlSockets::unbound().unwrap());
+        sockets.plane_gone();
+        assert!(!sockets.sockets.is_empty());
     }
 }

@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
-use data_encoding::BASE64;
 use weir_dataplane::api::Prefix;
 
 use super::links::address_of;
 use super::{BEGIN, Process, Site, World};
 use crate::api::call::{Answer, Call};
 use crate::api::types::{BundleApplyRequest, InviteRequest, JoinRequest, Secret};
+use crate::audit::ENTRIES_MAX_DEFAULT;
 use crate::ceremony::{self, Ceremony, CeremonyError, Founding, FoundingKeys};
 use crate::codec;
 use crate::issuer::{Request, Seat};
 use crate::membership::{self, Membership};
 use crate::node::directory::{Directory, Judge, LIFETIME, Record, SignedRecord};
-use crate::pki::bundle::{Chain, SignedBundle};
+use crate::pki::bundle::{Chain, SignedBundle, text};
 use crate::pki::certificate::{LEAF_BACKDATE_SECS, LeafSpec, Serial, Validity, leaf_certificate};
 use crate::pki::id::{NetworkId, NodeId, Nonce, overlay_address};
 use crate::pki::key::PrivateKey;
@@ -51,11 +51,11 @@ impl World {
             subnets: vec![],
             groups: vec![],
         };
-        let (mut node, mut issuer) = (MemoryStore::default(), SharedStore::default());
+        let (mut node, mut issuer) = (MemoryStore::default(), MemoryStore::default());
         let founded = ceremony::found(&founding, &keys, &mut node, &mut issuer, now, &mut self.random)?;
         let machine = &mut self.machines[site.0];
         machine.store = node;
-        machine.issuer = Some(Seat::open(issuer.0, keys.issuer.clone())?);
+        machine.issuer = Some(Seat::open(issuer, keys.issuer.clone(), ENTRIES_MAX_DEFAULT)?);
         (machine.has_issuer, machine.issuer_process) = (true, Process::Runs);
         self.authority = Some(Authority { network: founded.network, keys, bundles: vec![founded.bundle] });
         self.start(site);
@@ -221,7 +221,7 @@ impl World {
         let mut ceremony = Ceremony::begin(&authority.bundles, authority.keys.root_b.clone(), wall).ok()?;
         change(&mut ceremony, &mut authority.keys).ok()?;
         authority.bundles = ceremony.versions().to_vec();
-        let versions = authority.bundles.iter().map(|bundle| BASE64.encode(&codec::encode(bundle))).collect();
+        let versions = authority.bundles.iter().map(text::version).collect();
         let version = ceremony.bundle().version;
         let applied = self.ask(site, Call::BundleApply(BundleApplyRequest { versions }), Duration::from_secs(1))?;
         applied.is_ok().then_some(version)
@@ -233,24 +233,6 @@ impl World {
         let asked = crate::issuer::Asked { by: "a test".to_owned(), request };
         let issuer = self.machines[site.0].issuer.as_mut()?;
         issuer.handle(asked, Now { mono, wall }, &mut self.random).ok()?.ok()
-    }
-}
-
-/// A store that its issuer gives back.
-#[derive(Debug, Default)]
-struct SharedStore(MemoryStore);
-
-impl Store for &mut SharedStore {
-    fn value(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, crate::store::StoreError> {
-        self.0.value(table, key)
-    }
-
-    fn entries(&self, table: Table) -> Result<crate::store::Entries, crate::store::StoreError> {
-        self.0.entries(table)
-    }
-
-    fn commit(&mut self, batch: Batch) -> Result<(), crate::store::StoreError> {
-        self.0.commit(batch)
     }
 }
 

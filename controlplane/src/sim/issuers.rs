@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Due, ISSUER_TIME, LOCAL, RECONNECT, Site, World};
+use crate::audit::ENTRIES_MAX_DEFAULT;
 use crate::ceremony::ISSUER_ROLE;
 use crate::issuer::{Asked, Refused, Seat};
 use crate::node::Ticket;
@@ -48,7 +49,7 @@ impl World {
         let public = key.public();
         let site = self.add_machine();
         let machine = &mut self.machines[site.0];
-        machine.issuer = Some(Seat::open(MemoryStore::default(), key).ok()?);
+        machine.issuer = Some(Seat::open(MemoryStore::default(), key, ENTRIES_MAX_DEFAULT).ok()?);
         (machine.has_issuer, machine.issuer_process) = (true, Process::Runs);
         self.start(site);
         self.join(site, &token);

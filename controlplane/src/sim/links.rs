@@ -9,8 +9,9 @@
 //!
 //! Certificates are judged by the real verifier, with the trust and the clock that each side has at that moment. A message takes half a
 //! round trip, keeps its order, and is not lost while its sender keeps the link: one that meets a loss or a cut is late, and a link that hears
-//! nothing for thirty seconds ends, as QUIC's does. Whoever closes a link takes back what was said on it in the same moment. Whoever sends to a node that was started again is told so by a reset. Datagrams go to where a side believes the other
-//! to be, and what comes from elsewhere is not taken: migration is off. All draws come from one seed.
+//! nothing for thirty seconds ends, as QUIC's does. Whoever closes a link takes back what was said on it in the same moment. Whoever sends to a
+//! node that was started again is told so by a reset. Datagrams go to where a side believes the other to be, and what comes from elsewhere is
+//! not taken: migration is off. All draws come from one seed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -208,7 +209,7 @@ impl Net {
     }
 
     pub(super) fn draw(&mut self, share: f64) -> bool {
-        share > 0.0 && (self.random.u64() >> 11) as f64 / (1u64 << 53) as f64 <= share
+        share > 0.0 && self.random.unit() <= share
     }
 
     /// Half a round trip, and a probe timeout more when a datagram is lost.

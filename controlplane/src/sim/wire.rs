@@ -88,17 +88,11 @@ impl Wire {
     }
 }
 
-/// Gives the links of a site to whoever acts there.
-pub(super) fn with_links<T>(
-    net: &mut Net,
-    wire: &mut Option<Wire>,
-    site: Site,
-    now: Now,
-    act: impl FnOnce(&mut dyn Links) -> T,
-) -> T {
+/// The links of a site, for whoever acts there.
+pub(super) fn links_of<'a>(net: &'a mut Net, wire: &'a mut Option<Wire>, site: Site, now: Now) -> Box<dyn Links + 'a> {
     match wire.as_mut().and_then(|wire| wire.driver(site)) {
-        Some(driver) => act(&mut DriverLinks { driver, now }),
-        None => act(&mut ModelLinks { net, site }),
+        Some(driver) => Box::new(DriverLinks { driver, now }),
+        None => Box::new(ModelLinks { net, site }),
     }
 }
 
@@ -156,6 +150,9 @@ impl World {
 
     /// Takes what a machine's driver has to tell; `false` when that is nothing.
     pub(super) fn hear(&mut self, site: Site) -> bool {
+        if self.wire.is_none() {
+            return false;
+        }
         let now = self.moment(site);
         let Some(station) = self.wire.as_mut().and_then(|wire| wire.stations.get_mut(&site)) else { return false };
         let (Machine { node, heard, .. }, place) = (&mut self.machines[site.0], &mut self.net.places[site.0]);
@@ -182,6 +179,9 @@ impl World {
 
     /// Sends what a machine's driver has to send.
     pub(super) fn transmit(&mut self, site: Site) {
+        if self.wire.is_none() {
+            return;
+        }
         let now = self.moment(site);
         let (Some(wire), net) = (&mut self.wire, &mut self.net) else { return };
         let Wire { stations, train, .. } = wire;

@@ -2,16 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use data_encoding::BASE64;
 use weir_controlplane::api::call::{Answer, Call};
-use weir_controlplane::api::types::{ErrorCode, LogRequest, PolicyApplyRequest, RevokeRequest};
-use weir_controlplane::membership::Membership;
+use weir_controlplane::api::types::{ErrorCode, LogRequest, RevokeRequest};
 use weir_controlplane::pki::key::PrivateKey;
-use weir_controlplane::policy::SignedPolicy;
 use weir_controlplane::quic::{Alpn, Event};
-use weir_controlplane::random::SeededRandom;
 use weir_controlplane::store::{Store, Table};
 
+use super::policies::{DENY, signed};
 use super::*;
 
 fn code(answer: Option<Result<Answer, weir_controlplane::api::types::Error>>) -> Option<ErrorCode> {
@@ -109,6 +106,27 @@ fn who_leaves_is_gone_when_an_issuer_knows_or_says_that_none_does() {
     assert_eq!(world.id(leaves_unheard), None);
 }
 
+/// The issuer beside who leaves lists it, but its word goes nowhere any more.
+#[test]
+fn an_issuers_node_leaves_by_another_issuer_or_says_that_none_has_heard() {
+    let (mut world, sites) = network(508, 3);
+    let said = |answer: Option<Result<Answer, _>>| match answer {
+        Some(Ok(Answer::Done(done))) => done.message,
+        other => panic!("{other:?}"),
+    };
+    let (second, _) = world.add_issuer(sites[0]).expect("a second issuer");
+    world.run(MINUTE);
+    let first = world.id(sites[0]).unwrap();
+    let message = said(world.ask(sites[0], Call::Leave, SECOND));
+    assert!(message.ends_with("forgotten its keys"), "{message}");
+    world.run(RTT);
+    for site in [sites[1], sites[2], second] {
+        assert!(world.knows_revoked(site, first), "{site:?}");
+    }
+    let message = said(world.ask(second, Call::Leave, SECOND));
+    assert!(message.contains("no issuer has heard of it"), "{message}");
+}
+
 /// The packet plane's end is noticed a moment after it.
 #[test]
 fn what_the_packet_plane_took_with_it_is_answered_all_the_same() {
@@ -200,8 +218,6 @@ fn lane_ports_are_told_where_there_are_any() {
 #[test]
 fn a_signed_policy_that_is_not_put_in_force_says_why_and_changes_nothing() {
     let (mut world, sites) = network(510, 2);
-    let mut store = world.store(sites[1]).clone();
-    let network = Membership::load(&mut store, &mut SeededRandom::new(0)).unwrap().unwrap().network;
     let operator = world.founding_keys().unwrap().issuer.clone();
     let now = world.true_time().0;
     let stranger = PrivateKey::from_seed(&[7; 32]);
@@ -210,9 +226,8 @@ fn a_signed_policy_that_is_not_put_in_force_says_why_and_changes_nothing() {
         other => panic!("{other:?}"),
     };
     let mut apply = |version: u64, by: &PrivateKey| {
-        let signed = SignedPolicy::sign(network, version, world.true_time(), "default = \"deny\"", by).unwrap();
-        let request = PolicyApplyRequest { text: None, signed: Some(BASE64.encode(&signed.to_bytes())) };
-        let answer = world.ask(sites[1], Call::PolicyApply(request), SECOND).expect("an answer");
+        let call = signed(&world, sites[1], version, DENY, by);
+        let answer = world.ask(sites[1], call, SECOND).expect("an answer");
         let said = answer.map_err(|error| {
             assert_eq!((error.code, error.remedy.is_empty()), (ErrorCode::Conflict, false), "{error:?}");
             error.message

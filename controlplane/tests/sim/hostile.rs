@@ -16,6 +16,7 @@ use weir_controlplane::random::{Random, SeededRandom};
 use weir_controlplane::store::{Store, Table};
 use weir_controlplane::time::UnixSecs;
 
+use super::messages::hello;
 use super::*;
 
 /// A network of five, the last of which is ours to misuse, with a link to one of the others.
@@ -175,18 +176,7 @@ fn noise_ends_the_link_and_nothing_else() {
 #[test]
 fn versions_that_are_not_next_to_ours_are_refused_and_said_so() {
     let mut misuse = Misuse::new(409);
-    let hello = |version| Hello {
-        version,
-        features: u64::MAX,
-        program: "another".to_owned(),
-        bundle: 1,
-        revocations: [0; 32],
-        policy: 0,
-        policy_digest: [0; 32],
-        admission: 0,
-        directory: [0; 32],
-        wall: UnixSecs(0),
-    };
+    let hello = |version| Hello { features: u64::MAX, program: "another".to_owned(), ..hello(version, UnixSecs(0)) };
     let warnings = |misuse: &mut Misuse| -> Vec<(String, String)> {
         let Some(Ok(Answer::Status(status))) = misuse.world.ask(misuse.sites[1], Call::Status, SECOND) else {
             panic!("no status")

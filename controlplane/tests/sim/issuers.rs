@@ -5,6 +5,7 @@ use weir_controlplane::api::types::{Certificate, ErrorCode, RevokeIssuerRequest}
 use weir_controlplane::codec;
 use weir_controlplane::issuer::{LeaveBody, LeaveRequest, Refused};
 use weir_controlplane::membership;
+use weir_controlplane::node::link::Code;
 use weir_controlplane::node::message::{IssuerCall, MemberRequest, Message};
 use weir_controlplane::pki::admission::SignedAdmission;
 use weir_controlplane::pki::id::KeyId;
@@ -78,6 +79,26 @@ fn a_node_whose_issuer_has_ended_renews_through_another_and_passes_requests_on()
     world.set_issuer(first, true);
     world.run(SECOND);
     assert_eq!(certificate(&mut world, first, Call::CertRenew).issuer, of_first.to_string());
+}
+
+/// The link to an issuer that lost its power is silent for half a minute before it ends, and for so long whoever asked for a certificate waited,
+/// to hear then that there was none.
+#[test]
+fn who_wants_a_certificate_gets_it_by_another_way_than_one_that_is_silent() {
+    let (mut world, sites, [of_first, of_second]) = two_issuers(604, 2);
+    for (gone, stays, issuer) in [(sites[0], sites[1], of_second), (sites[1], sites[0], of_first)] {
+        world.power_off(gone);
+        let calls = [sites[2], sites[3]].map(|site| world.call(site, Call::CertRenew));
+        world.run(11 * SECOND);
+        for call in calls {
+            let Some(Ok(Answer::Certificate(renewed))) = world.answer(call) else { panic!("{gone:?}") };
+            assert_eq!(renewed.issuer, issuer.to_string());
+        }
+        world.start(gone);
+        world.run_until(5 * MINUTE, SECOND, |world| is_mesh(world, &sites)).expect("one again");
+        assert!(world.links_open(stays) > 0);
+    }
+    assert_eq!([sites[2], sites[3]].map(|site| world.count(site, "renewal_failed")), [0; 2]);
 }
 
 #[test]
@@ -207,7 +228,7 @@ fn who_leaves_is_cut_off_and_the_others_get_list_and_seed_at_once() {
     // That it is done is said on the link that ends for it, and lost with it: the end says as much.
     let mut heard = misuse.world.heard(puppet);
     heard.retain(|event| matches!(event, Event::Message { .. } | Event::Closed { .. }));
-    let revoked = 4;
+    let revoked = Code::Revoked as u32;
     let is_cut = |event: &Event| matches!(event, Event::Closed { link: of, reason: CloseReason::Peer { code, .. } } if *of == link && *code == revoked);
     assert!(heard.iter().any(is_cut), "{heard:?}");
     assert!(heard.iter().all(|event| matches!(event, Event::Closed { .. })), "neither list nor seed: {heard:?}");

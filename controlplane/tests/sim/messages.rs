@@ -127,13 +127,10 @@ impl Known {
             if statement == before { misuse.own.statement.clone() } else { Signed::sign(&statement, &self.issuer) };
         SignedRecord::sign(&record, statement, &misuse.own.identity)
     }
-
-    fn hello(&self, version: u16) -> Hello {
-        hello(version, self.now)
-    }
 }
 
-fn hello(version: u16, wall: UnixSecs) -> Hello {
+/// The first message of a link, with next to nothing in it.
+pub(super) fn hello(version: u16, wall: UnixSecs) -> Hello {
     Hello {
         version,
         features: 0,
@@ -182,7 +179,7 @@ fn good(known: &Known, misuse: &Misuse) -> Vec<Message> {
     ];
     let mut all: Vec<Message> = asks.into_iter().map(Message::Ask).collect();
     all.extend([
-        Message::Hello(known.hello(VERSION)),
+        Message::Hello(hello(VERSION, known.now)),
         Message::Bundles(known.bundles.clone()),
         Message::Revocations(known.lists.clone()),
         Message::Policy(known.policy(known.network, 1, &known.issuer)),
@@ -467,7 +464,7 @@ fn what_is_wrong_with_a_message_has_a_counter_of_its_own_and_the_node_goes_on() 
     let mut cases = [bundles(&known), lists(&known), policies(&known), seeds(&known)].concat();
     cases.extend(records(&known, &misuse));
     cases.extend(requests(&known, &misuse));
-    let hello = |version| Message::Hello(known.hello(version));
+    let hello = |version| Message::Hello(hello(version, known.now));
     cases.push(("a version to come", hello(VERSION + 2), "link_version", Some(Code::Version)));
     cases.push(("a version that never was", hello(VERSION - 1), "link_version", Some(Code::Version)));
     let documents =

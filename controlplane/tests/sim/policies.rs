@@ -4,12 +4,13 @@ use data_encoding::BASE64;
 use weir_controlplane::api::types::{Error, ErrorCode, PolicyApplyRequest, PolicyRollbackRequest};
 use weir_controlplane::membership;
 use weir_controlplane::pki::bundle::network_id;
+use weir_controlplane::pki::key::PrivateKey;
 use weir_controlplane::policy::SignedPolicy;
 
 use super::*;
 
 const ALLOW: &str = "default = \"allow\"";
-const DENY: &str = "default = \"deny\"";
+pub(super) const DENY: &str = "default = \"deny\"";
 
 fn all_have(world: &World, sites: &[Site], wanted: u64) -> bool {
     sites.iter().all(|site| world.policy_version(*site) == wanted)
@@ -35,30 +36,22 @@ fn apply(world: &mut World, site: Site, policy: &str) -> u64 {
     in_force(world.ask(site, text(policy), SECOND)).0
 }
 
-/// Signed with the operator's key, somewhere else.
-fn signed(world: &World, site: Site, version: u64, text: &str) -> Call {
+/// Signed somewhere else.
+pub(super) fn signed(world: &World, site: Site, version: u64, text: &str, by: &PrivateKey) -> Call {
     let bundles = membership::bundles(world.store(site)).unwrap();
-    let operator = &world.founding_keys().unwrap().issuer;
-    let policy = SignedPolicy::sign(network_id(&bundles[0]), version, world.true_time(), text, operator).unwrap();
+    let policy = SignedPolicy::sign(network_id(&bundles[0]), version, world.true_time(), text, by).unwrap();
     Call::PolicyApply(PolicyApplyRequest { text: None, signed: Some(BASE64.encode(&policy.to_bytes())) })
 }
 
 /// When half of them have a version, and when all have, since one of them was told.
 fn spread_over(world: &mut World, sites: &[Site], wanted: u64) -> (Duration, Duration) {
-    let begin = world.at();
-    let (mut half, mut patience) = (None, 60_000);
-    loop {
-        let have = sites.iter().filter(|site| world.policy_version(**site) >= wanted).count();
-        if half.is_none() && have * 2 >= sites.len() {
-            half = Some(world.at() - begin);
-        }
-        match half {
-            Some(half) if have == sites.len() => return (half, world.at() - begin),
-            _ if patience == 0 => panic!("{have} of {} have it", sites.len()),
-            _ => patience -= 1,
-        }
-        world.run(ms(1));
-    }
+    let have = |world: &World| sites.iter().filter(|site| world.policy_version(**site) >= wanted).count();
+    let mut until = |count: usize, patience: Duration| {
+        let took = world.run_until(patience, ms(1), |world| have(world) >= count);
+        took.unwrap_or_else(|| panic!("{} of {} have it", have(world), sites.len()))
+    };
+    let half = until(sites.len().div_ceil(2), MINUTE);
+    (half, half + until(sites.len(), MINUTE - half))
 }
 
 #[test]
@@ -110,7 +103,8 @@ fn a_policy_crosses_a_healed_cut_and_the_newest_counts() {
     world.run(5 * MINUTE);
     assert_eq!((apply(&mut world, near[0], ALLOW), apply(&mut world, near[0], DENY)), (2, 3));
     // Who signs elsewhere and carries it to the far half has not seen the third.
-    let second = signed(&world, far[0], 2, ALLOW);
+    let operator = world.founding_keys().unwrap().issuer.clone();
+    let second = signed(&world, far[0], 2, ALLOW, &operator);
     assert_eq!(in_force(world.ask(far[0], second, SECOND)).0, 2);
     world.run(MINUTE);
     assert!(all_have(&world, near, 3) && all_have(&world, far, 2));
@@ -156,7 +150,8 @@ fn of_two_operators_at_once_all_follow_the_same_one() {
             world.cut(&[near, far]);
             world.run(5 * MINUTE);
         }
-        let two = [signed(&world, near[1], 1, ALLOW), signed(&world, far[1], 1, DENY)];
+        let operator = world.founding_keys().unwrap().issuer.clone();
+        let two = [(near[1], ALLOW), (far[1], DENY)].map(|(site, text)| signed(&world, site, 1, text, &operator));
         let calls = [near[1], far[1]].into_iter().zip(two).map(|(site, call)| world.call(site, call));
         let calls: Vec<_> = calls.collect();
         world.run(SECOND);
