@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use weir_dataplane::api::Prefix;
 
+use crate::audit::ENTRIES_MAX_DEFAULT;
 use crate::issuer::{
     Asked, Contact, InviteSpec, Issuer, JoinBody, JoinRequest, OpenIssuerError, Refused, Reply, Request, Subnet,
 };
@@ -96,6 +97,12 @@ pub enum CeremonyError {
     /// Somebody does not sign policy.
     #[error("the trust bundle names no operator {0}")]
     NoOperator(KeyId),
+    /// Somebody's revocations count already.
+    #[error("{0} revokes already")]
+    AlreadyRevoker(KeyId),
+    /// There is no such revocation key.
+    #[error("the trust bundle names no revocation key {0}")]
+    NoRevoker(KeyId),
     /// Not exactly one issuer gives out something.
     #[error("none or several issuers give out prefixes: name the one that gets more by its key id")]
     WhichAllocator,
@@ -178,7 +185,8 @@ pub fn found(
     let bundle = first_bundle(founding, keys, now.wall, random)?;
     let network = bundle::network_id(&bundle);
     let versions = [bundle.clone()];
-    let mut issuer = Issuer::create(issuer_store, keys.issuer.clone(), network, &versions, now, random)?;
+    let (key, audit_max) = (keys.issuer.clone(), ENTRIES_MAX_DEFAULT);
+    let mut issuer = Issuer::create(issuer_store, key, network, &versions, audit_max, now, random)?;
 
     let spec = InviteSpec {
         name: founding.name.parse::<NamePattern>().map_err(Refused::Name)?,
@@ -360,7 +368,7 @@ impl Ceremony {
     }
 
     /// Puts a new root in the place of one that goes. Certificates that the one that goes had signed are signed by the one that stays, for
-    /// the time that they had left.
+    /// the time that they had left; one that has ended stays as it is.
     ///
     /// # Errors
     /// [`CeremonyError`].
@@ -384,17 +392,8 @@ impl Ceremony {
             serial: Serial::draw(random),
         };
         let new = root_certificate(comes, &spec)?;
-        let mut issuers = Vec::new();
-        for der in &self.bundle().issuers {
-            let fields = certificate::read_authority(der)?;
-            if fields.signer != goes {
-                issuers.push(der.clone());
-            } else if fields.validity.not_after >= self.now {
-                let AuthorityFields { public, blocks, validity, .. } = fields;
-                let spec = IssuerSpec { public, blocks, validity, serial: Serial::draw(random) };
-                issuers.push(issuer_certificate(&self.root, &self.root_der, &spec)?);
-            }
-        }
+        let same = |fields: &AuthorityFields| (fields.signer == goes).then(|| fields.blocks.clone());
+        let issuers = self.certified_anew(same, random)?;
         let next = ceremony::amend(&self.chain, &[&self.root], |next| {
             next.roots.iter_mut().filter(|root| **root == old).for_each(|root| root.clone_from(&new));
             next.issuers = issuers;
@@ -453,10 +452,14 @@ impl Ceremony {
             prefixes.retain(|known| !prefix_covers(prefix, known));
             prefixes.push(*prefix);
         }
-        let mut issuers = Vec::new();
-        for der in &self.bundle().issuers {
-            issuers.push(self.certified_for(der, more, random)?.unwrap_or_else(|| der.clone()));
-        }
+        let wider = |fields: &AuthorityFields| match &fields.blocks {
+            IpBlocks::Explicit(granted) => {
+                let prefixes = granted.prefixes().into_iter().chain(more.iter().copied());
+                Some(IpBlocks::Explicit(Resources::from_prefixes(prefixes)))
+            }
+            IpBlocks::Inherit => None,
+        };
+        let issuers = self.certified_anew(wider, random)?;
         let next = ceremony::amend(&self.chain, &[&self.root], |next| {
             next.slices
                 .iter_mut()
@@ -469,22 +472,23 @@ impl Ceremony {
         Ok(issuer)
     }
 
-    /// An issuer's certificate that grants these as well; none for one that inherits, or has ended.
-    fn certified_for(
+    /// The issuers' certificates, each for which there are `blocks` signed by this root, with those and for the time that it had left. One that
+    /// has ended, or whose issuer is revoked, is not certified again. It stays as it is: the bundle names its issuer by it, and what that
+    /// issuer revoked counts for as long.
+    fn certified_anew(
         &self,
-        der: &[u8],
-        more: &[Prefix],
+        blocks: impl Fn(&AuthorityFields) -> Option<IpBlocks>,
         random: &mut impl Random,
-    ) -> Result<Option<Vec<u8>>, CeremonyError> {
-        let AuthorityFields { public, blocks, validity, .. } = certificate::read_authority(der)?;
-        let IpBlocks::Explicit(granted) = blocks else { return Ok(None) };
-        if validity.not_after < self.now || self.bundle().is_revoked(public.id()) {
-            return Ok(None);
-        }
-        let wider = Resources::from_prefixes(granted.prefixes().into_iter().chain(more.iter().copied()));
-        let blocks = IpBlocks::Explicit(wider);
-        let spec = IssuerSpec { public, blocks, validity, serial: Serial::draw(random) };
-        Ok(Some(issuer_certificate(&self.root, &self.root_der, &spec)?))
+    ) -> Result<Vec<Vec<u8>>, CeremonyError> {
+        let certify = |der: &Vec<u8>| -> Result<Vec<u8>, CeremonyError> {
+            let fields = certificate::read_authority(der)?;
+            let is_over = fields.validity.not_after < self.now || self.bundle().is_revoked(fields.public.id());
+            let Some(blocks) = blocks(&fields).filter(|_| !is_over) else { return Ok(der.clone()) };
+            let AuthorityFields { public, validity, .. } = fields;
+            let spec = IssuerSpec { public, blocks, validity, serial: Serial::draw(random) };
+            Ok(issuer_certificate(&self.root, &self.root_der, &spec)?)
+        };
+        self.bundle().issuers.iter().map(certify).collect()
     }
 
     /// Lets a key sign policy.
@@ -513,6 +517,36 @@ impl Ceremony {
         }
         self.take(ceremony::amend(&self.chain, &[&self.root], |bundle| {
             bundle.operators.retain(|key| key.id() != operator);
+            Ok(())
+        })?)
+    }
+
+    /// Lets a key that is no issuer's revoke.
+    ///
+    /// # Errors
+    /// [`CeremonyError`].
+    pub fn add_revocation_key(&mut self, public: PublicKey) -> Result<KeyId, CeremonyError> {
+        let id = public.id();
+        if self.bundle().revoker(id).is_some() {
+            return Err(CeremonyError::AlreadyRevoker(id));
+        }
+        self.take(ceremony::amend(&self.chain, &[&self.root], |bundle| {
+            bundle.revokers.push(public);
+            Ok(())
+        })?)?;
+        Ok(id)
+    }
+
+    /// Lets a key that is no issuer's revoke no more. What only it revoked is a member again.
+    ///
+    /// # Errors
+    /// [`CeremonyError`].
+    pub fn remove_revocation_key(&mut self, revoker: KeyId) -> Result<(), CeremonyError> {
+        if self.bundle().revokers.iter().all(|key| key.id() != revoker) {
+            return Err(CeremonyError::NoRevoker(revoker));
+        }
+        self.take(ceremony::amend(&self.chain, &[&self.root], |bundle| {
+            bundle.revokers.retain(|key| key.id() != revoker);
             Ok(())
         })?)
     }

@@ -21,6 +21,7 @@ mod passphrase;
 mod policy;
 mod pool;
 mod remote;
+mod revocation;
 mod show;
 mod table;
 
@@ -109,17 +110,7 @@ fn dispatch(arguments: &Arguments) -> Outcome {
         Command::Policy { command: PolicyCommand::Diff { file, from } } => {
             policy::diff(arguments, file, from.as_deref())
         }
-        Command::Policy { command: PolicyCommand::Sign { file, key, passphrase_file, bundle, version, out } } => {
-            let signing = policy::Signing {
-                file,
-                key,
-                passphrase_file: passphrase_file.as_deref(),
-                bundle,
-                version: *version,
-                out,
-            };
-            policy::sign(arguments, &signing)
-        }
+        Command::Policy { command: PolicyCommand::Sign(sign) } => policy::sign(arguments, sign),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Arguments::command(), "weir", &mut io::stdout());
             Ok(())

@@ -157,7 +157,8 @@ proptest! {
         let mut random = SeededRandom::new(1);
         let now = Now { mono: std::time::Instant::now(), wall: NOW };
         let store = MemoryStore::default();
-        let mut issuer = Issuer::create(store, key(2), chain.network(), chain.versions(), now, &mut random).unwrap();
+        let (network, versions) = (chain.network(), chain.versions());
+        let mut issuer = Issuer::create(store, key(2), network, versions, 1000, now, &mut random).unwrap();
         for bytes in asked {
             // A backup is slow on purpose.
             let asked = decode::<Asked>(&bytes, MESSAGE_LEN_MAX);
@@ -165,7 +166,7 @@ proptest! {
                 let _ = issuer.handle(asked, now, &mut random);
             }
         }
-        prop_assert!(Issuer::open(issuer.into_store(), key(2)).is_ok());
+        prop_assert!(Issuer::open(issuer.into_store(), key(2), 1000).is_ok());
     }
 }
 

@@ -8,7 +8,8 @@ use super::types::{
     AuditEntry, Backup, BackupRequest, BundleApplyRequest, Bundles, Certificate, Crl, Done, ExplainRequest,
     Explanation, Invite, InviteRequest, Invited, JoinRequest, Joined, LogRequest, LogVerified, LogVerifyRequest,
     Member, Peer, Ping, PingRequest, Policy, PolicyApplyRequest, PolicyRollbackRequest, PolicyVersion, RekeyRequest,
-    RevokeIssuerRequest, RevokeRequest, Revoked, Role, Status, WithdrawRequest,
+    RevocationList, RevocationListRequest, RevocationsApplyRequest, RevokeIssuerRequest, RevokeRequest, Revoked, Role,
+    Status, WithdrawRequest,
 };
 
 /// How a call's arguments travel.
@@ -146,6 +147,10 @@ calls! {
     RevokeIssuer(RevokeIssuerRequest) Post "/v1/revocations/issuer" Admin -> Done;
     /// Revocations as X.509 lists, for programs that are not weir. Issuers only.
     ExportCrl Get "/v1/revocations/crl" Read -> Vec<Crl>;
+    /// The revocation list of one signer: an issuer, or a revocation key.
+    RevocationList(RevocationListRequest) Get "/v1/revocations/list" Read -> RevocationList;
+    /// Takes a list over that a revocation key has signed, and spreads it.
+    RevocationsApply(RevocationsApplyRequest) Post "/v1/revocations/list" Admin -> Done;
     /// The policy in force, with the hits of each rule.
     PolicyShow Get "/v1/policy" Read -> Policy;
     /// Puts a policy in force. One that is not signed is signed by this node, which must have an operator's key.
@@ -202,6 +207,8 @@ pub enum Answer {
     Joined(Box<Joined>),
     /// Of `CertShow` and `CertRenew`.
     Certificate(Box<Certificate>),
+    /// Of `RevocationList`.
+    RevocationList(RevocationList),
     /// Of `Revoke`.
     Revoked(Revoked),
     /// Of `ExportCrl`.

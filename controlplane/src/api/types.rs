@@ -642,6 +642,30 @@ object! {
         pem: String,
     }
 
+    /// Whose revocation list is wanted.
+    #[serde(deny_unknown_fields)]
+    pub struct RevocationListRequest {
+        /// Key id of the issuer or the revocation key.
+        signer: String,
+    }
+
+    /// A revocation list.
+    pub struct RevocationList {
+        /// Key id of who signed it.
+        signer: String,
+        /// How many it revokes.
+        entries: u32,
+        /// The list as a text, as `weir ca sign-revocations` reads it.
+        list: String,
+    }
+
+    /// A revocation list, signed with a revocation key.
+    #[serde(deny_unknown_fields)]
+    pub struct RevocationsApplyRequest {
+        /// The list as a text, as `weir ca sign-revocations` wrote it.
+        list: String,
+    }
+
     /// What to seal a backup with.
     #[serde(deny_unknown_fields)]
     pub struct BackupRequest {

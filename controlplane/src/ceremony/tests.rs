@@ -154,6 +154,33 @@ fn a_root_goes_and_what_it_had_signed_is_signed_by_the_other() {
     assert!(Ceremony::begin(ceremony.versions(), new, FOUNDED).is_ok());
 }
 
+/// A root that went took ended certificates along, and with them what their issuers had revoked; a wider pool left them.
+#[test]
+fn what_has_ended_is_never_certified_again_and_stays_for_what_its_issuer_revoked() {
+    let mut world = world();
+    let (a, b) = (world.keys.root_a.public().id(), world.keys.root_b.public().id());
+    let issuer = world.keys.issuer.public();
+    let end = FOUNDED.plus(ISSUER_LIFE);
+    let old = world.founded.bundle.peek().unwrap().issuers;
+    for (now, is_over) in [(end, false), (end.plus(Duration::from_secs(1)), true)] {
+        let begin = || Ceremony::begin(&[world.founded.bundle.clone()], world.keys.root_b.clone(), now).unwrap();
+        let mut rotated = begin();
+        rotated.rotate_root(a, &PrivateKey::from_seed(&[8; 32]), &mut world.random).unwrap();
+        let mut widened = begin();
+        widened.widen_pool(&["172.16.0.0/12".parse().unwrap()], None, &mut world.random).unwrap();
+        for bundle in [rotated.bundle(), widened.bundle()] {
+            assert_eq!((bundle.issuers.len(), bundle.issuers == old), (1, is_over), "{now}");
+            let fields = certificate::read_authority(&bundle.issuers[0]).unwrap();
+            assert_eq!((fields.signer, fields.validity.not_after), (if is_over { a } else { b }, end));
+            assert_eq!(bundle.revoker(issuer.id()), Some(issuer));
+        }
+        // It is an issuer again once it is renewed, and what had ended goes.
+        rotated.renew_issuer(issuer.id(), 1, &mut world.random).unwrap();
+        let signers = rotated.bundle().issuers.iter().map(|der| certificate::read_authority(der).unwrap().signer);
+        assert_eq!(signers.collect::<Vec<_>>(), if is_over { vec![b] } else { vec![b, b] });
+    }
+}
+
 #[test]
 fn a_wider_pool_is_granted_by_all_issuers_and_takes_nothing_from_members() {
     let mut world = world();

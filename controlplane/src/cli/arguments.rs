@@ -406,6 +406,48 @@ pub enum CaCommand {
         #[arg(value_name = "KEY-ID")]
         operator: String,
     },
+    /// Make a revocation key, which cuts members off on any host while no issuer can, and print its public half: for `add-revocation-key`.
+    RevocationKey {
+        /// Where to put the key.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+        /// File whose first line is the key's passphrase [default: ask].
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: Option<PathBuf>,
+    },
+    /// Ceremony: let a key that is no issuer's revoke.
+    AddRevocationKey {
+        /// The root.
+        #[command(flatten)]
+        root: Root,
+        /// The public key, as `weir ca revocation-key` prints it.
+        #[arg(long, value_name = "KEY")]
+        key: String,
+    },
+    /// Ceremony: let a revocation key revoke no more. What no other list names is good again.
+    RemoveRevocationKey {
+        /// The root.
+        #[command(flatten)]
+        root: Root,
+        /// The revocation key's id.
+        #[arg(value_name = "KEY-ID")]
+        revoker: String,
+    },
+    /// Write the revocation list of one signer into a file, to be continued by `sign-revocations`.
+    RevocationList {
+        /// The key id of the issuer or the revocation key.
+        #[arg(value_name = "KEY-ID")]
+        signer: String,
+        /// Where to.
+        file: PathBuf,
+    },
+    /// Revoke with a revocation key, on any host: for `publish-revocations`. Asks no node.
+    SignRevocations(SignRevocations),
+    /// Hand a list that `sign-revocations` wrote to the node, which spreads it.
+    PublishRevocations {
+        /// The list.
+        file: PathBuf,
+    },
     /// Ceremony: give out more prefixes than before. All members lead them into the overlay from then on, or nowhere.
     WidenPool {
         /// The root.
@@ -452,6 +494,35 @@ pub enum CaCommand {
     },
 }
 
+/// `weir ca sign-revocations`.
+#[derive(Debug, Args)]
+pub struct SignRevocations {
+    /// The list, as `sign-revocations` or `revocation-list` wrote it; a new one if there is no such file. What is revoked now is added to it.
+    #[arg(long, value_name = "FILE")]
+    pub list: PathBuf,
+    /// The revocation key, as `weir ca revocation-key` made it.
+    #[arg(long, value_name = "FILE")]
+    pub key: PathBuf,
+    /// File whose first line is the key's passphrase [default: ask].
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+    /// The trust bundle that names the key, as `weir ca bundle` wrote it.
+    #[arg(long, value_name = "FILE")]
+    pub bundle: PathBuf,
+    /// Ids of members, as `weir members --json` shows them.
+    #[arg(value_name = "NODE-ID", required_unless_present_any = ["issuer", "invite"])]
+    pub node: Vec<String>,
+    /// Key id of an issuer: what it certified ends with it.
+    #[arg(long, value_name = "KEY-ID")]
+    pub issuer: Vec<String>,
+    /// Id of an invitation, as `weir invites` shows it.
+    #[arg(long, value_name = "ID")]
+    pub invite: Vec<String>,
+    /// Why, for people.
+    #[arg(long, default_value = "revoked")]
+    pub reason: String,
+}
+
 /// `weir policy`.
 #[derive(Debug, Subcommand)]
 pub enum PolicyCommand {
@@ -474,25 +545,7 @@ pub enum PolicyCommand {
         from: Option<PathBuf>,
     },
     /// Sign a policy with an operator's key, on any host: for `apply --signed`. Asks no node.
-    Sign {
-        /// The file.
-        file: PathBuf,
-        /// The operator's key, as `weir ca operator-key` made it.
-        #[arg(long, value_name = "FILE")]
-        key: PathBuf,
-        /// File whose first line is the key's passphrase [default: ask].
-        #[arg(long, value_name = "FILE")]
-        passphrase_file: Option<PathBuf>,
-        /// The trust bundle, as `weir ca bundle` wrote it: it says for which network, and whether the key may.
-        #[arg(long, value_name = "FILE")]
-        bundle: PathBuf,
-        /// The number of this version, above that in force: `weir policy show`.
-        #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
-        version: u64,
-        /// Where to put the signed policy.
-        #[arg(long, value_name = "FILE")]
-        out: PathBuf,
-    },
+    Sign(Sign),
     /// Put a policy in force.
     Apply {
         /// The file.
@@ -521,6 +574,28 @@ pub enum PolicyCommand {
         #[arg(long)]
         port: Option<u16>,
     },
+}
+
+/// `weir policy sign`.
+#[derive(Debug, Args)]
+pub struct Sign {
+    /// The file.
+    pub file: PathBuf,
+    /// The operator's key, as `weir ca operator-key` made it.
+    #[arg(long, value_name = "FILE")]
+    pub key: PathBuf,
+    /// File whose first line is the key's passphrase [default: ask].
+    #[arg(long, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+    /// The trust bundle, as `weir ca bundle` wrote it: it says for which network, and whether the key may.
+    #[arg(long, value_name = "FILE")]
+    pub bundle: PathBuf,
+    /// The number of this version, above that in force: `weir policy show`.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub version: u64,
+    /// Where to put the signed policy.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
 }
 
 /// `weir config`.

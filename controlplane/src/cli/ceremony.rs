@@ -12,7 +12,7 @@ use serde_json::json;
 use weir_dataplane::api::Prefix;
 
 use super::arguments::{Arguments, CaCommand, Init, Root, Verdict};
-use super::{Failure, Outcome, failed, files, passphrase, pool, print, remote};
+use super::{Failure, Outcome, failed, files, passphrase, pool, print, remote, revocation};
 use crate::ceremony::{self, Ceremony, Founding, FoundingKeys};
 use crate::issuer;
 use crate::pki::bundle::text;
@@ -163,10 +163,7 @@ pub(super) fn ca(arguments: &Arguments, command: &CaCommand) -> Outcome {
             })
         }
         CaCommand::OperatorKey { out, passphrase_file } => {
-            let key = PrivateKey::generate(&mut SystemRandom);
-            let passphrase = passphrase::new("the operator", passphrase_file.as_deref()).map_err(failed)?;
-            files::write_secret(out, key.to_encrypted_pem(&passphrase).map_err(failed)?.as_bytes())?;
-            shown(arguments, key.public())
+            fresh_key(arguments, "the operator", out, passphrase_file.as_deref())
         }
         CaCommand::AddOperator { root, key } => {
             let public = public_key(key)?;
@@ -182,6 +179,24 @@ pub(super) fn ca(arguments: &Arguments, command: &CaCommand) -> Outcome {
                 Ok(format!("{operator} signs policy no more; the one in force stays until another is signed"))
             })
         }
+        CaCommand::RevocationKey { out, passphrase_file } => {
+            fresh_key(arguments, "the revocation key", out, passphrase_file.as_deref())
+        }
+        CaCommand::AddRevocationKey { root, key } => {
+            let public = public_key(key)?;
+            change(arguments, root, |ceremony| {
+                let id = ceremony.add_revocation_key(public)?;
+                Ok(format!("{id} revokes"))
+            })
+        }
+        CaCommand::RemoveRevocationKey { root, revoker } => {
+            let revoker = key_id(revoker)?;
+            change(arguments, root, |ceremony| {
+                ceremony.remove_revocation_key(revoker)?;
+                Ok(format!("{revoker} revokes no more, and what no other list names is good again"))
+            })
+        }
+        CaCommand::SignRevocations(sign) => revocation::sign(arguments, sign),
         CaCommand::WidenPool { root, pool, issuer } => {
             let (more, issuer) = (prefixes(pool)?, issuer.as_deref().map(key_id).transpose()?);
             change(arguments, root, |ceremony| {
@@ -202,6 +217,8 @@ pub(super) fn ca(arguments: &Arguments, command: &CaCommand) -> Outcome {
         CaCommand::Restore { file, passphrase_file } => restore(arguments, file, passphrase_file.as_deref()),
         CaCommand::Bundle { .. }
         | CaCommand::Publish { .. }
+        | CaCommand::RevocationList { .. }
+        | CaCommand::PublishRevocations { .. }
         | CaCommand::Backup { .. }
         | CaCommand::Recovered
         | CaCommand::ExportCrl { .. } => remote::ca(arguments, command),
@@ -211,7 +228,7 @@ pub(super) fn ca(arguments: &Arguments, command: &CaCommand) -> Outcome {
 fn public_key(text: &str) -> Result<PublicKey, Failure> {
     let key = HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes()).ok().and_then(|key| key.try_into().ok());
     key.map(PublicKey).ok_or_else(|| {
-        let who = "`weir ca issuer-key` and `weir ca operator-key` print";
+        let who = "`weir ca issuer-key`, `operator-key` and `revocation-key` print them";
         failed(format!("{text:?} is no key: 64 hexadecimal digits, as {who}"))
     })
 }
@@ -226,6 +243,14 @@ fn issuer_key(arguments: &Arguments) -> Outcome {
     shown(arguments, state.issuer_key_or_fresh(&mut SystemRandom).map_err(failed)?.public())
 }
 
+/// Makes a key in a file, and prints its public half.
+fn fresh_key(arguments: &Arguments, whose: &str, out: &Path, passphrase_file: Option<&Path>) -> Outcome {
+    let key = PrivateKey::generate(&mut SystemRandom);
+    let passphrase = passphrase::new(whose, passphrase_file).map_err(failed)?;
+    files::write_secret(out, key.to_encrypted_pem(&passphrase).map_err(failed)?.as_bytes())?;
+    shown(arguments, key.public())
+}
+
 /// Prints a key, to be named in a ceremony.
 fn shown(arguments: &Arguments, public: PublicKey) -> Outcome {
     let key = HEXLOWER_PERMISSIVE.encode(&public.0);
@@ -236,13 +261,8 @@ fn shown(arguments: &Arguments, public: PublicKey) -> Outcome {
 }
 
 fn begin(root: &Root) -> Result<Ceremony, Failure> {
-    let versions = text::read(&files::read(&root.bundle)?);
-    let versions = versions.map_err(|error| failed(format!("{}: {error}", root.bundle.display())))?;
-    let pem = files::read(&root.root)?;
-    let pem = String::from_utf8(pem).map_err(|error| failed(format!("{}: {error}", root.root.display())))?;
-    let passphrase = passphrase::known("the root", root.passphrase_file.as_deref()).map_err(failed)?;
-    let key = PrivateKey::from_encrypted_pem(&pem, &passphrase);
-    let key = key.map_err(|error| failed(format!("{}: {error}", root.root.display())))?;
+    let versions = files::bundle(&root.bundle)?;
+    let key = files::private_key(&root.root, "the root", root.passphrase_file.as_deref())?;
     Ceremony::begin(&versions, key, now().wall).map_err(failed)
 }
 

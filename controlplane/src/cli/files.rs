@@ -1,13 +1,16 @@
 //! Commands that look at files only, and the reading and writing of files for the others.
 
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::Path;
 
 use super::arguments::{Arguments, ConfigCommand};
-use super::{Failure, Outcome, failed, remote};
+use super::{Failure, Outcome, failed, passphrase, remote};
 use crate::config::default_route_interface;
 use crate::issuer::BACKUP_LEN_MAX;
+use crate::pki::bundle::{self, SignedBundle};
+use crate::pki::key::PrivateKey;
 use crate::state_directory;
 
 /// Longest file that is read: the longest backup.
@@ -54,12 +57,34 @@ pub(super) fn config(arguments: &Arguments, command: &ConfigCommand) -> Outcome 
     ))
 }
 
+/// What is wrong with a file.
+pub(super) fn named(path: &Path, why: impl Display) -> Failure {
+    failed(format!("{}: {why}", path.display()))
+}
+
 /// Reads a file; `-` is the standard input.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    let named = |error: io::Error| failed(format!("{}: {error}", path.display()));
+    let named = |error: io::Error| named(path, error);
     let whole: Box<dyn io::Read> =
         if path.as_os_str() == "-" { Box::new(io::stdin().lock()) } else { Box::new(File::open(path).map_err(named)?) };
     bounded(whole, FILE_LEN_MAX).map_err(named)
+}
+
+/// Reads a file of text.
+pub(super) fn text(path: &Path) -> Result<String, Failure> {
+    String::from_utf8(read(path)?).map_err(|error| named(path, format_args!("{error}: save it as UTF-8")))
+}
+
+/// Reads the versions of a trust bundle, as `weir ca bundle` and ceremonies write them.
+pub(super) fn bundle(path: &Path) -> Result<Vec<SignedBundle>, Failure> {
+    bundle::text::read(&read(path)?).map_err(|error| named(path, error))
+}
+
+/// Reads a key, and opens it with the passphrase in the other file, or asks for it.
+pub(super) fn private_key(path: &Path, whose: &str, passphrase_file: Option<&Path>) -> Result<PrivateKey, Failure> {
+    let pem = text(path)?;
+    let passphrase = passphrase::known(whose, passphrase_file).map_err(failed)?;
+    PrivateKey::from_encrypted_pem(&pem, &passphrase).map_err(|error| named(path, error))
 }
 
 /// All that there is to read, or an error that says how much it may be.
@@ -75,13 +100,12 @@ pub(super) fn bounded(from: impl io::Read, len_max: u64) -> io::Result<Vec<u8>> 
 
 /// Writes a file in place of the one that is there: all of it or nothing.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> Outcome {
-    let named = |error: io::Error| failed(format!("{}: {error}", path.display()));
     let unfinished = path.with_added_extension("new");
     let written = File::create(&unfinished).and_then(|mut file| {
         io::Write::write_all(&mut file, bytes)?;
         file.sync_all()
     });
-    written.and_then(|()| fs::rename(&unfinished, path)).map_err(named)
+    written.and_then(|()| fs::rename(&unfinished, path)).map_err(|error| named(path, error))
 }
 
 /// Writes a new file that only its owner may read.

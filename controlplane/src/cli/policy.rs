@@ -4,62 +4,36 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::arguments::Arguments;
+use super::arguments::{Arguments, Sign};
+use super::files::{self, named};
 use super::table::printable;
-use super::{FAILED, Failure, Outcome, failed, files, passphrase, print, remote};
+use super::{FAILED, Failure, Outcome, failed, print, remote};
 use crate::api::Call;
 use crate::api::types::{self, Member, MemberState};
-use crate::pki::bundle::{Chain, network_id, text};
-use crate::pki::key::PrivateKey;
+use crate::pki::bundle::{Chain, network_id};
 use crate::policy::{self, Action, Document, Finding, MemberView, Severity, SignedPolicy};
 
-fn named(file: &Path, why: &dyn std::fmt::Display) -> Failure {
-    failed(format!("{}: {why}", file.display()))
-}
-
-fn read_text(file: &Path) -> Result<String, Failure> {
-    String::from_utf8(files::read(file)?).map_err(|error| named(file, &format!("{error}: save it as UTF-8")))
-}
-
 fn read(file: &Path) -> Result<Document, Failure> {
-    policy::parse(&read_text(file)?).map_err(|error| named(file, &error))
-}
-
-/// `weir policy sign`.
-pub(super) struct Signing<'a> {
-    /// The document.
-    pub(super) file: &'a Path,
-    /// The operator's key.
-    pub(super) key: &'a Path,
-    /// What opens it; asked for otherwise.
-    pub(super) passphrase_file: Option<&'a Path>,
-    /// The network.
-    pub(super) bundle: &'a Path,
-    /// The number.
-    pub(super) version: u64,
-    /// Where to put it.
-    pub(super) out: &'a Path,
+    policy::parse(&files::text(file)?).map_err(|error| named(file, error))
 }
 
 /// Signs a policy with a key that is in a file. Whether the number is high enough only members know.
-pub(super) fn sign(arguments: &Arguments, signing: &Signing<'_>) -> Outcome {
-    let Signing { file, key, passphrase_file, bundle, version, out } = *signing;
-    let versions = text::read(&files::read(bundle)?).map_err(|error| named(bundle, &error))?;
+pub(super) fn sign(arguments: &Arguments, sign: &Sign) -> Outcome {
+    let Sign { file, key, passphrase_file, bundle, version, out } = sign;
+    let versions = files::bundle(bundle)?;
     let network = versions.first().map(network_id).unwrap_or_default();
-    let chain = Chain::walk(network, &versions).map_err(|error| named(bundle, &error))?;
-    let pem = read_text(key)?;
-    let passphrase = passphrase::known("the operator", passphrase_file).map_err(failed)?;
-    let operator = PrivateKey::from_encrypted_pem(&pem, &passphrase).map_err(|error| named(key, &error))?;
+    let chain = Chain::walk(network, &versions).map_err(|error| named(bundle, error))?;
+    let operator = files::private_key(key, "the operator", passphrase_file.as_deref())?;
     let id = operator.public().id();
     if chain.current().operator(id).is_none() {
         let why = format!(
             "{id} is no operator of version {} of the trust bundle: weir ca add-operator",
             chain.current().version
         );
-        return Err(named(key, &why));
+        return Err(named(key, why));
     }
-    let signed = SignedPolicy::sign(network, version, remote::now(), &read_text(file)?, &operator);
-    files::write(out, &signed.map_err(|error| named(file, &error))?.to_bytes())?;
+    let signed = SignedPolicy::sign(network, *version, remote::now(), &files::text(file)?, &operator);
+    files::write(out, &signed.map_err(|error| named(file, error))?.to_bytes())?;
     let out = out.display();
     let message = format!(
         "{out}: version {version} of the policy.\nIt takes hold when a member has it: weir policy apply {out} --signed"

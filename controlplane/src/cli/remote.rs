@@ -16,10 +16,10 @@ use crate::api::client;
 use crate::api::types::{
     Backup, BackupRequest, BundleApplyRequest, Bundles, Crl, Done, ExplainRequest, InviteRequest, Invited, JoinRequest,
     LogRequest, LogVerified, LogVerifyRequest, Ping, PingRequest, PolicyApplyRequest, PolicyRollbackRequest,
-    RekeyRequest, RevokeIssuerRequest, RevokeRequest, Revoked, Secret, Status, WithdrawRequest,
+    RekeyRequest, RevocationList, RevocationListRequest, RevocationsApplyRequest, RevokeIssuerRequest, RevokeRequest,
+    Revoked, Secret, Status, WithdrawRequest,
 };
-use crate::codec;
-use crate::pki::bundle::{SignedBundle, text};
+use crate::pki::bundle::text;
 use crate::time::UnixSecs;
 
 /// Longest token that is read from the standard input.
@@ -232,9 +232,10 @@ fn policy(arguments: &Arguments, command: &PolicyCommand) -> Outcome {
             if *signed {
                 request.signed = Some(BASE64.encode(&bytes));
             } else {
-                request.text = Some(String::from_utf8(bytes).map_err(|error| {
-                    failed(format!("{}: {error}: save it as UTF-8, or add --signed", file.display()))
-                })?);
+                request.text =
+                    Some(String::from_utf8(bytes).map_err(|error| {
+                        files::named(file, format_args!("{error}: save it as UTF-8, or add --signed"))
+                    })?);
             }
             Call::PolicyApply(request)
         }
@@ -243,7 +244,7 @@ fn policy(arguments: &Arguments, command: &PolicyCommand) -> Outcome {
             return shown(arguments, &Call::PolicyHistory, |versions: &Vec<_>| show::policy_history(versions));
         }
         // Whoever calls has taken these.
-        PolicyCommand::Check { .. } | PolicyCommand::Diff { .. } | PolicyCommand::Sign { .. } => return Ok(()),
+        PolicyCommand::Check { .. } | PolicyCommand::Diff { .. } | PolicyCommand::Sign(_) => return Ok(()),
         PolicyCommand::Explain { src, dst, proto, port } => {
             let request = ExplainRequest { src: src.clone(), dst: dst.clone(), proto: proto.clone(), port: *port };
             return shown(arguments, &Call::PolicyExplain(request), show::explanation);
@@ -260,17 +261,27 @@ pub(super) fn ca(arguments: &Arguments, command: &CaCommand) -> Outcome {
             if let Some(roots) = roots {
                 files::write(roots, bundles.roots.concat().as_bytes())?;
             }
-            let versions: Option<Vec<SignedBundle>> = bundles.versions.iter().map(|text| version(text)).collect();
-            let Some(versions) = versions else {
-                return Err(failed("the node's answer is no trust bundle: is it weir of the same version?"));
-            };
+            let versions: Result<Vec<_>, _> = bundles.versions.iter().map(|line| text::read_version(line)).collect();
+            let versions = versions.map_err(|error| {
+                failed(format!("the node's answer is no trust bundle: {error}: is it weir of the same version?"))
+            })?;
             files::write(file, text::write(&versions).as_bytes())?;
             report(arguments, &format!("{}: the trust bundle, version {}", file.display(), versions.len()))
         }
         CaCommand::Publish { file } => {
-            let versions = text::read(&files::read(file)?).map_err(failed)?;
-            let versions = versions.iter().map(text::version).collect();
+            let versions = files::bundle(file)?.iter().map(text::version).collect();
             done(arguments, &Call::BundleApply(BundleApplyRequest { versions }))
+        }
+        CaCommand::RevocationList { signer, file } => {
+            let request = RevocationListRequest { signer: signer.clone() };
+            let list: RevocationList = ask_for(arguments, &Call::RevocationList(request))?;
+            files::write(file, list.list.as_bytes())?;
+            let what = format!("{}: the list of {}, {} entries", file.display(), list.signer, list.entries);
+            report(arguments, &what)
+        }
+        CaCommand::PublishRevocations { file } => {
+            let list = files::text(file)?;
+            done(arguments, &Call::RevocationsApply(RevocationsApplyRequest { list }))
         }
         CaCommand::Backup { file, passphrase_file } => {
             let passphrase = passphrase::new("the backup", passphrase_file.as_deref()).map_err(failed)?;
@@ -292,6 +303,10 @@ pub(super) fn ca(arguments: &Arguments, command: &CaCommand) -> Outcome {
         | CaCommand::OperatorKey { .. }
         | CaCommand::AddOperator { .. }
         | CaCommand::RemoveOperator { .. }
+        | CaCommand::RevocationKey { .. }
+        | CaCommand::AddRevocationKey { .. }
+        | CaCommand::RemoveRevocationKey { .. }
+        | CaCommand::SignRevocations(_)
         | CaCommand::DraftGroup { .. }
         | CaCommand::Restore { .. } => Ok(()),
     }
@@ -320,11 +335,6 @@ fn export_crl(arguments: &Arguments, out: Option<&Path>) -> Outcome {
         files::write(&directory.join(format!("{id}.crl.pem")), crl.pem.as_bytes())?;
     }
     report(arguments, &format!("{}: {} lists", directory.display(), crls.len()))
-}
-
-/// A version of the trust bundle as the node shows it.
-fn version(text: &str) -> Option<SignedBundle> {
-    codec::decode(&BASE64.decode(text.as_bytes()).ok()?, SignedBundle::LEN_MAX).ok()
 }
 
 fn token_from(input: impl io::Read) -> Result<Secret, Failure> {

@@ -1,4 +1,5 @@
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -6,7 +7,11 @@ use clap::error::ErrorKind;
 
 use super::arguments::{CaCommand, InvitesCommand, PolicyCommand};
 use super::*;
-use crate::pki::bundle::text;
+use crate::pki::bundle::{Bundle, SignedBundle, text};
+use crate::pki::id::{InviteId, KeyId, NodeId};
+use crate::pki::key::{PrivateKey, PublicKey};
+use crate::pki::revocation::{self, RevocationSet};
+use crate::time::UnixSecs;
 
 fn parse(line: &str) -> Result<Arguments, clap::Error> {
     Arguments::try_parse_from(line.split_whitespace())
@@ -50,6 +55,12 @@ fn every_command_is_there_and_has_a_line_of_help() {
         "ca operator-key",
         "ca add-operator",
         "ca remove-operator",
+        "ca revocation-key",
+        "ca add-revocation-key",
+        "ca remove-revocation-key",
+        "ca sign-revocations",
+        "ca revocation-list",
+        "ca publish-revocations",
         "ca backup",
         "ca restore",
         "ca export-crl",
@@ -189,52 +200,143 @@ fn policies_are_checked_and_compared_as_files() {
     fs::remove_dir_all(&place).unwrap();
 }
 
+/// Some commands said only what was wrong, not with which of their files.
+#[test]
+fn a_file_that_is_none_of_its_kind_is_named_by_every_command_that_reads_it() {
+    let place = std::env::temp_dir().join(format!("weir-no-bundle-{}", std::process::id()));
+    fs::create_dir_all(&place).unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        fs::write(place.join(name), bytes).unwrap();
+        place.join(name).display().to_string()
+    };
+    let good = write("good", text::write(crate::pki::bundle::tests::chain().versions()).as_bytes());
+    let (nonsense, binary) = (write("nonsense", b"nonsense\n"), write("binary", b"\xff"));
+    let line = write("line", b"weir trust bundle 1\n!\n");
+    let passphrase = format!("--passphrase-file {}", write("passphrase", b"correct horse battery\n"));
+    fs::set_permissions(place.join("passphrase"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let operator = "07".repeat(20);
+    let out = place.join("out").display().to_string();
+    let refused = |line: &str| match dispatch(&parse(&format!("weir {line} --socket /nowhere/weir.sock")).unwrap()) {
+        Err(Failure::Message(why)) => why,
+        other => panic!("{line}: {other:?}"),
+    };
+    let publish = |bundle: &str| format!("ca publish {bundle}");
+    let change =
+        |bundle: &str, key: &str| format!("ca remove-operator --bundle {bundle} --root {key} {passphrase} {operator}");
+    let sign = |bundle: &str, key: &str| {
+        format!("policy sign {good} --bundle {bundle} --key {key} {passphrase} --version 1 --out {out}")
+    };
+    let with = |bundle: &str, key: &str| [publish(bundle), change(bundle, key), sign(bundle, key)];
+    for bundle in [&nonsense, &binary] {
+        for why in with(bundle, &nonsense).map(|line| refused(&line)) {
+            assert!(why.starts_with(&format!("{bundle}: this is no trust bundle")), "{why}");
+        }
+    }
+    for why in with(&line, &nonsense).map(|line| refused(&line)) {
+        assert!(why.starts_with(&format!("{line}: line 2 of the trust bundle is no version")), "{why}");
+    }
+    for key in [&nonsense, &binary] {
+        for why in [change(&good, key), sign(&good, key)].map(|line| refused(&line)) {
+            assert!(why.starts_with(&format!("{key}: ")), "{why}");
+        }
+    }
+    fs::remove_dir_all(&place).unwrap();
+}
+
+/// A directory with a configuration and a passphrase, where a network is founded.
+struct Office(std::path::PathBuf);
+
+impl Office {
+    fn new(name: &str) -> Self {
+        let place = std::env::temp_dir().join(format!("weir-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&place);
+        fs::create_dir(&place).unwrap();
+        let office = Self(place);
+        let (state, run) = (office.at("state"), office.at("run"));
+        let text = format!("[node]\nstate_directory = \"{state}\"\nruntime_directory = \"{run}\"\n");
+        fs::write(office.at("weir.toml"), text).unwrap();
+        fs::write(office.at("passphrase"), "correct horse battery\n").unwrap();
+        fs::set_permissions(office.at("passphrase"), PermissionsExt::from_mode(0o600)).unwrap();
+        office
+    }
+
+    fn at(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+
+    fn run(&self, line: &str) -> Outcome {
+        dispatch(&parse(&format!("weir --config {} {line}", self.at("weir.toml"))).unwrap())
+    }
+
+    /// Why a command does not do what it is told.
+    fn refused(&self, line: &str) -> String {
+        match self.run(line) {
+            Err(Failure::Message(why)) => why,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    fn init(&self) -> Outcome {
+        let (roots, passphrase) = (self.at("roots"), self.at("passphrase"));
+        self.run(&format!(
+            "init mynet --name berlin --subnet 10.1.0.0/16 --roots {roots} --passphrase-file-a {passphrase} \
+             --passphrase-file-b {passphrase}"
+        ))
+    }
+
+    /// Puts the founder's trust bundle into a file; the arguments of a ceremony with it.
+    fn ceremony(&self) -> (Vec<SignedBundle>, String) {
+        let state = crate::state_directory::StateDirectory::open(&self.0.join("state")).unwrap();
+        let versions = crate::membership::bundles(&state.node_store().unwrap()).unwrap();
+        files::write(&self.0.join("bundle"), text::write(&versions).as_bytes()).unwrap();
+        let (root, bundle, passphrase) = (self.at("roots/root-b.pem"), self.at("bundle"), self.at("passphrase"));
+        (versions, format!("--root {root} --bundle {bundle} --passphrase-file {passphrase}"))
+    }
+
+    /// The trust bundle in the file.
+    fn bundle(&self) -> Bundle {
+        text::read(&files::read(&self.0.join("bundle")).unwrap()).unwrap().last().unwrap().peek().unwrap()
+    }
+
+    /// The public half of a key that is in a file.
+    fn public_key(&self, name: &str) -> PublicKey {
+        let pem = fs::read_to_string(self.at(name)).unwrap();
+        PrivateKey::from_encrypted_pem(&pem, "correct horse battery").unwrap().public()
+    }
+}
+
+impl Drop for Office {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
 #[test]
 fn a_network_is_founded_and_changed_by_files_alone() {
-    use std::os::unix::fs::PermissionsExt as _;
-    let place = std::env::temp_dir().join(format!("weir-init-{}", std::process::id()));
-    let _ = fs::remove_dir_all(&place);
-    fs::create_dir(&place).unwrap();
-    let at = |name: &str| place.join(name).display().to_string();
-    let text = format!("[node]\nstate_directory = \"{}\"\nruntime_directory = \"{}\"\n", at("state"), at("run"));
-    fs::write(at("weir.toml"), text).unwrap();
-    fs::write(at("passphrase"), "correct horse battery\n").unwrap();
-    fs::set_permissions(at("passphrase"), fs::Permissions::from_mode(0o600)).unwrap();
-    let run = |line: &str| dispatch(&parse(&format!("weir --config {} {line}", at("weir.toml"))).unwrap());
-    let init = format!(
-        "init mynet --name berlin --subnet 10.1.0.0/16 --roots {} --passphrase-file-a {} --passphrase-file-b {}",
-        at("roots"),
-        at("passphrase"),
-        at("passphrase")
-    );
-    run(&init).unwrap();
+    let office = Office::new("init");
+    let (at, run) = (|name: &str| office.at(name), |line: &str| office.run(line));
+    office.init().unwrap();
     let mode = |name: &str| fs::metadata(at(name)).unwrap().permissions().mode() & 0o777;
     let secret = ["roots/root-a.pem", "roots/root-b.pem", "state/state.redb", "state/issuer/issuer.key"];
     assert!(secret.iter().all(|name| mode(name) == 0o600));
-    assert!(matches!(run(&init), Err(Failure::Message(message)) if message.contains("never overwritten")));
+    assert!(matches!(office.init(), Err(Failure::Message(message)) if message.contains("never overwritten")));
 
-    let state = crate::state_directory::StateDirectory::open(&place.join("state")).unwrap();
-    let versions = crate::membership::bundles(&state.node_store().unwrap()).unwrap();
+    let (versions, root) = office.ceremony();
     let network = crate::pki::bundle::network_id(&versions[0]);
     let chain = crate::pki::bundle::Chain::walk(network, &versions).unwrap();
     let pool = chain.current().slices[0].prefixes.clone();
     assert!(pool.contains(&"10.1.0.0/16".parse().unwrap()) && pool.len() > 1, "{pool:?}");
     assert!(pool.iter().all(|prefix| prefix.bit_len() >= 16), "more than a site needs: {pool:?}");
-    files::write(&place.join("bundle"), text::write(&versions).as_bytes()).unwrap();
-    let root =
-        format!("--root {} --bundle {} --passphrase-file {}", at("roots/root-b.pem"), at("bundle"), at("passphrase"));
     run(&format!("ca add-issuer {root} --key {}", "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"))
         .unwrap();
-    let in_file = |path: &str| text::read(&files::read(&place.join(path)).unwrap()).unwrap();
-    let after = in_file("bundle");
+    let after = text::read(&files::read(&office.0.join("bundle")).unwrap()).unwrap();
     assert_eq!((after.len(), &after[0]), (2, &versions[0]));
     assert!(run(&format!("ca add-issuer {root} --key abc")).is_err());
     // The founder's issuer is revoked, and the one that was added follows it.
-    let bundle = |path: &str| in_file(path).last().unwrap().peek().unwrap();
     // More to give out: every issuer may grant it, and what was there is not named twice.
     assert!(run(&format!("ca widen-pool {root} --pool 10.1.2.0/24")).is_err(), "that is in the pool");
     run(&format!("ca widen-pool {root} --pool 172.16.0.0/12 --pool 10.0.0.0/15")).unwrap();
-    let wide = bundle("bundle");
+    let wide = office.bundle();
     let pool = &wide.slices[0].prefixes;
     assert!(["172.16.0.0/12", "10.0.0.0/15"].iter().all(|prefix| pool.contains(&prefix.parse().unwrap())), "{pool:?}");
     assert!(!pool.contains(&"10.1.0.0/16".parse().unwrap()), "{pool:?}");
@@ -252,23 +354,82 @@ fn a_network_is_founded_and_changed_by_files_alone() {
         at("policy.signed")
     );
     assert!(matches!(run(&sign), Err(Failure::Message(why)) if why.contains("is no operator of version 3")));
-    let pem = fs::read_to_string(at("operator.pem")).unwrap();
-    let public = crate::pki::key::PrivateKey::from_encrypted_pem(&pem, "correct horse battery").unwrap().public();
+    let public = office.public_key("operator.pem");
     run(&format!("ca add-operator {root} --key {}", data_encoding::HEXLOWER.encode(&public.0))).unwrap();
     run(&sign).unwrap();
     let signed = crate::policy::SignedPolicy::from_bytes(&fs::read(at("policy.signed")).unwrap()).unwrap();
-    assert_eq!(signed.verify(network, &bundle("bundle").operators).unwrap().version, 7);
+    assert_eq!(signed.verify(network, &office.bundle().operators).unwrap().version, 7);
     run(&format!("ca remove-operator {root} {}", public.id())).unwrap();
     assert!(run(&sign).is_err() && run(&format!("ca remove-operator {root} {}", public.id())).is_err());
-    let before = bundle("bundle");
+    let before = office.bundle();
     let key = |at: usize| crate::pki::certificate::public_key(&before.issuers[at]).unwrap().id();
     let (founder, heir) = (key(0), key(1));
     assert!(run(&format!("ca revoke-issuer {root} {founder} --heir abc")).is_err());
     run(&format!("ca revoke-issuer {root} {founder} --heir {heir} --json")).unwrap();
-    let after = bundle("bundle");
+    let after = office.bundle();
     assert_eq!((after.version, &after.revoked_issuers[..]), (6, &[founder][..]));
     assert!(after.issuer(founder).is_none() && after.slice(heir).is_some());
     let again = run(&format!("ca revoke-issuer {root} {founder}"));
     assert!(matches!(again, Err(Failure::Message(why)) if why.contains("names no issuer")));
-    fs::remove_dir_all(&place).unwrap();
+}
+
+/// As on the day when no issuer is left that could.
+#[test]
+fn a_revocation_key_revokes_by_files_alone() {
+    let office = Office::new("revoke");
+    office.init().unwrap();
+    let (_, root) = office.ceremony();
+    let [key, list, bundle, passphrase] = ["revoker.pem", "list", "bundle", "passphrase"].map(|name| office.at(name));
+    office.run(&format!("ca revocation-key --out {key} --passphrase-file {passphrase}")).unwrap();
+    let public = office.public_key("revoker.pem");
+    let id = public.id();
+    let sign = |what: &str| {
+        format!("ca sign-revocations --list {list} --key {key} --passphrase-file {passphrase} --bundle {bundle} {what}")
+    };
+    let (node, other, issuer) = (NodeId([7; 32]), NodeId([8; 32]), KeyId([9; 20]));
+    let why = office.refused(&sign(&node.to_string()));
+    assert!(why.contains(&format!("{id} is no revocation key of version 1")), "{why}");
+    let hex = data_encoding::HEXLOWER.encode(&public.0);
+    office.run(&format!("ca add-revocation-key {root} --key {hex}")).unwrap();
+    let why = office.refused(&format!("ca add-revocation-key {root} --key {hex}"));
+    assert!(why.contains("revokes already"), "{why}");
+
+    office.run(&sign(&format!("{node} --reason stolen"))).unwrap();
+    let read = || revocation::text::read(&fs::read_to_string(&list).unwrap()).unwrap();
+    let mut known = RevocationSet::default();
+    known.apply(read(), &office.bundle()).unwrap();
+    assert!(known.is_node_revoked(node) && !known.is_fresh(UnixSecs(0)) && known.have(id) == (1, 1));
+    // More is added to what is there, so members that have the first list take the second.
+    office.run(&sign(&format!("{other} --issuer {issuer} --invite {}", InviteId([1; 8])))).unwrap();
+    known.apply(read(), &office.bundle()).unwrap();
+    assert!(known.is_node_revoked(other) && known.is_issuer_revoked(issuer) && known.have(id) == (2, 4));
+    let reasons: Vec<_> = known.entries().map(|entry| entry.reason.clone()).collect();
+    assert_eq!(reasons, ["stolen", "revoked", "revoked", "revoked"]);
+
+    for (wrong, why) in [
+        (sign(&node.to_string()), "is on the list already"),
+        (sign("abc"), "abc"),
+        (sign(&format!("{} --reason {}", NodeId([5; 32]), "r".repeat(201))), "a reason of 201 bytes"),
+    ] {
+        let said = office.refused(&wrong);
+        assert!(said.contains(why), "{said}");
+    }
+    assert_eq!(known.list(id, 0), Some(read()), "what is refused changes nothing");
+    assert!(parse(&format!("weir {}", sign(""))).is_err(), "nobody is named");
+    let whole = fs::read_to_string(&list).unwrap();
+    fs::write(&list, "nonsense").unwrap();
+    assert!(office.refused(&sign(&NodeId([5; 32]).to_string())).contains("this is no revocation list"));
+    // The list of another key is not continued.
+    fs::write(&list, whole).unwrap();
+    fs::remove_file(&key).unwrap();
+    office.run(&format!("ca revocation-key --out {key} --passphrase-file {passphrase}")).unwrap();
+    let hex = data_encoding::HEXLOWER.encode(&office.public_key("revoker.pem").0);
+    office.run(&format!("ca add-revocation-key {root} --key {hex}")).unwrap();
+    let why = office.refused(&sign(&NodeId([5; 32]).to_string()));
+    assert!(why.contains(&format!("the list is of {id}")), "{why}");
+
+    office.run(&format!("ca remove-revocation-key {root} {id}")).unwrap();
+    assert!(office.refused(&format!("ca remove-revocation-key {root} {id}")).contains("names no revocation key"));
+    assert_eq!(known.retain(&office.bundle()), [id]);
+    assert!(!known.is_node_revoked(node));
 }

@@ -12,7 +12,7 @@ use weir_dataplane::api::admission::KEYS_MAX;
 use weir_dataplane::api::message::AdmissionKey;
 
 use super::directory::{self, ENDPOINTS_MAX, LIFETIME, Record, RecordError, SignedRecord};
-use super::link::Links;
+use super::link::{Code, Links};
 use super::message::{self, Ask, Hello, Message, RECORDS_PER_MESSAGE};
 use super::{Network, Node, Timer};
 use crate::codec;
@@ -70,6 +70,17 @@ pub(super) fn kept_clock(store: &impl Store) -> Result<UnixSecs, LoadError> {
 
 fn stored<T: serde::de::DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, LoadError> {
     codec::decode(bytes, DOCUMENT_LEN_MAX).map_err(|error| LoadError::Decode { what, error })
+}
+
+/// What came of revocation lists.
+#[derive(Debug, Default)]
+pub(super) struct ListsHeard {
+    /// Whether one of them was newer than what was known.
+    pub(super) is_news: bool,
+    /// Entries that no earlier list of the same signer had.
+    pub(super) added: usize,
+    /// Why the last one that was refused was.
+    pub(super) refused: Option<RevocationError>,
 }
 
 impl<R: Random> Node<R> {
@@ -138,7 +149,9 @@ impl<R: Random> Node<R> {
             Message::Hello(hello) => self.heard_hello(link, hello, links, now),
             Message::Ask(ask) => self.asked(link, ask, links),
             Message::Bundles(bundles) => self.heard_bundles(Some(link), bundles, links, now),
-            Message::Revocations(lists) => self.heard_lists(Some(link), lists, links, now),
+            Message::Revocations(lists) => {
+                self.heard_lists(Some(link), lists, links, now);
+            }
             Message::Policy(policy) => self.heard_policy(Some(link), policy, links, now),
             Message::Admission(signed) => self.heard_admission(Some(link), signed, links, now),
             Message::Records(records) => self.heard_records(link, records, links, now),
@@ -251,7 +264,8 @@ impl<R: Random> Node<R> {
                     let version = network.chain.current().version;
                     batch.put(Table::Bundles, version.to_be_bytes(), codec::encode(&signed));
                 }
-                Ok(Extended::Known) => was_old |= Some(&signed.body) != newest.as_ref(),
+                // The last one tells: whoever was asked for several that another has sent meanwhile ends with the newest.
+                Ok(Extended::Known) => was_old = Some(&signed.body) != newest.as_ref(),
                 Err(error) => {
                     taken = Err(error);
                     break;
@@ -282,19 +296,21 @@ impl<R: Random> Node<R> {
         taken
     }
 
-    /// Revocation lists, from wherever.
+    /// Revocation lists, from wherever. Those that are refused are counted.
     pub(super) fn heard_lists(
         &mut self,
         from: Option<LinkId>,
         lists: Vec<SignedRevocationList>,
         links: &mut dyn Links,
         now: Now,
-    ) {
-        let Some(network) = &self.network else { return };
+    ) -> ListsHeard {
+        let mut heard = ListsHeard::default();
+        let Some(network) = &self.network else { return heard };
         let (mut batch, mut news) = (Batch::default(), vec![]);
         for signed in lists {
             match self.revocations.apply(signed.clone(), &network.bundle) {
-                Ok(_) => {
+                Ok(applied) => {
+                    heard.added += applied.added.len();
                     let signer = signed.head.signer;
                     if let Some(whole) = self.revocations.list(signer, 0) {
                         batch.put(Table::Revocations, signer.0, codec::encode(&whole));
@@ -303,15 +319,18 @@ impl<R: Random> Node<R> {
                 }
                 // What everybody tells everybody is known most of the time.
                 Err(RevocationError::Old { have, found }) if have == found => {}
-                Err(old @ RevocationError::Old { .. }) => self.counters.count(old.name()),
                 Err(error) => {
-                    tracing::warn!(%error, "a revocation list is refused");
+                    if !matches!(error, RevocationError::Old { .. }) {
+                        tracing::warn!(%error, "a revocation list is refused");
+                    }
                     self.counters.count(error.name());
+                    heard.refused = Some(error);
                 }
             }
         }
-        if news.is_empty() {
-            return;
+        heard.is_news = !news.is_empty();
+        if !heard.is_news {
+            return heard;
         }
         self.store(batch);
         self.judge_admission();
@@ -320,9 +339,10 @@ impl<R: Random> Node<R> {
             // Our issuer would renew whom another one has revoked.
             self.tell_issuer(news.clone(), None);
         }
-        // Those who are to hear of it are told before the links to the revoked are cut: one of them may be the only way.
+        // Before links are cut. Who is revoked does not hear it: a link that ends takes along what was said on it last.
         self.say_to_all(&Message::Revocations(news), from, links);
         self.leave_distrusted(links, now);
+        heard
     }
 
     /// Parts from everyone whom the documents do not carry any more.
@@ -337,7 +357,7 @@ impl<R: Random> Node<R> {
         for node in revoked {
             if self.peers.contains_key(&node) || self.directory.entry(node).is_some() {
                 self.counters.count("member_revoked");
-                self.part(node, "revoked", links, now);
+                self.part(node, Code::Revoked, "revoked", links, now);
             }
         }
         let Some(network) = &self.network else { return };
@@ -354,7 +374,7 @@ impl<R: Random> Node<R> {
             .collect();
         for node in by_issuer {
             self.counters.count("member_of_revoked_issuer");
-            self.part(node, "its issuer is revoked", links, now);
+            self.part(node, Code::NotMember, "its issuer is revoked", links, now);
         }
     }
 

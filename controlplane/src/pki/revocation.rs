@@ -12,6 +12,8 @@
 //!
 //! A list counts for as long as the bundle names its signer. Whoever revokes an issuer has another issuer adopt the entries to be kept.
 
+pub mod text;
+
 use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};

@@ -1,7 +1,10 @@
 //! How long a revoked member's packets are still taken.
 
 use weir_controlplane::api::call::{Answer, Call};
-use weir_controlplane::api::types::RevokeRequest;
+use weir_controlplane::api::types::{ErrorCode, RevocationListRequest, RevocationsApplyRequest, RevokeRequest};
+use weir_controlplane::pki::id::NodeId;
+use weir_controlplane::pki::key::PrivateKey;
+use weir_controlplane::pki::revocation::{self, Entry, Revoked, SignedRevocationList};
 
 use super::*;
 
@@ -61,6 +64,70 @@ fn a_revocation_crosses_a_healed_cut_within_five_seconds() {
             assert!(last <= begin + 5 * SECOND, "heard until {:?} after", last - begin);
         }
     }
+}
+
+/// On the day when no issuer is left: a key that a ceremony named cuts a member off, and its word counts as theirs does.
+#[test]
+fn a_revocation_key_cuts_a_member_off_while_no_issuer_can() {
+    let (mut world, sites) = network(95, 5);
+    let [founder, by, stays, victim, second] = sites[..] else { panic!() };
+    let key = PrivateKey::from_seed(&[77; 32]);
+    let id = key.public().id();
+    world.hold_ceremony(by, |ceremony, _| ceremony.add_revocation_key(key.public()).map(drop)).expect("a new bundle");
+    world.run(SECOND);
+    world.power_off(founder);
+    world.run(MINUTE);
+
+    let nodes = [victim, second].map(|site| world.id(site).unwrap());
+    let list = |world: &World, version, nodes: &[NodeId]| {
+        let entry = |node| Entry { what: Revoked::Node(node), reason: "stolen".to_owned(), at: world.true_time() };
+        let (now, entries) = (world.true_time(), nodes.iter().map(|node| entry(*node)).collect());
+        SignedRevocationList::sign(&key, version, now, now, entries)
+    };
+    let apply = |world: &mut World, list: &SignedRevocationList| {
+        let list = revocation::text::write(list);
+        match world.ask(by, Call::RevocationsApply(RevocationsApplyRequest { list }), SECOND).expect("an answer") {
+            Ok(Answer::Done(done)) => Ok(done.message),
+            Ok(other) => panic!("{other:?}"),
+            Err(refused) => Err((refused.code, refused.message)),
+        }
+    };
+    let first = list(&world, 1, &nodes[..1]);
+    assert!(apply(&mut world, &first).unwrap().contains("1 more entries"));
+    assert!(apply(&mut world, &first).unwrap().contains("in force already"));
+    world.run(RTT);
+    for site in [by, stays, second] {
+        assert!(world.knows_revoked(site, nodes[0]) && !world.is_session(site, victim), "{site:?}");
+    }
+    assert!(world.is_session(stays, second));
+    // Whoever lost the file goes on from what the network knows.
+    let request = RevocationListRequest { signer: id.to_string() };
+    let Some(Ok(Answer::RevocationList(known))) = world.ask(stays, Call::RevocationList(request), SECOND) else {
+        panic!("no list");
+    };
+    assert_eq!((known.entries, revocation::text::read(&known.list)), (1, Ok(first.clone())));
+    let other = list(&world, 2, &[nodes[1], nodes[0]]);
+    let refused = apply(&mut world, &other).unwrap_err();
+    assert!(refused.0 == ErrorCode::Conflict && refused.1.contains("took revocations back"), "{refused:?}");
+    let entries = [&first.entries[..], &other.entries[..1]].concat();
+    let next = SignedRevocationList::sign(&key, 2, world.true_time(), world.true_time(), entries);
+    apply(&mut world, &next).unwrap();
+    world.run(RTT);
+    assert!(world.knows_revoked(stays, nodes[1]) && !world.is_session(stays, second));
+    // A key that no bundle names says nothing, and neither does one that is named no more.
+    let stranger =
+        SignedRevocationList::sign(&PrivateKey::from_seed(&[78; 32]), 1, world.true_time(), world.true_time(), vec![]);
+    assert!(matches!(apply(&mut world, &stranger), Err((ErrorCode::Conflict, why)) if why.contains("may not revoke")));
+    let wrong = world.ask(by, Call::RevocationsApply(RevocationsApplyRequest { list: "no list".to_owned() }), SECOND);
+    assert!(matches!(wrong, Some(Err(refused)) if refused.code == ErrorCode::BadRequest));
+
+    // The issuer's node learns it when it is back, and its issuer renews nobody who is on the list.
+    world.start(founder);
+    world.run(MINUTE);
+    assert!(world.knows_revoked(founder, nodes[0]) && world.knows_revoked(founder, nodes[1]));
+    world.hold_ceremony(by, |ceremony, _| ceremony.remove_revocation_key(id)).expect("a new bundle");
+    world.run(SECOND);
+    assert!(!world.knows_revoked(stays, nodes[0]));
 }
 
 fn large(count: usize) {

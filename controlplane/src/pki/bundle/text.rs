@@ -23,25 +23,42 @@ pub enum BundleTextError {
     /// Something else.
     #[error("this is no trust bundle: it begins with the line {FIRST_LINE:?}")]
     FirstLine,
-    /// A line is no base64.
-    #[error("line {0} of the trust bundle is no base64: take the file as `weir ca bundle` wrote it")]
-    Base64(usize),
     /// A line is no version.
     #[error("line {line} of the trust bundle is no version of one: {error}")]
     Version {
         /// Which, from 1.
         line: usize,
         /// What is wrong with it.
-        error: DecodeError,
+        error: VersionTextError,
     },
     /// More versions than a chain holds.
     #[error("the trust bundle has more than {VERSIONS_MAX} versions")]
     TooMany,
 }
 
+/// Why a text is no version of a trust bundle.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VersionTextError {
+    /// It is no base64.
+    #[error("it is no base64; take it as `weir ca bundle` wrote it")]
+    Base64,
+    /// What it stands for is no version, or longer than one may be.
+    #[error(transparent)]
+    Version(#[from] DecodeError),
+}
+
 /// One version in base64, as it stands in a line and in the API.
 pub fn version(version: &SignedBundle) -> String {
     BASE64.encode(&codec::encode(version))
+}
+
+/// Reads what [`version`] wrote.
+///
+/// # Errors
+/// [`VersionTextError`].
+pub fn read_version(text: &str) -> Result<SignedBundle, VersionTextError> {
+    let bytes = BASE64.decode(text.as_bytes()).map_err(|_| VersionTextError::Base64)?;
+    Ok(codec::decode(&bytes, SignedBundle::LEN_MAX)?)
 }
 
 /// Versions as a text.
@@ -62,9 +79,7 @@ pub fn read(bytes: &[u8]) -> Result<Vec<SignedBundle>, BundleTextError> {
     }
     let mut versions = Vec::new();
     for (line, text) in lines.filter(|(_, text)| !text.is_empty()) {
-        let bytes = BASE64.decode(text.as_bytes()).map_err(|_| BundleTextError::Base64(line))?;
-        let version = codec::decode(&bytes, SignedBundle::LEN_MAX);
-        versions.push(version.map_err(|error| BundleTextError::Version { line, error })?);
+        versions.push(read_version(text).map_err(|error| BundleTextError::Version { line, error })?);
         if versions.len() > VERSIONS_MAX {
             return Err(BundleTextError::TooMany);
         }
@@ -90,8 +105,24 @@ mod tests {
         }
         let with = |line: &str| read(format!("{text}{line}\n").as_bytes());
         let line = versions.len() + 2;
-        assert_eq!(with("no base64!"), Err(BundleTextError::Base64(line)));
-        assert_eq!(with("AAAA"), Err(BundleTextError::Version { line, error: DecodeError::Trailing(1) }));
+        for (wrong, error) in
+            [("no base64!", VersionTextError::Base64), ("AAAA", VersionTextError::Version(DecodeError::Trailing(1)))]
+        {
+            assert_eq!(read_version(wrong), Err(error.clone()));
+            assert_eq!(with(wrong), Err(BundleTextError::Version { line, error }));
+        }
+    }
+
+    /// The node took as many bytes from whoever asks as a message has.
+    #[test]
+    fn a_version_of_the_limit_is_read_and_one_byte_more_is_not() {
+        let with_body = |body_len| SignedBundle { body: vec![0; body_len], signatures: vec![] };
+        let around = codec::encode(&with_body(SignedBundle::LEN_MAX - 16)).len() - (SignedBundle::LEN_MAX - 16);
+        let longest = with_body(SignedBundle::LEN_MAX - around);
+        assert_eq!(codec::encode(&longest).len(), SignedBundle::LEN_MAX);
+        assert_eq!(read_version(&version(&longest)), Ok(longest));
+        let longer = with_body(SignedBundle::LEN_MAX - around + 1);
+        assert!(matches!(read_version(&version(&longer)), Err(VersionTextError::Version(_))));
     }
 
     #[test]
