@@ -100,7 +100,7 @@ fn a_bad_network_corrupts_and_repeats_nothing(underlay: Family, settings: Vec<(S
         let drops = foreign_drops(&pair.g2.counters().unwrap());
         let pieces = ["continuation_lost", "continuation_orphan"].map(|reason| drops.get(reason).copied().unwrap_or(0));
         assert!(pieces.iter().sum::<u64>() > 0, "{drops:?}");
-        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
     });
 }
 
