@@ -9,6 +9,7 @@ pub mod ceremony;
 pub mod cli;
 pub mod codec;
 pub mod config;
+pub mod contact;
 pub mod dht;
 pub mod issuer;
 pub mod membership;

@@ -68,10 +68,11 @@ const OUTSIDE_WORLD: [&str; 21] = [
 ];
 
 /// Modules at the top of the control plane that decide and do not act.
-const CORES: [&str; 13] = [
+const CORES: [&str; 14] = [
     "audit",
     "ceremony",
     "codec",
+    "contact",
     "dht",
     "issuer",
     "membership",
