@@ -10,6 +10,7 @@
 //! [api]        socket · read · operate · admin
 //! [issuer]     log_entries_max
 //! [peers]      legacy_kyber
+//! [discovery]  mode
 //! [dataplane]  keys of the packet plane's own configuration, written as there: [dataplane.xsk] and so on
 //! ```
 //!
@@ -28,6 +29,7 @@ use std::path::{Path, PathBuf};
 use weir_dataplane::config::file;
 
 use crate::audit::ENTRIES_MAX_DEFAULT;
+use crate::dht::Mode;
 use crate::pki::id::NodeId;
 
 pub use instance::{INSTANCE_LEN_MAX, Instance};
@@ -63,6 +65,8 @@ pub struct Config {
     pub issuer: Issuer,
     /// `[peers]`.
     pub peers: Peers,
+    /// `[discovery]`.
+    pub discovery: Discovery,
     /// `[dataplane]`: what is written into the packet plane's configuration over all that we derive.
     pub dataplane: toml::Table,
 }
@@ -196,6 +200,38 @@ pub struct Peers {
     pub legacy_kyber: Vec<NodeId>,
 }
 
+/// How members are found of which the directory says nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Discovery {
+    /// This node's part in the DHT.
+    pub mode: DiscoveryMode,
+}
+
+/// A node's part in the DHT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiscoveryMode {
+    /// A server where `wan.advertise` says how others reach it, else a client.
+    Auto,
+    /// It answers others and keeps records.
+    Server,
+    /// It asks, and is in nobody's table.
+    Client,
+    /// None.
+    Off,
+}
+
+impl DiscoveryMode {
+    /// What that comes to on a node that advertises these addresses.
+    pub fn of(self, advertised: &[SocketAddr]) -> Option<Mode> {
+        match self {
+            Self::Auto if advertised.is_empty() => Some(Mode::Client),
+            Self::Auto | Self::Server => Some(Mode::Server),
+            Self::Client => Some(Mode::Client),
+            Self::Off => None,
+        }
+    }
+}
+
 impl Config {
     /// What an instance has without a file.
     pub fn of_instance(instance: &Instance) -> Self {
@@ -225,6 +261,7 @@ impl Config {
             },
             issuer: Issuer { log_entries_max: ENTRIES_MAX_DEFAULT },
             peers: Peers { legacy_kyber: Vec::new() },
+            discovery: Discovery { mode: DiscoveryMode::Auto },
             dataplane: toml::Table::new(),
         }
     }

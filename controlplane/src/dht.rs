@@ -38,7 +38,7 @@ pub use self::estimate::{REGION, region};
 use self::join::Bootstrap;
 use self::limit::Limit;
 use self::lookup::{Goal, Lookup, Next};
-pub use self::lookup::{PATH_REQUESTS_MAX, PATHS, REQUESTS_MAX};
+pub use self::lookup::{Hop, PATH_REQUESTS_MAX, PATHS, REQUESTS_MAX};
 use self::message::{Answer, K, Message, Query, Refusal, Reply, Request};
 use self::pace::Pace;
 use self::place::{Contact, Key, Peer};
@@ -108,6 +108,8 @@ pub struct Outcome {
     pub paths: u8,
     /// From the call to this.
     pub took: Duration,
+    /// Who was asked, path by path.
+    pub trace: Vec<Hop>,
 }
 
 /// What the machine wants done, and what it has to tell.
@@ -169,6 +171,22 @@ pub struct Counters {
     pub timeouts: u64,
     /// Requests that found no room among the outstanding.
     pub overflows: u64,
+}
+
+impl Counters {
+    /// All of them, by name.
+    pub const fn named(self) -> [(&'static str, u64); 7] {
+        let Self { malformed, unmatched, limited, bad_records, refused, timeouts, overflows } = self;
+        [
+            ("malformed", malformed),
+            ("unmatched", unmatched),
+            ("limited", limited),
+            ("bad_records", bad_records),
+            ("refused", refused),
+            ("timeouts", timeouts),
+            ("overflows", overflows),
+        ]
+    }
 }
 
 /// What outlives the process.
@@ -588,6 +606,7 @@ impl<R: Random> Dht<R> {
             requests: count(job.lookup.requests()),
             paths: count(job.lookup.paths()).min(u8::MAX.into()) as u8,
             took: now.mono.saturating_duration_since(job.since),
+            trace: job.lookup.trace(),
         }
     }
 
@@ -654,6 +673,16 @@ impl<R: Random> Dht<R> {
     /// What we keep.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Whether we answer others.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Whether look-ups work: [`Output::Joined`] has come.
+    pub fn is_joined(&self) -> bool {
+        self.joined.is_some()
     }
 
     /// How many servers there seem to be: as many as we know, at least.

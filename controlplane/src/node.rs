@@ -22,6 +22,8 @@ use weir_dataplane::api::message::{Request, SessionId};
 
 use crate::api::call::Answer;
 use crate::api::types::Error as ApiError;
+use crate::contact::Contacts;
+use crate::dht::{Mode, Saved};
 use crate::issuer::Asked;
 use crate::membership::{self, Membership, MembershipError};
 use crate::pki::admission::AdmissionKeys;
@@ -49,6 +51,8 @@ pub mod plane;
 
 mod calls;
 mod clocks;
+mod contact;
+mod discovery;
 mod documents;
 mod join;
 mod leave;
@@ -58,6 +62,7 @@ mod sessions;
 mod status;
 
 use directory::Directory;
+use documents::LoadError;
 use join::Joining;
 use leave::Leaving;
 pub use link::Links;
@@ -89,6 +94,8 @@ pub struct Settings {
     pub legacy_kyber: Vec<NodeId>,
     /// Whether an issuer runs beside this node.
     pub has_issuer: bool,
+    /// Whether others are answered by the DHT; none for a node that takes no part in it.
+    pub discovery: Option<Mode>,
     /// What this process could still do, and the remedy, where the kernel does not let it give that up.
     pub unconfined: Option<(&'static str, &'static str)>,
     /// When this program was built: it cannot be earlier than that.
@@ -104,6 +111,8 @@ pub enum Output {
     Plane(Ticket, Request),
     /// Ask the issuer.
     Issuer(Ticket, Asked),
+    /// Send a sealed datagram.
+    Datagram(SocketAddr, Vec<u8>),
     /// Answer a call.
     Answer(CallId, Result<Answer, ApiError>),
     /// We are a member now: from here on links are accepted, judged by this.
@@ -152,6 +161,10 @@ enum Timer {
     Echo(NodeId),
     /// An echo of a ping is late.
     Ping(CallId),
+    /// A link for a contact session has come to nothing, or has served.
+    Contact(NodeId),
+    /// The DHT has something to do.
+    Discover,
 }
 
 /// What happened so often.
@@ -215,6 +228,11 @@ pub struct Node<R> {
     identity: PrivateKey,
     waiting: calls::Waiting,
     renewal: Renewal,
+    contacts: Contacts,
+    meetings: contact::Meetings,
+    discovery: Option<discovery::Discovery<R>>,
+    /// What an earlier life left for it.
+    kept_discovery: Saved,
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
     counters: Counters,
@@ -280,6 +298,10 @@ impl<R: Random> Node<R> {
             identity,
             waiting: calls::Waiting::default(),
             renewal: Renewal::default(),
+            contacts: Contacts::default(),
+            meetings: contact::Meetings::default(),
+            discovery: None,
+            kept_discovery: discovery::kept(store).map_err(LoadError::from)?,
             timers: Timers::default(),
             outputs: VecDeque::new(),
             counters: Counters::default(),
@@ -314,6 +336,7 @@ impl<R: Random> Node<R> {
         for node in members {
             self.meet(node, now);
         }
+        self.begin_discovery(now);
         self.timers.set_at_latest(Timer::Upkeep, now.mono + UPKEEP_INTERVAL);
         (self.are_routes_dirty, self.is_policy_dirty) = (true, true);
         self.settle(links);
@@ -378,6 +401,8 @@ impl<R: Random> Node<R> {
                 Timer::Stranger(link) => self.stranger_timed_out(link, links),
                 Timer::Echo(node) => self.measure(node, now),
                 Timer::Ping(id) => self.ping_timed_out(id, now),
+                Timer::Contact(node) => self.contact_timed_out(node, links),
+                Timer::Discover => self.discover(links, now),
             }
         }
         self.settle(links);
@@ -471,6 +496,8 @@ impl<R: Random> Node<R> {
         }
         self.publish_admission(links, now);
         self.keep_clock();
+        self.contacts.expire(now.mono);
+        self.save_discovery();
         self.look_whether_renewal_is_due(now);
         self.cut_ended(links, now);
         // A clock that jumped ahead ends everything at once, and those that could set it right with it.
@@ -497,5 +524,5 @@ pub enum NodeError {
     Membership(#[from] MembershipError),
     /// What we know.
     #[error(transparent)]
-    Load(#[from] documents::LoadError),
+    Load(#[from] LoadError),
 }

@@ -14,6 +14,11 @@ pub trait Random {
         u64::from_le_bytes(bytes)
     }
 
+    /// Another source, for a part that draws by itself.
+    fn split(&mut self) -> Self
+    where
+        Self: Sized;
+
     /// A random number from 0 to below 1: as many bits as an `f64` keeps.
     fn unit(&mut self) -> f64 {
         (self.u64() >> 11) as f64 / (1u64 << 53) as f64
@@ -35,6 +40,10 @@ pub trait Random {
 pub struct SystemRandom;
 
 impl Random for SystemRandom {
+    fn split(&mut self) -> Self {
+        *self
+    }
+
     fn fill(&mut self, bytes: &mut [u8]) {
         // The library draws from a generator in this process that the kernel seeded; it fails only when the kernel has none.
         rand::fill(bytes).expect("the kernel gives random numbers");
@@ -62,6 +71,10 @@ impl SeededRandom {
 }
 
 impl Random for SeededRandom {
+    fn split(&mut self) -> Self {
+        Self::new(self.next())
+    }
+
     fn fill(&mut self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(8) {
             let drawn = self.next().to_le_bytes();
@@ -86,6 +99,10 @@ mod tests {
         /// Always the same bytes.
         struct Fixed(u8);
         impl Random for Fixed {
+            fn split(&mut self) -> Self {
+                Self(self.0)
+            }
+
             fn fill(&mut self, bytes: &mut [u8]) {
                 bytes.fill(self.0);
             }

@@ -222,6 +222,7 @@ impl Shell {
             idle_after_s: 300,
             legacy_kyber: config.peers.legacy_kyber.clone(),
             has_issuer,
+            discovery: config.discovery.mode.of(&config.wan.advertise),
             unconfined: files.warning(),
             build: BUILD,
         };
@@ -328,9 +329,10 @@ impl Shell {
                 None => break,
             }
         }
-        let driver = &mut self.driver;
-        self.sockets.receive(DATAGRAM_BUDGET, |datagram| {
-            driver.handle_datagram(now, datagram.from, datagram.to, datagram.ecn, datagram.data);
+        let (driver, node) = (&mut self.driver, &mut self.node);
+        self.sockets.receive(DATAGRAM_BUDGET, |datagram| match datagram.data.first() {
+            Some(&socket::CONTACT) => node.handle_datagram(datagram.data, &mut DriverLinks { driver, now }, now),
+            Some(_) | None => driver.handle_datagram(now, datagram.from, datagram.to, datagram.ecn, datagram.data),
         });
         for _ in 0..CALL_BUDGET {
             let Some(Request { call, caller, answer }) = call.take().or_else(|| self.calls.try_recv().ok()) else {
@@ -390,6 +392,10 @@ impl Shell {
                     let links = &mut DriverLinks { driver: &mut self.driver, now };
                     self.node.handle_issuer(ticket, Err(Refused::Absent), links, now);
                 }
+            }
+            Output::Datagram(to, bytes) => {
+                let transmit = quic::Transmit { to, from_ip: None, ecn: None, len: bytes.len(), segment_len: None };
+                self.sockets.send(&transmit, &bytes);
             }
             Output::Answer(call, answer) => {
                 if let Some(reply) = self.waiting.remove(&call) {

@@ -28,6 +28,7 @@ use weir_dataplane::api::message::SessionId;
 
 use crate::api::call::{Answer, Call};
 use crate::api::types::Error as ApiError;
+use crate::dht::Mode;
 use crate::issuer::Seat;
 use crate::node::directory::Directory;
 use crate::node::plane::PlaneInput;
@@ -54,7 +55,7 @@ use plane::{Effect, ModelPlane};
 use queue::{Due, Life};
 use streams::Stream;
 pub use streams::{StreamId, StreamStats};
-use wire::{Wire, links_of};
+use wire::{Flight, Wire, links_of};
 
 /// A machine of the network, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -144,6 +145,8 @@ pub struct World {
     streams: Vec<Stream>,
     idle_after_s: u32,
     legacy_kyber: Vec<NodeId>,
+    /// The part of machines in the DHT, from their next start on.
+    discovery: Option<Mode>,
     authority: Option<found::Authority>,
     /// What enrolled members know of one another.
     known: Option<Directory>,
@@ -165,6 +168,7 @@ impl World {
             streams: vec![],
             idle_after_s: 0,
             legacy_kyber: vec![],
+            discovery: None,
             authority: None,
             known: None,
         }
@@ -339,6 +343,11 @@ impl World {
         i64::try_from(i128::from(wall.0) - i128::from(self.true_time().0)).unwrap_or(i64::MAX)
     }
 
+    /// Lets machines take part in the DHT from their next start on. Without, they know others by the directory alone.
+    pub fn set_discovery(&mut self, mode: Option<Mode>) {
+        self.discovery = mode;
+    }
+
     /// Starts a machine's control plane from its store. Nothing happens when it runs, or when its store cannot be read.
     pub fn start(&mut self, site: Site) {
         let (mono, wall) = self.clocks(site);
@@ -349,6 +358,7 @@ impl World {
             idle_after_s: self.idle_after_s,
             legacy_kyber: self.legacy_kyber.clone(),
             has_issuer: self.machines[site.0].has_issuer,
+            discovery: self.discovery,
             unconfined: None,
             build: BUILD,
         };
@@ -662,6 +672,7 @@ impl World {
                 self.plane_effects(site);
             }
             Output::Issuer(ticket, asked) => self.ask_process(site, ticket, asked),
+            Output::Datagram(to, bytes) => self.net.launch(site, Flight::sealed(self.net.address(site), to, bytes)),
             Output::Answer(call, answer) => drop(self.answers.insert(call, answer)),
             Output::Membership(node, trust) => {
                 if let Some(driver) = self.wire.as_mut().and_then(|wire| wire.driver(site)) {

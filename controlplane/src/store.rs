@@ -25,11 +25,13 @@ pub enum Table {
     Audit,
     /// The latest moment seen, and what else must not go back.
     Clock,
+    /// Whom the DHT begins with, and the highest sequences that it has seen.
+    Discovery,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Membership,
         Self::Bundles,
         Self::Revocations,
@@ -38,6 +40,7 @@ impl Table {
         Self::Issuer,
         Self::Audit,
         Self::Clock,
+        Self::Discovery,
     ];
 
     /// Its name on disk.
@@ -51,6 +54,7 @@ impl Table {
             Self::Issuer => "issuer",
             Self::Audit => "audit",
             Self::Clock => "clock",
+            Self::Discovery => "discovery",
         }
     }
 }

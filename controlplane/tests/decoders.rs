@@ -9,6 +9,7 @@ use rustls_pki_types::CertificateDer;
 use weir_controlplane::api::call::{Input, ROUTES};
 use weir_controlplane::codec::{DecodeError, decode, encode};
 use weir_controlplane::config::{Config, Instance};
+use weir_controlplane::contact::Contacts;
 use weir_controlplane::dht::{message as dht, record};
 use weir_controlplane::issuer::{Asked, Issuer, Refused, Reply, Request};
 use weir_controlplane::node::directory::{Directory, Judge, SignedRecord};
@@ -102,6 +103,10 @@ proptest! {
         read_again!(&bytes, Asked, Result<Reply, Refused>, SignedPolicy, record::SignedRecord, record::Envelope);
         if let Ok(message) = dht::Message::decode(&bytes) {
             prop_assert_eq!(dht::Message::decode(&message.encode()), Ok(message));
+        }
+        prop_assert!(Contacts::default().open(&bytes, std::time::Instant::now()).is_err());
+        if let Ok(value) = record::NodeValue::decode(&bytes) {
+            prop_assert_eq!(record::NodeValue::decode(&value.encode()), Ok(value));
         }
         let _ = (read_leaf(&bytes), read_authority(&bytes), SignedPolicy::from_bytes(&bytes));
         if let Ok(blocks) = IpBlocks::from_der(&bytes) {

@@ -10,6 +10,7 @@ mod capture;
 mod confined;
 mod crash;
 mod demo;
+mod discovery;
 mod fault;
 mod hostile;
 mod initials;

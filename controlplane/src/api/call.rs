@@ -5,11 +5,11 @@ use serde::de::DeserializeOwned;
 
 use super::describe::{Definitions, Described, text};
 use super::types::{
-    AuditEntry, Backup, BackupRequest, BundleApplyRequest, Bundles, Certificate, Crl, Done, ExplainRequest,
-    Explanation, Invite, InviteRequest, Invited, JoinRequest, Joined, LogRequest, LogVerified, LogVerifyRequest,
-    Member, Peer, Ping, PingRequest, Policy, PolicyApplyRequest, PolicyRollbackRequest, PolicyVersion, RekeyRequest,
-    RevocationList, RevocationListRequest, RevocationsApplyRequest, RevokeIssuerRequest, RevokeRequest, Revoked, Role,
-    Status, WithdrawRequest,
+    AuditEntry, Backup, BackupRequest, BundleApplyRequest, Bundles, Certificate, Crl, DhtStatus, Done, ExplainRequest,
+    Explanation, FindRequest, Found, Invite, InviteRequest, Invited, JoinRequest, Joined, LogRequest, LogVerified,
+    LogVerifyRequest, Member, Peer, Ping, PingRequest, Policy, PolicyApplyRequest, PolicyRollbackRequest,
+    PolicyVersion, RekeyRequest, RevocationList, RevocationListRequest, RevocationsApplyRequest, RevokeIssuerRequest,
+    RevokeRequest, Revoked, Role, Status, WithdrawRequest,
 };
 
 /// How a call's arguments travel.
@@ -169,6 +169,12 @@ calls! {
     BundleShow Get "/v1/bundle" Read -> Bundles;
     /// Takes new versions of the trust bundle over, and spreads them.
     BundleApply(BundleApplyRequest) Post "/v1/bundle" Admin -> Done;
+    /// How it stands with the DHT.
+    DhtStatus Get "/v1/dht" Read -> DhtStatus;
+    /// Finds a member by name, id or overlay address: by the directory, or else by the DHT.
+    Find(FindRequest) Get "/v1/find" Read -> Found;
+    /// Offers our own records to the DHT once more, now.
+    DhtPublish Post "/v1/dht/publish" Operate -> Done;
     /// Ends the waiting of an issuer that was restored: it knows all members again and may allocate.
     Recovered Post "/v1/issuer/recovered" Admin -> Done;
     /// Everything that this node's issuer keeps, sealed: key, allocations, invitations, lists, log. Issuers only.
@@ -209,6 +215,10 @@ pub enum Answer {
     Certificate(Box<Certificate>),
     /// Of `RevocationList`.
     RevocationList(RevocationList),
+    /// Of `DhtStatus`.
+    DhtStatus(Box<DhtStatus>),
+    /// Of `Find`.
+    Found(Box<Found>),
     /// Of `Revoke`.
     Revoked(Revoked),
     /// Of `ExportCrl`.

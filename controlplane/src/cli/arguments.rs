@@ -155,6 +155,20 @@ pub enum Command {
         #[arg(long, short, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=20))]
         count: u16,
     },
+    /// Find a member by name, id or overlay address, wherever it is.
+    Find {
+        /// Whom.
+        what: String,
+        /// Ask the DHT even for whom this node knows, and show the way.
+        #[arg(long)]
+        dht: bool,
+    },
+    /// The DHT: how members find one another with no server.
+    Dht {
+        /// What to do.
+        #[command(subcommand)]
+        command: DhtCommand,
+    },
     /// Make a fresh key exchange with a peer now. It happens by itself every two minutes.
     Rekey {
         /// Its name, id or overlay address.
@@ -276,6 +290,20 @@ pub enum InvitesCommand {
         /// Its id.
         invite: String,
     },
+}
+
+/// `weir dht`.
+#[derive(Debug, Subcommand)]
+pub enum DhtCommand {
+    /// Show how it stands with it: table, sessions, records of our own and of others.
+    Status,
+    /// Look for a member, and show who was asked.
+    Lookup {
+        /// A name, an id, or an overlay address.
+        what: String,
+    },
+    /// Offer our own records to those who should have them once more, now.
+    Put,
 }
 
 /// `weir cert`.

@@ -9,15 +9,15 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::arguments::{Arguments, CaCommand, CertCommand, Command, InvitesCommand, PolicyCommand};
+use super::arguments::{Arguments, CaCommand, CertCommand, Command, DhtCommand, InvitesCommand, PolicyCommand};
 use super::{FAILED, Failure, Outcome, failed, files, passphrase, print, show};
 use crate::api::Call;
 use crate::api::client;
 use crate::api::types::{
-    Backup, BackupRequest, BundleApplyRequest, Bundles, Crl, Done, ExplainRequest, InviteRequest, Invited, JoinRequest,
-    LogRequest, LogVerified, LogVerifyRequest, Ping, PingRequest, PolicyApplyRequest, PolicyRollbackRequest,
-    RekeyRequest, RevocationList, RevocationListRequest, RevocationsApplyRequest, RevokeIssuerRequest, RevokeRequest,
-    Revoked, Secret, Status, WithdrawRequest,
+    Backup, BackupRequest, BundleApplyRequest, Bundles, Crl, Done, ExplainRequest, FindRequest, Found, InviteRequest,
+    Invited, JoinRequest, LogRequest, LogVerified, LogVerifyRequest, Ping, PingRequest, PolicyApplyRequest,
+    PolicyRollbackRequest, RekeyRequest, RevocationList, RevocationListRequest, RevocationsApplyRequest,
+    RevokeIssuerRequest, RevokeRequest, Revoked, Secret, Status, WithdrawRequest,
 };
 use crate::pki::bundle::text;
 use crate::time::UnixSecs;
@@ -90,6 +90,10 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         Command::Peers => shown(arguments, &Call::Peers, |peers: &Vec<_>| show::peers(peers)),
         Command::Members => shown(arguments, &Call::Members, |members: &Vec<_>| show::members(members, now())),
         Command::Ping { peer, count } => ping(arguments, peer, *count),
+        Command::Find { what, dht } => find(arguments, what, *dht, *dht),
+        Command::Dht { command: DhtCommand::Status } => shown(arguments, &Call::DhtStatus, show::dht_status),
+        Command::Dht { command: DhtCommand::Lookup { what } } => find(arguments, what, true, true),
+        Command::Dht { command: DhtCommand::Put } => done(arguments, &Call::DhtPublish),
         Command::Rekey { peer } => done(arguments, &Call::Rekey(RekeyRequest { peer: peer.clone() })),
         Command::Invite(invite) => {
             let call = Call::Invite(InviteRequest {
@@ -251,6 +255,12 @@ fn policy(arguments: &Arguments, command: &PolicyCommand) -> Outcome {
         }
     };
     shown(arguments, &call, show::policy)
+}
+
+/// With the way, where the DHT is asked.
+fn find(arguments: &Arguments, what: &str, dht: bool, with_trace: bool) -> Outcome {
+    let call = Call::Find(FindRequest { what: what.to_owned(), dht });
+    shown(arguments, &call, |found: &Found| show::found(found, with_trace))
 }
 
 /// Those of `weir ca` that ask the node; the others are ceremonies.

@@ -1,5 +1,7 @@
 //! Answers as people read them.
 
+mod discovery;
+
 use std::fmt::Write as _;
 
 use super::table::{Side, Table, printable};
@@ -8,6 +10,8 @@ use crate::api::types::{
     Policy, PolicyVersion, Revoked, Severity, Status, Warning,
 };
 use crate::time::UnixSecs;
+
+pub(super) use discovery::{dht_status, found};
 
 use Side::{Left, Right};
 

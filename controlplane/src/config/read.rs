@@ -10,7 +10,7 @@ use weir_dataplane::config::file::value::{
     SOCKET_PATH_LEN_MAX, WORKERS_MAX, absolute_path, interface_name, socket_path, tun_name,
 };
 
-use super::{Config, Instance, LIST_MAX, Latency, NODE_NAME_LEN_MAX, Peers, Principal};
+use super::{Config, DiscoveryMode, Instance, LIST_MAX, Latency, NODE_NAME_LEN_MAX, Peers, Principal};
 use crate::audit::ENTRIES_MAX_RANGE;
 use crate::pki::id::NodeId;
 
@@ -25,6 +25,7 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
     ("api", &["socket", "read", "operate", "admin"]),
     ("issuer", &["log_entries_max"]),
     ("peers", &["legacy_kyber"]),
+    ("discovery", &["mode"]),
     ("dataplane", &[]),
 ];
 
@@ -130,6 +131,7 @@ pub(super) fn config(document: &DeTable<'_>, text: &str, instance: &Instance) ->
         let why = "this program was built without the feature legacy-kyber: remove the entries, or build it with it";
         return Err(peers.refuse("legacy_kyber", why));
     }
+    set(&mut config.discovery.mode, section("discovery")?.text("mode", discovery_mode)?);
     config.dataplane = dataplane(&top, text)?;
 
     one_duty_each(&config, &lan, &tun)?;
@@ -154,6 +156,16 @@ fn wan(config: &mut Config, wan: &Section<'_>) -> Result<(), Located> {
     }
     set(&mut config.wan.advertise, wan.texts("advertise", LIST_MAX, endpoint)?);
     Ok(())
+}
+
+fn discovery_mode(word: &str) -> Result<DiscoveryMode, String> {
+    match word {
+        "auto" => Ok(DiscoveryMode::Auto),
+        "server" => Ok(DiscoveryMode::Server),
+        "client" => Ok(DiscoveryMode::Client),
+        "off" => Ok(DiscoveryMode::Off),
+        _ => Err(format!("{word:?} is no part in the DHT: write \"auto\", \"server\", \"client\" or \"off\"")),
+    }
 }
 
 fn workers(config: &mut Config, workers: &Section<'_>) -> Result<(), Located> {

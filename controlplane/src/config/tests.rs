@@ -70,6 +70,8 @@ fn every_key_is_read() {
         log_entries_max = 5000
         [peers]
         legacy_kyber = []
+        [discovery]
+        mode = "client"
         [dataplane]
         transit = true
         wan.attach = "generic"
@@ -104,6 +106,7 @@ fn every_key_is_read() {
         },
         issuer: Issuer { log_entries_max: 5000 },
         peers: Peers { legacy_kyber: Vec::new() },
+        discovery: Discovery { mode: DiscoveryMode::Client },
         dataplane: toml::from_str("transit = true\nwan.attach = \"generic\"\nxsk.mode = \"copy\"").unwrap(),
     };
     assert_eq!(config, expected);

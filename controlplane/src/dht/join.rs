@@ -28,6 +28,13 @@ impl Bootstrap {
         }
     }
 
+    /// Whom we came across, if there is room.
+    fn put_last_of_all(&mut self, contact: Contact) {
+        if self.0.len() < ANCHORS_MAX && !self.0.contains(&contact) {
+            self.0.push(contact);
+        }
+    }
+
     pub(super) fn all(&self) -> &[Contact] {
         &self.0
     }
@@ -69,6 +76,17 @@ impl<R: Random> Dht<R> {
         self.bootstrap.put_first(contacts.iter().copied().filter(|contact| contact.node != own));
         self.timers.set(Timer::Join, now.mono);
         self.handle_timeout(now);
+    }
+
+    /// Somebody is there whom one may begin with, if nobody else was.
+    pub fn meet(&mut self, contact: Contact, now: Now) {
+        if contact.node == self.own || self.joined.is_some() {
+            return;
+        }
+        self.bootstrap.put_last_of_all(contact);
+        if self.lookups.values().all(|job| job.why != Why::Join) {
+            self.timers.set(Timer::Join, now.mono);
+        }
     }
 
     /// Looks for our own neighbourhood.

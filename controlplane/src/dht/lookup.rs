@@ -88,6 +88,23 @@ struct Path {
     has_ended: bool,
 }
 
+/// One request of a look-up, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// Who was asked, and where.
+    pub contact: Contact,
+    /// By which path, from 0.
+    pub path: u8,
+    /// Which of the path's requests, from 1.
+    pub step: u8,
+    /// How many named one another before: 0 for whom we knew ourselves.
+    pub depth: u8,
+    /// Bits that its place has in common with the one that was looked for.
+    pub shared_bits: u16,
+    /// Whether it answered.
+    pub has_answered: bool,
+}
+
 /// One look-up.
 #[derive(Clone, Debug)]
 pub(super) struct Lookup {
@@ -384,6 +401,25 @@ impl Lookup {
         let lists = self.paths.iter().map(|path| path.list.capacity() * size_of::<Candidate>()).sum::<usize>();
         let books = self.asked.len() * size_of::<(Contact, usize)>() + self.spoke.len() * size_of::<NodeId>();
         lists + self.paths.capacity() * size_of::<Path>() + 2 * books
+    }
+
+    /// All requests, path by path.
+    pub(super) fn trace(&self) -> Vec<Hop> {
+        let of_path = |(number, path): (usize, &Path)| {
+            let asked = path.list.iter().filter(|candidate| candidate.step > 0);
+            let hop = move |candidate: &Candidate| Hop {
+                contact: candidate.contact,
+                path: number as u8,
+                step: candidate.step,
+                depth: candidate.depth,
+                shared_bits: candidate.distance.shared_bits() as u16,
+                has_answered: candidate.state == State::Answered,
+            };
+            asked.map(hop).collect::<Vec<_>>()
+        };
+        let mut hops: Vec<Hop> = self.paths.iter().enumerate().flat_map(of_path).collect();
+        hops.sort_unstable_by_key(|hop| (hop.path, hop.step));
+        hops
     }
 
     /// Those who answered, nearest first.

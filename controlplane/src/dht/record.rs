@@ -8,11 +8,11 @@
 //! The key of each kind follows from the statement, so nobody publishes in another's place, and a member has one place of each kind. What a
 //! value means is not known here.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::place::Key;
+use super::place::{Contact, Key};
 use crate::codec::{self, DecodeError};
 use crate::pki::bundle::Bundle;
 use crate::pki::id::{NetworkId, NodeId, overlay_address, sha256};
@@ -46,6 +46,16 @@ impl Kind {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Node, Self::Name, Self::Zone, Self::Overlay];
 
+    /// Its name, for people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::Name => "name",
+            Self::Zone => "zone",
+            Self::Overlay => "overlay",
+        }
+    }
+
     /// What such a record is signed for.
     pub const fn domain(self) -> Domain {
         match self {
@@ -64,6 +74,39 @@ impl Kind {
             Self::Zone => zone_key(member.network, &member.name),
             Self::Overlay => overlay_key(member.network, overlay_address(member.network, member.node)),
         }
+    }
+}
+
+/// What a [`Kind::Node`] record says: how its signer is reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeValue {
+    /// Addresses at which it is dialled, the best first.
+    pub endpoints: Vec<SocketAddr>,
+    /// Servers that it keeps contact with: the way to one that is not reached from everywhere.
+    pub anchors: Vec<Contact>,
+}
+
+impl NodeValue {
+    /// Addresses that are read, and anchors.
+    pub const ENDPOINTS_MAX: usize = 16;
+    /// Anchors that are read.
+    pub const ANCHORS_MAX: usize = 8;
+
+    /// As the value of a record.
+    pub fn encode(&self) -> Vec<u8> {
+        codec::encode(self)
+    }
+
+    /// Reads the value of a record.
+    ///
+    /// # Errors
+    /// [`DecodeError`]: of another form, or with more addresses than are read.
+    pub fn decode(value: &[u8]) -> Result<Self, DecodeError> {
+        let read: Self = codec::decode(value, VALUE_LEN_MAX)?;
+        if read.endpoints.len() > Self::ENDPOINTS_MAX || read.anchors.len() > Self::ANCHORS_MAX {
+            return Err(DecodeError::TooLong { len: value.len(), max: VALUE_LEN_MAX });
+        }
+        Ok(read)
     }
 }
 

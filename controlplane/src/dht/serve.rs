@@ -24,6 +24,9 @@ impl<R: Random> Dht<R> {
                 Met::Waits { has_room: true } => self.timers.set_at_latest(Timer::Check, now.mono + CHECK_GAP),
                 Met::Waits { has_room: false } => {}
             }
+        } else if !is_server {
+            // It may have been one, before its last restart.
+            self.table.remove(peer.contact.node);
         }
         let message = Message::Answer(Answer { transaction, reply }).encode();
         self.outputs.push_back(Output::Send { to: peer.contact, message });

@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 
 use super::place::Key;
 use super::record::{Envelope, Judge, Kind, RecordError, SignedRecord};
+use serde::{Deserialize, Serialize};
+
 use crate::pki::id::NodeId;
 use crate::time::UnixSecs;
 
@@ -74,7 +76,7 @@ struct Place {
 }
 
 /// A highest sequence that outlives the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Highest {
     /// Of which place.
     pub kind: Kind,

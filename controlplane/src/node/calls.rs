@@ -182,6 +182,9 @@ impl<R: Random> Node<R> {
                 let from = request.after.unwrap_or(0);
                 self.ask_for(id, IssuerCallKind::VerifyAudit, by, Request::VerifyAudit { from });
             }
+            Call::DhtStatus => self.dht_status(id),
+            Call::Find(request) => self.find_call(id, &request.what, request.dht, links, now),
+            Call::DhtPublish => self.publish_call(id, links, now),
             Call::RevocationList(request) => self.revocation_list(id, &request.signer),
             Call::RevocationsApply(request) => self.apply_revocations(id, &request.list, links, now),
             Call::ExportCrl => self.ask_for(id, IssuerCallKind::ExportCrl, by, Request::ExportCrl),

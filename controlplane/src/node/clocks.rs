@@ -23,7 +23,11 @@ use crate::time::{Now, UnixSecs};
 /// Whether what a message says is judged by the time.
 pub(super) const fn needs_time(message: &Message) -> bool {
     match message {
-        Message::Policy(_) | Message::Admission(_) | Message::Records(_) => true,
+        Message::Policy(_)
+        | Message::Admission(_)
+        | Message::Records(_)
+        | Message::Contact { .. }
+        | Message::Rpc(_) => true,
         Message::Hello(_)
         | Message::Ask(_)
         | Message::Bundles(_)

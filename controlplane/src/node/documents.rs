@@ -159,6 +159,8 @@ impl<R: Random> Node<R> {
             Message::IssuerSaid { ticket, reply } => self.issuer_said(link, ticket, *reply, links, now),
             Message::Ping(token) => self.say(link, &Message::Pong(token), links),
             Message::Pong(_) => self.counters.count("pong"),
+            Message::Contact { index } => self.heard_contact(link, index, links, now),
+            Message::Rpc(message) => self.heard_rpc(link, &message, links, now),
         }
     }
 
@@ -172,7 +174,9 @@ impl<R: Random> Node<R> {
             if let Some(peer) = self.peers.get_mut(&node) {
                 peer.succeeded();
                 peer.unspoken = None;
+                peer.features = Some(hello.features);
             }
+            self.offer_contact(link, node, links, now);
             self.heard_time(node, hello.wall, now);
             if self.judge_clock(node, hello.wall, now) {
                 // What each refused of the other meanwhile shows by what both say to have.
@@ -526,6 +530,7 @@ impl<R: Random> Node<R> {
         if self.heard_record(signed.clone(), now) {
             self.own_record = Some(signed);
         }
+        self.publish_own(now);
     }
 
     /// Passes our own record on when it is new. Apart from signing, which has no links at hand.

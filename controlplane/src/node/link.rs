@@ -172,7 +172,7 @@ impl<R: Random> Node<R> {
     }
 
     /// Whether a link to this member is kept even when nothing is to be said.
-    fn keeps_link(&self, node: NodeId) -> bool {
+    pub(super) fn keeps_link(&self, node: NodeId) -> bool {
         let Some(own) = self.id() else { return false };
         // Whom we know by its address only has something to tell us.
         if self.directory.entry(node).is_none() || self.directory.len() <= FULL_MESH_MAX {
@@ -513,6 +513,7 @@ impl<R: Random> Node<R> {
         self.forget_relayed(link);
         self.renewal_link_gone(link, why);
         self.farewell_link_gone(link);
+        self.contact_link_gone(link);
         let held = self.links.remove(&link)?;
         let peer = held.peer.and_then(|node| self.peers.get_mut(&node));
         let was_of_peer = peer.is_some_and(|peer| peer.forget_link(link));
@@ -528,6 +529,10 @@ impl<R: Random> Node<R> {
             self.drop_link(link, code, why, links);
         }
         self.end_session(node, links, now);
+        self.part_contact(node);
+        if code == Code::Revoked {
+            self.discovery_revoked(node, now);
+        }
         self.directory.remove(node);
         self.peers.remove(&node);
         if let Some(own) = self.id() {

@@ -30,8 +30,10 @@ use crate::time::UnixSecs;
 pub const VERSION: u16 = 1;
 /// The oldest version that there ever was.
 const VERSION_FIRST: u16 = 1;
-/// Abilities beyond the version, a bit each. None is given out yet.
-pub const FEATURES: u64 = 0;
+/// Abilities beyond the version, a bit each: what is said by them is said only to those who told the same bit.
+pub const FEATURES: u64 = FEATURE_CONTACT;
+/// [`Message::Contact`] and [`Message::Rpc`] are understood.
+pub const FEATURE_CONTACT: u64 = 1;
 /// Longest message.
 pub const MESSAGE_LEN_MAX: usize = 1 << 20;
 /// Most records in one message, so that it stays below its longest.
@@ -55,7 +57,7 @@ pub fn version_of_hello(bytes: &[u8]) -> Option<u16> {
 pub struct Hello {
     /// Of the message set.
     pub version: u16,
-    /// [`FEATURES`] of the speaker. Nothing depends on them yet.
+    /// [`FEATURES`] of the speaker.
     pub features: u64,
     /// Of the program, for people.
     pub program: String,
@@ -156,6 +158,13 @@ pub enum Message {
     Ping(u64),
     /// Yes.
     Pong(u64),
+    /// A contact session is wanted: the index that the speaker has drawn for it.
+    Contact {
+        /// Datagrams to the speaker have it.
+        index: u32,
+    },
+    /// What is too long for a datagram of a contact session, or came before there was one.
+    Rpc(Vec<u8>),
 }
 
 /// A message of a key exchange.

@@ -71,6 +71,8 @@ pub struct Peer {
     pub member: Option<Member>,
     /// The link that messages go by.
     pub link: Option<LinkId>,
+    /// What the other end of that link can do, once it has said so.
+    pub features: Option<u64>,
     /// A link that is being dialled, and how many of the peer's endpoints were tried.
     pub dialling: Option<LinkId>,
     /// Where it is, as somebody told us who is no record: a token.
@@ -101,6 +103,7 @@ impl Peer {
     pub fn forget_link(&mut self, link: LinkId) -> bool {
         let (was_up, was_dialled) = (self.link == Some(link), self.dialling == Some(link));
         self.link = self.link.filter(|known| *known != link);
+        self.features = self.features.filter(|_| !was_up);
         // Where no link is kept nothing would ever be said to the contrary.
         self.clock_ahead_secs = self.clock_ahead_secs.filter(|_| !was_up);
         self.dialling = self.dialling.filter(|known| *known != link);

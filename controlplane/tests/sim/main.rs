@@ -8,6 +8,7 @@
 mod calls;
 mod clocks;
 mod copies;
+mod discovery;
 mod fidelity;
 mod growth;
 mod hostile;

@@ -164,9 +164,11 @@ fn kind(message: &Message) -> usize {
         Message::IssuerSaid { .. } => 8,
         Message::Ping(_) => 9,
         Message::Pong(_) => 10,
+        Message::Contact { .. } => 11,
+        Message::Rpc(_) => 12,
     }
 }
-const KINDS: usize = 11;
+const KINDS: usize = 13;
 
 /// One good message of each kind, and of each form of a kind.
 fn good(known: &Known, misuse: &Misuse) -> Vec<Message> {
@@ -189,6 +191,8 @@ fn good(known: &Known, misuse: &Misuse) -> Vec<Message> {
         Message::IssuerSaid { ticket: 77, reply: Box::new(Err(Refused::Spent)) },
         Message::Ping(1),
         Message::Pong(2),
+        Message::Contact { index: 9 },
+        Message::Rpc(vec![1, 2, 3]),
     ]);
     all
 }

@@ -8,7 +8,7 @@ use weir_controlplane::pki::revocation::{self, Entry, Revoked, SignedRevocationL
 
 use super::*;
 
-fn revoke(world: &mut World, issuer: Site, victim: Site) {
+pub(super) fn revoke(world: &mut World, issuer: Site, victim: Site) {
     let member = world.id(victim).expect("a member").to_string();
     let request = RevokeRequest { member, reason: "stolen".to_owned(), replace: false };
     let answer = world.ask(issuer, Call::Revoke(request), SECOND);

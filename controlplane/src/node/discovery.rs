@@ -1,0 +1,400 @@
+//! The DHT in a node: what it is fed with, and what comes of it.
+//!
+//! The machine itself is in [`crate::dht`]. Here it gets sessions to speak by, judges for records, our own records to publish, and a place in the
+//! store; and people get their look-ups. Without it (`discovery.mode = "off"`) a node knows others by the directory alone.
+
+use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
+
+use super::calls::error;
+use super::link::Links;
+use super::{CallId, Node, Timer};
+use crate::api::call::Answer;
+use crate::api::types::{Counter, DhtHop, DhtPublication, DhtStatus, Done, ErrorCode, Found, Moment};
+use crate::codec;
+use crate::dht::place::{Contact, Key, Peer};
+use crate::dht::record::{Envelope, Judge, Kind, LIFETIME_MAX_SECS, NodeValue, SignedRecord, name_key, overlay_key};
+use crate::dht::store::Highest;
+use crate::dht::{ANCHORS_MAX, Dht, LookupId, Mode, Outcome, Output, Saved};
+use crate::pki::id::{NodeId, overlay_address};
+use crate::pki::seen::Seen;
+use crate::random::Random;
+use crate::store::{Batch, Store, StoreError, Table};
+use crate::time::{Now, UnixSecs};
+
+/// Contacts of the directory that a table begins with.
+const BEGIN_WITH: usize = ANCHORS_MAX;
+/// Failed dials that are told to the machine in one turn; beyond, their requests time out.
+const UNREACHABLE_MAX: usize = 256;
+/// A sequence that somebody claims to have seen is believed up to so far ahead of the clock; ours come from it.
+const SEQUENCE_AHEAD_MAX: u64 = 86_400;
+/// Where anchors and sequences lie in [`Table::Discovery`].
+pub(super) const SAVED: &[u8] = b"dht";
+/// Longest form of that: as many sequences as a store keeps, and anchors.
+const SAVED_LEN_MAX: usize = 16 << 20;
+
+/// What was published last.
+#[derive(Clone, Copy, Debug, Default)]
+struct Published {
+    sequence: u64,
+    stored: u16,
+    asked: u16,
+    at: Option<UnixSecs>,
+}
+
+/// Who waits for a look-up, and what it is a step of.
+#[derive(Clone, Debug)]
+struct Wanted {
+    call: CallId,
+    what: String,
+    /// What earlier look-ups asked.
+    trace: Vec<DhtHop>,
+    took_ms: u64,
+}
+
+/// The machine and what is around it.
+pub(super) struct Discovery<R> {
+    dht: Dht<R>,
+    /// Signatures that were good before.
+    seen: Seen,
+    unreachable: Vec<Contact>,
+    wanted: BTreeMap<LookupId, Wanted>,
+    published: BTreeMap<Kind, Published>,
+    /// What is on disk.
+    saved: Vec<u8>,
+}
+
+/// Anchors and sequences as they lie in the store.
+pub(super) fn kept(store: &impl Store) -> Result<Saved, StoreError> {
+    let bytes = store.value(Table::Discovery, SAVED)?.unwrap_or_default();
+    // A table that cannot be read is made anew from the directory; sequences that are forgotten only let an old record be stored once more.
+    let read = codec::decode::<(Vec<Contact>, Vec<Highest>)>(&bytes, SAVED_LEN_MAX);
+    Ok(read.map(|(anchors, highest)| Saved { anchors, highest }).unwrap_or_default())
+}
+
+impl<R: Random> Node<R> {
+    /// Begins, once we are a member.
+    pub(super) fn begin_discovery(&mut self, now: Now) {
+        let (Some(mode), Some(own)) = (self.settings.discovery, self.id()) else { return };
+        let saved = std::mem::take(&mut self.kept_discovery);
+        let dht = Dht::new(own, mode, saved, self.random.split(), now);
+        self.discovery = Some(Discovery {
+            dht,
+            seen: Seen::default(),
+            unreachable: vec![],
+            wanted: BTreeMap::new(),
+            published: BTreeMap::new(),
+            saved: vec![],
+        });
+        self.publish_own(now);
+        let known = self.directory.entries().filter(|entry| entry.record.node != own);
+        let contact = |node, address: Option<&std::net::SocketAddr>| Some(Contact { node, address: *address? });
+        let mut contacts: Vec<Contact> =
+            known.filter_map(|entry| contact(entry.record.node, entry.record.endpoints.first())).collect();
+        // Not the first ones by id, who would be asked by everybody.
+        for at in 0..contacts.len().min(BEGIN_WITH) {
+            let other = at + (self.random.u64() % (contacts.len() - at) as u64) as usize;
+            contacts.swap(at, other);
+        }
+        contacts.truncate(BEGIN_WITH);
+        if let Some(discovery) = &mut self.discovery {
+            discovery.dht.join(&contacts, now);
+        }
+        self.timers.set(Timer::Discover, now.mono);
+    }
+
+    /// We are a member no more.
+    pub(super) fn end_discovery(&mut self) {
+        self.timers.cancel(Timer::Discover);
+        let Some(discovery) = self.discovery.take() else { return };
+        for wanted in discovery.wanted.into_values() {
+            self.answer(wanted.call, Err(super::calls::not_a_member()));
+        }
+    }
+
+    /// A session with a member is there.
+    pub(super) fn discovery_met(&mut self, contact: Contact, now: Now) {
+        let Some(discovery) = &mut self.discovery else { return };
+        discovery.dht.handle_session(Peer { contact, site: None }, now);
+        discovery.dht.meet(contact, now);
+        self.timers.set_at_latest(Timer::Discover, now.mono);
+    }
+
+    /// No session with a member comes about.
+    pub(super) fn discovery_unreachable(&mut self, contact: Contact) {
+        let Some(discovery) = &mut self.discovery else { return };
+        if discovery.unreachable.len() < UNREACHABLE_MAX {
+            discovery.unreachable.push(contact);
+        }
+        self.timers.set_at_latest(Timer::Discover, self.clock.looked_at());
+    }
+
+    /// A member was cut off.
+    pub(super) fn discovery_revoked(&mut self, node: NodeId, now: Now) {
+        if let Some(discovery) = &mut self.discovery {
+            discovery.dht.handle_revoked(node, now);
+            self.timers.set_at_latest(Timer::Discover, now.mono);
+        }
+    }
+
+    /// A member said something.
+    pub(super) fn discovery_said(&mut self, contact: Contact, message: &[u8], links: &mut dyn Links, now: Now) {
+        let (Some(discovery), Some(network)) = (&mut self.discovery, &self.network) else {
+            return self.counters.count("contact_unwanted");
+        };
+        if self.revocations.is_node_revoked(contact.node) {
+            return self.counters.count("contact_revoked");
+        }
+        let judge = Judge {
+            network: network.id,
+            bundle: &network.bundle,
+            revoked: &self.revocations,
+            seen: &discovery.seen,
+            now: now.wall,
+        };
+        discovery.dht.handle_message(Peer { contact, site: None }, message, judge, now);
+        self.discover(links, now);
+    }
+
+    /// Carries out what the machine wants, and what is due.
+    pub(super) fn discover(&mut self, links: &mut dyn Links, now: Now) {
+        let Some(discovery) = &mut self.discovery else { return };
+        for contact in std::mem::take(&mut discovery.unreachable) {
+            discovery.dht.handle_unreachable(contact, now);
+        }
+        discovery.dht.handle_timeout(now);
+        while let Some(output) = self.discovery.as_mut().and_then(|discovery| discovery.dht.poll_output()) {
+            match output {
+                Output::Send { to, message } => self.send_rpc(to, message, links, now),
+                Output::Joined => tracing::info!("the DHT can be asked"),
+                Output::Found { id, outcome } => self.discovered(id, *outcome, now),
+                Output::Published { kind, stored, asked, superseded, .. } => {
+                    self.was_published(kind, stored, asked, superseded, now);
+                }
+            }
+        }
+        let Some(discovery) = &self.discovery else { return };
+        let next = if discovery.unreachable.is_empty() { discovery.dht.poll_timeout() } else { Some(now.mono) };
+        match next {
+            Some(next) => self.timers.set(Timer::Discover, next),
+            None => self.timers.cancel(Timer::Discover),
+        }
+    }
+
+    /// Signs what we say in the DHT, in the place of what we said.
+    pub(super) fn publish_own(&mut self, now: Now) {
+        if self.clock.is_doubted() {
+            return;
+        }
+        let endpoints = self.own_endpoints();
+        let (Some(discovery), Some(network), Some(membership)) = (&mut self.discovery, &self.network, &self.membership)
+        else {
+            return;
+        };
+        let Ok(member) = membership.statement.peek() else { return };
+        let anchors = if endpoints.is_empty() { discovery.dht.save().anchors } else { vec![] };
+        let anchors = anchors.into_iter().take(NodeValue::ANCHORS_MAX).collect();
+        for kind in [Kind::Node, Kind::Name, Kind::Overlay] {
+            let value = match kind {
+                Kind::Node => NodeValue { endpoints: endpoints.clone(), anchors: Vec::clone(&anchors) }.encode(),
+                // Whose it is stands in the statement.
+                Kind::Name | Kind::Overlay | Kind::Zone => vec![],
+            };
+            let published = discovery.published.entry(kind).or_default();
+            published.sequence = now.wall.0.max(published.sequence + 1);
+            let envelope = Envelope {
+                network: network.id,
+                kind,
+                key: kind.key_of(&member),
+                sequence: published.sequence,
+                not_after: UnixSecs(now.wall.0.saturating_add(LIFETIME_MAX_SECS / 2)),
+                node: membership.node,
+                value,
+            };
+            let record = SignedRecord::sign(&envelope, membership.statement.clone(), &membership.identity);
+            let judge = Judge {
+                network: network.id,
+                bundle: &network.bundle,
+                revoked: &self.revocations,
+                seen: &discovery.seen,
+                now: now.wall,
+            };
+            if let Err(error) = discovery.dht.publish(record, None, judge, now) {
+                tracing::warn!(?kind, %error, "our record is not published");
+                self.counters.count("dht_publish_failed");
+            }
+        }
+        self.timers.set_at_latest(Timer::Discover, now.mono);
+    }
+
+    fn was_published(&mut self, kind: Kind, stored: u16, asked: u16, superseded: Option<u64>, now: Now) {
+        let Some(discovery) = &mut self.discovery else { return };
+        let published = discovery.published.entry(kind).or_default();
+        (published.stored, published.asked, published.at) = (stored, asked, Some(now.wall));
+        // An earlier life of ours may have had a clock that was ahead. Who claims more is not believed.
+        let limit = now.wall.0.saturating_add(SEQUENCE_AHEAD_MAX);
+        if let Some(above) = superseded.filter(|above| *above >= published.sequence && *above < limit) {
+            discovery.published.values_mut().for_each(|other| other.sequence = other.sequence.max(above));
+            self.publish_own(now);
+        }
+    }
+
+    /// Writes down whom to begin with, and what must not go back.
+    pub(super) fn save_discovery(&mut self) {
+        let Some(discovery) = &mut self.discovery else { return };
+        let Saved { anchors, highest } = discovery.dht.save();
+        let bytes = codec::encode(&(anchors, highest));
+        if bytes == discovery.saved {
+            return;
+        }
+        discovery.saved.clone_from(&bytes);
+        let mut batch = Batch::default();
+        batch.put(Table::Discovery, SAVED, bytes);
+        self.store(batch);
+    }
+
+    /// How it stands with the DHT.
+    pub(super) fn dht_status(&mut self, id: CallId) {
+        let sessions = self.contacts.len() as u32;
+        let Some(discovery) = &self.discovery else { return self.answer(id, Err(switched_off())) };
+        let (dht, counters) = (&discovery.dht, discovery.dht.counters());
+        let published = discovery.published.iter().map(|(kind, published)| DhtPublication {
+            kind: kind.name().to_owned(),
+            sequence: published.sequence,
+            stored: published.stored.into(),
+            asked: published.asked.into(),
+            at: published.at.map(Moment),
+        });
+        let status = DhtStatus {
+            mode: if dht.mode() == Mode::Server { "server" } else { "client" }.to_owned(),
+            is_joined: dht.is_joined(),
+            contacts: dht.table().len() as u32,
+            sessions,
+            servers: dht.servers().round() as u64,
+            half_life_secs: dht.half_life().as_secs(),
+            records: dht.store().len() as u32,
+            bytes: dht.store().bytes() as u64,
+            published: published.collect(),
+            counters: counters
+                .named()
+                .into_iter()
+                .filter(|(_, count)| *count > 0)
+                .map(|(name, count)| Counter { name: name.to_owned(), count })
+                .collect(),
+        };
+        self.answer(id, Ok(Answer::DhtStatus(Box::new(status))));
+    }
+
+    /// Our own records are to be offered once more.
+    pub(super) fn publish_call(&mut self, id: CallId, links: &mut dyn Links, now: Now) {
+        if self.discovery.is_none() {
+            return self.answer(id, Err(switched_off()));
+        }
+        self.publish_own(now);
+        self.discover(links, now);
+        let message = "our records are signed anew and offered; `weir dht status` shows who has them".to_owned();
+        self.answer(id, Ok(Answer::Done(Done { message })));
+    }
+
+    /// Finds a member by name, id, or overlay address: by the directory, or else by the DHT.
+    pub(super) fn find_call(&mut self, id: CallId, what: &str, is_dht_only: bool, links: &mut dyn Links, now: Now) {
+        if !is_dht_only
+            && let Ok(node) = self.find(what)
+            && let Some(entry) = self.directory.entry(node)
+        {
+            let found = Found {
+                node: node.to_string(),
+                name: entry.statement.name.clone(),
+                address: self.overlay_of(node).map(|address| address.to_string()).unwrap_or_default(),
+                endpoints: entry.record.endpoints.iter().map(ToString::to_string).collect(),
+                anchors: vec![],
+                source: "directory".to_owned(),
+                sequence: entry.record.sequence,
+                took_ms: 0,
+                requests: 0,
+                trace: vec![],
+            };
+            return self.answer(id, Ok(Answer::Found(Box::new(found))));
+        }
+        let Some(network) = &self.network else { return };
+        let (kind, key) = match (what.parse::<NodeId>(), what.parse::<Ipv6Addr>()) {
+            (Ok(node), _) => (Kind::Node, node.into()),
+            (Err(_), Ok(address)) => (Kind::Overlay, overlay_key(network.id, address)),
+            (Err(_), Err(_)) => (Kind::Name, name_key(network.id, what)),
+        };
+        let wanted = Wanted { call: id, what: what.to_owned(), trace: vec![], took_ms: 0 };
+        self.look_for(wanted, kind, key, links, now);
+    }
+
+    fn look_for(&mut self, wanted: Wanted, kind: Kind, key: Key, links: &mut dyn Links, now: Now) {
+        let call = wanted.call;
+        let Some(discovery) = &mut self.discovery else { return self.answer(call, Err(switched_off())) };
+        match discovery.dht.get(kind, key, now) {
+            Ok(id) => {
+                discovery.wanted.insert(id, wanted);
+                self.discover(links, now);
+            }
+            Err(busy) => self.answer(call, Err(error(ErrorCode::Busy, busy.to_string(), "try again"))),
+        }
+    }
+
+    fn overlay_of(&self, node: NodeId) -> Option<Ipv6Addr> {
+        self.network.as_ref().map(|network| overlay_address(network.id, node))
+    }
+
+    /// A look-up is over.
+    fn discovered(&mut self, id: LookupId, outcome: Outcome, now: Now) {
+        let Some(discovery) = &mut self.discovery else { return };
+        let Some(mut wanted) = discovery.wanted.remove(&id) else { return };
+        wanted.took_ms += u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX);
+        wanted.trace.extend(outcome.trace.iter().map(|hop| DhtHop {
+            node: hop.contact.node.to_string(),
+            address: hop.contact.address.to_string(),
+            path: u32::from(hop.path) + 1,
+            step: hop.step.into(),
+            depth: hop.depth.into(),
+            shared_bits: hop.shared_bits.into(),
+            answered: hop.has_answered,
+        }));
+        let read = outcome.record.as_ref().and_then(|record| {
+            let member = record.statement.peek().ok()?;
+            let envelope = record.read(member.network, now.wall).ok()?;
+            Some((member, envelope))
+        });
+        let Some((member, envelope)) = read else {
+            let asked = wanted.trace.len();
+            let message = format!("{} is not to be found: {asked} members were asked", wanted.what);
+            let remedy = "`weir members` lists whom this node knows; a name is written as in the invitation";
+            return self.answer(wanted.call, Err(error(ErrorCode::NotFound, message, remedy)));
+        };
+        if envelope.kind != Kind::Node {
+            // Whose it is, is known now; where that member is, its own record says.
+            let Some(discovery) = &mut self.discovery else { return };
+            return match discovery.dht.get(Kind::Node, member.node.into(), now) {
+                Ok(next) => {
+                    discovery.wanted.insert(next, wanted);
+                }
+                Err(busy) => self.answer(wanted.call, Err(error(ErrorCode::Busy, busy.to_string(), "try again"))),
+            };
+        }
+        let value = NodeValue::decode(&envelope.value).unwrap_or_default();
+        let texts = |all: Vec<std::net::SocketAddr>| all.iter().map(ToString::to_string).collect();
+        let found = Found {
+            node: member.node.to_string(),
+            name: member.name,
+            address: overlay_address(member.network, member.node).to_string(),
+            endpoints: texts(value.endpoints),
+            anchors: value.anchors.iter().map(|anchor| anchor.node.to_string()).collect(),
+            source: "dht".to_owned(),
+            sequence: envelope.sequence,
+            took_ms: wanted.took_ms,
+            requests: wanted.trace.len() as u32,
+            trace: wanted.trace,
+        };
+        self.answer(wanted.call, Ok(Answer::Found(Box::new(found))));
+    }
+}
+
+fn switched_off() -> crate::api::types::Error {
+    error(ErrorCode::Conflict, "this node takes no part in the DHT", "set discovery.mode to \"auto\" in weir.toml")
+}

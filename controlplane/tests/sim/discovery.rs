@@ -1,0 +1,130 @@
+//! The DHT in whole nodes: who is found by whom, over contact sessions that the nodes make themselves.
+
+use weir_controlplane::api::call::{Answer, Call};
+use weir_controlplane::api::types::{DhtStatus, ErrorCode, FindRequest, Found};
+use weir_controlplane::dht::Mode;
+use weir_controlplane::sim::Faults;
+
+use super::*;
+
+/// A network whose members take part in the DHT.
+fn found_by_all(seed_number: u64, count: u32) -> (World, Vec<Site>) {
+    let mut world = World::new(seed(seed_number), spread);
+    let sites = populate(&mut world, count);
+    (world, sites)
+}
+
+fn populate(world: &mut World, count: u32) -> Vec<Site> {
+    world.set_discovery(Some(Mode::Server));
+    let founder = world.found().unwrap();
+    world.run(5 * SECOND);
+    let others = world.grow(founder, count - 1).expect("all join");
+    world.run(2 * MINUTE);
+    [vec![founder], others].concat()
+}
+
+fn find(world: &mut World, at: Site, what: &str) -> Result<Found, ErrorCode> {
+    let request = FindRequest { what: what.to_owned(), dht: true };
+    match world.ask(at, Call::Find(request), 40 * SECOND).expect("an answer") {
+        Ok(Answer::Found(found)) => Ok(*found),
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => Err(error.code),
+    }
+}
+
+fn dht(world: &mut World, at: Site) -> DhtStatus {
+    match world.ask(at, Call::DhtStatus, SECOND) {
+        Some(Ok(Answer::DhtStatus(status))) => *status,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// By any of its names, from anywhere.
+fn all_find_all(world: &mut World, sites: &[Site]) {
+    for (one, other) in pairs(sites) {
+        let identity = status(world, other).identity.unwrap();
+        let address = identity.addresses.iter().find(|address| address.contains(':')).expect("an overlay address");
+        for what in [&identity.name, &identity.node, address] {
+            let found = find(world, one, what).unwrap_or_else(|code| panic!("{one:?} asks for {what}: {code:?}"));
+            assert_eq!((&found.node, &found.name, &found.address), (&identity.node, &identity.name, address));
+            assert_eq!((found.endpoints.len(), found.source.as_str()), (1, "dht"));
+        }
+    }
+}
+
+#[test]
+fn members_find_each_other_by_name_id_and_address() {
+    let (mut world, sites) = found_by_all(800, 8);
+    for site in &sites {
+        let status = dht(&mut world, *site);
+        assert!(status.is_joined && status.contacts == 7, "{site:?}: {status:?}");
+        assert!(status.published.len() == 3 && status.published.iter().all(|own| own.stored == 7), "{status:?}");
+        // What was asked twice is answered twice.
+        let odd = status.counters.iter().find(|counter| counter.name != "unmatched");
+        assert_eq!((status.records, odd), (3 * 8, None));
+    }
+    all_find_all(&mut world, &sites);
+    assert_eq!(find(&mut world, sites[0], "nobody"), Err(ErrorCode::NotFound));
+}
+
+/// The same by QUIC itself, with exporters, keys and sealed datagrams that cross a network which loses some.
+#[test]
+fn members_find_each_other_over_real_links() {
+    let mut world = World::real(seed(801), spread);
+    let sites = populate(&mut world, 5);
+    world.set_faults(Faults { loss: 0.05, repeat: 0.05 });
+    all_find_all(&mut world, &sites);
+    let counted = |world: &World, name| sites.iter().map(|site| world.count(*site, name)).sum::<u64>();
+    assert!(counted(&world, "contact_replayed") > 0, "what comes twice is dropped");
+    assert_eq!(counted(&world, "contact_forged"), 0);
+}
+
+/// A restart forgets keys: the others make new sessions when they find out.
+#[test]
+fn a_node_that_was_restarted_is_found_and_finds() {
+    let (mut world, sites) = found_by_all(802, 6);
+    world.kill(sites[2]);
+    world.run(SECOND);
+    world.start(sites[2]);
+    world.run(MINUTE);
+    let status = dht(&mut world, sites[2]);
+    assert!(status.is_joined && status.contacts == 5, "{status:?}");
+    all_find_all(&mut world, &sites[..4]);
+}
+
+/// Clients ask and publish, and nobody asks them.
+#[test]
+fn a_client_is_found_and_finds_and_stands_in_no_table() {
+    let (mut world, sites) = found_by_all(803, 5);
+    world.set_discovery(Some(Mode::Client));
+    world.kill(sites[4]);
+    world.start(sites[4]);
+    world.run(2 * MINUTE);
+    all_find_all(&mut world, &[sites[0], sites[4]]);
+    assert_eq!((dht(&mut world, sites[4]).records, dht(&mut world, sites[4]).mode), (0, "client".to_owned()));
+    for site in &sites[..4] {
+        assert_eq!(dht(&mut world, *site).contacts, 3, "{site:?}");
+    }
+}
+
+#[test]
+fn a_revoked_member_is_found_no_more() {
+    let (mut world, sites) = found_by_all(804, 6);
+    let identity = status(&mut world, sites[5]).identity.unwrap();
+    super::revocation::revoke(&mut world, sites[0], sites[5]);
+    world.run(10 * SECOND);
+    for site in &sites[..5] {
+        assert_eq!(find(&mut world, *site, &identity.name), Err(ErrorCode::NotFound), "{site:?}");
+        assert_eq!(dht(&mut world, *site).contacts, 4, "{site:?}");
+    }
+}
+
+#[test]
+fn a_node_without_the_dht_says_so_and_knows_the_directory() {
+    let (mut world, sites) = network(805, 2);
+    let name = status(&mut world, sites[1]).identity.unwrap().name;
+    assert_eq!(find(&mut world, sites[0], &name), Err(ErrorCode::Conflict));
+    let request = FindRequest { what: name, dht: false };
+    let Some(Ok(Answer::Found(found))) = world.ask(sites[0], Call::Find(request), SECOND) else { panic!("not found") };
+    assert_eq!((found.source.as_str(), found.endpoints.len()), ("directory", 1));
+}
