@@ -53,10 +53,11 @@ fn members_find_each_other_while_somebody_sends_rubbish_and_after_the_first_is_g
     }
     let to: Vec<SocketAddr> = mesh.sites().iter().map(at).collect();
     // Of the form of a contact session's, and not: nobody's index, another version, too short, all of them from a stranger's port.
-    let rubbish: Vec<Vec<u8>> = [&[0x22u8, 1, 0, 0, 0, 0, 0, 1][..], &[0x22, 9, 0, 0], &[0x22], &[0x22, 1, 0, 0, 1, 2, 3, 4]]
-        .into_iter()
-        .map(|begin| [begin, &[7; 40]].concat())
-        .collect();
+    let rubbish: Vec<Vec<u8>> =
+        [&[0x22u8, 1, 0, 0, 0, 0, 0, 1][..], &[0x22, 9, 0, 0], &[0x22], &[0x22, 1, 0, 0, 1, 2, 3, 4]]
+            .into_iter()
+            .map(|begin| [begin, &[7; 40]].concat())
+            .collect();
     let socket = mesh.site_of(4).gateway.enter(|| UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
     let send = || {
         for (datagram, to) in rubbish.iter().flat_map(|datagram| to[..3].iter().map(move |to| (datagram, to))) {

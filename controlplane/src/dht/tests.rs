@@ -127,7 +127,7 @@ impl World {
 
     /// What a node says when it is asked.
     fn ask(&mut self, at: usize, from: Contact, query: Query) -> Reply {
-        self.give(at, from, &Message::Request(Request { transaction: 99, is_server: false, query }));
+        self.give(at, from, &Message::Request(Request { transaction: 99, is_server: true, query }));
         let mut replies = vec![];
         while let Some(output) = self.node(at).poll_output() {
             if let Output::Send { to, message } = output

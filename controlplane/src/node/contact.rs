@@ -57,11 +57,9 @@ pub(super) struct Meetings {
 impl<R: Random> Node<R> {
     /// The other end of a link has told what it can do.
     pub(super) fn offer_contact(&mut self, link: LinkId, node: NodeId, links: &mut dyn Links, now: Now) {
-        let can = self
-            .peers
-            .get(&node)
-            .and_then(|peer| peer.features)
-            .is_some_and(|features| features & FEATURE_CONTACT != 0);
+        let told = self.peers.get(&node).and_then(|peer| peer.features).unwrap_or(0);
+        // Nothing else is said by such sessions so far.
+        let can = self.discovery.is_some() && told & FEATURE_CONTACT != 0;
         if !can || self.meetings.offered.contains_key(&link) || self.contacts.has(node, now.mono) {
             return;
         }

@@ -550,7 +550,7 @@ impl<R: Random> Node<R> {
     pub(super) fn hello(&self, now: Now) -> Hello {
         Hello {
             version: message::VERSION,
-            features: message::FEATURES,
+            features: if self.discovery.is_some() { message::FEATURE_CONTACT } else { 0 },
             program: env!("CARGO_PKG_VERSION").to_owned(),
             bundle: self.network.as_ref().map_or(0, |network| network.bundle.version),
             revocations: self.revocations.digest(),

@@ -30,9 +30,8 @@ use crate::time::UnixSecs;
 pub const VERSION: u16 = 1;
 /// The oldest version that there ever was.
 const VERSION_FIRST: u16 = 1;
-/// Abilities beyond the version, a bit each: what is said by them is said only to those who told the same bit.
-pub const FEATURES: u64 = FEATURE_CONTACT;
-/// [`Message::Contact`] and [`Message::Rpc`] are understood.
+/// A bit of [`Hello::features`], which tell abilities beyond the version: [`Message::Contact`] and [`Message::Rpc`] are wanted. What is said by an
+/// ability is said only to those who told its bit.
 pub const FEATURE_CONTACT: u64 = 1;
 /// Longest message.
 pub const MESSAGE_LEN_MAX: usize = 1 << 20;
@@ -57,7 +56,7 @@ pub fn version_of_hello(bytes: &[u8]) -> Option<u16> {
 pub struct Hello {
     /// Of the message set.
     pub version: u16,
-    /// [`FEATURES`] of the speaker.
+    /// Abilities of the speaker, a bit each; bits that are not known are let be.
     pub features: u64,
     /// Of the program, for people.
     pub program: String,

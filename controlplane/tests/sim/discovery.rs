@@ -55,13 +55,18 @@ fn all_find_all(world: &mut World, sites: &[Site]) {
 #[test]
 fn members_find_each_other_by_name_id_and_address() {
     let (mut world, sites) = found_by_all(800, 8);
+    // Who published before the last ones came does so again.
+    for site in &sites {
+        assert!(matches!(world.ask(*site, Call::DhtPublish, SECOND), Some(Ok(Answer::Done(_)))));
+    }
+    world.run(10 * SECOND);
     for site in &sites {
         let status = dht(&mut world, *site);
         assert!(status.is_joined && status.contacts == 7, "{site:?}: {status:?}");
         assert!(status.published.len() == 3 && status.published.iter().all(|own| own.stored == 7), "{status:?}");
-        // What was asked twice is answered twice.
-        let odd = status.counters.iter().find(|counter| counter.name != "unmatched");
-        assert_eq!((status.records, odd), (3 * 8, None));
+        // Who was asked before there was a link to it may have been given up; and what was asked twice is answered twice.
+        let odd = status.counters.iter().find(|counter| !["unmatched", "timeouts"].contains(&counter.name.as_str()));
+        assert!(status.records == 3 * 8 && odd.is_none(), "{status:?}");
     }
     all_find_all(&mut world, &sites);
     assert_eq!(find(&mut world, sites[0], "nobody"), Err(ErrorCode::NotFound));
