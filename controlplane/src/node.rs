@@ -377,6 +377,8 @@ impl<R: Random> Node<R> {
         for link in open {
             self.fail_link(link, link::Code::Done, "moving to another port", links, now);
         }
+        // Answers would go to the old one.
+        self.contacts = Contacts::default();
         let peers: Vec<NodeId> = self.peers.keys().copied().collect();
         peers.into_iter().for_each(|node| self.timers.set(Timer::Connect(node), now.mono));
         self.settle(links);

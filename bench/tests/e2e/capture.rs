@@ -176,6 +176,8 @@ fn packet_seen(packet: &[u8]) -> Option<Seen> {
             let ours = [packet.u16(at)?, packet.u16(at + 2)?].map(|port| port == PORT);
             let payload = packet.get(at + 8..)?;
             match (payload.u8(0)?, ours) {
+                // A control plane's own, which has none of that number either while it joins.
+                (0x22, [true, _] | [_, true]) => Some(Seen::Overlay(source, None)),
                 (0x20..=0x3f, [true, true]) => Some(Seen::Overlay(source, DataHeader::parse(payload).ok())),
                 (0x40..=0x7f | 0xc0..=0xff, [true, _] | [_, true]) => Some(Seen::Quic(source)),
                 _ => None,
