@@ -229,6 +229,16 @@ impl Exits {
     }
 }
 
+/// Datagrams that are thrown away at one socket. Ours: more than came in the milliseconds before there was anybody to read them.
+const DISCARDED_MAX: usize = 1 << 16;
+
+/// Takes one datagram from a socket's queue, if there is one, and forgets it.
+fn takes_one(fd: RawFd) -> bool {
+    // SAFETY: nothing is written anywhere, for there is no room; the rest of a datagram that does not fit is dropped (recv(2)).
+    let got = unsafe { libc::recv(fd, std::ptr::null_mut(), 0, libc::MSG_DONTWAIT | libc::MSG_TRUNC) };
+    got >= 0
+}
+
 /// The sockets of one worker, or of the control plane: at most one per family, and as many again for a worker with a lane port.
 #[derive(Debug, Default)]
 pub struct Sockets {
@@ -246,6 +256,12 @@ impl Sockets {
     /// Those that there are: the common port before the lane port, IPv4 before IPv6.
     pub fn each(&self) -> impl Iterator<Item = &Socket> {
         self.each_exit().map(|(_, socket)| socket)
+    }
+
+    /// Throws away what waits at the common port: of what came before `steer` stood there nobody knows whose it is. Says how many there were.
+    pub fn discard_waiting(&self) -> usize {
+        let common = [&self.v4, &self.v6].into_iter().flatten();
+        common.map(|socket| (0..DISCARDED_MAX).take_while(|_| takes_one(socket.as_raw_fd())).count()).sum()
     }
 
     /// Those that there are, each with its place.
@@ -613,6 +629,21 @@ mod tests {
             drop(first);
             let _v6_only = UdpSocket::bind("[::]:4646").unwrap();
             assert!(matches!(Underlay::open(config(), 1), Err(SocketError::PortInUse { port: 4646 })));
+        });
+    }
+
+    /// After a restart a datagram for the control plane lay at a worker, who has no use for it.
+    #[test]
+    fn what_waits_before_anybody_steers_is_thrown_away() {
+        in_namespace(|| {
+            let underlay = Underlay::open(config(), 1).unwrap();
+            // The group spreads them by their sources, over the worker and the control plane.
+            let sources: Vec<_> = (0..32).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+            sources.iter().for_each(|source| drop(source.send_to(&[0xc0; 1200], "127.0.0.1:4646").unwrap()));
+            let at_worker = underlay.workers[0].discard_waiting();
+            let at_control = underlay.control.discard_waiting();
+            assert!(at_worker > 0 && at_worker + at_control == 32, "{at_worker} and {at_control}");
+            assert_eq!(underlay.workers[0].discard_waiting() + underlay.control.discard_waiting(), 0);
         });
     }
 

@@ -25,7 +25,7 @@ use crate::engine::aead::{Algorithm, Library};
 use crate::io::bpf::{self, BpfError, Programs};
 use crate::io::netlink::{Changes, Netlink};
 use crate::io::ring;
-use crate::io::socket::{Inherited, SocketConfig, SocketError, Underlay};
+use crate::io::socket::{Inherited, SocketConfig, SocketError, Sockets, Underlay};
 use crate::io::tun::{TunConfig, TunError, TunQueue};
 use crate::worker::{Clock, Handoff, Notify, PortKind, Worker, WorkerConfig, XskPorts};
 
@@ -67,6 +67,10 @@ impl Plane {
             let underlay = patiently(in_use, || Underlay::open(socket_config, cores.len()))?;
             fill_sockets(&mut programs, &underlay)?;
             attach_steer(&mut programs, &underlay)?;
+            let early: usize = underlay.workers.iter().map(Sockets::discard_waiting).sum();
+            if early > 0 {
+                tracing::debug!(early, "datagrams that came before the port was ready are dropped");
+            }
             underlay
         } else {
             // The predecessor's `steer` is still at the group that the kept sockets held, and its map holds them. Ours takes its place
