@@ -10,6 +10,7 @@
 //! [api]        socket · read · operate · admin
 //! [issuer]     log_entries_max
 //! [peers]      legacy_kyber
+//! [discovery]  bootstrap · mdns_interfaces
 //! [dataplane]  keys of the packet plane's own configuration, written as there: [dataplane.xsk] and so on
 //! ```
 //!
@@ -63,6 +64,8 @@ pub struct Config {
     pub issuer: Issuer,
     /// `[peers]`.
     pub peers: Peers,
+    /// `[discovery]`.
+    pub discovery: Discovery,
     /// `[dataplane]`: what is written into the packet plane's configuration over all that we derive.
     pub dataplane: toml::Table,
 }
@@ -93,6 +96,8 @@ pub struct Wan {
     pub lane_ports: u8,
     /// Addresses under which others reach this node: it cannot find them out by itself.
     pub advertise: Vec<SocketAddr>,
+    /// Whether the public addresses of the interface are among them, whatever they are at the moment.
+    pub advertise_interface: bool,
 }
 
 /// The networks behind this node.
@@ -196,6 +201,15 @@ pub struct Peers {
     pub legacy_kyber: Vec<NodeId>,
 }
 
+/// Where to look for members that cannot be found where they said to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Discovery {
+    /// Addresses at which there is a member, whichever.
+    pub bootstrap: Vec<SocketAddr>,
+    /// Interfaces on which members are looked for by multicast DNS, and this one says that it is there.
+    pub mdns_interfaces: Vec<String>,
+}
+
 impl Config {
     /// What an instance has without a file.
     pub fn of_instance(instance: &Instance) -> Self {
@@ -207,7 +221,13 @@ impl Config {
                 runtime_directory: instance.runtime_directory(),
                 packet_plane: None,
             },
-            wan: Wan { interface: None, port: instance.port(), lane_ports: 0, advertise: Vec::new() },
+            wan: Wan {
+                interface: None,
+                port: instance.port(),
+                lane_ports: 0,
+                advertise: Vec::new(),
+                advertise_interface: false,
+            },
             lan: Lan { interfaces: Vec::new() },
             tun: Tun { name: instance.tun(), mtu: 1420 },
             workers: Workers { cores: None, latency: Latency::Balanced },
@@ -225,6 +245,7 @@ impl Config {
             },
             issuer: Issuer { log_entries_max: ENTRIES_MAX_DEFAULT },
             peers: Peers { legacy_kyber: Vec::new() },
+            discovery: Discovery::default(),
             dataplane: toml::Table::new(),
         }
     }

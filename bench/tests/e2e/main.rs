@@ -16,6 +16,7 @@ mod initials;
 mod instances;
 mod issuers;
 mod judges;
+mod lan;
 mod lanes;
 mod lifecycle;
 mod mesh;
