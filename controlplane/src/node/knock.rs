@@ -6,7 +6,7 @@
 //!
 //! The first dial asks who is there and no more. It could be a member's link at once, and is not: this way we show no certificate to whoever
 //! claims the address before it has shown its own, a link to that member which stands already is not disturbed by a rival, the link that follows has
-//! an admission tag, for its receiver is known by then, and a node whose own certificate has ended finds somebody to renew it by. It costs one
+//! an admission tag, for its receiver is known by then, and a node whose own certificate has ended renews it by this very link. It costs one
 //! handshake for each address, once.
 
 use std::net::SocketAddr;
@@ -104,8 +104,12 @@ impl<R: Random> Node<R> {
                 self.timers.set(Timer::Connect(node), now.mono);
             }
         }
-        self.drop_link(link, Code::Done, "that was all", links);
         self.schedule_knocks();
+        // It is a link to join by, which is what a renewal without a good certificate goes by.
+        let is_ended = self.leaf_fields().is_some_and(|fields| now.wall > fields.validity.not_after);
+        if !(is_ended && Some(node) != self.id() && self.renews_by(link, links)) {
+            self.drop_link(link, Code::Done, "that was all", links);
+        }
     }
 
     /// A link by which an address was tried is gone; `false` when it was another one.
