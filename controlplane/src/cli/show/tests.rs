@@ -273,7 +273,7 @@ fn candidates_are_shown_with_who_named_them_and_what_came_of_it() {
     ];
     assert_eq!(
         candidates(&all, NOW),
-        "ADDRESS             SOURCE                       SEEN  STATE                               NAME   NODE\n\
+        "ADDRESS             SOURCE                     SEEN  STATE                               NAME   NODE\n\
          192.0.2.1:4646      bootstrap, mdns  1 min 30 s ago  member                              paris  bcdefghi\n\
          [2001:db8::1]:4646  bootstrap, mdns  1 min 30 s ago  failed, 3 times: no answer in time  -      -\n"
     );
