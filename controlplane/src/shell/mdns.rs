@@ -28,7 +28,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::confine::{ConfineError, confine};
 use super::frame;
@@ -99,10 +99,10 @@ pub async fn maintain(path: PathBuf, mut saying: watch::Receiver<Option<Saying>>
             Ok(stream) => pass(stream, &mut saying, &to_node).await,
             Err(error) => tracing::trace!(%error, "no mDNS yet"),
         }
-        if saying.has_changed().is_err() {
+        // What is said meanwhile is there for the process when it comes.
+        if timeout_at(Instant::now() + RETRY, saying.changed()).await.is_ok_and(|changed| changed.is_err()) {
             return;
         }
-        sleep_until(Instant::now() + RETRY).await;
     }
 }
 
@@ -305,7 +305,7 @@ impl Voice {
         loop {
             let Some(life) = &mut self.life else {
                 match self.again_at {
-                    Some(at) => sleep_until(at).await,
+                    Some(at) => drop(timeout_at(at, std::future::pending::<()>()).await),
                     None => std::future::pending().await,
                 }
                 self.again_at = None;
