@@ -246,9 +246,15 @@ async fn read_orders(mut from: OwnedReadHalf, to: mpsc::Sender<Option<Saying>>) 
 struct Life {
     daemon: ServiceDaemon,
     events: Receiver<ServiceEvent>,
+    count: u32,
+    ear: Ear,
+}
+
+/// What is passed on of what is heard.
+struct Ear {
+    /// Our own name, which is heard as well.
     own: String,
     heard: BTreeSet<String>,
-    count: u32,
     is_over_told: bool,
 }
 
@@ -316,7 +322,7 @@ impl Voice {
             life.count += 1;
             match event {
                 Ok(_) if life.count > EVENTS_MAX => {}
-                Ok(ServiceEvent::ServiceResolved(service)) => match life.resolved(&service) {
+                Ok(ServiceEvent::ServiceResolved(service)) => match life.ear.hear(&service) {
                     Some(told) => return told,
                     None => continue,
                 },
@@ -331,8 +337,12 @@ impl Voice {
     }
 }
 
-impl Life {
-    fn resolved(&mut self, service: &ResolvedService) -> Option<FromMdns> {
+impl Ear {
+    const fn new(own: String) -> Self {
+        Self { own, heard: BTreeSet::new(), is_over_told: false }
+    }
+
+    fn hear(&mut self, service: &ResolvedService) -> Option<FromMdns> {
         if service.fullname == self.own {
             return None;
         }
@@ -367,5 +377,79 @@ fn begin(interfaces: &[String], saying: Saying) -> mdns_sd::Result<Life> {
     let own = service.get_fullname().to_owned();
     daemon.register(service)?;
     let events = daemon.browse(SERVICE_TYPE)?;
-    Ok(Life { daemon, events, own, heard: BTreeSet::new(), count: 0, is_over_told: false })
+    Ok(Life { daemon, events, count: 0, ear: Ear::new(own) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pki::id::NetworkId;
+    use crate::random::SeededRandom;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    fn beacon(seed: u64) -> Beacon {
+        Beacon::new(NetworkId([1; 32]), &mut SeededRandom::new(seed))
+    }
+
+    fn service(name: &str, addresses: &str, txt: &[(&str, String)]) -> ResolvedService {
+        let service = ServiceInfo::new(SERVICE_TYPE, name, "host.local.", addresses, 4646, txt).unwrap();
+        service.as_resolved_service()
+    }
+
+    #[test]
+    fn what_is_heard_is_passed_on_but_our_own_voice_and_no_more_than_may_be() {
+        let said = beacon(1);
+        let mut ear = Ear::new(format!("own.{SERVICE_TYPE}"));
+        assert_eq!(ear.hear(&service("own", "10.0.0.1", &said.to_txt())), None);
+        assert_eq!(ear.hear(&service("printer", "10.0.0.2", &[])), Some(FromMdns::Malformed));
+        let many: Vec<String> = (1..=ADDRESSES_MAX + 1).map(|at| format!("10.0.1.{at}")).collect();
+        let Some(FromMdns::Heard(heard)) = ear.hear(&service("a", &many.join(","), &said.to_txt())) else { panic!() };
+        assert_eq!((heard.beacon, heard.addresses.len()), (said, ADDRESSES_MAX));
+        assert!(heard.addresses.iter().all(|address| address.port() == 4646));
+        for number in ear.heard.len()..SERVICES_MAX {
+            let heard = ear.hear(&service(&format!("s{number}"), "10.0.0.3", &said.to_txt()));
+            assert!(matches!(heard, Some(FromMdns::Heard(_))), "{number}");
+        }
+        let mut over = |name: &str| ear.hear(&service(name, "10.0.0.3", &said.to_txt()));
+        assert_eq!((over("over"), over("more")), (Some(FromMdns::Over), None), "told once");
+        assert!(matches!(over("a"), Some(FromMdns::Heard(_))), "who is known is heard again");
+        assert_eq!(ear.heard.len(), SERVICES_MAX);
+    }
+
+    #[test]
+    fn the_longest_thing_that_is_told_fits() {
+        let addresses = vec!["[2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]:65535".parse().unwrap(); ADDRESSES_MAX];
+        let longest = FromMdns::Heard(Heard { beacon: beacon(1), addresses });
+        assert!(frame::encode(&longest, MESSAGE_LEN_MAX).is_ok());
+        assert!(frame::encode(&Some(Saying { port: u16::MAX, beacon: beacon(1) }), MESSAGE_LEN_MAX).is_ok());
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_process_is_told_what_to_say_whenever_it_comes_and_what_it_heard_arrives() {
+        let directory = std::env::temp_dir().join(format!("weir-mdns-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = socket_path(&directory);
+        let said = |number| Some(Saying { port: number, beacon: beacon(1) });
+        let (saying, to_process) = watch::channel(said(1));
+        let (to_node, mut heard) = mpsc::channel(1);
+        let task = tokio::spawn(maintain(path.clone(), to_process, to_node));
+        saying.send_replace(said(2));
+        for round in 0..2 {
+            let listener = listen(&path).unwrap();
+            let (mut stream, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
+            let asked = frame::receive::<Option<Saying>>(&mut stream, MESSAGE_LEN_MAX).await.unwrap();
+            assert_eq!(asked, Some(said(2)), "{round}");
+            let told = FromMdns::Heard(Heard { beacon: beacon(2), addresses: vec![] });
+            frame::send(&mut stream, &told, MESSAGE_LEN_MAX).await.unwrap();
+            assert_eq!(timeout(PATIENCE, heard.recv()).await.unwrap(), Some(told));
+            // The same again is said again: it is a word to begin anew.
+            saying.send_replace(said(2));
+            let asked = frame::receive::<Option<Saying>>(&mut stream, MESSAGE_LEN_MAX).await.unwrap();
+            assert_eq!(asked, Some(said(2)));
+        }
+        drop(saying);
+        timeout(PATIENCE, task).await.expect("in time").unwrap();
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
 }
