@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::net::UdpSocket;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -111,6 +112,72 @@ fn an_address_that_changes_is_told_to_everybody_and_said_anew_at_once() {
     let (h1, h2) = (&mesh.site_of(1).host, &mesh.site_of(2).host);
     assert!(eventually(Duration::from_secs(10), || ping(h2, h1.lan.address(Family::V4), 2).unwrap().received == 2));
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    both_ways(mesh.site_of(1), mesh.site_of(2));
+}
+
+/// A name of DNS (RFC 1035 §3.1).
+fn name(text: &str) -> Vec<u8> {
+    let labels = text.split('.').flat_map(|label| std::iter::once(label.len() as u8).chain(label.bytes()));
+    labels.chain([0]).collect()
+}
+
+/// A resource record that is good for an hour and a quarter (RFC 1035 §4.1.3).
+fn record(owner: &str, kind: u16, data: &[u8]) -> Vec<u8> {
+    let mut bytes = name(owner);
+    bytes.extend(kind.to_be_bytes());
+    bytes.extend([0, 1, 0, 0, 0x11, 0x94]);
+    bytes.extend((data.len() as u16).to_be_bytes());
+    bytes.extend(data);
+    bytes
+}
+
+/// An answer that nobody asked for: a service of our type, with all that belongs to one.
+fn invented(number: usize) -> Vec<u8> {
+    let (instance, host) = (format!("i{number}._weir._udp.local"), format!("h{number}.local"));
+    let srv = [&[0, 0, 0, 0, 0x12, 0x26], &name(&host)[..]].concat();
+    let records = [
+        record("_weir._udp.local", 12, &name(&instance)),
+        record(&instance, 33, &srv),
+        record(&instance, 16, b"\x03v=1\x15s=not hexadecimal ...\x02h="),
+        record(&host, 1, &[192, 0, 2, 250]),
+    ];
+    [&[0, 0, 0x84, 0, 0, 0, 0, 4, 0, 0, 0, 0][..], &records.concat()].concat()
+}
+
+/// Whoever says too much is not listened to for a while, and neither packets nor the control plane suffer.
+#[test]
+fn a_flood_of_services_is_cut_off_and_costs_the_gateway_nothing() {
+    const SERVICES: usize = 6000;
+    let _alone = alone();
+    let mesh = Mesh::new(2).unwrap();
+    let members = network(&mesh);
+    output(mesh.switch(), "ip", &["address", "add", "192.0.2.200/24", "dev", "br"]);
+    let before = members[0].pid(Part::Control);
+    let flood = || {
+        let socket = UdpSocket::bind("192.0.2.200:5353").unwrap();
+        for number in 0..SERVICES {
+            socket.send_to(&invented(number), "224.0.0.251:5353").unwrap();
+            if number % 50 == 0 {
+                // As fast as it is taken, or the receiver's socket drops most of it.
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+    };
+    let flooded = |member: &Member<'_>| {
+        mesh.switch().enter(flood).unwrap();
+        counted(member, "mdns_flooded") > 0
+    };
+    members[0].wait_for("the end of listening", flooded).unwrap();
+    let over = counted(&members[0], "mdns_over");
+    assert!(over == 1 && counted(&members[0], "mdns_malformed") <= 128, "{over}");
+    let pid = members[0].pid(Part::Mdns).expect("it runs");
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap().trim().to_owned();
+    println!("the process has {rss}");
+    let kib: u64 = rss.split(' ').next().unwrap().parse().unwrap();
+    assert!(kib < 96 * 1024, "{rss}");
+    assert_eq!(members[0].pid(Part::Control), before, "{}", members[0].log());
+    assert!(candidates(&members[0]).iter().all(|row| row["address"] != "192.0.2.250:4646"));
     both_ways(mesh.site_of(1), mesh.site_of(2));
 }
 
