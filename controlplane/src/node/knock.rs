@@ -15,6 +15,7 @@ use super::candidates::{Offered, Source, State};
 use super::link::{Code, Link};
 use super::{Links, Node, Timer};
 use crate::api::types::{Candidate as Row, CandidateState, Moment};
+use crate::pki::id::NodeId;
 use crate::pki::verifier::Member;
 use crate::quic::{Alpn, DialTarget, LinkId, Side};
 use crate::random::Random;
@@ -126,6 +127,11 @@ impl<R: Random> Node<R> {
         if self.candidates.failed(address, why, share, now.mono) {
             self.counters.count("candidate_forgotten");
         }
+    }
+
+    /// Whether somebody who is no record has told where this member is. Who has nobody takes anybody of these: news comes by any member.
+    pub(super) fn is_found(&self, node: NodeId) -> bool {
+        self.peers.get(&node).is_some_and(|peer| !peer.told_endpoints.is_empty())
     }
 
     /// Whether no member has a link with us.

@@ -183,8 +183,7 @@ impl<R: Random> Node<R> {
 
     /// Dials a member unless there is a link, or none is wanted.
     pub(super) fn connect(&mut self, node: NodeId, links: &mut dyn Links, now: Now) {
-        // Who has nobody takes anybody: news comes by any member.
-        let is_wanted = self.keeps_link(node) || self.is_alone();
+        let is_wanted = self.keeps_link(node) || self.is_found(node) && self.is_alone();
         let Some(peer) = self.peers.get(&node) else { return };
         if peer.link.is_some() || peer.dialling.is_some() || !is_wanted || self.revocations.is_node_revoked(node) {
             return;

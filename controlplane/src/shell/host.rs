@@ -44,6 +44,11 @@ impl HostView {
         interfaces.iter().filter_map(|name| self.by_interface.get(name)).flatten()
     }
 
+    /// Whether there is such an interface, and it runs.
+    pub fn has(&self, interface: &str) -> bool {
+        self.by_interface.contains_key(interface)
+    }
+
     /// The same view of these interfaces alone.
     pub fn only(&self, interfaces: &[String]) -> Self {
         let of = |name: &String| self.by_interface.get(name).map(|addresses| (name.clone(), addresses.clone()));

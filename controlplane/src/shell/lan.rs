@@ -56,6 +56,11 @@ impl Lan {
         if !interfaces.is_empty() {
             tokio::spawn(mdns::maintain(mdns::socket_path(runtime), to_process, to_node));
         }
+        for name in interfaces.iter().filter(|name| !view.has(name)) {
+            tracing::warn!(
+                "discovery.mdns_interfaces names {name}, which is not there or not up; it is used when it comes"
+            );
+        }
         let (view, counters) = (view.only(&interfaces), Counters::default());
         Self { interfaces, saying, heard, network: None, port: None, view, counters }
     }

@@ -114,6 +114,32 @@ fn a_candidate_where_nobody_is_costs_little_and_is_forgotten_but_for_a_configure
     assert!(is_whole(&world, &sites));
 }
 
+/// In a large network links go to neighbours, and whoever starts and has none yet dials nobody else for that.
+#[test]
+fn who_starts_in_a_large_network_dials_neighbours_and_whoever_is_found() {
+    let (mut world, sites) = network(906, 40);
+    world.run_until(5 * MINUTE, SECOND, |world| agree(world, &sites)).expect("all know all");
+    let late = sites[20];
+    world.power_off(late);
+    world.run(MINUTE);
+    let before = world.costs(late).handshakes;
+    world.start(late);
+    world.run(ms(500));
+    let made = world.costs(late).handshakes - before;
+    assert!((4..=24).contains(&made), "{made} handshakes");
+    // All have moved, and it hears of one that is no neighbour, perhaps: that one knows the others.
+    sites.iter().for_each(|site| world.power_off(*site));
+    for site in &sites {
+        world.readdress(*site);
+        world.start(*site);
+    }
+    for pair in sites.windows(2) {
+        world.hear_of(pair[0], Source::Mdns, &pair[1..]);
+    }
+    let all = world.run_until(10 * MINUTE, SECOND, |world| agree(world, &sites)).expect("all know all");
+    assert!(all <= 2 * MINUTE, "after {all:?}");
+}
+
 /// A network without sessions, through which a packet plane would find out for itself that somebody has moved.
 fn idle(mut world: World) -> (World, Vec<Site>) {
     world.set_idle(30);
