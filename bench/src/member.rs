@@ -39,6 +39,8 @@ pub enum Part {
     Plane,
     /// Signs certificates.
     Issuer,
+    /// Speaks multicast DNS, where it is configured.
+    Mdns,
 }
 
 impl Part {
@@ -48,6 +50,7 @@ impl Part {
             Self::Control => ("weir", "control"),
             Self::Plane => ("weir-dataplane", "run"),
             Self::Issuer => ("weir", "issuer"),
+            Self::Mdns => ("weir", "mdns"),
         }
     }
 }

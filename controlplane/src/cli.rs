@@ -56,6 +56,8 @@ pub enum Part {
     Control(Child),
     /// Signs certificates.
     Issuer(Child),
+    /// Speaks multicast DNS.
+    Mdns(Child),
 }
 
 /// Something failed.
@@ -93,6 +95,7 @@ pub fn run() -> Next {
         Command::Run => Part::Supervisor,
         Command::Control(child) => Part::Control(child),
         Command::Issuer(child) => Part::Issuer(child),
+        Command::Mdns(child) => Part::Mdns(child),
         _ => return Next::Exit(ended(dispatch(&arguments))),
     };
     match arguments.configuration() {

@@ -10,7 +10,7 @@
 //! [api]        socket · read · operate · admin
 //! [issuer]     log_entries_max
 //! [peers]      legacy_kyber
-//! [discovery]  mode
+//! [discovery]  mode · bootstrap · mdns_interfaces
 //! [dataplane]  keys of the packet plane's own configuration, written as there: [dataplane.xsk] and so on
 //! ```
 //!
@@ -97,6 +97,8 @@ pub struct Wan {
     pub lane_ports: u8,
     /// Addresses under which others reach this node: it cannot find them out by itself.
     pub advertise: Vec<SocketAddr>,
+    /// Whether the public addresses of the interface are among them, whatever they are at the moment.
+    pub advertise_interface: bool,
 }
 
 /// The networks behind this node.
@@ -200,11 +202,15 @@ pub struct Peers {
     pub legacy_kyber: Vec<NodeId>,
 }
 
-/// How members are found of which the directory says nothing.
+/// How members are found that are not where they said to be, or of which the directory says nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Discovery {
     /// This node's part in the DHT.
     pub mode: DiscoveryMode,
+    /// Addresses at which there is a member, whichever.
+    pub bootstrap: Vec<SocketAddr>,
+    /// Interfaces on which members are looked for by multicast DNS, and this one says that it is there.
+    pub mdns_interfaces: Vec<String>,
 }
 
 /// A node's part in the DHT.
@@ -243,7 +249,13 @@ impl Config {
                 runtime_directory: instance.runtime_directory(),
                 packet_plane: None,
             },
-            wan: Wan { interface: None, port: instance.port(), lane_ports: 0, advertise: Vec::new() },
+            wan: Wan {
+                interface: None,
+                port: instance.port(),
+                lane_ports: 0,
+                advertise: Vec::new(),
+                advertise_interface: false,
+            },
             lan: Lan { interfaces: Vec::new() },
             tun: Tun { name: instance.tun(), mtu: 1420 },
             workers: Workers { cores: None, latency: Latency::Balanced },
@@ -261,7 +273,7 @@ impl Config {
             },
             issuer: Issuer { log_entries_max: ENTRIES_MAX_DEFAULT },
             peers: Peers { legacy_kyber: Vec::new() },
-            discovery: Discovery { mode: DiscoveryMode::Auto },
+            discovery: Discovery { mode: DiscoveryMode::Auto, bootstrap: Vec::new(), mdns_interfaces: Vec::new() },
             dataplane: toml::Table::new(),
         }
     }

@@ -41,7 +41,7 @@ fn failed(error: &dyn std::error::Error) -> ExitCode {
 }
 
 fn run(part: Part, config: Config, arguments: Vec<OsString>) -> Result<(), Box<dyn std::error::Error>> {
-    if let Part::Control(child) | Part::Issuer(child) = part {
+    if let Part::Control(child) | Part::Issuer(child) | Part::Mdns(child) = part {
         // What must outlive it is on disk. One that was started by hand ends when it is told to.
         child.parent.map(|parent| end_with(parent, Signal::KILL)).transpose()?;
     }
@@ -57,6 +57,7 @@ fn run(part: Part, config: Config, arguments: Vec<OsString>) -> Result<(), Box<d
             shell::run(config, supervisor).await
         })?),
         Part::Issuer(_) => Ok(runtime.block_on(shell::issuer::run(&config))?),
+        Part::Mdns(_) => Ok(runtime.block_on(shell::mdns::run(&config))?),
     }
 }
 

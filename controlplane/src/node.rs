@@ -40,6 +40,8 @@ use crate::store::{Batch, Store};
 use crate::time::{Now, UnixSecs};
 use crate::timer::Timers;
 
+pub mod beacon;
+pub mod candidates;
 pub mod directory;
 pub mod driver_links;
 pub mod exchange;
@@ -54,13 +56,16 @@ mod clocks;
 mod contact;
 mod discovery;
 mod documents;
+mod host;
 mod join;
+mod knock;
 mod leave;
 mod policies;
 mod renew;
 mod sessions;
 mod status;
 
+use candidates::Candidates;
 use directory::Directory;
 use documents::LoadError;
 use join::Joining;
@@ -155,6 +160,10 @@ enum Timer {
     Leave,
     /// A dialled address did not answer: try the next.
     Dial(LinkId),
+    /// Ask at the next address at which somebody is said to be.
+    Knock,
+    /// A link that was asked for a sign of life has given none.
+    Sign(LinkId),
     /// Who has shown no certificate has had its time.
     Stranger(LinkId),
     /// Measure the round trip to this member.
@@ -215,6 +224,8 @@ pub struct Node<R> {
     /// The peer of each session that there is, or may come to be: the packet plane names sessions.
     by_session: HashMap<SessionId, NodeId>,
     links: BTreeMap<LinkId, link::Link>,
+    /// Where somebody says that members are.
+    candidates: Candidates,
     exchanges: BTreeMap<ExchangeId, Held>,
     next_exchange: u64,
     plane: Option<PlaneView>,
@@ -286,6 +297,7 @@ impl<R: Random> Node<R> {
             peers: BTreeMap::new(),
             by_session: HashMap::new(),
             links: BTreeMap::new(),
+            candidates: Candidates::default(),
             exchanges: BTreeMap::new(),
             next_exchange: 0,
             plane: None,
@@ -337,6 +349,7 @@ impl<R: Random> Node<R> {
             self.meet(node, now);
         }
         self.begin_discovery(now);
+        self.search_when_alone(now);
         self.timers.set_at_latest(Timer::Upkeep, now.mono + UPKEEP_INTERVAL);
         (self.are_routes_dirty, self.is_policy_dirty) = (true, true);
         self.settle(links);
@@ -400,6 +413,8 @@ impl<R: Random> Node<R> {
                 Timer::Join => self.join_timed_out(links, now),
                 Timer::Leave => self.farewell_over(links, now),
                 Timer::Dial(link) => self.dial_timed_out(link, links, now),
+                Timer::Knock => self.knock(links, now),
+                Timer::Sign(link) => self.gave_no_sign(link, links, now),
                 Timer::Stranger(link) => self.stranger_timed_out(link, links),
                 Timer::Echo(node) => self.measure(node, now),
                 Timer::Ping(id) => self.ping_timed_out(id, now),

@@ -4,6 +4,7 @@
 //!   control sockets ──▶ quic::Driver ──events──▶ ┌──────┐ ──▶ store
 //!   packet plane's socket ─────────────────────▶ │ Node │ ──▶ packet plane
 //!   issuer's socket ───────────────────────────▶ │      │ ──▶ issuer
+//!   netlink, clocks, mDNS ─────────────────────▶ │      │
 //!   API server's queue ────────────────────────▶ └──────┘ ──▶ answers, supervisor
 //! ```
 //!
@@ -32,6 +33,7 @@ use crate::api::types::Error as ApiError;
 use crate::config::{Config, Overlay, default_route_interface, plane_toml};
 use crate::issuer::Refused;
 use crate::membership::{self, MembershipError};
+use crate::node::candidates::Source;
 use crate::node::driver_links::DriverLinks;
 use crate::node::plane::PlaneInput;
 use crate::node::{CallId, Node, NodeError, Output, Settings};
@@ -46,11 +48,17 @@ use crate::time::{Now, UnixSecs};
 
 pub mod confine;
 pub mod frame;
+pub mod host;
 pub mod issuer;
+pub mod lan;
+pub mod mdns;
 pub mod plane;
 pub mod socket;
 
+use host::HostWatch;
 use issuer::{FromIssuer, ToIssuer};
+use lan::Lan;
+use mdns::FromMdns;
 use plane::{FromPlane, ToPlane};
 use socket::ControlSockets;
 
@@ -58,6 +66,8 @@ use socket::ControlSockets;
 const DATAGRAM_BUDGET: usize = 16;
 /// Calls of people in one turn.
 const CALL_BUDGET: usize = 16;
+/// Services of the local network in one turn.
+const HEARD_BUDGET: usize = 16;
 /// Messages of the packet plane, and of the issuer, in one turn.
 const MESSAGE_BUDGET: usize = 256;
 /// Requests that wait for the packet plane beyond its queue: four snapshots of a million routes.
@@ -155,6 +165,7 @@ enum Wake {
     Plane(FromPlane),
     Issuer(FromIssuer),
     Call(Request),
+    Heard(FromMdns),
     /// Time, or datagrams.
     Other,
 }
@@ -175,6 +186,8 @@ struct Shell {
     next_call: u64,
     supervisor: Option<UnixStream>,
     routes: RouteTables,
+    host: HostWatch,
+    lan: Lan,
     train: Vec<u8>,
 }
 
@@ -212,11 +225,12 @@ impl Shell {
             tracing::debug!("the configuration gives {principal} a role in the API, and there is nobody of that name");
         }
         let routes = RouteTables::open();
+        let host = HostWatch::open(&config.tun.name);
         // From here on no file can be opened.
         let (files, runtime) = confine::confine(&config.node.runtime_directory)?;
         let (mono, wall) = clocks();
         let settings = Settings {
-            endpoints: config.wan.advertise.clone(),
+            endpoints: lan::endpoints(&config.wan, host.view()),
             datagram_len_max: LINK_MTU - OUTER_HEADERS,
             inner_mtu: config.tun.mtu,
             idle_after_s: 300,
@@ -233,7 +247,10 @@ impl Shell {
         let quic = quic::Config { identity: None, membership: None, key, accept_legacy_kyber, limits };
         let mut driver = Driver::new(quic, &mut random);
         let now = Now { mono, wall };
-        let node = Node::new(settings, random, &mut store, &mut DriverLinks { driver: &mut driver, now }, now)?;
+        let links = &mut DriverLinks { driver: &mut driver, now };
+        let mut node = Node::new(settings, random, &mut store, links, now)?;
+        node.handle_found(Source::Bootstrap, &config.discovery.bootstrap, links, now);
+        let lan = Lan::start(&runtime, &config.discovery, host.view());
         let (to_node, calls) = mpsc::channel(server::QUEUE_LEN);
         tokio::spawn(server::serve(listener, access, to_node, Limits::default()));
         let (to_plane, requests) = mpsc::channel(plane::REQUESTS_MAX);
@@ -260,6 +277,8 @@ impl Shell {
             next_call: 0,
             supervisor,
             routes,
+            host,
+            lan,
             train: Vec::with_capacity(TRAIN_LEN_MAX),
         })
     }
@@ -271,8 +290,9 @@ impl Shell {
 
     /// Waits for something to do.
     async fn wait(&mut self, terminate: &mut Signal, interrupt: &mut Signal) -> Result<Wake, ShellError> {
-        let deadline = [self.node.next_deadline(), self.driver.next_deadline()].into_iter().flatten().min();
-        let Self { from_plane, from_issuer, sockets, calls, .. } = self;
+        let deadlines = [self.node.next_deadline(), self.driver.next_deadline(), self.host.next_deadline()];
+        let deadline = deadlines.into_iter().flatten().min();
+        let Self { from_plane, from_issuer, sockets, calls, host, lan, .. } = self;
         let something = async {
             tokio::select! {
                 biased;
@@ -280,7 +300,11 @@ impl Shell {
                 _ = interrupt.recv() => Ok(Wake::Stop),
                 Some(input) = from_plane.recv() => Ok(Wake::Plane(input)),
                 Some(input) = from_issuer.recv() => Ok(Wake::Issuer(input)),
+                happened = host.happened() => {
+                    happened.map(|()| Wake::Other).map_err(system("waiting for changes of this host"))
+                }
                 ready = sockets.readable() => ready.map(|()| Wake::Other).map_err(system("waiting for datagrams")),
+                heard = lan.heard() => Ok(Wake::Heard(heard)),
                 Some(request) = calls.recv() => Ok(Wake::Call(request)),
             }
         };
@@ -294,11 +318,12 @@ impl Shell {
     async fn turn(&mut self, wake: Wake) -> Result<(), ShellError> {
         self.flush()?;
         let now = self.now();
-        let (mut plane, mut issuer, mut call) = (None, None, None);
+        let (mut plane, mut issuer, mut call, mut heard) = (None, None, None, None);
         match wake {
             Wake::Plane(input) => plane = Some(input),
             Wake::Issuer(input) => issuer = Some(input),
             Wake::Call(request) => call = Some(request),
+            Wake::Heard(told) => heard = Some(told),
             Wake::Stop | Wake::Other => {}
         }
         for _ in 0..MESSAGE_BUDGET {
@@ -313,6 +338,7 @@ impl Shell {
                 None => break,
             }
         }
+        self.look_at_host(now);
         self.node.handle_timeout(&mut DriverLinks { driver: &mut self.driver, now }, now);
         self.driver.handle_timeout(now);
         for _ in 0..MESSAGE_BUDGET {
@@ -334,6 +360,12 @@ impl Shell {
             Some(&socket::CONTACT) => node.handle_datagram(datagram.data, &mut DriverLinks { driver, now }, now),
             Some(_) | None => driver.handle_datagram(now, datagram.from, datagram.to, datagram.ecn, datagram.data),
         });
+        for _ in 0..HEARD_BUDGET {
+            let Some(told) = heard.take().or_else(|| self.lan.try_heard()) else { break };
+            let found = self.lan.judge(told, self.host.view());
+            let links = &mut DriverLinks { driver: &mut self.driver, now };
+            self.node.handle_found(Source::Mdns, &found, links, now);
+        }
         for _ in 0..CALL_BUDGET {
             let Some(Request { call, caller, answer }) = call.take().or_else(|| self.calls.try_recv().ok()) else {
                 break;
@@ -342,7 +374,8 @@ impl Shell {
             let id = CallId(self.next_call);
             self.waiting.insert(id, answer);
             if matches!(call, Call::Status) {
-                self.node.handle_counted(counted(&self.driver.counters(), self.sockets.sealed()));
+                let counted = counted(&self.driver.counters(), self.sockets.sealed());
+                self.node.handle_counted(counted.into_iter().chain(self.lan.counted()).collect());
             }
             let links = &mut DriverLinks { driver: &mut self.driver, now };
             self.node.handle_call(id, call, &format!("uid {}", caller.uid), links, now);
@@ -366,6 +399,23 @@ impl Shell {
             if !any {
                 return Ok(());
             }
+        }
+    }
+
+    /// Tells the node what has become of this host.
+    fn look_at_host(&mut self, now: Now) {
+        let news = self.host.news(now.mono);
+        let links = &mut DriverLinks { driver: &mut self.driver, now };
+        if let Some(slept) = news.slept {
+            tracing::info!(secs = slept.as_secs(), "this host has slept");
+            self.node.handle_resumed(links, now);
+        }
+        if let Some(view) = news.changed {
+            tracing::info!("addresses of this host have changed");
+            self.node.handle_host_changed(lan::endpoints(&self.config.wan, &view), links, now);
+        }
+        if news.slept.is_some() || self.lan.is_another(self.host.view()) {
+            self.lan.begin_anew(self.host.view());
         }
     }
 
@@ -407,12 +457,16 @@ impl Shell {
                 let addresses = addresses.iter().map(|prefix| (prefix.address(), prefix.bit_len())).collect();
                 self.order_plane(&Overlay { addresses, prefixes }).await;
             }
-            Output::Membership(node, trust) => self.driver.set_membership(node, trust),
+            Output::Membership(node, trust) => {
+                self.lan.member_of(Some(trust.load().network), self.sockets.port());
+                self.driver.set_membership(node, trust);
+            }
             Output::Unconfigure => {
                 // The last words leave by the port that they are expected from; whoever joins again has no packet plane to lend it sockets.
                 let now = self.now();
                 self.transmit(now);
                 self.sockets.replace(ControlSockets::unbound().map_err(system("opening UDP sockets"))?);
+                self.lan.member_of(None, None);
                 self.order(&Order::NoPlane).await;
             }
         }
@@ -467,6 +521,7 @@ impl Shell {
             Box::pin(self.carry_out()).await?;
         }
         self.sockets.replace(sockets);
+        self.lan.moved_to(self.sockets.port());
         tracing::debug!(port = self.sockets.port(), "control sockets");
         Ok(())
     }

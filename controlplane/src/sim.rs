@@ -352,7 +352,7 @@ impl World {
     pub fn start(&mut self, site: Site) {
         let (mono, wall) = self.clocks(site);
         let settings = Settings {
-            endpoints: vec![links::address_of(site)],
+            endpoints: vec![self.net.places[site.0].told.unwrap_or_else(|| links::address_of(site))],
             datagram_len_max: 1452,
             inner_mtu: 1372,
             idle_after_s: self.idle_after_s,
@@ -606,6 +606,7 @@ impl World {
             Due::Stream(number) => self.stream_due(number),
             Due::Awake(site) => {
                 self.net.places[site.0].is_asleep = false;
+                self.with_node(site, |node, links, now| node.handle_resumed(links, now));
                 self.with_node(site, |node, links, now| node.handle_timeout(links, now));
                 for event in std::mem::take(&mut self.machines[site.0].missed) {
                     self.with_node(site, |node, links, now| node.handle_link(event, links, now));

@@ -5,6 +5,8 @@
 //!        ┌───────────────────────┼──────────────────────────┐
 //!   weir-dataplane         weir control                weir issuer         only where this node issues
 //!   capabilities only      parses what comes           holds the signing key, has no network
+//!                                ·
+//!                           weir mdns                   only where the configuration names interfaces for it
 //!        ▲                       │  stdin: orders, a frame each
 //!        └── started with the configuration that the control plane asks for
 //! ```
@@ -188,6 +190,7 @@ struct Supervisor {
     control: Process,
     plane: Process,
     issuer: Process,
+    mdns: Process,
     orders: Option<mpsc::Receiver<Order>>,
     /// What the packet plane is to run with.
     plane_config: Option<String>,
@@ -199,10 +202,11 @@ enum Part {
     Control,
     Plane,
     Issuer,
+    Mdns,
 }
 
 impl Part {
-    const ALL: [Self; 3] = [Self::Control, Self::Plane, Self::Issuer];
+    const ALL: [Self; 4] = [Self::Control, Self::Plane, Self::Issuer, Self::Mdns];
 }
 
 /// What woke the supervisor.
@@ -228,12 +232,16 @@ pub async fn run(setup: Setup) -> Result<(), SupervisorError> {
         control: Process::new("control"),
         plane: Process::new("packet plane"),
         issuer: Process::new("issuer"),
+        mdns: Process::new("mDNS"),
         orders: None,
         plane_config: None,
     };
     supervisor.start_control()?;
     if state.has_issuer_key()? {
-        supervisor.start_issuer()?;
+        supervisor.start_child(Part::Issuer)?;
+    }
+    if !supervisor.setup.config.discovery.mdns_interfaces.is_empty() {
+        supervisor.start_child(Part::Mdns)?;
     }
     loop {
         match supervisor.next(&mut terminate, &mut interrupt).await {
@@ -246,6 +254,7 @@ pub async fn run(setup: Setup) -> Result<(), SupervisorError> {
     }
     // The control plane first: it must not see the others go and act upon it.
     supervisor.control.stop().await;
+    supervisor.mdns.stop().await;
     supervisor.issuer.stop().await;
     supervisor.plane.stop().await;
     Ok(())
@@ -257,13 +266,14 @@ impl Supervisor {
             Part::Control => &mut self.control,
             Part::Plane => &mut self.plane,
             Part::Issuer => &mut self.issuer,
+            Part::Mdns => &mut self.mdns,
         }
     }
 
     async fn next(&mut self, terminate: &mut Signal, interrupt: &mut Signal) -> Wake {
-        let deadlines = [self.control.start_at, self.plane.start_at, self.issuer.start_at];
+        let deadlines = Part::ALL.map(|part| self.process(part).start_at);
         let deadline = deadlines.into_iter().flatten().min();
-        let Self { control, plane, issuer, orders, .. } = self;
+        let Self { control, plane, issuer, mdns, orders, .. } = self;
         let wake = async {
             tokio::select! {
                 _ = terminate.recv() => Wake::Stop,
@@ -271,6 +281,7 @@ impl Supervisor {
                 status = control.wait() => Wake::Ended(Part::Control, status),
                 status = plane.wait() => Wake::Ended(Part::Plane, status),
                 status = issuer.wait() => Wake::Ended(Part::Issuer, status),
+                status = mdns.wait() => Wake::Ended(Part::Mdns, status),
                 order = next_order(orders) => Wake::Order(order),
             }
         };
@@ -296,12 +307,19 @@ impl Supervisor {
         Ok(())
     }
 
-    fn start_issuer(&mut self) -> Result<(), SupervisorError> {
+    /// Starts one of our own that is ordered nothing.
+    fn start_child(&mut self, part: Part) -> Result<(), SupervisorError> {
+        let name = match part {
+            Part::Issuer => "issuer",
+            Part::Mdns => "mdns",
+            Part::Control => return self.start_control(),
+            Part::Plane => return self.start_plane(),
+        };
         let program = self.setup.program.clone();
         let mut command = Command::new(&program);
-        command.args(&self.setup.arguments).arg("issuer").args(parent()).stdin(Stdio::null());
+        command.args(&self.setup.arguments).arg(name).args(parent()).stdin(Stdio::null());
         let child = command.spawn().map_err(|error| SupervisorError::Start { program, error })?;
-        self.issuer.started(child);
+        self.process(part).started(child);
         Ok(())
     }
 
@@ -325,12 +343,7 @@ impl Supervisor {
 
     /// Starts a process, or says why it does not start and tries again later.
     fn start_or_later(&mut self, part: Part) {
-        let started = match part {
-            Part::Control => self.start_control(),
-            Part::Plane => self.start_plane(),
-            Part::Issuer => self.start_issuer(),
-        };
-        if let Err(error) = started {
+        if let Err(error) = self.start_child(part) {
             tracing::error!("{error}");
             let process = self.process(part);
             process.start_at = Some(Instant::now() + process.back_off.ended(Duration::ZERO));

@@ -12,6 +12,7 @@ use weir_controlplane::config::{Config, Instance};
 use weir_controlplane::contact::Contacts;
 use weir_controlplane::dht::{message as dht, record};
 use weir_controlplane::issuer::{Asked, Issuer, Refused, Reply, Request};
+use weir_controlplane::node::beacon::Beacon;
 use weir_controlplane::node::directory::{Directory, Judge, SignedRecord};
 use weir_controlplane::node::message::{KeyMessage, MESSAGE_LEN_MAX, Message, Network};
 use weir_controlplane::pki::admission::{AdmissionKeys, SignedAdmission};
@@ -29,6 +30,7 @@ use weir_controlplane::pki::revocation::{RevocationSet, SignedRevocationList};
 use weir_controlplane::pki::verifier::verify;
 use weir_controlplane::policy::{SignedPolicy, parse};
 use weir_controlplane::random::SeededRandom;
+use weir_controlplane::shell::mdns::FromMdns;
 use weir_controlplane::store::MemoryStore;
 use weir_controlplane::time::{Now, UnixSecs};
 
@@ -100,7 +102,7 @@ proptest! {
     #[test]
     fn no_bytes_are_too_strange_for_a_decoder(bytes in bytes()) {
         read_again!(&bytes, Message, KeyMessage, Network, SignedRecord, SignedBundle, SignedRevocationList, SignedAdmission);
-        read_again!(&bytes, Asked, Result<Reply, Refused>, SignedPolicy, record::SignedRecord, record::Envelope);
+        read_again!(&bytes, FromMdns, Asked, Result<Reply, Refused>, SignedPolicy, record::SignedRecord, record::Envelope);
         if let Ok(message) = dht::Message::decode(&bytes) {
             prop_assert_eq!(dht::Message::decode(&message.encode()), Ok(message));
         }
@@ -122,6 +124,22 @@ proptest! {
         let route = &ROUTES[route];
         let uri = route.path.parse().unwrap();
         let _ = (route.read)(Input { method: route.method, uri: &uri, body: text.as_bytes() });
+    }
+
+    #[test]
+    fn a_beacon_of_anybody_is_none_or_one_that_says_itself_again(
+        version in prop_oneof![Just(b"1".to_vec()), bytes()],
+        salt in prop_oneof!["[0-9a-f]{16}".prop_map(String::into_bytes), bytes()],
+        hash in prop_oneof!["[0-9a-f]{32}".prop_map(String::into_bytes), bytes()],
+    ) {
+        let said = [("v", version), ("s", salt), ("h", hash)];
+        let read = |said: &[(&str, Vec<u8>)]| {
+            Beacon::from_txt(|key| said.iter().find(|(known, _)| *known == key).map(|(_, value)| value.as_slice()))
+        };
+        if let Some(beacon) = read(&said) {
+            let again = beacon.to_txt().map(|(key, value)| (key, value.into_bytes()));
+            prop_assert_eq!(&again[..], &said[..]);
+        }
     }
 
     #[test]

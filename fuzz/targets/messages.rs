@@ -16,6 +16,7 @@ use weir_controlplane::pki::revocation::{RevocationHead, SignedRevocationList};
 use weir_controlplane::pki::statement::MemberStatement;
 use weir_controlplane::policy::SignedPolicy;
 use weir_controlplane::shell::frame;
+use weir_controlplane::shell::mdns::{FromMdns, Saying};
 use weir_controlplane::supervisor::Order;
 
 macro_rules! again {
@@ -42,4 +43,6 @@ fuzz_target!(|data: &[u8]| {
     frames::<(u32, Asked)>(data);
     frames::<(u32, Result<Reply, Refused>)>(data);
     frames::<Order>(data);
+    again!(data, FromMdns, Option<Saying>);
+    frames::<FromMdns>(data);
 });

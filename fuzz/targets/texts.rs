@@ -1,4 +1,4 @@
-//! Texts that people and programs on this host hand in: tokens, ids, names, addresses, both configurations, what the host has in its files, and
+//! Texts that people and programs on this host, and speakers on the local network, hand in: tokens, ids, names, addresses, both configurations, what the host has in its files, and
 //! requests to the API.
 #![no_main]
 
@@ -9,6 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use weir_controlplane::api::access::Access;
 use weir_controlplane::api::call::{Input, Method, ROUTES};
 use weir_controlplane::config::{Config, Instance, default_route_interface};
+use weir_controlplane::node::beacon::Beacon;
 use weir_controlplane::pki::id::{InviteId, KeyId, NetworkId, NodeId};
 use weir_controlplane::pki::name::{NamePattern, check_label, check_member_name};
 use weir_controlplane::pki::token::Token;
@@ -21,6 +22,7 @@ enum Text {
     Small(String),
     Config(String),
     Plane(String),
+    Beacon { version: Option<Vec<u8>>, salt: Vec<u8>, hash: Vec<u8> },
     Host { passwd: String, group: String, ipv4: String, ipv6: String },
     Call { route: u8, query: String, body: Vec<u8> },
 }
@@ -51,6 +53,13 @@ fuzz_target!(|text: Text| match text {
     Text::Plane(text) => {
         if let Err(error) = PlaneConfig::parse(Path::new("dataplane.toml"), &text) {
             assert!(!error.to_string().contains('\n'), "{error}");
+        }
+    }
+    Text::Beacon { version, salt, hash } => {
+        let version = version.unwrap_or_else(|| b"1".to_vec());
+        let said = [("v", version.as_slice()), ("s", &salt), ("h", &hash)];
+        if let Some(beacon) = Beacon::from_txt(|key| said.iter().find(|(known, _)| *known == key).map(|(_, text)| *text)) {
+            assert_eq!(beacon.to_txt().each_ref().map(|(key, text)| (*key, text.as_bytes())), said);
         }
     }
     Text::Host { passwd, group, ipv4, ipv6 } => {

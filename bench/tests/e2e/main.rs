@@ -17,6 +17,7 @@ mod initials;
 mod instances;
 mod issuers;
 mod judges;
+mod lan;
 mod lanes;
 mod lifecycle;
 mod mesh;

@@ -5,9 +5,9 @@ use serde::de::DeserializeOwned;
 
 use super::describe::{Definitions, Described, text};
 use super::types::{
-    AuditEntry, Backup, BackupRequest, BundleApplyRequest, Bundles, Certificate, Crl, DhtStatus, Done, ExplainRequest,
-    Explanation, FindRequest, Found, Invite, InviteRequest, Invited, JoinRequest, Joined, LogRequest, LogVerified,
-    LogVerifyRequest, Member, Peer, Ping, PingRequest, Policy, PolicyApplyRequest, PolicyRollbackRequest,
+    AuditEntry, Backup, BackupRequest, BundleApplyRequest, Bundles, Candidate, Certificate, Crl, DhtStatus, Done,
+    ExplainRequest, Explanation, FindRequest, Found, Invite, InviteRequest, Invited, JoinRequest, Joined, LogRequest,
+    LogVerified, LogVerifyRequest, Member, Peer, Ping, PingRequest, Policy, PolicyApplyRequest, PolicyRollbackRequest,
     PolicyVersion, RekeyRequest, RevocationList, RevocationListRequest, RevocationsApplyRequest, RevokeIssuerRequest,
     RevokeRequest, Revoked, Role, Status, WithdrawRequest,
 };
@@ -121,6 +121,8 @@ calls! {
     Status Get "/v1/status" Read -> Status;
     /// Members that this node has something to do with: path, round-trip time, loss, rates, keys.
     Peers Get "/v1/peers" Read -> Vec<Peer>;
+    /// Addresses at which a member was said to be, by the configuration or on the local network, and what came of trying them.
+    Candidates Get "/v1/peers/candidates" Read -> Vec<Candidate>;
     /// All members that this node knows.
     Members Get "/v1/members" Read -> Vec<Member>;
     /// Measures a peer by echoes that its packet plane answers.
@@ -201,6 +203,8 @@ pub enum Answer {
     Status(Box<Status>),
     /// Of `Peers`.
     Peers(Vec<Peer>),
+    /// Of `Candidates`.
+    Candidates(Vec<Candidate>),
     /// Of `Members`.
     Members(Vec<Member>),
     /// Of `Ping`.

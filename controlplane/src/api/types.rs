@@ -127,6 +127,20 @@ words! {
         Unreachable = "unreachable",
     }
 
+    /// How it stands with an address at which a member was said to be.
+    pub enum CandidateState {
+        /// It was not tried yet.
+        Waiting = "waiting",
+        /// It is being tried.
+        Trying = "trying",
+        /// A member of the network answered there.
+        Member = "member",
+        /// This node answered itself.
+        Own = "self",
+        /// It was tried in vain.
+        Failed = "failed",
+    }
+
     /// How it stands with a member.
     pub enum MemberState {
         /// Its certificate is valid.
@@ -302,6 +316,26 @@ object! {
         group: Option<String>,
         /// The AEAD, as `AES-256-GCM`.
         algorithm: Option<String>,
+    }
+
+    /// An address at which a member was said to be.
+    pub struct Candidate {
+        /// The address and the port.
+        address: String,
+        /// Who said so: `bootstrap`, the configuration; `mdns`, somebody on the local network.
+        sources: Vec<String>,
+        /// When it was said last.
+        seen_at: Moment,
+        /// How it stands.
+        state: CandidateState,
+        /// The name of the member that answered there.
+        name: Option<String>,
+        /// Its id.
+        node: Option<String>,
+        /// Failures in a row.
+        failures: u64,
+        /// Why the last attempt failed.
+        trouble: Option<String>,
     }
 
     /// A member of the network, as far as this node knows.

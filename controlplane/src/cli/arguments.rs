@@ -146,7 +146,11 @@ pub enum Command {
         check: bool,
     },
     /// Show the peers: path, round-trip time, loss, rates, keys.
-    Peers,
+    Peers {
+        /// Show instead where members were said to be, and what came of trying these addresses.
+        #[arg(long)]
+        discovered: bool,
+    },
     /// Measure a peer by echoes.
     Ping {
         /// Its name, id or overlay address.
@@ -188,6 +192,9 @@ pub enum Command {
     /// Run the issuer alone: `run` starts it.
     #[command(hide = true)]
     Issuer(Child),
+    /// Run multicast DNS alone: `run` starts it.
+    #[command(hide = true)]
+    Mdns(Child),
     /// Print completions for a shell.
     Completions {
         /// Which shell.

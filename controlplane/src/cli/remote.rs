@@ -87,7 +87,10 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         Command::Status { check: false } => {
             shown(arguments, &Call::Status, |status: &Status| show::status(status, now()))
         }
-        Command::Peers => shown(arguments, &Call::Peers, |peers: &Vec<_>| show::peers(peers)),
+        Command::Peers { discovered: true } => {
+            shown(arguments, &Call::Candidates, |candidates: &Vec<_>| show::candidates(candidates, now()))
+        }
+        Command::Peers { discovered: false } => shown(arguments, &Call::Peers, |peers: &Vec<_>| show::peers(peers)),
         Command::Members => shown(arguments, &Call::Members, |members: &Vec<_>| show::members(members, now())),
         Command::Ping { peer, count } => ping(arguments, peer, *count),
         Command::Find { what, dht } => find(arguments, what, *dht, *dht),
@@ -160,6 +163,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         | Command::Run
         | Command::Control(_)
         | Command::Issuer(_)
+        | Command::Mdns(_)
         | Command::Completions { .. }
         | Command::Man { .. }
         | Command::Docs { .. } => Ok(()),

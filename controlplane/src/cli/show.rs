@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 
 use super::table::{Side, Table, printable};
 use crate::api::types::{
-    AuditEntry, Certificate, Explanation, Identity, Invite, Invited, Joined, LogVerified, Member, Moment, Peer, Ping,
-    Policy, PolicyVersion, Revoked, Severity, Status, Warning,
+    AuditEntry, Candidate, Certificate, Explanation, Identity, Invite, Invited, Joined, LogVerified, Member, Moment,
+    Peer, Ping, Policy, PolicyVersion, Revoked, Severity, Status, Warning,
 };
 use crate::time::UnixSecs;
 
@@ -147,6 +147,33 @@ pub(super) fn check(status: &Status) -> (String, u8) {
         (None, None) => "no member of any network".into(),
     };
     (format!("{word}: {about}\n"), code)
+}
+
+pub(super) fn candidates(candidates: &[Candidate], now: UnixSecs) -> String {
+    let mut table = Table::new([
+        ("ADDRESS", Left),
+        ("SOURCE", Left),
+        ("SEEN", Right),
+        ("STATE", Left),
+        ("NAME", Left),
+        ("NODE", Left),
+    ]);
+    for candidate in candidates {
+        let state = match (&candidate.trouble, candidate.failures) {
+            (Some(why), 2..) => format!("{}, {} times: {why}", candidate.state, candidate.failures),
+            (Some(why), _) => format!("{}: {why}", candidate.state),
+            (None, _) => candidate.state.to_string(),
+        };
+        table.row([
+            candidate.address.clone(),
+            candidate.sources.join(", "),
+            distance(candidate.seen_at, now),
+            state,
+            or_dash(candidate.name.as_ref()),
+            or_dash(candidate.node.as_deref().map(short)),
+        ]);
+    }
+    table.text("Nobody was said to be anywhere: see [discovery] in the configuration.")
 }
 
 pub(super) fn peers(peers: &[Peer]) -> String {

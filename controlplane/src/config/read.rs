@@ -25,7 +25,7 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
     ("api", &["socket", "read", "operate", "admin"]),
     ("issuer", &["log_entries_max"]),
     ("peers", &["legacy_kyber"]),
-    ("discovery", &["mode"]),
+    ("discovery", &["mode", "bootstrap", "mdns_interfaces"]),
     ("dataplane", &[]),
 ];
 
@@ -72,6 +72,9 @@ pub(super) const DERIVED: &[(&str, &str, &str)] = &[
     ("routing", "metric", "routing.metric"),
     ("routing", "prefixes", "nothing: the members say it"),
 ];
+
+/// In `wan.advertise`: what the WAN interface has at the moment.
+const OF_THE_INTERFACE: &str = "interface";
 
 fn keys_of(section: &str) -> &'static [&'static str] {
     KEYS.iter().find(|(name, _)| *name == section).map_or(&[], |(_, keys)| keys)
@@ -131,7 +134,7 @@ pub(super) fn config(document: &DeTable<'_>, text: &str, instance: &Instance) ->
         let why = "this program was built without the feature legacy-kyber: remove the entries, or build it with it";
         return Err(peers.refuse("legacy_kyber", why));
     }
-    set(&mut config.discovery.mode, section("discovery")?.text("mode", discovery_mode)?);
+    discovery(&mut config, &section("discovery")?)?;
     config.dataplane = dataplane(&top, text)?;
 
     one_duty_each(&config, &lan, &tun)?;
@@ -154,7 +157,26 @@ fn wan(config: &mut Config, wan: &Section<'_>) -> Result<(), Located> {
         let why = format!("there are only {after} ports after {}: choose fewer, or a lower wan.port", config.wan.port);
         return Err(wan.refuse("lane_ports", why));
     }
-    set(&mut config.wan.advertise, wan.texts("advertise", LIST_MAX, endpoint)?);
+    let named = |text: &str| if text == OF_THE_INTERFACE { Ok(None) } else { endpoint(text).map(Some) };
+    let advertise = wan.texts("advertise", LIST_MAX, named)?.unwrap_or_default();
+    config.wan.advertise_interface = advertise.contains(&None);
+    config.wan.advertise = advertise.into_iter().flatten().collect();
+    if config.wan.advertise_interface && config.wan.interface.is_none() {
+        let why = "\"interface\" follows the addresses of wan.interface: name that one as well";
+        return Err(wan.refuse("advertise", why));
+    }
+    Ok(())
+}
+
+fn discovery(config: &mut Config, discovery: &Section<'_>) -> Result<(), Located> {
+    let bootstrap = discovery.texts("bootstrap", LIST_MAX, endpoint)?.unwrap_or_default();
+    let mdns_interfaces = discovery.texts("mdns_interfaces", LAN_INTERFACES_MAX, interface_name)?.unwrap_or_default();
+    if mdns_interfaces.contains(&config.tun.name) {
+        let why = format!("{} is the TUN: what goes in there has found its way already", config.tun.name);
+        return Err(discovery.refuse("mdns_interfaces", why));
+    }
+    set(&mut config.discovery.mode, discovery.text("mode", discovery_mode)?);
+    (config.discovery.bootstrap, config.discovery.mdns_interfaces) = (bootstrap, mdns_interfaces);
     Ok(())
 }
 

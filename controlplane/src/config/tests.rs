@@ -47,7 +47,7 @@ fn every_key_is_read() {
         interface = "eth7"
         port = 5000
         lane_ports = 3
-        advertise = ["198.51.100.1:4000", "[2001:db8::1]:4646"]
+        advertise = ["198.51.100.1:4000", "[2001:db8::1]:4646", "interface"]
         [lan]
         interfaces = ["eth1"]
         [tun]
@@ -72,6 +72,8 @@ fn every_key_is_read() {
         legacy_kyber = []
         [discovery]
         mode = "client"
+        bootstrap = ["203.0.113.1:4646"]
+        mdns_interfaces = ["eth1", "eth2"]
         [dataplane]
         transit = true
         wan.attach = "generic"
@@ -93,6 +95,7 @@ fn every_key_is_read() {
             port: 5000,
             lane_ports: 3,
             advertise: vec!["198.51.100.1:4000".parse().unwrap(), "[2001:db8::1]:4646".parse().unwrap()],
+            advertise_interface: true,
         },
         lan: Lan { interfaces: vec!["eth1".into()] },
         tun: Tun { name: "tun9".into(), mtu: 1300 },
@@ -106,7 +109,11 @@ fn every_key_is_read() {
         },
         issuer: Issuer { log_entries_max: 5000 },
         peers: Peers { legacy_kyber: Vec::new() },
-        discovery: Discovery { mode: DiscoveryMode::Client },
+        discovery: Discovery {
+            mode: DiscoveryMode::Client,
+            bootstrap: vec!["203.0.113.1:4646".parse().unwrap()],
+            mdns_interfaces: vec!["eth1".into(), "eth2".into()],
+        },
         dataplane: toml::from_str("transit = true\nwan.attach = \"generic\"\nxsk.mode = \"copy\"").unwrap(),
     };
     assert_eq!(config, expected);
@@ -173,6 +180,9 @@ fn wrong_types_and_words_are_answered_with_the_right_ones() {
         ("[api]\noperate = [\"*\"]", "name users or groups"),
         ("[peers]\nlegacy_kyber = [\"abc\"]", "that `weir members` shows"),
         ("[tun]\nname = \"weir%d\"", "as weir0"),
+        ("[wan]\nadvertise = [\"interface\"]", "name that one as well"),
+        ("[discovery]\nbootstrap = [\"host:1\"]", "write 192.0.2.1:4646 or [2001:db8::1]:4646"),
+        ("[discovery]\nmdns_interfaces = [\"weir0\"]", "has found its way already"),
         ("[wan]\ninterface = \"a/b\"", "without / and :"),
     ] {
         let error = parse(text).unwrap_err();

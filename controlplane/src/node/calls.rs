@@ -135,6 +135,7 @@ impl<R: Random> Node<R> {
             }
             Call::Members => self.answer(id, Ok(Answer::Members(self.members(now)))),
             Call::Peers => self.peers_call(id),
+            Call::Candidates => self.answer(id, Ok(Answer::Candidates(self.candidate_rows()))),
             Call::Ping(request) => self.ping(id, &request, links, now),
             Call::Rekey(request) => self.rekey(id, &request.peer, links, now),
             Call::CertShow => self.answer_certificate(id, now),

@@ -158,7 +158,10 @@ impl<R: Random> Node<R> {
             Message::Issuer(call) => self.pass_to_issuer(link, call, links, now),
             Message::IssuerSaid { ticket, reply } => self.issuer_said(link, ticket, *reply, links, now),
             Message::Ping(token) => self.say(link, &Message::Pong(token), links),
-            Message::Pong(_) => self.counters.count("pong"),
+            Message::Pong(_) => {
+                self.counters.count("pong");
+                self.gave_sign(link);
+            }
             Message::Contact { index } => self.heard_contact(link, index, links, now),
             Message::Rpc(message) => self.heard_rpc(link, &message, links, now),
         }

@@ -110,7 +110,7 @@ impl<R: Random> Node<R> {
         joining.tried += 1;
         joining.chain = None;
         let target = DialTarget {
-            node: joining.token.issuer,
+            node: Some(joining.token.issuer),
             proof: Proof::IdOnly,
             admission: joining.token.admission.as_ref().map(|day| AdmissionKey::new(&day.key)),
             legacy_kyber: false,

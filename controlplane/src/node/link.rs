@@ -30,7 +30,7 @@ pub const NEIGHBOURS: usize = 4;
 /// Whoever has the higher id lets the other one dial, and dials itself only after this.
 const COURTESY: Duration = Duration::from_secs(2);
 /// How long an address may take to answer before the next one is tried as well.
-const DIAL_PATIENCE: Duration = Duration::from_millis(1500);
+pub(super) const DIAL_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Links of those who have shown no certificate, and how long each may take: they cannot use up the links of members.
 pub const STRANGERS_MAX: usize = 1024;
@@ -183,7 +183,7 @@ impl<R: Random> Node<R> {
 
     /// Dials a member unless there is a link, or none is wanted.
     pub(super) fn connect(&mut self, node: NodeId, links: &mut dyn Links, now: Now) {
-        let is_wanted = self.keeps_link(node);
+        let is_wanted = self.keeps_link(node) || self.is_found(node) && self.is_alone();
         let Some(peer) = self.peers.get(&node) else { return };
         if peer.link.is_some() || peer.dialling.is_some() || !is_wanted || self.revocations.is_node_revoked(node) {
             return;
@@ -310,6 +310,9 @@ impl<R: Random> Node<R> {
         if group == GROUP_X25519KYBER768 && !node.is_some_and(|node| self.may_use_draft(node)) {
             self.counters.count("link_draft_group");
             return self.fail_link(link, Code::Group, "the draft group is not for this member", links, now);
+        }
+        if self.is_knock(link) {
+            return self.knock_answered(link, connected.peer, links, now);
         }
         if side == Side::Dialled && alpn == Alpn::Join {
             return self.join_connected(connected);
@@ -494,6 +497,9 @@ impl<R: Random> Node<R> {
         if !held.is_connected {
             self.learn_proved_time(now);
         }
+        if self.knock_closed(link, why, now) {
+            return;
+        }
         match held.alpn {
             Alpn::Key => self.exchange_link_closed(link, why, links, now),
             Alpn::Join => self.join_closed(link, why, links, now),
@@ -501,6 +507,9 @@ impl<R: Random> Node<R> {
                 let Some(node) = held.peer.filter(|_| was_of_peer) else { return };
                 if self.peers.get(&node).is_some_and(|peer| peer.link.is_none()) {
                     self.connect_later(node, why, now);
+                    if held.is_connected {
+                        self.search_when_alone(now);
+                    }
                 }
             }
         }
@@ -510,6 +519,7 @@ impl<R: Random> Node<R> {
     fn forget_link(&mut self, link: LinkId, why: &str) -> Option<(Link, bool)> {
         self.timers.cancel(Timer::Dial(link));
         self.timers.cancel(Timer::Stranger(link));
+        self.timers.cancel(Timer::Sign(link));
         self.forget_relayed(link);
         self.renewal_link_gone(link, why);
         self.farewell_link_gone(link);

@@ -228,6 +228,17 @@ impl<R: Random> Node<R> {
         }
     }
 
+    /// Takes a link to join by, on which nothing was said yet, for a renewal; `false` when one is under way that may still be answered, or the
+    /// issuer is beside us.
+    pub(super) fn renews_by(&mut self, link: LinkId, links: &mut dyn Links) -> bool {
+        if self.is_issuing || self.renewal.asked.is_some() {
+            return false;
+        }
+        self.end_by_join(Code::Done, "another way is there", links);
+        self.renewal.by_join = Some(ByJoin { link, is_greeted: false });
+        true
+    }
+
     /// The first message on a link for a renewal alone is the network's; we know it.
     pub(super) fn renewal_greeted(&mut self, link: LinkId, links: &mut dyn Links) -> bool {
         let Some(by_join) = self.renewal.by_join.as_mut().filter(|by| by.link == link && !by.is_greeted) else {

@@ -88,10 +88,10 @@ impl State {
         admission::cid(first.to_be_bytes(), nonce, self.slot, tag)
     }
 
-    fn for_peer(&mut self, node: NodeId, key: Option<&AdmissionKey>) -> [u8; admission::CID_LEN] {
+    fn for_peer(&mut self, node: Option<NodeId>, key: Option<&AdmissionKey>) -> [u8; admission::CID_LEN] {
         let (nonce, random) = halves(self.draw());
         let key = key.or(self.admission.as_ref()).map(|key| *key.0);
-        let tag = self.tag(key, nonce, Some(node));
+        let tag = self.tag(key, nonce, node);
         admission::cid(random.to_be_bytes(), nonce, self.slot, tag)
     }
 }
@@ -137,8 +137,8 @@ impl Cids {
         self.state().owner = link;
     }
 
-    /// An id for a first Initial to `node`.
-    pub(super) fn for_peer(&self, node: NodeId, key: Option<&AdmissionKey>) -> ConnectionId {
+    /// An id for a first Initial to `node`; one without a tag where it is not known who answers.
+    pub(super) fn for_peer(&self, node: Option<NodeId>, key: Option<&AdmissionKey>) -> ConnectionId {
         ConnectionId::new(&self.state().for_peer(node, key))
     }
 
@@ -191,13 +191,19 @@ mod tests {
     #[test]
     fn a_first_initial_is_tagged_for_its_receiver_by_the_network_or_the_invitation() {
         let cids = cids();
-        let cid = cids.for_peer(PEER, None);
+        let cid = cids.for_peer(Some(PEER), None);
         assert_eq!((tagged(&cid, &NETWORK, PEER), tagged(&cid, &NETWORK, US)), (true, false));
         assert_eq!(Fields::parse(&cid).unwrap().slot, admission::slot_at(1_790_000_000));
-        let cid = cids.for_peer(PEER, Some(&AdmissionKey::new(&INVITE)));
+        let cid = cids.for_peer(Some(PEER), Some(&AdmissionKey::new(&INVITE)));
         assert_eq!((tagged(&cid, &NETWORK, PEER), tagged(&cid, &INVITE, PEER)), (false, true));
         cids.set_admission(None);
-        assert!(!tagged(&cids.for_peer(PEER, None), &NETWORK, PEER));
+        assert!(!tagged(&cids.for_peer(Some(PEER), None), &NETWORK, PEER));
+        cids.set_admission(Some(AdmissionKey::new(&NETWORK)));
+        let (one, other) = (cids.for_peer(None, None), cids.for_peer(None, None));
+        assert!(
+            one != other && ![US, PEER].iter().any(|node| tagged(&one, &NETWORK, *node)),
+            "for nobody in particular"
+        );
     }
 
     #[test]

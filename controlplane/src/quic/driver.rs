@@ -57,8 +57,8 @@ pub enum Proof {
 /// Whom to dial, and how.
 #[derive(Clone, Debug)]
 pub struct DialTarget {
-    /// The node that is to answer.
-    pub node: NodeId,
+    /// The node that is to answer; none for whichever member does, which its chain alone proves.
+    pub node: Option<NodeId>,
     /// How it proves itself.
     pub proof: Proof,
     /// The admission key to use instead of the network's: an invitation's.
@@ -70,7 +70,12 @@ pub struct DialTarget {
 impl DialTarget {
     /// A member, proved by its chain.
     pub const fn member(node: NodeId) -> Self {
-        Self { node, proof: Proof::Chain, admission: None, legacy_kyber: false }
+        Self { node: Some(node), proof: Proof::Chain, admission: None, legacy_kyber: false }
+    }
+
+    /// Whichever member answers. Whom an admission tag would be for is not known, so there is none.
+    pub const fn any_member() -> Self {
+        Self { node: None, proof: Proof::Chain, admission: None, legacy_kyber: false }
     }
 }
 
@@ -92,6 +97,9 @@ pub enum DialError {
     /// The feature is not built in.
     #[error("X25519Kyber768Draft00 is not built in: build with the feature legacy-kyber")]
     NoLegacyKyber,
+    /// A proof by an id, and no id.
+    #[error("no id is named that could be proved")]
+    NoId,
     /// quinn-proto has another reason.
     #[error("the connection library cannot dial now")]
     Endpoint,
@@ -235,11 +243,9 @@ impl Driver {
             Alpn::Join => None,
         };
         let judge = match (target.proof, &self.membership) {
-            (Proof::Chain, Some((_, trust))) => {
-                Judge::Chain { trust: SharedTrust::clone(trust), dialled: Some(target.node) }
-            }
+            (Proof::Chain, Some((_, trust))) => Judge::Chain { trust: SharedTrust::clone(trust), dialled: target.node },
             (Proof::Chain, None) => return Err(DialError::NoTrust),
-            (Proof::IdOnly, _) => Judge::IdOnly { dialled: target.node },
+            (Proof::IdOnly, _) => Judge::IdOnly { dialled: target.node.ok_or(DialError::NoId)? },
         };
         if self.links.len() >= self.shared.limits.links_max {
             return Err(DialError::TooMany(self.links.len()));

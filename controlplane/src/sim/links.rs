@@ -107,7 +107,7 @@ struct End {
     alpn: Alpn,
     side: Side,
     phase: Phase,
-    target: Option<(NodeId, Proof)>,
+    target: Option<(Option<NodeId>, Proof)>,
     /// What the dialling side offers, and the other one takes.
     group: u16,
     /// What this side shows.
@@ -128,6 +128,8 @@ pub(super) struct Place {
     pub(super) group: u32,
     /// Where it is, once it has moved.
     pub(super) moved_to: Option<SocketAddr>,
+    /// Where it believes to be, once it was told that it has moved.
+    pub(super) told: Option<SocketAddr>,
     pub(super) identity: Option<Vec<Vec<u8>>>,
     pub(super) trust: Option<(NodeId, SharedTrust)>,
     pub(super) costs: Costs,
@@ -331,9 +333,9 @@ impl Net {
         let chain = self.ends.get(&accepted)?.chain.clone();
         self.charge_handshake(client, Side::Dialled);
         let judged = match target {
-            Some((node, Proof::IdOnly)) => judge_id(&chain, node).map(|()| None),
-            Some((node, Proof::Chain)) => self.judge(client, &chain, Some(node)).map(Some),
-            None => Ok(None),
+            Some((Some(node), Proof::IdOnly)) => judge_id(&chain, node).map(|()| None),
+            Some((node, Proof::Chain)) => self.judge(client, &chain, node).map(Some),
+            Some((None, Proof::IdOnly)) | None => Ok(None),
         };
         let at = self.arrival(client, server);
         let member = match judged {
@@ -491,6 +493,9 @@ impl Links for ModelLinks<'_> {
         };
         if target.proof == Proof::Chain && place.trust.is_none() {
             return Err(DialError::NoTrust);
+        }
+        if target.proof == Proof::IdOnly && target.node.is_none() {
+            return Err(DialError::NoId);
         }
         let link = LinkId(net.next);
         net.next += 2;

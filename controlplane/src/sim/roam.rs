@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::{Roaming, Site, World};
+use crate::node::candidates::Source;
 
 impl World {
     /// Gives a machine another address, as a NAT before it does that was started again, and says which. Nobody is told: not the machine,
@@ -15,6 +16,21 @@ impl World {
             plane.rebind(after);
         }
         after
+    }
+
+    /// Gives a machine another address, as its owner or DHCP does, and says which. It knows, whether it runs or is started later; nobody else
+    /// does.
+    pub fn readdress(&mut self, site: Site) -> SocketAddr {
+        let after = self.rebind(site);
+        self.net.places[site.0].told = Some(after);
+        self.with_node(site, |node, links, now| node.handle_host_changed(vec![after], links, now));
+        after
+    }
+
+    /// A machine hears that members are where these machines are.
+    pub fn hear_of(&mut self, site: Site, source: Source, of: &[Site]) {
+        let addresses: Vec<SocketAddr> = of.iter().map(|other| self.net.address(*other)).collect();
+        self.with_node(site, |node, links, now| node.handle_found(source, &addresses, links, now));
     }
 
     /// Lets nothing pass between two machines; [`Self::heal`] ends it.

@@ -286,7 +286,7 @@ fn the_draft_group_is_for_whom_it_is_allowed() {
     world.make_puppet(puppet);
     let dial = |world: &mut World, to: Site| {
         let target = DialTarget { legacy_kyber: true, ..DialTarget::member(world.id(to).unwrap()) };
-        let remote = world.node(to).unwrap().directory().entry(target.node).unwrap().record.endpoints[0];
+        let remote = world.node(to).unwrap().directory().entry(target.node.unwrap()).unwrap().record.endpoints[0];
         world.heard(puppet);
         let link = world.links(puppet).dial(Alpn::Member, target, remote).unwrap();
         world.run(ms(100));
@@ -349,7 +349,7 @@ fn strangers_that_hold_links_keep_nobody_out() {
     world.make_puppet(stranger);
     let target =
         DialTarget { proof: weir_controlplane::quic::Proof::IdOnly, ..DialTarget::member(world.id(sites[0]).unwrap()) };
-    let remote = world.node(sites[0]).unwrap().directory().entry(target.node).unwrap().record.endpoints[0];
+    let remote = world.node(sites[0]).unwrap().directory().entry(target.node.unwrap()).unwrap().record.endpoints[0];
     for _ in 0..5000 {
         let mut links = world.links(stranger);
         let link = links.dial(Alpn::Join, target.clone(), remote).unwrap();

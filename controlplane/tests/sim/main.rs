@@ -13,6 +13,7 @@ mod fidelity;
 mod growth;
 mod hostile;
 mod issuers;
+mod lan;
 mod messages;
 mod outages;
 mod policies;

@@ -6,7 +6,8 @@
 //!     │  └───── weir-dataplane ◄─┐ api,     api ◄── engine ◄── io ◄── config, worker, plane, the binary
 //!     │            ▲             │ config::file
 //!     │            │             │ io::parent
-//!  weir-bench ─────┴────▶ weir-controlplane: the second in its own `config`, the third where it starts
+//!     │            │             │ io::netlink
+//!  weir-bench ─────┴────▶ weir-controlplane: the second in its own `config`, the third where it starts, the last in its shell
 //!  xtask: nothing of ours
 //!
 //!  inside the control plane, what decides knows nothing of what acts:
@@ -31,9 +32,14 @@ const CRATES: [(&str, &[&str]); 6] = [
     ("xtask", &[]),
 ];
 
-/// What the control plane may name of the packet plane: what the two say to each other, how both read a file, and how both end with their
-/// supervisor.
-const SHARED: [&str; 3] = ["weir_dataplane::api", "weir_dataplane::config::file", "weir_dataplane::io::parent"];
+/// What the control plane may name of the packet plane: what the two say to each other, how both read a file, how both end with their
+/// supervisor, and how both hear of changes of the host.
+const SHARED: [&str; 4] = [
+    "weir_dataplane::api",
+    "weir_dataplane::config::file",
+    "weir_dataplane::io::parent",
+    "weir_dataplane::io::netlink",
+];
 
 /// Modules at the top of the packet plane, and those beside them that they must not know.
 const LAYERS: [(&str, &[&str]); 3] = [

@@ -1,5 +1,5 @@
 use super::*;
-use crate::api::types::{Counter, Network, PeerState, Plane, PolicyRule, RevocationVersion, Versions};
+use crate::api::types::{CandidateState, Counter, Network, PeerState, Plane, PolicyRule, RevocationVersion, Versions};
 
 const NOW: UnixSecs = UnixSecs(1_796_000_000);
 
@@ -253,4 +253,29 @@ fn spans_and_rates_have_the_units_that_people_use() {
     {
         assert_eq!(rate(bytes), text);
     }
+}
+
+#[test]
+fn candidates_are_shown_with_who_named_them_and_what_came_of_it() {
+    let candidate = |address: &str, state, trouble: Option<&str>| Candidate {
+        address: address.into(),
+        sources: vec!["bootstrap".into(), "mdns".into()],
+        seen_at: at(-90),
+        state,
+        name: (state == CandidateState::Member).then(|| "paris".into()),
+        node: (state == CandidateState::Member).then(|| "bcdefghijklm".into()),
+        failures: trouble.map_or(0, |_| 3),
+        trouble: trouble.map(str::to_owned),
+    };
+    let all = [
+        candidate("192.0.2.1:4646", CandidateState::Member, None),
+        candidate("[2001:db8::1]:4646", CandidateState::Failed, Some("no answer in time")),
+    ];
+    assert_eq!(
+        candidates(&all, NOW),
+        "ADDRESS             SOURCE                     SEEN  STATE                               NAME   NODE\n\
+         192.0.2.1:4646      bootstrap, mdns  1 min 30 s ago  member                              paris  bcdefghi\n\
+         [2001:db8::1]:4646  bootstrap, mdns  1 min 30 s ago  failed, 3 times: no answer in time  -      -\n"
+    );
+    assert!(candidates(&[], NOW).contains("[discovery]"));
 }

@@ -183,6 +183,28 @@ fn a_joiner_dials_by_the_id_alone() {
     assert!(matches!(world.closed(0, link), Some(CloseReason::HandshakeTimedOut)));
 }
 
+/// Where only an address is known, whoever shows a good chain is whom we wanted, and learns nothing of who asks.
+#[test]
+fn whichever_member_answers_is_told_by_its_chain() {
+    let mut world = World::new(2);
+    let (now, target) = (world.now, DialTarget::any_member());
+    let dialled = world.nodes[0].driver.dial(Alpn::Join, &target, address(1), now).unwrap();
+    let no_id = DialTarget { proof: Proof::IdOnly, ..DialTarget::any_member() };
+    assert_eq!(world.nodes[0].driver.dial(Alpn::Join, &no_id, address(1), now), Err(DialError::NoId));
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.peer(0, dialled).unwrap().node, id(1));
+    assert!(
+        matches!(world.connected(1, LinkId(1)), Some(Event::Connected { peer: None, chain, .. }) if chain.is_empty())
+    );
+    // One whose certificate has ended is none.
+    let later = world.now.wall.plus(Duration::from_secs(9 * DAY));
+    world.nodes[0].trust.as_ref().unwrap().set_now(later);
+    let now = world.now;
+    let ended = world.nodes[0].driver.dial(Alpn::Join, &target, address(1), now).unwrap();
+    world.run(Duration::from_secs(1));
+    assert!(matches!(world.closed(0, ended), Some(CloseReason::Refused(VerifyError::Expired(_)))));
+}
+
 #[test]
 fn a_new_certificate_is_for_new_links_and_leaves_the_old_ones_alone() {
     let mut world = World::new(2);

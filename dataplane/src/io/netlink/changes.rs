@@ -17,6 +17,8 @@ use crate::api::Prefix;
 
 /// Multicast groups (`RTNLGRP_*` of `linux/rtnetlink.h`): links; IPv4 addresses, routes, rules; the same of IPv6.
 const GROUPS: [u32; 7] = [1, 5, 7, 8, 9, 11, 19];
+/// The same without routes and rules.
+const ADDRESS_GROUPS: [u32; 3] = [1, 5, 9];
 /// The same: neighbours, tc.
 const FORWARDING_GROUPS: [u32; 2] = [3, 4];
 /// `NFNLGRP_NFTABLES` of `linux/netfilter/nfnetlink.h`.
@@ -92,10 +94,22 @@ impl Changes {
     /// # Errors
     /// [`Error::Socket`].
     pub fn subscribe(table: u32) -> Result<Self, Error> {
+        Self::of(&GROUPS, table)
+    }
+
+    /// Subscribes to changes of links and addresses only. Needs no privilege.
+    ///
+    /// # Errors
+    /// [`Error::Socket`].
+    pub fn subscribe_to_addresses() -> Result<Self, Error> {
+        Self::of(&ADDRESS_GROUPS, TABLE_MAIN)
+    }
+
+    fn of(groups: &[u32], table: u32) -> Result<Self, Error> {
         let open = || {
             let mut socket = Socket::new(NETLINK_ROUTE)?;
             socket.bind(&SocketAddr::new(0, 0))?;
-            for group in GROUPS {
+            for group in groups.iter().copied() {
                 match socket.add_membership(group) {
                     // A kernel without IPv6 has fewer groups.
                     Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
@@ -304,6 +318,22 @@ mod tests {
             let heard = drain(&mut changes);
             assert!(heard.contains(&expected), "{command}: {heard:?}");
         }
+    }
+
+    #[test]
+    fn who_asks_for_addresses_hears_of_no_routes() {
+        let _namespace = Namespace::with_veth();
+        let index = Netlink::open().unwrap().link("va").unwrap().index;
+        let mut changes = Changes::subscribe_to_addresses().unwrap();
+        ip("route add unreachable 10.8.0.0/16");
+        ip("rule add priority 99 table 7770");
+        assert_eq!(drain(&mut changes), []);
+        ip("link set va up");
+        ip("addr add 10.9.0.1/24 dev va");
+        let heard = drain(&mut changes);
+        let address = HostAddress { link: index, address: "10.9.0.1/24".parse().unwrap() };
+        assert!(heard.contains(&Change::Link { index, name: "va".into(), up: true, removed: false }), "{heard:?}");
+        assert!(heard.contains(&Change::Address { address, removed: false }), "{heard:?}");
     }
 
     #[test]
