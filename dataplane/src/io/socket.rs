@@ -639,7 +639,9 @@ mod tests {
             let underlay = Underlay::open(config(), 1).unwrap();
             // The group spreads them by their sources, over the worker and the control plane.
             let sources: Vec<_> = (0..32).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
-            sources.iter().for_each(|source| drop(source.send_to(&[0xc0; 1200], "127.0.0.1:4646").unwrap()));
+            for source in &sources {
+                source.send_to(&[0xc0; 1200], "127.0.0.1:4646").unwrap();
+            }
             let at_worker = underlay.workers[0].discard_waiting();
             let at_control = underlay.control.discard_waiting();
             assert!(at_worker > 0 && at_worker + at_control == 32, "{at_worker} and {at_control}");
