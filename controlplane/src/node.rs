@@ -514,7 +514,7 @@ impl<R: Random> Node<R> {
         self.publish_admission(links, now);
         self.keep_clock();
         self.contacts.expire(now.mono);
-        self.save_discovery();
+        self.save_discovery(now);
         self.look_whether_renewal_is_due(now);
         self.cut_ended(links, now);
         // A clock that jumped ahead ends everything at once, and those that could set it right with it.

@@ -31,6 +31,7 @@ use crate::api::call::{Answer, Call};
 use crate::api::server::{self, Limits, Request};
 use crate::api::types::Error as ApiError;
 use crate::config::{Config, Overlay, default_route_interface, plane_toml};
+use crate::contact;
 use crate::issuer::Refused;
 use crate::membership::{self, MembershipError};
 use crate::node::candidates::Source;
@@ -357,7 +358,7 @@ impl Shell {
         }
         let (driver, node) = (&mut self.driver, &mut self.node);
         self.sockets.receive(DATAGRAM_BUDGET, |datagram| match datagram.data.first() {
-            Some(&socket::CONTACT) => node.handle_datagram(datagram.data, &mut DriverLinks { driver, now }, now),
+            Some(&contact::FIRST_BYTE) => node.handle_datagram(datagram.data, &mut DriverLinks { driver, now }, now),
             Some(_) | None => driver.handle_datagram(now, datagram.from, datagram.to, datagram.ecn, datagram.data),
         });
         for _ in 0..HEARD_BUDGET {

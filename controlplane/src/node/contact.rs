@@ -17,7 +17,7 @@ use std::time::Duration;
 use super::link::{Code, Links};
 use super::message::{FEATURE_CONTACT, Message};
 use super::{Node, Output, Timer};
-use crate::contact::{Agreed, PLAINTEXT_LEN_MAX};
+use crate::contact::{Agreed, Contacts, PLAINTEXT_LEN_MAX};
 use crate::dht::place::Contact;
 use crate::pki::id::NodeId;
 use crate::quic::{Alpn, LinkId};
@@ -58,8 +58,8 @@ impl<R: Random> Node<R> {
     /// The other end of a link has told what it can do.
     pub(super) fn offer_contact(&mut self, link: LinkId, node: NodeId, links: &mut dyn Links, now: Now) {
         let told = self.peers.get(&node).and_then(|peer| peer.features).unwrap_or(0);
-        // Nothing else is said by such sessions so far.
-        let can = self.discovery.is_some() && told & FEATURE_CONTACT != 0;
+        // Nothing else is said by such sessions so far; and who has another time drops the offer.
+        let can = self.discovery.is_some() && told & FEATURE_CONTACT != 0 && !self.is_time_only(link);
         if !can || self.meetings.offered.contains_key(&link) || self.contacts.has(node, now.mono) {
             return;
         }
@@ -70,6 +70,9 @@ impl<R: Random> Node<R> {
 
     /// The other end of a link has drawn an index.
     pub(super) fn heard_contact(&mut self, link: LinkId, theirs: u32, links: &mut dyn Links, now: Now) {
+        if self.discovery.is_none() {
+            return self.counters.count("contact_unwanted");
+        }
         let (Some(own), Some(node)) = (self.id(), self.links.get(&link).and_then(|held| held.peer)) else { return };
         let ours = match self.meetings.offered.remove(&link) {
             Some(ours) => ours,
@@ -87,6 +90,11 @@ impl<R: Random> Node<R> {
         };
         self.contacts.agree(own, node, &Agreed { secret, ours, theirs, remote }, now.mono);
         self.contact_agreed(node, remote, links, now);
+    }
+
+    /// What was offered on a link was not heard, for the other end had another time than we.
+    pub(super) fn withdraw_offer(&mut self, link: LinkId) {
+        self.meetings.offered.remove(&link);
     }
 
     fn contact_agreed(&mut self, node: NodeId, remote: SocketAddr, links: &mut dyn Links, now: Now) {
@@ -204,6 +212,14 @@ impl<R: Random> Node<R> {
         let node = self.links.get(&link).and_then(|held| held.peer);
         if let (Some(node), Some(address)) = (node, links.remote(link)) {
             self.discovery_said(Contact { node, address }, message, links, now);
+        }
+    }
+
+    /// We are a member no more, so with nobody.
+    pub(super) fn forget_contacts(&mut self) {
+        self.contacts = Contacts::default();
+        for node in std::mem::take(&mut self.meetings).dials.into_keys() {
+            self.timers.cancel(Timer::Contact(node));
         }
     }
 

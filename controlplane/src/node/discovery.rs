@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
+use std::time::{Duration, Instant};
 
-use super::calls::error;
+use super::calls::{error, not_a_member};
 use super::link::Links;
-use super::{CallId, Node, Timer};
+use super::{CallId, Network, Node, Timer};
 use crate::api::call::Answer;
 use crate::api::types::{Counter, DhtHop, DhtPublication, DhtStatus, Done, ErrorCode, Found, Moment};
 use crate::codec;
@@ -17,6 +18,7 @@ use crate::dht::record::{Envelope, Judge, Kind, LIFETIME_MAX_SECS, NodeValue, Si
 use crate::dht::store::Highest;
 use crate::dht::{ANCHORS_MAX, Dht, LookupId, Mode, Outcome, Output, Saved};
 use crate::pki::id::{NodeId, overlay_address};
+use crate::pki::revocation::RevocationSet;
 use crate::pki::seen::Seen;
 use crate::random::Random;
 use crate::store::{Batch, Store, StoreError, Table};
@@ -28,6 +30,11 @@ const BEGIN_WITH: usize = ANCHORS_MAX;
 const UNREACHABLE_MAX: usize = 256;
 /// A sequence that somebody claims to have seen is believed up to so far ahead of the clock; ours come from it.
 const SEQUENCE_AHEAD_MAX: u64 = 86_400;
+/// Between two times that our sequences are raised above what others claim to have seen. Ours: one round of offers takes less, and whoever claims
+/// ever more has us sign once a minute.
+const RAISE_GAP: Duration = Duration::from_secs(60);
+/// How often anchors and sequences are written down. Ours: what comes in between is learned again, and a store may be some megabytes long.
+const SAVE_INTERVAL: Duration = Duration::from_secs(600);
 /// Where anchors and sequences lie in [`Table::Discovery`].
 pub(super) const SAVED: &[u8] = b"dht";
 /// Longest form of that: as many sequences as a store keeps, and anchors.
@@ -60,8 +67,11 @@ pub(super) struct Discovery<R> {
     unreachable: Vec<Contact>,
     wanted: BTreeMap<LookupId, Wanted>,
     published: BTreeMap<Kind, Published>,
-    /// What is on disk.
+    /// What is on disk, and when it is looked at again.
     saved: Vec<u8>,
+    save_at: Instant,
+    /// When our sequences were raised last.
+    raised: Option<Instant>,
 }
 
 /// Anchors and sequences as they lie in the store.
@@ -85,6 +95,8 @@ impl<R: Random> Node<R> {
             wanted: BTreeMap::new(),
             published: BTreeMap::new(),
             saved: vec![],
+            save_at: now.mono + SAVE_INTERVAL,
+            raised: None,
         });
         self.publish_own(now);
         let known = self.directory.entries().filter(|entry| entry.record.node != own);
@@ -108,7 +120,7 @@ impl<R: Random> Node<R> {
         self.timers.cancel(Timer::Discover);
         let Some(discovery) = self.discovery.take() else { return };
         for wanted in discovery.wanted.into_values() {
-            self.answer(wanted.call, Err(super::calls::not_a_member()));
+            self.answer(wanted.call, Err(not_a_member()));
         }
     }
 
@@ -145,13 +157,7 @@ impl<R: Random> Node<R> {
         if self.revocations.is_node_revoked(contact.node) {
             return self.counters.count("contact_revoked");
         }
-        let judge = Judge {
-            network: network.id,
-            bundle: &network.bundle,
-            revoked: &self.revocations,
-            seen: &discovery.seen,
-            now: now.wall,
-        };
+        let judge = judge(network, &self.revocations, &discovery.seen, now);
         discovery.dht.handle_message(Peer { contact, site: None }, message, judge, now);
         self.discover(links, now);
     }
@@ -212,13 +218,7 @@ impl<R: Random> Node<R> {
                 value,
             };
             let record = SignedRecord::sign(&envelope, membership.statement.clone(), &membership.identity);
-            let judge = Judge {
-                network: network.id,
-                bundle: &network.bundle,
-                revoked: &self.revocations,
-                seen: &discovery.seen,
-                now: now.wall,
-            };
+            let judge = judge(network, &self.revocations, &discovery.seen, now);
             if let Err(error) = discovery.dht.publish(record, None, judge, now) {
                 tracing::warn!(?kind, %error, "our record is not published");
                 self.counters.count("dht_publish_failed");
@@ -233,15 +233,18 @@ impl<R: Random> Node<R> {
         (published.stored, published.asked, published.at) = (stored, asked, Some(now.wall));
         // An earlier life of ours may have had a clock that was ahead. Who claims more is not believed.
         let limit = now.wall.0.saturating_add(SEQUENCE_AHEAD_MAX);
-        if let Some(above) = superseded.filter(|above| *above >= published.sequence && *above < limit) {
+        let is_early = discovery.raised.is_some_and(|raised| now.mono < raised + RAISE_GAP);
+        if let Some(above) = superseded.filter(|above| !is_early && *above >= published.sequence && *above < limit) {
+            discovery.raised = Some(now.mono);
             discovery.published.values_mut().for_each(|other| other.sequence = other.sequence.max(above));
             self.publish_own(now);
         }
     }
 
     /// Writes down whom to begin with, and what must not go back.
-    pub(super) fn save_discovery(&mut self) {
-        let Some(discovery) = &mut self.discovery else { return };
+    pub(super) fn save_discovery(&mut self, now: Now) {
+        let Some(discovery) = self.discovery.as_mut().filter(|discovery| discovery.save_at <= now.mono) else { return };
+        discovery.save_at = now.mono + SAVE_INTERVAL;
         let Saved { anchors, highest } = discovery.dht.save();
         let bytes = codec::encode(&(anchors, highest));
         if bytes == discovery.saved {
@@ -316,7 +319,7 @@ impl<R: Random> Node<R> {
             };
             return self.answer(id, Ok(Answer::Found(Box::new(found))));
         }
-        let Some(network) = &self.network else { return };
+        let Some(network) = &self.network else { return self.answer(id, Err(not_a_member())) };
         let (kind, key) = match (what.parse::<NodeId>(), what.parse::<Ipv6Addr>()) {
             (Ok(node), _) => (Kind::Node, node.into()),
             (Err(_), Ok(address)) => (Kind::Overlay, overlay_key(network.id, address)),
@@ -393,6 +396,11 @@ impl<R: Random> Node<R> {
         };
         self.answer(wanted.call, Ok(Answer::Found(Box::new(found))));
     }
+}
+
+/// By what records are judged now.
+fn judge<'a>(network: &'a Network, revoked: &'a RevocationSet, seen: &'a Seen, now: Now) -> Judge<'a> {
+    Judge { network: network.id, bundle: &network.bundle, revoked, seen, now: now.wall }
 }
 
 fn switched_off() -> crate::api::types::Error {

@@ -20,7 +20,7 @@ use crate::membership::{self, MembershipError};
 use crate::pki::admission::{AdmissionError, AdmissionKeys, SignedAdmission};
 use crate::pki::bundle::{BundleError, Chain, Extended, SignedBundle};
 use crate::pki::id::{NodeId, overlay_network};
-use crate::pki::revocation::{RevocationError, SignedRevocationList};
+use crate::pki::revocation::{RevocationError, Revoked, SignedRevocationList};
 use crate::pki::statement::StatementError;
 use crate::policy::SignedPolicy;
 use crate::quic::{Alpn, LinkId};
@@ -179,13 +179,14 @@ impl<R: Random> Node<R> {
                 peer.unspoken = None;
                 peer.features = Some(hello.features);
             }
-            self.offer_contact(link, node, links, now);
             self.heard_time(node, hello.wall, now);
             if self.judge_clock(node, hello.wall, now) {
+                self.withdraw_offer(link);
                 // What each refused of the other meanwhile shows by what both say to have.
                 let hello = self.hello(now);
                 self.say(link, &Message::Hello(hello), links);
             }
+            self.offer_contact(link, node, links, now);
         }
         let is_time_only = self.is_time_only(link);
         let Some(network) = &self.network else { return };
@@ -313,11 +314,15 @@ impl<R: Random> Node<R> {
     ) -> ListsHeard {
         let mut heard = ListsHeard::default();
         let Some(network) = &self.network else { return heard };
-        let (mut batch, mut news) = (Batch::default(), vec![]);
+        let (mut batch, mut news, mut cut) = (Batch::default(), vec![], vec![]);
         for signed in lists {
             match self.revocations.apply(signed.clone(), &network.bundle) {
                 Ok(applied) => {
                     heard.added += applied.added.len();
+                    cut.extend(applied.added.into_iter().filter_map(|entry| match entry.what {
+                        Revoked::Node(node) => Some(node),
+                        Revoked::Issuer(_) | Revoked::Invite(_) => None,
+                    }));
                     let signer = signed.head.signer;
                     if let Some(whole) = self.revocations.list(signer, 0) {
                         batch.put(Table::Revocations, signer.0, codec::encode(&whole));
@@ -349,6 +354,11 @@ impl<R: Random> Node<R> {
         // Before links are cut. Who is revoked does not hear it: a link that ends takes along what was said on it last.
         self.say_to_all(&Message::Revocations(news), from, links);
         self.leave_distrusted(links, now);
+        // Also those of whom nothing is held but a place in the DHT.
+        for node in cut {
+            self.part_contact(node);
+            self.discovery_revoked(node, now);
+        }
         heard
     }
 

@@ -158,8 +158,11 @@ impl<R: Random> Node<R> {
         }
         let open: Vec<_> = self.links.keys().copied().collect();
         for link in open {
+            // An address that was being tried is tried again as a member of the next network.
+            self.knock_closed(link, "this node left its network", now);
             self.drop_link(link, Code::Done, "leaving", links);
         }
+        self.forget_contacts();
         self.end_waiting();
         self.end_discovery();
         self.identity = PrivateKey::generate(&mut self.random);

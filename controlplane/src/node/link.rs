@@ -540,7 +540,7 @@ impl<R: Random> Node<R> {
         }
         self.end_session(node, links, now);
         self.part_contact(node);
-        if code == Code::Revoked {
+        if matches!(code, Code::Revoked | Code::NotMember) {
             self.discovery_revoked(node, now);
         }
         self.directory.remove(node);

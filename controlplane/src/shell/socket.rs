@@ -11,6 +11,7 @@ use quinn_udp::{EcnCodepoint, RecvMeta, UdpSockRef, UdpSocketState};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
+use crate::contact::FIRST_BYTE;
 use crate::quic::Transmit;
 
 /// Bytes of one receive: a whole merged train.
@@ -19,8 +20,6 @@ const BUFFER_LEN: usize = 64 * 1024;
 const BATCH: usize = 8;
 /// The first byte of a sealed datagram of ours is 0x20..0x3f (docs/wire-format.md); the packet plane's own, but for those of contact sessions.
 const SEALED: std::ops::RangeInclusive<u8> = 0x20..=0x3f;
-/// The first byte of a datagram of a contact session.
-pub const CONTACT: u8 = 0x22;
 
 /// A socket of one family.
 struct Socket {
@@ -163,7 +162,7 @@ impl ControlSockets {
                 let Ok(count) = got else { break };
                 for (meta, buffer) in metas.iter().zip(&self.buffers).take(count) {
                     for datagram in buffer[..meta.len].chunks(meta.stride.max(1)) {
-                        if datagram.first().is_none_or(|first| SEALED.contains(first) && *first != CONTACT) {
+                        if datagram.first().is_none_or(|first| SEALED.contains(first) && *first != FIRST_BYTE) {
                             self.sealed += u64::from(!datagram.is_empty());
                             continue;
                         }

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use super::links::{HANDSHAKE_CPU, ModelLinks, Net, Place};
 use super::queue::Due;
 use super::{Machine, Site, World};
+use crate::contact::FIRST_BYTE;
 use crate::membership::Membership;
 use crate::node::Links;
 use crate::node::driver_links::DriverLinks;
@@ -149,7 +150,7 @@ impl World {
             return;
         }
         // By the byte that real sockets go by.
-        if flight.bytes.first() == Some(&0x22) {
+        if flight.bytes.first() == Some(&FIRST_BYTE) {
             return self.with_node(site, |node, links, now| node.handle_datagram(&flight.bytes, links, now));
         }
         let now = self.moment(site);
