@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use weir_dataplane::config::file;
 
 use crate::audit::ENTRIES_MAX_DEFAULT;
-use crate::dht::Mode;
+use crate::node::Part;
 use crate::pki::id::NodeId;
 
 pub use instance::{INSTANCE_LEN_MAX, Instance};
@@ -216,7 +216,7 @@ pub struct Discovery {
 /// A node's part in the DHT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiscoveryMode {
-    /// A server where `wan.advertise` says how others reach it, else a client.
+    /// A client, and a server once others have shown that they reach it.
     Auto,
     /// It answers others and keeps records.
     Server,
@@ -227,12 +227,12 @@ pub enum DiscoveryMode {
 }
 
 impl DiscoveryMode {
-    /// What that comes to on a node that advertises these addresses.
-    pub fn of(self, advertised: &[SocketAddr]) -> Option<Mode> {
+    /// What that is to a node; none for one that takes no part.
+    pub const fn part(self) -> Option<Part> {
         match self {
-            Self::Auto if advertised.is_empty() => Some(Mode::Client),
-            Self::Auto | Self::Server => Some(Mode::Server),
-            Self::Client => Some(Mode::Client),
+            Self::Auto => Some(Part::Auto),
+            Self::Server => Some(Part::Server),
+            Self::Client => Some(Part::Client),
             Self::Off => None,
         }
     }

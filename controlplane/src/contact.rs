@@ -161,6 +161,11 @@ impl Contacts {
         session.is_some_and(|session| session.is_good(now) && !session.is_forgotten(now))
     }
 
+    /// With whom there is one that is good.
+    pub fn members(&self, now: Instant) -> impl Iterator<Item = NodeId> {
+        self.by_node.keys().copied().filter(move |node| self.has(*node, now))
+    }
+
     /// Nothing is said to this member any more, nor heard of it.
     pub fn forget(&mut self, node: NodeId) {
         let all: Vec<u32> = self.indices_of(node).collect();

@@ -23,7 +23,7 @@ use weir_dataplane::api::message::{Request, SessionId};
 use crate::api::call::Answer;
 use crate::api::types::Error as ApiError;
 use crate::contact::Contacts;
-use crate::dht::{Mode, Saved};
+use crate::dht::Saved;
 use crate::issuer::Asked;
 use crate::membership::{self, Membership, MembershipError};
 use crate::pki::admission::AdmissionKeys;
@@ -48,15 +48,17 @@ pub mod exchange;
 pub mod link;
 pub mod message;
 pub mod peer;
-
 pub mod plane;
+pub mod reach;
 
 mod calls;
 mod clocks;
 mod contact;
 mod discovery;
 mod documents;
+mod hearsay;
 mod host;
+
 mod join;
 mod knock;
 mod leave;
@@ -84,11 +86,24 @@ pub struct CallId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(pub u32);
 
+/// A node's part in the DHT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// A client, and a server as soon as others have shown that they reach it.
+    Auto,
+    /// It keeps records for others, by its operator's word.
+    Server,
+    /// It asks and publishes only.
+    Client,
+}
+
 /// What does not change while the node runs.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Where others may reach us, besides what they observe.
     pub endpoints: Vec<SocketAddr>,
+    /// Private addresses of this host: nobody is told but who has a link with us.
+    pub local_endpoints: Vec<SocketAddr>,
     /// Longest UDP payload that may be tried on a path.
     pub datagram_len_max: u16,
     /// Largest inner packet that our TUN takes.
@@ -99,8 +114,8 @@ pub struct Settings {
     pub legacy_kyber: Vec<NodeId>,
     /// Whether an issuer runs beside this node.
     pub has_issuer: bool,
-    /// Whether others are answered by the DHT; none for a node that takes no part in it.
-    pub discovery: Option<Mode>,
+    /// The part in the DHT; none for a node that takes none.
+    pub discovery: Option<Part>,
     /// What this process could still do, and the remedy, where the kernel does not let it give that up.
     pub unconfined: Option<(&'static str, &'static str)>,
     /// When this program was built: it cannot be earlier than that.
@@ -118,6 +133,8 @@ pub enum Output {
     Issuer(Ticket, Asked),
     /// Send a sealed datagram.
     Datagram(SocketAddr, Vec<u8>),
+    /// Send one from a port that nothing else is sent from.
+    Probe(SocketAddr, Vec<u8>),
     /// Answer a call.
     Answer(CallId, Result<Answer, ApiError>),
     /// We are a member now: from here on links are accepted, judged by this.
@@ -174,6 +191,8 @@ enum Timer {
     Contact(NodeId),
     /// The DHT has something to do.
     Discover,
+    /// Others are to be asked whether they reach us.
+    Reach,
 }
 
 /// What happened so often.
@@ -241,6 +260,7 @@ pub struct Node<R> {
     renewal: Renewal,
     contacts: Contacts,
     meetings: contact::Meetings,
+    reach: reach::Reach,
     discovery: Option<discovery::Discovery<R>>,
     /// What an earlier life left for it.
     kept_discovery: Saved,
@@ -312,6 +332,7 @@ impl<R: Random> Node<R> {
             renewal: Renewal::default(),
             contacts: Contacts::default(),
             meetings: contact::Meetings::default(),
+            reach: reach::Reach::default(),
             discovery: None,
             kept_discovery: discovery::kept(store).map_err(LoadError::from)?,
             timers: Timers::default(),
@@ -420,6 +441,7 @@ impl<R: Random> Node<R> {
                 Timer::Ping(id) => self.ping_timed_out(id, now),
                 Timer::Contact(node) => self.contact_timed_out(node, links),
                 Timer::Discover => self.discover(links, now),
+                Timer::Reach => self.reach_due(now),
             }
         }
         self.settle(links);

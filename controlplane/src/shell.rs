@@ -152,6 +152,12 @@ impl RouteTables {
             if read.is_some_and(|read| read.is_ok()) { text } else { String::new() }
         })
     }
+
+    /// The interface that packets leave by which no other route is for.
+    fn default_interface(&mut self) -> Option<String> {
+        let [ipv4, ipv6] = self.read();
+        default_route_interface(&ipv4, &ipv6)
+    }
 }
 
 /// What a status tells of links and sockets.
@@ -225,19 +231,20 @@ impl Shell {
         for principal in unknown {
             tracing::debug!("the configuration gives {principal} a role in the API, and there is nobody of that name");
         }
-        let routes = RouteTables::open();
+        let mut routes = RouteTables::open();
         let host = HostWatch::open(&config.tun.name);
         // From here on no file can be opened.
         let (files, runtime) = confine::confine(&config.node.runtime_directory)?;
         let (mono, wall) = clocks();
         let settings = Settings {
             endpoints: lan::endpoints(&config.wan, host.view()),
+            local_endpoints: lan::local_endpoints(&config.wan, routes.default_interface().as_deref(), host.view()),
             datagram_len_max: LINK_MTU - OUTER_HEADERS,
             inner_mtu: config.tun.mtu,
             idle_after_s: 300,
             legacy_kyber: config.peers.legacy_kyber.clone(),
             has_issuer,
-            discovery: config.discovery.mode.of(&config.wan.advertise),
+            discovery: config.discovery.mode.part(),
             unconfined: files.warning(),
             build: BUILD,
         };
@@ -358,7 +365,9 @@ impl Shell {
         }
         let (driver, node) = (&mut self.driver, &mut self.node);
         self.sockets.receive(DATAGRAM_BUDGET, |datagram| match datagram.data.first() {
-            Some(&contact::FIRST_BYTE) => node.handle_datagram(datagram.data, &mut DriverLinks { driver, now }, now),
+            Some(&contact::FIRST_BYTE) => {
+                node.handle_datagram(datagram.from, datagram.data, &mut DriverLinks { driver, now }, now)
+            }
             Some(_) | None => driver.handle_datagram(now, datagram.from, datagram.to, datagram.ecn, datagram.data),
         });
         for _ in 0..HEARD_BUDGET {
@@ -413,7 +422,8 @@ impl Shell {
         }
         if let Some(view) = news.changed {
             tracing::info!("addresses of this host have changed");
-            self.node.handle_host_changed(lan::endpoints(&self.config.wan, &view), links, now);
+            let local = lan::local_endpoints(&self.config.wan, self.routes.default_interface().as_deref(), &view);
+            self.node.handle_host_changed(lan::endpoints(&self.config.wan, &view), local, links, now);
         }
         if news.slept.is_some() || self.lan.is_another(self.host.view()) {
             self.lan.begin_anew(self.host.view());
@@ -448,6 +458,7 @@ impl Shell {
                 let transmit = quic::Transmit { to, from_ip: None, ecn: None, len: bytes.len(), segment_len: None };
                 self.sockets.send(&transmit, &bytes);
             }
+            Output::Probe(to, bytes) => self.sockets.probe(to, &bytes),
             Output::Answer(call, answer) => {
                 if let Some(reply) = self.waiting.remove(&call) {
                     // Whoever asked may have left.
@@ -494,8 +505,7 @@ impl Shell {
     }
 
     async fn order_plane(&mut self, overlay: &Overlay) {
-        let [ipv4, ipv6] = self.routes.read();
-        let route = default_route_interface(&ipv4, &ipv6);
+        let route = self.routes.default_interface();
         match plane_toml(&self.config, overlay, route.as_deref()) {
             Ok(config) => self.order(&Order::Plane { config }).await,
             Err(error) => tracing::error!("the packet plane cannot be started: {error}"),

@@ -35,6 +35,8 @@ pub enum Source {
     Bootstrap,
     /// Somebody on the local network.
     Mdns,
+    /// Another member has a link to it.
+    Exchange,
 }
 
 impl Source {
@@ -46,6 +48,7 @@ impl Source {
         match self {
             Self::Bootstrap => "bootstrap",
             Self::Mdns => "mdns",
+            Self::Exchange => "exchange",
         }
     }
 }
@@ -107,7 +110,7 @@ pub struct Candidates {
 
 /// Whether somebody can be at an address: a host of its own, on this link or beyond it. One that is good on one link only needs its
 /// interface named, which records and sessions have no place for.
-fn may_be_dialled(address: SocketAddr) -> bool {
+pub fn may_be_dialled(address: SocketAddr) -> bool {
     let is_host = match address.ip() {
         IpAddr::V4(ip) => !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_broadcast()),
         IpAddr::V6(ip) => !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_unicast_link_local()),

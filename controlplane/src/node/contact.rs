@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use super::link::{Code, Links};
 use super::message::{FEATURE_CONTACT, Message};
-use super::{Node, Output, Timer};
+use super::{Node, Output, Timer, reach};
 use crate::contact::{Agreed, Contacts, PLAINTEXT_LEN_MAX};
 use crate::dht::place::Contact;
 use crate::pki::id::NodeId;
@@ -100,6 +100,7 @@ impl<R: Random> Node<R> {
     fn contact_agreed(&mut self, node: NodeId, remote: SocketAddr, links: &mut dyn Links, now: Now) {
         let contact = Contact { node, address: remote };
         self.discovery_met(contact, now);
+        self.reach_met(now);
         let Some(dial) = self.meetings.dials.get_mut(&node) else { return };
         dial.has_served = true;
         let (to, waiting) = (dial.to, std::mem::take(&mut dial.waiting));
@@ -195,9 +196,10 @@ impl<R: Random> Node<R> {
         }
     }
 
-    /// A sealed datagram for us.
-    pub fn handle_datagram(&mut self, bytes: &[u8], links: &mut dyn Links, now: Now) {
+    /// A sealed datagram for us, which came from this address.
+    pub fn handle_datagram(&mut self, from: SocketAddr, bytes: &[u8], links: &mut dyn Links, now: Now) {
         match self.contacts.open(bytes, now.mono) {
+            Ok(opened) if opened.plaintext.first() == Some(&reach::FIRST_BYTE) => self.reach_said(&opened, from, now),
             Ok(opened) => {
                 let contact = Contact { node: opened.node, address: opened.remote };
                 self.discovery_said(contact, &opened.plaintext, links, now);

@@ -8,8 +8,9 @@ use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
 use super::calls::{error, not_a_member};
+use super::candidates::may_be_dialled;
 use super::link::Links;
-use super::{CallId, Network, Node, Timer};
+use super::{CallId, Network, Node, Part, Timer};
 use crate::api::call::Answer;
 use crate::api::types::{Counter, DhtHop, DhtPublication, DhtStatus, Done, ErrorCode, Found, Moment};
 use crate::codec;
@@ -20,7 +21,7 @@ use crate::dht::{ANCHORS_MAX, Dht, LookupId, Mode, Outcome, Output, Saved};
 use crate::pki::id::{NodeId, overlay_address};
 use crate::pki::revocation::RevocationSet;
 use crate::pki::seen::Seen;
-use crate::random::Random;
+use crate::random::{Random, draw};
 use crate::store::{Batch, Store, StoreError, Table};
 use crate::time::{Now, UnixSecs};
 
@@ -30,6 +31,11 @@ const BEGIN_WITH: usize = ANCHORS_MAX;
 const UNREACHABLE_MAX: usize = 256;
 /// A sequence that somebody claims to have seen is believed up to so far ahead of the clock; ours come from it.
 const SEQUENCE_AHEAD_MAX: u64 = 86_400;
+/// Failures in a row after which a member is looked for, between two looks for one, and how many are looked for at a time. Ours: the first two
+/// attempts take as long as a lost link, and a look costs a score of datagrams.
+const SEEK_AFTER: u32 = 2;
+const SEEK_GAP: Duration = Duration::from_secs(120);
+const SOUGHT_MAX: usize = 4;
 /// Between two times that our sequences are raised above what others claim to have seen. Ours: one round of offers takes less, and whoever claims
 /// ever more has us sign once a minute.
 const RAISE_GAP: Duration = Duration::from_secs(60);
@@ -66,6 +72,8 @@ pub(super) struct Discovery<R> {
     seen: Seen,
     unreachable: Vec<Contact>,
     wanted: BTreeMap<LookupId, Wanted>,
+    /// Members that do not answer where they are said to be, and are looked for.
+    sought: BTreeMap<LookupId, NodeId>,
     published: BTreeMap<Kind, Published>,
     /// What is on disk, and when it is looked at again.
     saved: Vec<u8>,
@@ -85,7 +93,9 @@ pub(super) fn kept(store: &impl Store) -> Result<Saved, StoreError> {
 impl<R: Random> Node<R> {
     /// Begins, once we are a member.
     pub(super) fn begin_discovery(&mut self, now: Now) {
-        let (Some(mode), Some(own)) = (self.settings.discovery, self.id()) else { return };
+        let (Some(part), Some(own)) = (self.settings.discovery, self.id()) else { return };
+        // Until others have said that they reach us.
+        let mode = if part == Part::Server { Mode::Server } else { Mode::Client };
         let saved = std::mem::take(&mut self.kept_discovery);
         let dht = Dht::new(own, mode, saved, self.random.split(), now);
         self.discovery = Some(Discovery {
@@ -93,6 +103,7 @@ impl<R: Random> Node<R> {
             seen: Seen::default(),
             unreachable: vec![],
             wanted: BTreeMap::new(),
+            sought: BTreeMap::new(),
             published: BTreeMap::new(),
             saved: vec![],
             save_at: now.mono + SAVE_INTERVAL,
@@ -104,11 +115,7 @@ impl<R: Random> Node<R> {
         let mut contacts: Vec<Contact> =
             known.filter_map(|entry| contact(entry.record.node, entry.record.endpoints.first())).collect();
         // Not the first ones by id, who would be asked by everybody.
-        for at in 0..contacts.len().min(BEGIN_WITH) {
-            let other = at + (self.random.u64() % (contacts.len() - at) as u64) as usize;
-            contacts.swap(at, other);
-        }
-        contacts.truncate(BEGIN_WITH);
+        draw(&mut contacts, BEGIN_WITH, &mut self.random);
         if let Some(discovery) = &mut self.discovery {
             discovery.dht.join(&contacts, now);
         }
@@ -122,6 +129,16 @@ impl<R: Random> Node<R> {
         for wanted in discovery.wanted.into_values() {
             self.answer(wanted.call, Err(not_a_member()));
         }
+    }
+
+    /// Has another part from now on; `false` when it is the one that we have.
+    pub(super) fn take_part(&mut self, mode: Mode, now: Now) -> bool {
+        let Some(discovery) = self.discovery.as_mut().filter(|discovery| discovery.dht.mode() != mode) else {
+            return false;
+        };
+        discovery.dht.set_mode(mode, now);
+        self.timers.set_at_latest(Timer::Discover, now.mono);
+        true
     }
 
     /// A session with a member is there.
@@ -261,6 +278,7 @@ impl<R: Random> Node<R> {
         let sessions = self.contacts.len() as u32;
         let Some(discovery) = &self.discovery else { return self.answer(id, Err(switched_off())) };
         let (dht, counters) = (&discovery.dht, discovery.dht.counters());
+        let is_witnessed = self.settings.discovery == Some(Part::Auto);
         let published = discovery.published.iter().map(|(kind, published)| DhtPublication {
             kind: kind.name().to_owned(),
             sequence: published.sequence,
@@ -270,6 +288,8 @@ impl<R: Random> Node<R> {
         });
         let status = DhtStatus {
             mode: if dht.mode() == Mode::Server { "server" } else { "client" }.to_owned(),
+            witnesses: self.witnesses() as u32,
+            witnesses_wanted: if is_witnessed { self.witnesses_wanted() as u32 } else { 0 },
             is_joined: dht.is_joined(),
             contacts: dht.table().len() as u32,
             sessions,
@@ -345,9 +365,42 @@ impl<R: Random> Node<R> {
         self.network.as_ref().map(|network| overlay_address(network.id, node))
     }
 
+    /// A member does not answer where it is said to be: it may have said something else since.
+    pub(super) fn seek(&mut self, node: NodeId, now: Now) {
+        let Some(discovery) = self.discovery.as_mut().filter(|discovery| discovery.sought.len() < SOUGHT_MAX) else {
+            return;
+        };
+        let Some(peer) = self.peers.get_mut(&node).filter(|peer| peer.has_failed(SEEK_AFTER)) else { return };
+        if peer.sought.is_some_and(|sought| now.mono < sought + SEEK_GAP) || !discovery.dht.is_joined() {
+            return;
+        }
+        // With every place for look-ups taken its turn comes with the next failure.
+        let Ok(id) = discovery.dht.get(Kind::Node, node.into(), now) else { return };
+        peer.sought = Some(now.mono);
+        discovery.sought.insert(id, node);
+        self.timers.set_at_latest(Timer::Discover, now.mono);
+    }
+
+    /// A member that was looked for has said this, or nothing is known of it.
+    fn was_sought(&mut self, node: NodeId, outcome: &Outcome, now: Now) {
+        let envelope = outcome.record.as_ref().and_then(|record| record.read(self.network.as_ref()?.id, now.wall).ok());
+        let value = envelope.and_then(|envelope| NodeValue::decode(&envelope.value).ok()).unwrap_or_default();
+        let mut is_news = false;
+        for endpoint in value.endpoints.into_iter().rev().filter(|endpoint| may_be_dialled(*endpoint)) {
+            is_news |= self.told_of(node, endpoint);
+        }
+        self.counters.count(if is_news { "dht_sought_found" } else { "dht_sought_in_vain" });
+        if is_news && self.peers.get(&node).is_some_and(|peer| peer.link.is_none() && peer.dialling.is_none()) {
+            self.timers.set(Timer::Connect(node), now.mono);
+        }
+    }
+
     /// A look-up is over.
     fn discovered(&mut self, id: LookupId, outcome: Outcome, now: Now) {
         let Some(discovery) = &mut self.discovery else { return };
+        if let Some(node) = discovery.sought.remove(&id) {
+            return self.was_sought(node, &outcome, now);
+        }
         let Some(mut wanted) = discovery.wanted.remove(&id) else { return };
         wanted.took_ms += u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX);
         wanted.trace.extend(outcome.trace.iter().map(|hop| DhtHop {

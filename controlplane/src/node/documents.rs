@@ -164,6 +164,7 @@ impl<R: Random> Node<R> {
             }
             Message::Contact { index } => self.heard_contact(link, index, links, now),
             Message::Rpc(message) => self.heard_rpc(link, &message, links, now),
+            Message::Peers(peers) => self.heard_peers(link, peers, links, now),
         }
     }
 
@@ -187,6 +188,7 @@ impl<R: Random> Node<R> {
                 self.say(link, &Message::Hello(hello), links);
             }
             self.offer_contact(link, node, links, now);
+            self.tell_peers(link, node, links);
         }
         let is_time_only = self.is_time_only(link);
         let Some(network) = &self.network else { return };

@@ -18,12 +18,20 @@ use crate::time::Now;
 const SIGN_PATIENCE: Duration = Duration::from_secs(2);
 
 impl<R: Random> Node<R> {
-    /// Addresses or interfaces of this host came or went. `endpoints` is where others may reach us now.
-    pub fn handle_host_changed(&mut self, endpoints: Vec<SocketAddr>, links: &mut dyn Links, now: Now) {
+    /// Addresses or interfaces of this host came or went. `endpoints` is where others may reach us now, `local` where those may who are near.
+    pub fn handle_host_changed(
+        &mut self,
+        endpoints: Vec<SocketAddr>,
+        local: Vec<SocketAddr>,
+        links: &mut dyn Links,
+        now: Now,
+    ) {
         self.counters.count("host_changed");
+        self.settings.local_endpoints = local;
         if self.settings.endpoints != endpoints {
             self.settings.endpoints = endpoints;
             self.renew_record(now);
+            self.reach_anew(now);
         }
         self.look_around(links, now);
         self.settle(links);

@@ -94,11 +94,8 @@ impl<R: Random> Node<R> {
             self.counters.count("candidate_member");
             tracing::debug!(peer = %node.short(), %address, "found");
             self.candidates.found(address, State::Member(node));
+            self.told_of(node, address);
             let peer = self.peer(node);
-            peer.told_endpoints.retain(|known| *known != address);
-            peer.told_endpoints.insert(0, address);
-            peer.told_endpoints.truncate(TOLD_ENDPOINTS_MAX);
-            peer.next_endpoint = 0;
             peer.member.get_or_insert(member);
             self.await_end(node, now);
             if self.peers.get(&node).is_some_and(|peer| peer.link.is_none()) {
@@ -111,6 +108,18 @@ impl<R: Random> Node<R> {
         if !(is_ended && Some(node) != self.id() && self.renews_by(link, links)) {
             self.drop_link(link, Code::Done, "that was all", links);
         }
+    }
+
+    /// A member is at this address, by its own word: it is tried first. `true` when that is news.
+    pub(super) fn told_of(&mut self, node: NodeId, address: SocketAddr) -> bool {
+        let peer = self.peer(node);
+        let before = peer.told_endpoints.len();
+        peer.told_endpoints.retain(|known| *known != address);
+        let is_news = peer.told_endpoints.len() == before;
+        peer.told_endpoints.insert(0, address);
+        peer.told_endpoints.truncate(TOLD_ENDPOINTS_MAX);
+        peer.next_endpoint = 0;
+        is_news
     }
 
     /// A link by which an address was tried is gone; `false` when it was another one.

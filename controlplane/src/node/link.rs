@@ -2,7 +2,7 @@
 
 use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use weir_dataplane::api::message::SessionId;
 use zeroize::Zeroizing;
@@ -135,6 +135,8 @@ pub struct Link {
     pub peer: Option<NodeId>,
     /// It stands.
     pub is_connected: bool,
+    /// When its other end told addresses last.
+    pub heard_peers: Option<Instant>,
 }
 
 impl<R: Random> Node<R> {
@@ -241,6 +243,7 @@ impl<R: Random> Node<R> {
             let wait = peer.failed(why, share);
             self.timers.set(Timer::Connect(node), now.mono + wait);
         }
+        self.seek(node, now);
     }
 
     /// Where to dial a member next: where its session is, else what its record says, one address after the other.
@@ -248,7 +251,7 @@ impl<R: Random> Node<R> {
         let endpoints = self.directory.entry(node).map(|entry| entry.record.endpoints.as_slice()).unwrap_or_default();
         let peer = self.peers.get_mut(&node)?;
         let known = peer.session.as_ref().map(|session| session.endpoint);
-        let told = peer.told_endpoints.iter().chain(endpoints).copied();
+        let told = peer.told_endpoints.iter().chain(endpoints).chain(&peer.hearsay).copied();
         let candidates: Vec<SocketAddr> =
             known.into_iter().chain(told.filter(|endpoint| Some(*endpoint) != known)).collect();
         if candidates.is_empty() {
@@ -560,7 +563,7 @@ impl<R: Random> Node<R> {
     pub(super) fn hello(&self, now: Now) -> Hello {
         Hello {
             version: message::VERSION,
-            features: if self.discovery.is_some() { message::FEATURE_CONTACT } else { 0 },
+            features: message::FEATURE_PEERS | if self.discovery.is_some() { message::FEATURE_CONTACT } else { 0 },
             program: env!("CARGO_PKG_VERSION").to_owned(),
             bundle: self.network.as_ref().map_or(0, |network| network.bundle.version),
             revocations: self.revocations.digest(),
@@ -576,6 +579,6 @@ impl<R: Random> Node<R> {
 impl Link {
     /// One that does not stand yet.
     pub(super) fn new(alpn: Alpn, side: Side, peer: Option<NodeId>) -> Self {
-        Self { alpn, side, peer, is_connected: false }
+        Self { alpn, side, peer, is_connected: false, heard_peers: None }
     }
 }

@@ -15,6 +15,8 @@ const BACK_OFF_MIN: Duration = Duration::from_millis(250);
 /// Longest wait between dials of a member that does not answer.
 const BACK_OFF_MAX: Duration = Duration::from_secs(60);
 
+/// Addresses of a member by hearsay: who lies about them costs so many dials more.
+const HEARSAY_MAX: usize = 4;
 /// Incarnations of a member's packet plane that are kept in mind: as many copies of one state directory are told apart.
 const LIVES_MAX: usize = 4;
 
@@ -77,6 +79,10 @@ pub struct Peer {
     pub dialling: Option<LinkId>,
     /// Where it is, as somebody told us who is no record: a token.
     pub told_endpoints: Vec<SocketAddr>,
+    /// Where it may be as well, by the word of others or as a neighbour of ours: tried last.
+    pub hearsay: Vec<SocketAddr>,
+    /// When it was looked for in the DHT.
+    pub sought: Option<Instant>,
     /// Which endpoint is tried next.
     pub next_endpoint: usize,
     /// The exchange that is under way.
@@ -130,6 +136,21 @@ impl Peer {
     /// What the difference between its clock and ours means. None is known before it has told the time.
     pub fn skew(&self) -> Skew {
         Skew::of(self.clock_ahead_secs.map_or(0, i64::unsigned_abs))
+    }
+
+    /// Somebody says where it is. `true` when that is news.
+    pub fn heard_of(&mut self, endpoint: SocketAddr) -> bool {
+        let is_known = self.told_endpoints.contains(&endpoint) || self.hearsay.contains(&endpoint);
+        if !is_known {
+            self.hearsay.insert(0, endpoint);
+            self.hearsay.truncate(HEARSAY_MAX);
+        }
+        !is_known
+    }
+
+    /// Whether attempts came to nothing since the last that did, so often.
+    pub const fn has_failed(&self, times: u32) -> bool {
+        self.failures >= times
     }
 
     /// Something worked.

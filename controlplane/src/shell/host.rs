@@ -25,6 +25,8 @@ use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 use weir_dataplane::io::netlink::{Changes, Error as NetlinkError, HostAddress, Netlink};
 
+use crate::node::candidates::may_be_dialled;
+
 /// Shortest time between two looks: interfaces come with several changes in a row, and one that flaps must not keep this process busy.
 const PACE: Duration = Duration::from_millis(250);
 /// Less is the difference between two readings of clocks.
@@ -65,6 +67,13 @@ impl HostView {
     pub fn public_endpoints(&self, interface: &str, port: u16) -> Vec<SocketAddr> {
         let addresses = self.by_interface.get(interface).into_iter().flatten().map(|own| own.address.address());
         addresses.filter(|ip| is_public(*ip)).map(|ip| SocketAddr::new(ip, port)).collect()
+    }
+
+    /// Where it is reached on a private network (RFC 1918, RFC 6598, RFC 4193), at this port.
+    pub fn private_endpoints(&self, interface: &str, port: u16) -> Vec<SocketAddr> {
+        let addresses = self.by_interface.get(interface).into_iter().flatten().map(|own| own.address.address());
+        let private = addresses.filter(|ip| !is_public(*ip));
+        private.map(|ip| SocketAddr::new(ip, port)).filter(|endpoint| may_be_dialled(*endpoint)).collect()
     }
 }
 

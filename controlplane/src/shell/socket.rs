@@ -191,6 +191,22 @@ impl ControlSockets {
         };
         let _ = socket.state.try_send(UdpSockRef::from(&socket.inner), &transmit);
     }
+
+    /// Sends a datagram from a port that nothing else is sent from. What the kernel does not take is lost.
+    pub fn probe(&self, to: SocketAddr, contents: &[u8]) {
+        if let Err(error) = send_from_elsewhere(to, contents) {
+            tracing::debug!(%error, %to, "a probe is not sent");
+        }
+    }
+}
+
+/// Sends one datagram from a port of its own, which is let go again: to who has a firewall with a memory it comes from nobody.
+fn send_from_elsewhere(to: SocketAddr, contents: &[u8]) -> io::Result<()> {
+    let any: SocketAddr =
+        if to.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+    let socket = StdUdpSocket::bind(any)?;
+    socket.set_nonblocking(true)?;
+    socket.send_to(contents, to).map(drop)
 }
 
 /// An IPv4 address that came by an IPv6 socket, as the IPv4 address that it is.

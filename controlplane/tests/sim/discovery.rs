@@ -2,7 +2,7 @@
 
 use weir_controlplane::api::call::{Answer, Call};
 use weir_controlplane::api::types::{DhtStatus, ErrorCode, FindRequest, Found};
-use weir_controlplane::dht::Mode;
+use weir_controlplane::node::Part;
 use weir_controlplane::sim::Faults;
 
 use super::*;
@@ -15,7 +15,7 @@ fn found_by_all(seed_number: u64, count: u32) -> (World, Vec<Site>) {
 }
 
 fn populate(world: &mut World, count: u32) -> Vec<Site> {
-    world.set_discovery(Some(Mode::Server));
+    world.set_discovery(Some(Part::Server));
     let founder = world.found().unwrap();
     world.run(5 * SECOND);
     let others = world.grow(founder, count - 1).expect("all join");
@@ -101,7 +101,7 @@ fn a_node_that_was_restarted_is_found_and_finds() {
 #[test]
 fn a_client_is_found_and_finds_and_stands_in_no_table() {
     let (mut world, sites) = found_by_all(803, 5);
-    world.set_discovery(Some(Mode::Client));
+    world.set_discovery(Some(Part::Client));
     world.kill(sites[4]);
     world.start(sites[4]);
     world.run(2 * MINUTE);
@@ -132,4 +132,64 @@ fn a_node_without_the_dht_says_so_and_knows_the_directory() {
     let request = FindRequest { what: name, dht: false };
     let Some(Ok(Answer::Found(found))) = world.ask(sites[0], Call::Find(request), SECOND) else { panic!("not found") };
     assert_eq!((found.source.as_str(), found.endpoints.len()), ("directory", 1));
+}
+
+/// Whom others reach keeps records; who sits behind a firewall with a memory only asks. Nobody was told what it is.
+#[test]
+fn who_is_reached_by_others_becomes_a_server() {
+    let mut world = World::real(seed(806), spread);
+    world.set_discovery(Some(Part::Auto));
+    let founder = world.found().unwrap();
+    world.run(5 * SECOND);
+    let others = world.grow(founder, 5).expect("all join");
+    let sites = [vec![founder], others].concat();
+    world.run(MINUTE);
+    for site in &sites {
+        let status = dht(&mut world, *site);
+        assert!(status.mode == "server" && status.witnesses >= 3 && status.witnesses_wanted == 3, "{status:?}");
+    }
+    // One moves behind a firewall: it is told so by the host, and nobody reaches it there.
+    world.wall_in(sites[5]);
+    world.readdress(sites[5]);
+    world.run(5 * MINUTE);
+    let status = dht(&mut world, sites[5]);
+    assert_eq!((status.mode.as_str(), status.witnesses), ("client", 0), "{status:?}");
+    all_find_all(&mut world, &[sites[5], sites[1]]);
+    for site in &sites[..5] {
+        assert_eq!(dht(&mut world, *site).contacts, 4, "{site:?}");
+    }
+}
+
+/// Nobody can have a member send to somebody else, nor more than once in five seconds.
+#[test]
+fn two_members_are_enough_to_witness_for_each_other_and_one_alone_is_nothing() {
+    let mut world = World::new(seed(807), spread);
+    world.set_discovery(Some(Part::Auto));
+    let founder = world.found().unwrap();
+    world.run(MINUTE);
+    assert_eq!(dht(&mut world, founder).mode, "client");
+    let other = world.grow(founder, 1).expect("it joins")[0];
+    world.run(MINUTE);
+    for site in [founder, other] {
+        let status = dht(&mut world, site);
+        assert_eq!((status.mode.as_str(), status.witnesses, status.witnesses_wanted), ("server", 1, 1));
+        assert!(world.count(site, "reach_probed") <= 4 && world.count(site, "reach_limited") <= 2);
+    }
+    all_find_all(&mut world, &[founder, other]);
+}
+
+/// Its record in the directory is old, and in the DHT is the new one: who cannot dial it looks there.
+#[test]
+fn a_member_that_is_not_where_its_record_says_is_looked_for_and_dialled() {
+    let (mut world, sites) = found_by_all(808, 6);
+    // Two of them move while they are cut off from each other, and nobody tells either what the other one says of itself.
+    world.cut(&[&sites[..1], &sites[5..]]);
+    world.readdress(sites[0]);
+    world.readdress(sites[5]);
+    world.run(MINUTE);
+    sites[1..5].iter().for_each(|site| world.withhold_records(*site));
+    world.heal();
+    world.run(5 * MINUTE);
+    assert!(world.is_session(sites[0], sites[5]));
+    assert!(sites.iter().map(|site| world.count(*site, "dht_sought_found")).sum::<u64>() > 0);
 }

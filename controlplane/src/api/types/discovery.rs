@@ -8,6 +8,10 @@ object! {
     pub struct DhtStatus {
         /// `server`, which answers others and keeps records, or `client`.
         mode: String,
+        /// Unrelated members that have reached this node by an address to which it had sent nothing, within the last two hours.
+        witnesses: u32,
+        /// How many of them make it a server; 0 where the configuration says what it is.
+        witnesses_wanted: u32,
         /// Whether look-ups work.
         is_joined: bool,
         /// Servers in the table.

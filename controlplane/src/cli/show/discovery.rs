@@ -55,8 +55,12 @@ pub(in crate::cli) fn found(found: &Found, with_trace: bool) -> String {
 /// How it stands with the DHT.
 pub(in crate::cli) fn dht_status(status: &DhtStatus) -> String {
     let joined = if status.is_joined { "it can be asked" } else { "nobody has answered yet" };
+    let reached = match status.witnesses_wanted {
+        0 => String::new(),
+        wanted => format!("reached    by {} of {wanted} members that it takes to be a server\n", status.witnesses),
+    };
     let mut text = format!(
-        "{}, {joined}\n\
+        "{}, {joined}\n{reached}\
          contacts   {} in the table, of about {} servers; {} sessions\n\
          stay       half of them for {} or longer\n\
          kept       {} records, {} bytes\n\n",
@@ -124,6 +128,8 @@ mod tests {
     fn the_state_says_who_keeps_what_is_ours() {
         let status = DhtStatus {
             mode: "server".into(),
+            witnesses: 2,
+            witnesses_wanted: 3,
             is_joined: false,
             contacts: 3,
             sessions: 4,
@@ -136,5 +142,8 @@ mod tests {
         };
         let text = dht_status(&status);
         assert!(text.starts_with("server, nobody has answered yet\n") && text.contains("1 of 2"), "{text}");
+        assert!(text.contains("reached    by 2 of 3 members"), "{text}");
+        let told = DhtStatus { witnesses_wanted: 0, ..status };
+        assert!(!dht_status(&told).contains("reached"));
     }
 }
