@@ -309,11 +309,6 @@ impl<R: Random> Dht<R> {
         }
     }
 
-    /// Is another part of the network from now on.
-    pub fn set_mode(&mut self, mode: Mode, _now: Now) {
-        self.mode = mode;
-    }
-
     /// Looks for a record.
     ///
     /// # Errors
