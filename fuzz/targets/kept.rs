@@ -9,6 +9,7 @@ use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use weir_controlplane::audit::{Position, Start, verify_part};
 use weir_controlplane::ceremony::{Founding, FoundingKeys, found};
+use weir_controlplane::dht::Mode;
 use weir_controlplane::issuer::{Asked, Issuer, Request};
 use weir_controlplane::membership::{self, Membership};
 use weir_controlplane::node::{Links, Node, Settings};
@@ -77,6 +78,7 @@ fn settings() -> Settings {
         idle_after_s: 300,
         legacy_kyber: vec![],
         has_issuer: true,
+        discovery: Some(Mode::Server),
         unconfined: None,
         build: NOW,
     }
