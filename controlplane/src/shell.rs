@@ -229,14 +229,15 @@ impl Shell {
         // From here on no file can be opened.
         let (files, runtime) = confine::confine(&config.node.runtime_directory)?;
         let (mono, wall) = clocks();
+        let endpoints = lan::endpoints(&config.wan, host.view());
         let settings = Settings {
-            endpoints: lan::endpoints(&config.wan, host.view()),
+            discovery: config.discovery.mode.of(&endpoints),
+            endpoints,
             datagram_len_max: LINK_MTU - OUTER_HEADERS,
             inner_mtu: config.tun.mtu,
             idle_after_s: 300,
             legacy_kyber: config.peers.legacy_kyber.clone(),
             has_issuer,
-            discovery: config.discovery.mode.of(&config.wan.advertise),
             unconfined: files.warning(),
             build: BUILD,
         };
@@ -411,7 +412,7 @@ impl Shell {
             self.node.handle_resumed(links, now);
         }
         if let Some(view) = news.changed {
-            tracing::info!("addresses of this host have changed");
+            tracing::debug!("addresses of this host have changed");
             self.node.handle_host_changed(lan::endpoints(&self.config.wan, &view), links, now);
         }
         if news.slept.is_some() || self.lan.is_another(self.host.view()) {
