@@ -27,6 +27,12 @@ impl World {
         after
     }
 
+    /// Something changes on a machine that is none of ours: an interface of a container comes or goes.
+    pub fn flap(&mut self, site: Site) {
+        let same = self.net.places[site.0].told.unwrap_or_else(|| super::links::address_of(site));
+        self.with_node(site, |node, links, now| node.handle_host_changed(vec![same], links, now));
+    }
+
     /// A machine hears that members are where these machines are.
     pub fn hear_of(&mut self, site: Site, source: Source, of: &[Site]) {
         let addresses: Vec<SocketAddr> = of.iter().map(|other| self.net.address(*other)).collect();
