@@ -81,7 +81,8 @@ impl<R: Random> Node<R> {
         }
     }
 
-    fn dial_missing(&mut self, now: Now) {
+    /// Dials whoever is missing at once.
+    pub(super) fn dial_missing(&mut self, now: Now) {
         let missing = self.peers.iter().filter(|(_, peer)| peer.link.is_none() && peer.dialling.is_none());
         let missing: Vec<NodeId> = missing.map(|(node, _)| *node).collect();
         for node in missing {

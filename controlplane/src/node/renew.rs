@@ -11,6 +11,7 @@ use super::calls::{WAITING_MAX, error, not_a_member};
 use super::join::EXPORT_LABEL;
 use super::link::{Code, Links};
 use super::message::{IssuerCall, MemberRequest, Message};
+use super::peer::Peer;
 use super::{CallId, Node, Output, Ticket, Timer};
 use crate::api::types::ErrorCode;
 use crate::issuer::{self, Asked, Grant, Refused, RenewBody, RenewRequest, Reply, Request};
@@ -324,6 +325,7 @@ impl<R: Random> Node<R> {
             Ok(now) => now,
             Err(why) => return self.renewal_failed(&why),
         };
+        let was_ended = self.leaf_fields().is_some_and(|fields| now.wall > fields.validity.not_after);
         let Some(membership) = &mut self.membership else { return };
         (membership.leaf, membership.chain, membership.statement) = (leaf, grant.chain, grant.statement);
         let mut batch = Batch::default();
@@ -340,6 +342,11 @@ impl<R: Random> Node<R> {
         self.heard_lists(None, grant.revocations, links, now);
         self.heard_admission(None, grant.admission, links, now);
         self.sign_record(now);
+        if was_ended {
+            // Others had reason to refuse us, which is gone: what failed before says nothing of what follows.
+            self.peers.values_mut().filter(|peer| peer.link.is_none()).for_each(Peer::succeeded);
+            self.dial_missing(now);
+        }
         for call in std::mem::take(&mut self.renewal.calls) {
             self.answer_certificate(call, now);
         }

@@ -79,7 +79,8 @@ fn members_that_were_off_for_nine_days_and_moved_find_each_other_by_one_address(
         }
     }
     let found = found.expect("they find each other");
-    assert!(found <= 3 * MINUTE, "after {found:?}");
+    // The third has its first attempt refused, since the second has no certificate either then; the next one is a minute later.
+    assert!(found <= Duration::from_secs(100), "after {found:?}");
 }
 
 /// The same over real handshakes: a dial that names nobody, a chain that says who it is.
@@ -222,7 +223,7 @@ fn a_member_that_closes_every_link_is_dialled_ever_more_rarely() {
     let members: Vec<u64> = dialled.iter().map(|[_, members]| *members).collect();
     assert!((4..=12).contains(&members[0]), "{dialled:?}");
     assert!(members[1..].iter().all(|often| (1..=4).contains(often)), "{dialled:?}");
-    assert!(dialled.iter().all(|[asked, members]| asked <= members), "{dialled:?}");
+    assert!(dialled.iter().all(|[asked, members]| *asked <= members + 1), "{dialled:?}");
 }
 
 /// On a host with containers something changes every second.
@@ -236,13 +237,14 @@ fn a_host_that_changes_all_the_time_dials_who_is_missing_no_more_often_for_that_
         world.flap(sites[0]);
         dialled += close_all(&mut world, sites[2], SECOND)[1];
     }
-    assert!((8..=80).contains(&dialled), "{dialled}");
+    // Twenty rounds, and its own dials between them.
+    assert!((8..=40).contains(&dialled), "{dialled}");
     // Who is silent has two seconds, however often it is asked meanwhile.
     assert_eq!(world.count(sites[0], "link_gave_no_sign"), 0);
     world.sever(sites[0], sites[1]);
     for _ in 0..4 {
         world.flap(sites[0]);
-        world.run(SECOND);
+        close_all(&mut world, sites[2], SECOND);
     }
     assert_eq!(world.count(sites[0], "link_gave_no_sign"), 1);
 }
