@@ -179,6 +179,8 @@ enum Timer {
     Dial(LinkId),
     /// Ask at the next address at which somebody is said to be.
     Knock,
+    /// Dial whoever is missing, after this host has changed more often than that is done at once.
+    ReachOut,
     /// A link that was asked for a sign of life has given none.
     Sign(LinkId),
     /// Who has shown no certificate has had its time.
@@ -245,6 +247,8 @@ pub struct Node<R> {
     links: BTreeMap<LinkId, link::Link>,
     /// Where somebody says that members are.
     candidates: Candidates,
+    /// When those that are missing may be dialled because this host has changed.
+    rounds: host::Rounds,
     exchanges: BTreeMap<ExchangeId, Held>,
     next_exchange: u64,
     plane: Option<PlaneView>,
@@ -318,6 +322,7 @@ impl<R: Random> Node<R> {
             by_session: HashMap::new(),
             links: BTreeMap::new(),
             candidates: Candidates::default(),
+            rounds: host::Rounds::default(),
             exchanges: BTreeMap::new(),
             next_exchange: 0,
             plane: None,
@@ -435,6 +440,7 @@ impl<R: Random> Node<R> {
                 Timer::Leave => self.farewell_over(links, now),
                 Timer::Dial(link) => self.dial_timed_out(link, links, now),
                 Timer::Knock => self.knock(links, now),
+                Timer::ReachOut => self.reach_out(now),
                 Timer::Sign(link) => self.gave_no_sign(link, links, now),
                 Timer::Stranger(link) => self.stranger_timed_out(link, links),
                 Timer::Echo(node) => self.measure(node, now),

@@ -421,7 +421,7 @@ impl Shell {
             self.node.handle_resumed(links, now);
         }
         if let Some(view) = news.changed {
-            tracing::info!("addresses of this host have changed");
+            tracing::debug!("addresses of this host have changed");
             let local = lan::local_endpoints(&self.config.wan, self.routes.default_interface().as_deref(), &view);
             self.node.handle_host_changed(lan::endpoints(&self.config.wan, &view), local, links, now);
         }

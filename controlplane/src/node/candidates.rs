@@ -40,9 +40,6 @@ pub enum Source {
 }
 
 impl Source {
-    /// All of them.
-    pub const ALL: [Self; 2] = [Self::Bootstrap, Self::Mdns];
-
     /// As people read it.
     pub const fn name(self) -> &'static str {
         match self {
@@ -79,6 +76,8 @@ pub struct Candidate {
     pub state: State,
     /// Failures in a row.
     pub failures: u32,
+    /// Who answered there last.
+    member: Option<NodeId>,
     due: Option<Instant>,
     link: Option<LinkId>,
 }
@@ -136,7 +135,7 @@ impl Candidates {
             return Offered::Full;
         }
         let (sources, seen, due) = (vec![source], now.wall, Some(now.mono));
-        let new = Candidate { sources, seen, state: State::Waiting, failures: 0, due, link: None };
+        let new = Candidate { sources, seen, state: State::Waiting, failures: 0, member: None, due, link: None };
         self.by_address.insert(address, new);
         Offered::New
     }
@@ -177,11 +176,17 @@ impl Candidates {
         self.by_address.iter().find(|(_, known)| known.link == Some(link)).map(|(address, _)| *address)
     }
 
-    /// Who is at an address is known.
-    pub fn found(&mut self, address: SocketAddr, state: State) {
-        if let Some(candidate) = self.by_address.get_mut(&address) {
-            (candidate.state, candidate.failures, candidate.due, candidate.link) = (state, 0, None, None);
-        }
+    /// Who is at an address is known. `true` when it is a member that was not there the last time that somebody was.
+    pub fn found(&mut self, address: SocketAddr, state: State) -> bool {
+        let Some(candidate) = self.by_address.get_mut(&address) else { return false };
+        let member = match &state {
+            State::Member(node) => Some(*node),
+            State::Waiting | State::Trying | State::Own | State::Failed(_) => None,
+        };
+        let is_news = member.is_some() && member != candidate.member;
+        (candidate.state, candidate.failures, candidate.due, candidate.link) = (state, 0, None, None);
+        candidate.member = member;
+        is_news
     }
 
     /// Nobody of ours is there. It is tried again later, or forgotten: then `true`. `share` in 0..256 spreads those that fail together.
@@ -195,10 +200,11 @@ impl Candidates {
         is_over && self.by_address.remove(&address).is_some()
     }
 
-    /// This host is somewhere else now, or was asleep: whatever failed is worth another attempt at once.
+    /// This host is somewhere else now, or was asleep: whatever failed is worth another attempt at once. Not more of them in all: on a host that
+    /// changes all the time nothing would ever be given up.
     pub fn hurry(&mut self, now: Instant) {
         for candidate in self.by_address.values_mut().filter(|known| matches!(known.state, State::Failed(_))) {
-            (candidate.failures, candidate.due) = (0, Some(now));
+            candidate.due = Some(now);
         }
     }
 
@@ -288,6 +294,35 @@ mod tests {
         assert_eq!(candidates.begin(now.mono), Some(address(2)));
     }
 
+    /// A host whose interfaces come and go tried whoever is not there for ever.
+    #[test]
+    fn haste_gives_nobody_more_attempts() {
+        let (mut candidates, now) = (Candidates::default(), start());
+        candidates.offer(Source::Mdns, address(1), now);
+        for round in 1..=FAILURES_MAX {
+            assert_eq!(candidates.begin(now.mono), Some(address(1)));
+            assert_eq!(candidates.failed(address(1), "no answer", 0, now.mono), round == FAILURES_MAX);
+            candidates.hurry(now.mono);
+        }
+        assert_eq!((candidates.all().count(), candidates.next_due()), (0, None));
+    }
+
+    #[test]
+    fn a_member_is_news_where_it_was_not_the_last_time() {
+        let (mut candidates, now) = (Candidates::default(), start());
+        candidates.offer(Source::Mdns, address(1), now);
+        let mut is_news = |state: State| {
+            candidates.search(now.mono);
+            candidates.begin(now.mono);
+            candidates.found(address(1), state)
+        };
+        let [one, other] = [1, 2].map(|byte| State::Member(NodeId([byte; 32])));
+        let all = [one.clone(), one.clone(), other.clone(), one.clone(), one].map(&mut is_news);
+        assert_eq!(all, [true, false, true, true, false]);
+        assert!(!is_news(State::Own));
+        assert!(!candidates.found(address(2), other), "nobody named it");
+    }
+
     #[test]
     fn who_is_found_is_left_alone_until_there_is_nobody_else() {
         let (mut candidates, now) = (Candidates::default(), start());
@@ -317,7 +352,9 @@ mod tests {
             );
         }
         assert_eq!(candidates.offer(Source::Mdns, address(CANDIDATES_MAX), now), Offered::Full, "all of them wait");
-        [0, 7, 3].into_iter().for_each(|number| candidates.found(address(number), State::Own));
+        for number in [0, 7, 3] {
+            candidates.found(address(number), State::Own);
+        }
         for number in [CANDIDATES_MAX, CANDIDATES_MAX + 1] {
             assert_eq!(candidates.offer(Source::Mdns, address(number), now), Offered::New);
         }

@@ -10,9 +10,11 @@
 //! handshake for each address, once.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::candidates::{Offered, Source, State};
 use super::link::{Code, Link};
+use super::peer::BACK_OFF_MAX;
 use super::{Links, Node, Timer};
 use crate::api::types::{Candidate as Row, CandidateState, Moment};
 use crate::pki::id::NodeId;
@@ -85,7 +87,10 @@ impl<R: Random> Node<R> {
     /// Somebody of our network is there.
     pub(super) fn knock_answered(&mut self, link: LinkId, member: Option<Member>, links: &mut dyn Links, now: Now) {
         let Some(address) = self.candidates.tried_by(link) else { return };
-        let Some(member) = member else { return };
+        let Some(member) = member else {
+            // The handshake sees to it that there is one; if not, this is no address of a member, and is not tried for ever.
+            return self.fail_link(link, Code::NotMember, "no certificate", links, now);
+        };
         let node = member.node;
         if Some(node) == self.id() {
             self.counters.count("candidate_self");
@@ -93,13 +98,17 @@ impl<R: Random> Node<R> {
         } else {
             self.counters.count("candidate_member");
             tracing::debug!(peer = %node.short(), %address, "found");
-            self.candidates.found(address, State::Member(node));
+            let is_other = self.candidates.found(address, State::Member(node));
             self.told_of(node, address);
             let peer = self.peer(node);
+            // Where nobody has answered, an answer is news as well.
+            let is_news = std::mem::take(&mut peer.is_silent) || is_other;
             peer.member.get_or_insert(member);
             self.await_end(node, now);
             if self.peers.get(&node).is_some_and(|peer| peer.link.is_none()) {
-                self.timers.set(Timer::Connect(node), now.mono);
+                // Whoever answers here and closes each link would be asked and dialled again without end: each end of a last link has all asked.
+                let wait = if is_news { Duration::ZERO } else { BACK_OFF_MAX };
+                self.timers.set_at_latest(Timer::Connect(node), now.mono + wait);
             }
         }
         self.schedule_knocks();

@@ -13,7 +13,7 @@ use crate::quic::LinkId;
 /// First wait after a failed dial; doubles up to [`BACK_OFF_MAX`].
 const BACK_OFF_MIN: Duration = Duration::from_millis(250);
 /// Longest wait between dials of a member that does not answer.
-const BACK_OFF_MAX: Duration = Duration::from_secs(60);
+pub(super) const BACK_OFF_MAX: Duration = Duration::from_secs(60);
 
 /// Addresses of a member by hearsay: who lies about them costs so many dials more.
 const HEARSAY_MAX: usize = 4;

@@ -11,6 +11,7 @@ use super::calls::{WAITING_MAX, error, not_a_member};
 use super::join::EXPORT_LABEL;
 use super::link::{Code, Links};
 use super::message::{IssuerCall, MemberRequest, Message};
+use super::peer::Peer;
 use super::{CallId, Node, Output, Ticket, Timer};
 use crate::api::types::ErrorCode;
 use crate::issuer::{self, Asked, Grant, Refused, RenewBody, RenewRequest, Reply, Request};
@@ -18,7 +19,7 @@ use crate::pki::admission::SignedAdmission;
 use crate::pki::id::NodeId;
 use crate::pki::key::PrivateKey;
 use crate::pki::revocation::SignedRevocationList;
-use crate::pki::verifier::{Member, verify};
+use crate::pki::verifier::{Member, VerifyError, verify};
 use crate::quic::{Alpn, LinkId};
 use crate::random::Random;
 use crate::store::Batch;
@@ -297,17 +298,35 @@ impl<R: Random> Node<R> {
         }
     }
 
+    /// Judges a certificate that was made for us, and says what time it is by now. To a clock that was never set all that is new is from the
+    /// future: a certificate that is good but for that says how late it is at least.
+    fn judge_grant(&mut self, grant: &Grant, now: Now) -> Result<Now, String> {
+        let (Some(network), Some(membership)) = (&self.network, &self.membership) else {
+            return Err("this node is no member".to_owned());
+        };
+        let shown: Vec<_> = grant.chain.iter().map(|der| der.as_slice().into()).collect();
+        let judged_at = |at| verify(&shown, &network.bundle, network.id, &self.revocations, at);
+        let (judged, wall) = match judged_at(now.wall) {
+            Err(VerifyError::NotYetValid(begin)) => (judged_at(begin), begin),
+            judged => (judged, now.wall),
+        };
+        let own = membership.identity.public();
+        match judged {
+            Ok(member) if member.identity != own => Err("the certificate that came is for another key".to_owned()),
+            Ok(_) if wall == now.wall || self.is_at_least(wall, now) => Ok(Now { wall, ..now }),
+            Ok(_) => Err(format!("the certificate that came is not good: {}", VerifyError::NotYetValid(wall))),
+            Err(error) => Err(format!("the certificate that came is not good: {error}")),
+        }
+    }
+
     /// The next certificate is here.
     fn renewed(&mut self, leaf: PrivateKey, grant: Grant, links: &mut dyn Links, now: Now) {
-        let Some(network) = &self.network else { return };
-        let shown: Vec<_> = grant.chain.iter().map(|der| der.as_slice().into()).collect();
-        let judged = verify(&shown, &network.bundle, network.id, &self.revocations, now.wall);
+        let now = match self.judge_grant(&grant, now) {
+            Ok(now) => now,
+            Err(why) => return self.renewal_failed(&why),
+        };
+        let was_ended = self.leaf_fields().is_some_and(|fields| now.wall > fields.validity.not_after);
         let Some(membership) = &mut self.membership else { return };
-        match judged {
-            Ok(member) if member.identity == membership.identity.public() => {}
-            Ok(_) => return self.renewal_failed("the certificate that came is for another key"),
-            Err(error) => return self.renewal_failed(&format!("the certificate that came is not good: {error}")),
-        }
         (membership.leaf, membership.chain, membership.statement) = (leaf, grant.chain, grant.statement);
         let mut batch = Batch::default();
         membership.put(&mut batch);
@@ -323,6 +342,11 @@ impl<R: Random> Node<R> {
         self.heard_lists(None, grant.revocations, links, now);
         self.heard_admission(None, grant.admission, links, now);
         self.sign_record(now);
+        if was_ended {
+            // Others had reason to refuse us, which is gone: what failed before says nothing of what follows.
+            self.peers.values_mut().filter(|peer| peer.link.is_none()).for_each(Peer::succeeded);
+            self.dial_missing(now);
+        }
         for call in std::mem::take(&mut self.renewal.calls) {
             self.answer_certificate(call, now);
         }

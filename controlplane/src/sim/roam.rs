@@ -35,6 +35,12 @@ impl World {
         self.net.places[site.0].local = Some((Ipv4Addr::new(10, b, c, d), address.port()).into());
     }
 
+    /// Something changes on a machine that is none of ours: an interface of a container comes or goes.
+    pub fn flap(&mut self, site: Site) {
+        let same = self.net.places[site.0].told.unwrap_or_else(|| super::links::address_of(site));
+        self.with_node(site, |node, links, now| node.handle_host_changed(vec![same], vec![], links, now));
+    }
+
     /// A machine hears that members are where these machines are.
     pub fn hear_of(&mut self, site: Site, source: Source, of: &[Site]) {
         let addresses: Vec<SocketAddr> = of.iter().map(|other| self.net.address(*other)).collect();
