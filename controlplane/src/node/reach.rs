@@ -72,7 +72,8 @@ pub enum Message {
 }
 
 impl Message {
-    fn encode(&self) -> Vec<u8> {
+    /// As the text of a datagram.
+    pub fn encode(&self) -> Vec<u8> {
         [&[FIRST_BYTE][..], &codec::encode(self)].concat()
     }
 
@@ -83,6 +84,11 @@ impl Message {
     pub fn decode(text: &[u8]) -> Result<Self, codec::DecodeError> {
         codec::decode(text.get(1..).unwrap_or_default(), TEXT_LEN_MAX)
     }
+}
+
+/// Whether a member that asks from `agreed` and says `record` of itself may have a datagram sent to this address: to no other host's.
+fn is_its_own(address: SocketAddr, agreed: SocketAddr, record: &[SocketAddr]) -> bool {
+    address.port() != 0 && (address.ip() == agreed.ip() || record.contains(&address))
 }
 
 /// Somebody who has reached us.
@@ -216,7 +222,7 @@ impl<R: Random> Node<R> {
     fn probe(&mut self, opened: &Opened, nonce: [u8; 8], address: SocketAddr, now: Now) {
         let node = opened.node;
         let record = self.directory.entry(node).map(|entry| entry.record.endpoints.as_slice()).unwrap_or_default();
-        if address.port() == 0 || address.ip() != opened.remote.ip() && !record.contains(&address) {
+        if !is_its_own(address, opened.remote, record) {
             return self.counters.count("reach_elsewhere");
         }
         if self.revocations.is_node_revoked(node) || !self.reach.may_probe(node, now.mono) {
@@ -272,6 +278,15 @@ mod tests {
             assert_eq!(Message::decode(&message.encode()), Ok(message));
         }
         assert!(Message::decode(&[2]).is_err() && Message::decode(&[2; 99]).is_err());
+    }
+
+    #[test]
+    fn nobody_has_a_probe_sent_to_another_host() {
+        let at = |text: &str| -> SocketAddr { text.parse().unwrap() };
+        let (agreed, record) = (at("192.0.2.1:4646"), [at("198.51.100.1:4646")]);
+        let of = |text: &str| is_its_own(at(text), agreed, &record);
+        assert!(of("192.0.2.1:4646") && of("192.0.2.1:9") && of("198.51.100.1:4646"));
+        assert!(!(of("192.0.2.1:0") || of("198.51.100.1:53") || of("203.0.113.1:4646")));
     }
 
     #[test]
