@@ -58,7 +58,7 @@ mod discovery;
 mod documents;
 mod hearsay;
 mod host;
-
+mod issuers;
 mod join;
 mod knock;
 mod leave;
@@ -70,6 +70,7 @@ mod status;
 use candidates::Candidates;
 use directory::Directory;
 use documents::LoadError;
+use issuers::Issuers;
 use join::Joining;
 use leave::Leaving;
 pub use link::Links;
@@ -175,6 +176,8 @@ enum Timer {
     Join,
     /// An issuer has taken too long to let us go.
     Leave,
+    /// Whoever waits for a link to an issuer has waited enough, or that link has served.
+    Issuer,
     /// A dialled address did not answer: try the next.
     Dial(LinkId),
     /// Ask at the next address at which somebody is said to be.
@@ -255,6 +258,7 @@ pub struct Node<R> {
     tickets: BTreeMap<Ticket, plane::Purpose>,
     issuer_tickets: BTreeMap<Ticket, renew::IssuerPurpose>,
     relayed: BTreeMap<(LinkId, u32), renew::Relayed>,
+    issuers: Issuers,
     next_ticket: u32,
     joining: Option<Joining>,
     leaving: Option<Leaving>,
@@ -329,6 +333,7 @@ impl<R: Random> Node<R> {
             tickets: BTreeMap::new(),
             issuer_tickets: BTreeMap::new(),
             relayed: BTreeMap::new(),
+            issuers: issuers::kept(store).map_err(LoadError::from)?,
             next_ticket: 0,
             joining: None,
             leaving: None,
@@ -438,6 +443,7 @@ impl<R: Random> Node<R> {
                 Timer::Ended => self.cut_ended(links, now),
                 Timer::Join => self.join_timed_out(links, now),
                 Timer::Leave => self.farewell_over(links, now),
+                Timer::Issuer => self.issuer_over(links, now),
                 Timer::Dial(link) => self.dial_timed_out(link, links, now),
                 Timer::Knock => self.knock(links, now),
                 Timer::ReachOut => self.reach_out(now),

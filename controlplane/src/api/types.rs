@@ -348,6 +348,8 @@ object! {
         state: MemberState,
         /// Its IPv6 address in the overlay.
         address: String,
+        /// Where it says that it is reached.
+        endpoints: Vec<String>,
         /// Prefixes that it may announce.
         prefixes: Vec<String>,
         /// Its groups.
@@ -430,6 +432,9 @@ object! {
         /// The name to ask for, if the token leaves a choice.
         #[serde(default)]
         name: Option<String>,
+        /// Addresses of members, at most 8, that are tried before those in the token: any member passes the request on to the issuer.
+        #[serde(default)]
+        via: Vec<String>,
     }
 
     /// Membership of a network.

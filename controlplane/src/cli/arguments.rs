@@ -1,6 +1,7 @@
 //! The tree of commands.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -85,6 +86,9 @@ pub enum Command {
         /// The name to ask for, if the token leaves a choice.
         #[arg(long)]
         name: Option<String>,
+        /// Where a member is, whichever, to join through it: it is tried before the addresses in the token. May be said more than once.
+        #[arg(long, value_name = "ADDRESS")]
+        via: Vec<SocketAddr>,
     },
     /// Leave the network, and forget keys and certificates.
     Leave {

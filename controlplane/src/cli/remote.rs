@@ -117,7 +117,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         Command::Invites { command: Some(InvitesCommand::Withdraw { invite }) } => {
             done(arguments, &Call::WithdrawInvite(WithdrawRequest { invite: invite.clone() }))
         }
-        Command::Join { token, name } => {
+        Command::Join { token, name, via } => {
             let token = if token == "-" { token_from(io::stdin().lock())? } else { token.as_str().into() };
             let name = match name {
                 Some(name) => Some(name.clone()),
@@ -125,7 +125,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
                 None if arguments.socket.is_some() => None,
                 None => arguments.configuration().map_err(failed)?.node.name,
             };
-            let call = Call::Join(JoinRequest { token, name });
+            let call = Call::Join(JoinRequest { token, name, via: via.iter().map(ToString::to_string).collect() });
             shown(arguments, &call, show::joined)
         }
         Command::Leave { yes } => {

@@ -102,7 +102,11 @@ fn arguments_are_read_and_defaults_filled_in() {
     let arguments = parse("weir --instance lab --config /c status --check").unwrap();
     assert_eq!((arguments.instance.to_string(), arguments.config), ("lab".into(), Some(PathBuf::from("/c"))));
     assert!(matches!(arguments.command, Command::Status { check: true }));
-    assert!(matches!(parse("weir join -").unwrap().command, Command::Join { token, name: None } if token == "-"));
+    let plain = parse("weir join -").unwrap().command;
+    assert!(matches!(plain, Command::Join { token, name: None, via } if token == "-" && via.is_empty()));
+    let through = parse("weir join - --via 192.0.2.7:4646 --via [2001:db8::7]:4646").unwrap().command;
+    assert!(matches!(through, Command::Join { via, .. } if via.len() == 2));
+    assert!(parse("weir join - --via site-b").is_err(), "an address, with a port");
     assert!(matches!(parse("weir invites").unwrap().command, Command::Invites { command: None }));
     let withdraw = parse("weir invites withdraw ab").unwrap().command;
     assert!(matches!(withdraw, Command::Invites { command: Some(InvitesCommand::Withdraw { .. }) }));

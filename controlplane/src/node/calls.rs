@@ -124,7 +124,7 @@ impl<R: Random> Node<R> {
     /// Somebody asks. `by` is who, for the audit log.
     pub fn handle_call(&mut self, id: CallId, call: Call, by: &str, links: &mut dyn Links, now: Now) {
         match call {
-            Call::Join(request) => self.join(id, &request.token.0, request.name, links, now),
+            Call::Join(request) => self.join(id, request, links, now),
             Call::Status => {
                 let status = self.status(now);
                 self.answer(id, Ok(Answer::Status(Box::new(status))));
@@ -600,6 +600,7 @@ impl<R: Random> Node<R> {
                     node: node.to_string(),
                     state,
                     address: overlay_address(network.id, node).to_string(),
+                    endpoints: entry.record.endpoints.iter().map(ToString::to_string).collect(),
                     prefixes: entry.statement.prefixes.iter().map(Prefix::to_string).collect(),
                     groups: entry.statement.groups.clone(),
                     roles: seen.map(|seen| seen.roles.clone()).unwrap_or_default(),

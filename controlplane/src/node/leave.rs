@@ -163,11 +163,13 @@ impl<R: Random> Node<R> {
             self.drop_link(link, Code::Done, "leaving", links);
         }
         self.forget_contacts();
+        self.forget_issuers();
         self.end_waiting();
         self.end_discovery();
         self.identity = PrivateKey::generate(&mut self.random);
         let mut batch = Batch::default();
         batch.delete(Table::Discovery, super::discovery::SAVED);
+        batch.delete(Table::Discovery, super::issuers::KEPT);
         membership::forget(&mut batch, &self.identity);
         for entry in self.directory.entries() {
             batch.delete(Table::Directory, entry.record.node.0);

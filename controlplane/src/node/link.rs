@@ -173,6 +173,11 @@ impl<R: Random> Node<R> {
         allowed && self.settings.legacy_kyber.contains(&node)
     }
 
+    /// Whether messages go to this member by a link now.
+    pub fn has_link(&self, node: NodeId) -> bool {
+        self.peers.get(&node).is_some_and(|peer| peer.link.is_some())
+    }
+
     /// Whether a link to this member is kept even when nothing is to be said.
     pub(super) fn keeps_link(&self, node: NodeId) -> bool {
         let Some(own) = self.id() else { return false };
@@ -333,6 +338,7 @@ impl<R: Random> Node<R> {
             return self.drop_link(link, Code::NotMember, "that is ourselves", links);
         }
         let in_grace = member.in_grace;
+        self.learn_issuer(&member);
         let entry = self.peer(node);
         let changed = entry.member.as_ref().is_none_or(|known| known.prefixes != member.prefixes);
         entry.member = Some(member);
@@ -384,6 +390,7 @@ impl<R: Random> Node<R> {
         let hello = self.hello(now);
         self.say(link, &Message::Hello(hello), links);
         tracing::debug!(peer = %node.short(), %remote, "link up");
+        self.issuer_connected(node, links, now);
         self.begin_soon(node, now);
     }
 

@@ -36,7 +36,7 @@ const RETRY_MIN: Duration = Duration::from_secs(5);
 /// Time between two attempts when the certificate has ended: nothing is to be gained by haste any more, and many may be in that state.
 const RETRY_ENDED: Duration = Duration::from_secs(60);
 /// The role of a member with an issuer beside it.
-const ROLE_ISSUER: &str = "issuer";
+pub(super) const ROLE_ISSUER: &str = "issuer";
 
 /// A renewal that is under way.
 #[derive(Default)]
@@ -354,17 +354,25 @@ impl<R: Random> Node<R> {
 
     /// A member, or one that joins, wants an issuer.
     pub(super) fn pass_to_issuer(&mut self, link: LinkId, call: IssuerCall, links: &mut dyn Links, now: Now) {
-        let IssuerCall { ticket, hops, exporter, request } = call;
         let Some(held) = self.links.get(&link) else { return };
         let (alpn, peer) = (held.alpn, held.peer);
         // Who speaks for itself is bound to this link; who passes another's request on is believed about the other's, for it could only
         // lie about a connection of its own.
-        let is_own = alpn == Alpn::Join || hops == HOPS_MAX;
+        let is_own = alpn == Alpn::Join || call.hops == HOPS_MAX;
         let exporter = match links.export(link, EXPORT_LABEL, b"") {
             Ok(ours) if is_own => *ours,
-            Ok(_) => exporter,
+            Ok(_) => call.exporter,
             Err(_) => return self.misspoke(link, links, now),
         };
+        let can_pass = call.hops > 0 && self.relayed.len() + self.issuers.waiting() < RELAYED_MAX;
+        let call = match can_pass && !self.is_issuing && self.link_of_issuer(Some(link)).is_none() {
+            true => match self.wait_for_issuer(link, call, links, now) {
+                Some(call) => call,
+                None => return,
+            },
+            false => call,
+        };
+        let IssuerCall { ticket, hops, request, .. } = call;
         if self.is_issuing && self.issuer_tickets.len() >= ASKED_MAX {
             self.counters.count("issuer_busy");
             let reply = Box::new(Err(Refused::Store("the issuer is behind; ask again".to_owned())));
@@ -380,7 +388,7 @@ impl<R: Random> Node<R> {
             self.ask_issuer(IssuerPurpose::Member(link, ticket), Asked { by, request });
             return;
         }
-        let way = if hops > 0 && self.relayed.len() < RELAYED_MAX { self.way_to_issuer(Some(link)) } else { None };
+        let way = if can_pass { self.way_to_issuer(Some(link)) } else { None };
         let Some(way) = way else {
             self.counters.count("issuer_unreachable");
             let reply = Box::new(Err(Refused::NotIssuer));
@@ -421,6 +429,12 @@ impl<R: Random> Node<R> {
     /// Answers that would go back by this link, or come by it, will not any more.
     pub(super) fn forget_relayed(&mut self, link: LinkId) {
         self.relayed.retain(|(way, _), relayed| *way != link && relayed.from != link);
+        self.issuers.forget_link(link);
+    }
+
+    /// Whether answers to others are still to come by this link.
+    pub(super) fn is_relayed_by(&self, link: LinkId) -> bool {
+        self.relayed.keys().any(|(way, _)| *way == link)
     }
 
     /// The issuer beside us answered.

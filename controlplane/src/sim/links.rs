@@ -351,7 +351,7 @@ impl Net {
         let judged = match target {
             Some((Some(node), Proof::IdOnly)) => judge_id(&chain, node).map(|()| None),
             Some((node, Proof::Chain)) => self.judge(client, &chain, node).map(Some),
-            Some((None, Proof::IdOnly)) | None => Ok(None),
+            Some((None, Proof::IdOnly) | (_, Proof::Later)) | None => Ok(None),
         };
         let at = self.arrival(client, server);
         let member = match judged {
