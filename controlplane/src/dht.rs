@@ -372,9 +372,7 @@ impl<R: Random> Dht<R> {
         } else {
             // Where the session is, it is; where it was asked is what somebody said.
             self.table.answered(peer, now.mono);
-            if self.joined.is_none() && self.table.len() >= JOIN_WIDTH {
-                self.become_usable(now);
-            }
+            self.somebody_serves(now);
         }
         match asked.purpose {
             Purpose::Check => {}

@@ -423,6 +423,7 @@ impl<R: Random> Node<R> {
         }
         // Answers would go to the old one.
         self.contacts = Contacts::default();
+        self.reach_anew(now);
         let peers: Vec<NodeId> = self.peers.keys().copied().collect();
         peers.into_iter().for_each(|node| self.timers.set(Timer::Connect(node), now.mono));
         self.settle(links);

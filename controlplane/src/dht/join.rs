@@ -28,11 +28,13 @@ impl Bootstrap {
         }
     }
 
-    /// Whom we came across, if there is room.
-    fn put_last_of_all(&mut self, contact: Contact) {
-        if self.0.len() < ANCHORS_MAX && !self.0.contains(&contact) {
+    /// Whom we came across, if there is room; `true` when it is new.
+    fn put_last_of_all(&mut self, contact: Contact) -> bool {
+        let is_new = self.0.len() < ANCHORS_MAX && !self.0.contains(&contact);
+        if is_new {
             self.0.push(contact);
         }
+        is_new
     }
 
     pub(super) fn all(&self) -> &[Contact] {
@@ -80,12 +82,25 @@ impl<R: Random> Dht<R> {
 
     /// Somebody is there whom one may begin with, if nobody else was.
     pub fn meet(&mut self, contact: Contact, now: Now) {
-        if contact.node == self.own || self.joined.is_some() {
-            return;
+        let is_nobody_there = self.joined.is_none() || self.table.is_empty();
+        if contact.node != self.own && is_nobody_there && self.bootstrap.put_last_of_all(contact) && !self.is_joining()
+        {
+            self.timers.set_at_latest(Timer::Join, now.mono);
         }
-        self.bootstrap.put_last_of_all(contact);
-        if self.lookups.values().all(|job| job.why != Why::Join) {
-            self.timers.set(Timer::Join, now.mono);
+    }
+
+    fn is_joining(&self) -> bool {
+        self.lookups.values().any(|job| job.why == Why::Join)
+    }
+
+    /// Somebody who serves has answered: with as many as a look-up needs it is done, and with fewer worth looking for our neighbourhood again.
+    pub(super) fn somebody_serves(&mut self, now: Now) {
+        if self.joined.is_none() {
+            if self.table.len() >= JOIN_WIDTH {
+                self.become_usable(now);
+            } else if !self.is_joining() {
+                self.timers.set_at_latest(Timer::Join, now.mono);
+            }
         }
     }
 

@@ -12,7 +12,7 @@
 //! it up after two failures.
 //!
 //! Nobody is made to send to somebody else: a probe goes only to the address that the session was agreed with, at any port, or to one that the
-//! member's own record names; it is not longer than the question, and comes once in five seconds for each member.
+//! member's own record names; it is not longer than the question, and comes once in four seconds for each member.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -40,9 +40,13 @@ const TRUSTED_FOR: Duration = Duration::from_secs(2 * 3600);
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// First and longest wait before others are asked, after too few have answered.
-const ASK_AGAIN: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(600)];
+const ASK_AGAIN: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(600)];
+/// From a new session to the first question by it: the other end, which hears of it by a link, must know it by then.
+const FIRST_ASK: Duration = Duration::from_millis(200);
+/// Rounds without witnesses enough after which a server is one no more: a network that grows wants more of them before they were asked.
+const FAILURES_MAX: u32 = 3;
 /// Between two probes for one member, and members that are remembered for it.
-const PROBE_GAP: Duration = Duration::from_secs(5);
+const PROBE_GAP: Duration = Duration::from_secs(4);
 const PROBED_MAX: usize = 256;
 /// Longest text of this kind.
 const TEXT_LEN_MAX: usize = 64;
@@ -103,7 +107,7 @@ struct Witness {
 pub(super) struct Reach {
     asked: BTreeMap<NodeId, ([u8; 8], Instant)>,
     witnesses: BTreeMap<NodeId, Witness>,
-    /// How often in a row too few have answered.
+    /// How often in a row somebody who was asked has not answered.
     failures: u32,
     /// For whom we sent a probe, and when.
     probed: BTreeMap<NodeId, Instant>,
@@ -152,8 +156,7 @@ impl<R: Random> Node<R> {
     pub(super) fn reach_met(&mut self, now: Now) {
         if self.is_to_be_witnessed() && self.reach.asked.len() < ASKED_MAX && self.witnesses() < self.witnesses_wanted()
         {
-            self.timers.set_at_latest(Timer::Reach, now.mono + PATIENCE);
-            self.ask_witnesses(now);
+            self.timers.set_at_latest(Timer::Reach, now.mono + FIRST_ASK);
         }
     }
 
@@ -171,7 +174,9 @@ impl<R: Random> Node<R> {
         if !self.is_to_be_witnessed() {
             return;
         }
+        let asked = self.reach.asked.len();
         self.reach.asked.retain(|_, (_, at)| now.mono.saturating_duration_since(*at) < PATIENCE);
+        self.reach.failures += u32::from(self.reach.asked.len() < asked);
         self.reach.witnesses.retain(|_, witness| now.mono.saturating_duration_since(witness.since) < TRUSTED_FOR);
         self.judge_reach(now);
         let is_enough = self.witnesses() >= self.witnesses_wanted();
@@ -179,11 +184,7 @@ impl<R: Random> Node<R> {
         let wait = match (is_enough, oldest) {
             // Others are asked in time before the first of these counts no more.
             (true, Some(oldest)) => (oldest + TRUSTED_FOR / 2).saturating_duration_since(now.mono),
-            (true | false, _) => {
-                let doubled = ASK_AGAIN[0].saturating_mul(1 << self.reach.failures.min(10)).min(ASK_AGAIN[1]);
-                self.reach.failures = self.reach.failures.saturating_add(1);
-                doubled
-            }
+            (true | false, _) => ASK_AGAIN[0].saturating_mul(1 << self.reach.failures.min(10)).min(ASK_AGAIN[1]),
         };
         if wait.is_zero() || !is_enough {
             self.ask_witnesses(now);
@@ -244,18 +245,20 @@ impl<R: Random> Node<R> {
             // From where everything else of it comes, which shows nothing.
             return self.counters.count("reach_same_port");
         }
-        self.reach.failures = 0;
         self.reach.witnesses.insert(node, Witness { at: opened.remote, since: now.mono });
         self.judge_reach(now);
     }
 
     /// Has the part in the DHT that is due to us.
     fn judge_reach(&mut self, now: Now) {
-        let is_reached = self.witnesses() >= self.witnesses_wanted();
-        let mode = if is_reached { Mode::Server } else { Mode::Client };
         let witnesses = self.witnesses();
-        if self.take_part(mode, now) {
-            tracing::info!(witnesses, "others reach this node: {}", if is_reached { "it keeps records" } else { "no" });
+        if witnesses >= self.witnesses_wanted() {
+            self.reach.failures = 0;
+            if self.take_part(Mode::Server, now) {
+                tracing::info!(witnesses, "others reach this node, so it keeps records for them");
+            }
+        } else if (witnesses == 0 || self.reach.failures >= FAILURES_MAX) && self.take_part(Mode::Client, now) {
+            tracing::info!(witnesses, "too few others reach this node: it keeps no records");
         }
     }
 }
@@ -305,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn one_member_has_a_probe_in_five_seconds_and_so_many_have_one() {
+    fn one_member_has_a_probe_in_four_seconds_and_so_many_have_one() {
         let (mut reach, now) = (Reach::default(), Instant::now());
         assert!(reach.may_probe(node(1), now) && !reach.may_probe(node(1), now));
         assert!(
