@@ -27,7 +27,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::confine::{ConfineError, confine};
 use super::frame;
@@ -334,7 +334,7 @@ impl Voice {
         loop {
             let Some(life) = &mut self.life else {
                 match self.begin_at {
-                    Some(at) => sleep_until(at).await,
+                    Some(at) => drop(timeout_at(at, std::future::pending::<()>()).await),
                     None => std::future::pending().await,
                 }
                 self.begin_at = None;
