@@ -449,8 +449,11 @@ impl Shell {
             }
             Output::Answer(call, answer) => {
                 if let Some(reply) = self.waiting.remove(&call) {
-                    // Whoever asked may have left.
-                    let _ = reply.send(answer);
+                    // Whoever asked may have left, and what was given to him is there for others.
+                    if reply.send(answer).is_err() {
+                        let now = self.now();
+                        self.node.handle_unheard(call, &mut DriverLinks { driver: &mut self.driver, now });
+                    }
                 }
             }
             Output::Configure { addresses, prefixes } => {

@@ -27,11 +27,15 @@ pub enum Table {
     Clock,
     /// Whom the DHT begins with, and the highest sequences that it has seen.
     Discovery,
+    /// Messages of applications that others have not taken yet.
+    Outbox,
+    /// Which messages of others were taken.
+    Inbox,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Membership,
         Self::Bundles,
         Self::Revocations,
@@ -41,6 +45,8 @@ impl Table {
         Self::Audit,
         Self::Clock,
         Self::Discovery,
+        Self::Outbox,
+        Self::Inbox,
     ];
 
     /// Its name on disk.
@@ -55,6 +61,8 @@ impl Table {
             Self::Audit => "audit",
             Self::Clock => "clock",
             Self::Discovery => "discovery",
+            Self::Outbox => "outbox",
+            Self::Inbox => "inbox",
         }
     }
 }

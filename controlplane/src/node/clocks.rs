@@ -35,7 +35,8 @@ pub(super) const fn needs_time(message: &Message) -> bool {
         | Message::Issuer(_)
         | Message::IssuerSaid { .. }
         | Message::Ping(_)
-        | Message::Pong(_) => false,
+        | Message::Pong(_)
+        | Message::Mail(_) => false,
     }
 }
 

@@ -164,6 +164,7 @@ impl<R: Random> Node<R> {
             }
             Message::Contact { index } => self.heard_contact(link, index, links, now),
             Message::Rpc(message) => self.heard_rpc(link, &message, links, now),
+            Message::Mail(frame) => self.heard_mail(link, *frame, links, now),
         }
     }
 
@@ -180,6 +181,7 @@ impl<R: Random> Node<R> {
                 peer.features = Some(hello.features);
             }
             self.offer_contact(link, node, links, now);
+            self.hello_to_mail(link, node, &hello, now);
             self.heard_time(node, hello.wall, now);
             if self.judge_clock(node, hello.wall, now) {
                 // What each refused of the other meanwhile shows by what both say to have.
