@@ -21,10 +21,13 @@
 //! This knows no link and no policy: it says [`Frame`]s to members, and is told what the policy thinks of each message. `wire` is what is said,
 //! `outbox` the sending side, `inbox` the receiving one.
 
+mod bodies;
 mod inbox;
 mod outbox;
+mod sender;
 #[cfg(test)]
 mod tests;
+mod window;
 pub mod wire;
 
 use std::collections::VecDeque;
@@ -32,13 +35,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use inbox::{
-    DATAGRAM_FOR, DATAGRAMS_MAX, Delivery, INBOX_BYTES_MAX, INBOX_SENDER_BYTES_MAX, INBOX_TOPIC_BYTES_MAX, Inbox,
-    LEASE, SENDERS_MAX, Waiting,
+    DATAGRAM_BYTES_MAX, DATAGRAMS_MAX, DENIED_FOR, Delivery, INBOX_BYTES_MAX, INBOX_SENDER_BYTES_MAX, INBOX_TOPIC_BYTES_MAX, Inbox, LEASE,
+    SENDERS_MAX, Waiting,
 };
 pub use outbox::{
     IN_FLIGHT_MAX, MESSAGE_OVERHEAD, OUTBOX_BYTES_MAX, OUTBOX_MESSAGES_MAX, OUTBOX_PEER_BYTES_MAX, OUTCOMES_MAX,
     Outbox, Outcome, Queued, SendError, Stage, TTL_DEFAULT, TTL_MAX,
 };
+pub use sender::DATAGRAM_FOR;
 use wire::{DATAGRAM_LEN_MAX, Frame, MessageId, Topic, TopicPattern};
 
 use crate::codec;
@@ -57,6 +61,12 @@ enum Key {
     Stale(NodeId, MessageId),
     /// An application has had a message for long enough.
     Lease(NodeId, MessageId),
+    /// The policy has forbidden a message for long enough.
+    Denied(NodeId, MessageId),
+    /// A peer has not said for long that it reads.
+    Stall(NodeId),
+    /// The next part of a long message is written.
+    Store,
     /// What is settled is deleted now.
     Flush,
 }
@@ -106,6 +116,9 @@ pub enum Violation {
     /// Something came before [`Frame::Begin`].
     #[error("a message was offered before it was said which are pending")]
     Unbegun,
+    /// [`Frame::Begin`] came a second time.
+    #[error("it was said twice which messages are pending")]
+    Begun,
     /// More than may be pending, or not in order.
     #[error("the list of pending messages is too long or not in order")]
     Pending,
@@ -118,8 +131,8 @@ pub enum Violation {
     /// Empty, too long, beyond the end of its message, or one of too many that belong nowhere.
     #[error("a piece is empty, too long, beyond the end of its message, or one of too many that belong nowhere")]
     Piece,
-    /// Beyond the end of the message, or before it was offered.
-    #[error("a message is wanted that was not offered, or from beyond its end")]
+    /// Beyond the end of the message.
+    #[error("a message is wanted from beyond its end")]
     Want,
     /// More than was sent.
     #[error("credit was given for more than was sent")]
@@ -134,6 +147,7 @@ impl Violation {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Unbegun => "message_unbegun",
+            Self::Begun => "message_begun_twice",
             Self::Pending => "message_pending_wrong",
             Self::Offer => "message_offer_wrong",
             Self::Offers => "message_offers_overrun",
@@ -154,6 +168,9 @@ pub enum LoadError {
     /// A key that is none of ours.
     #[error("a stored message has a key that is none; restore the state directory")]
     Key,
+    /// A message without its body.
+    #[error("the body of a stored message is missing or of another length; restore the state directory")]
+    Body,
     /// Bytes that are no message.
     #[error("a stored message cannot be read: {0}; restore the state directory")]
     Decode(codec::DecodeError),
@@ -178,27 +195,30 @@ impl Mail {
         Ok(Self { outbox, inbox: Inbox::load(store)?, effects })
     }
 
-    /// Takes a message for a member; it is kept until it is settled or `ttl` is over.
-    ///
-    /// # Errors
-    /// [`SendError`].
+    /// Takes a message for each of these members, in their order; it is kept until it is settled or `ttl` is over. As long as
+    /// [`Stage::Storing`] is where it stands a restart forgets it, so nobody may be told yet that it was taken.
     pub fn send(
         &mut self,
-        to: NodeId,
-        topic: Topic,
-        body: Arc<[u8]>,
+        to: &[NodeId],
+        topic: &Topic,
+        body: &Arc<[u8]>,
         ttl: Duration,
         now: Now,
-    ) -> Result<MessageId, SendError> {
+    ) -> Vec<Result<MessageId, SendError>> {
         self.outbox.send(to, topic, body, ttl, now, &mut self.effects)
+    }
+
+    /// The first one of each [`Self::send`] whose messages have left [`Stage::Storing`] since the last time.
+    pub fn take_stored(&mut self) -> Vec<MessageId> {
+        self.outbox.take_stored()
     }
 
     /// Sends what arrives at most once, or not at all.
     ///
     /// # Errors
     /// [`SendError`]: there is no link, or no room on it.
-    pub fn send_datagram(&mut self, to: NodeId, topic: Topic, bytes: Vec<u8>) -> Result<(), SendError> {
-        self.outbox.datagram(to, topic, bytes, &mut self.effects)
+    pub fn send_datagram(&mut self, to: NodeId, topic: Topic, bytes: Vec<u8>, now: Now) -> Result<(), SendError> {
+        self.outbox.datagram(to, topic, bytes, now, &mut self.effects)
     }
 
     /// A member takes messages on a link from now on.
@@ -278,6 +298,16 @@ impl Mail {
         self.inbox.taken(ids, &mut self.effects)
     }
 
+    /// An application does not want these messages after all: they are there for others, in their old places. Says how many of them it had.
+    pub fn returned(&mut self, ids: &[(NodeId, MessageId)]) -> usize {
+        self.inbox.returned(ids, &mut self.effects)
+    }
+
+    /// The policy, or what it has to know of members, has changed: `allows` is what it says now of a sender and a topic.
+    pub fn rejudge(&mut self, allows: impl Fn(NodeId, &Topic) -> bool, now: Now) {
+        self.inbox.rejudge(allows, now, &mut self.effects);
+    }
+
     /// Whoever made this call did not hear its answer: what it was lent is there for others.
     pub fn give_back(&mut self, by: u64) {
         self.inbox.give_back(by, &mut self.effects);
@@ -290,8 +320,8 @@ impl Mail {
     }
 
     /// Deletes everything, as of a network that was left.
-    pub fn clear(&mut self) {
-        self.outbox.clear(&mut self.effects);
+    pub fn clear(&mut self, now: Now) {
+        self.outbox.clear(now, &mut self.effects);
         self.inbox.clear(&mut self.effects);
     }
 
@@ -307,6 +337,9 @@ impl Mail {
                 }
                 Key::Stale(node, id) => inbox.stale(node, id, effects),
                 Key::Lease(node, id) => inbox.lease_ended(node, id, now, effects),
+                Key::Denied(node, id) => inbox.denied(node, id, effects),
+                Key::Stall(node) => outbox.stalled(node, now, effects),
+                Key::Store => outbox.store_next(now, effects),
                 Key::Flush => outbox.flush(effects),
             }
         }

@@ -489,6 +489,7 @@ impl<R: Random> Node<R> {
         }
         if std::mem::take(&mut self.is_policy_dirty) {
             self.send_policy();
+            self.rejudge_mail();
         }
         self.settle_mail(links);
     }

@@ -29,13 +29,15 @@ pub enum Table {
     Discovery,
     /// Messages of applications that others have not taken yet.
     Outbox,
+    /// Their bodies, in parts.
+    OutboxBodies,
     /// Which messages of others were taken.
     Inbox,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Membership,
         Self::Bundles,
         Self::Revocations,
@@ -46,6 +48,7 @@ impl Table {
         Self::Clock,
         Self::Discovery,
         Self::Outbox,
+        Self::OutboxBodies,
         Self::Inbox,
     ];
 
@@ -62,6 +65,7 @@ impl Table {
             Self::Clock => "clock",
             Self::Discovery => "discovery",
             Self::Outbox => "outbox",
+            Self::OutboxBodies => "outbox_bodies",
             Self::Inbox => "inbox",
         }
     }

@@ -174,6 +174,8 @@ calls! {
     ReceiveMessages(ReceiveRequest) Post "/v1/messages/receive" Operate -> Vec<Received>;
     /// These messages are yours: they are not given out again, and their senders hear of it.
     MessagesTaken(TakenRequest) Post "/v1/messages/taken" Operate -> TakenAnswer;
+    /// You do not want these messages after all: they are given out again, in their old places.
+    MessagesReturned(TakenRequest) Post "/v1/messages/returned" Operate -> TakenAnswer;
     /// What waits for others, and what waits here.
     Messages Get "/v1/messages" Read -> Messages;
     /// The audit log.
@@ -250,7 +252,7 @@ pub enum Answer {
     Sent(Vec<Sent>),
     /// Of `ReceiveMessages`.
     Received(Vec<Received>),
-    /// Of `MessagesTaken`.
+    /// Of `MessagesTaken` and `MessagesReturned`.
     Taken(TakenAnswer),
     /// Of `Messages`.
     Messages(Messages),

@@ -97,17 +97,17 @@ object! {
         body: String,
     }
 
-    /// Messages that an application has.
+    /// Messages that an application was given.
     #[serde(deny_unknown_fields)]
     pub struct TakenRequest {
         /// Their ids, as they were received.
         ids: Vec<String>,
     }
 
-    /// How many of them the node waited for: the others were given out again, and taken by others, or their time was over.
+    /// Of how many of them the node did not know it yet: the others were given out again and taken by others, or their time was over.
     pub struct TakenAnswer {
         /// How many.
-        taken: u64,
+        messages: u64,
     }
 
     /// Messages that wait for one member.
@@ -142,7 +142,7 @@ object! {
         messages: u64,
         /// Bytes of them, and of those that are not whole.
         bytes: u64,
-        /// How many are on their way, or wait for room.
+        /// How many are on their way, wait for room, or for a policy that lets them in.
         coming: u64,
     }
 

@@ -129,7 +129,7 @@ fn line(sent: &Sent) -> String {
     super::table::printable(&format!("{}: {}{id}{reason}", sent.name, sent.state)) + "\n"
 }
 
-/// Prints each message and only then says that it is ours: who is stopped between the two gets it again.
+/// Prints each message and only then says that it is ours: who is stopped between the two gets it again. What cannot be printed is given back.
 pub(super) fn recv(arguments: &Arguments, recv: &Recv) -> Outcome {
     let mut left = if recv.count == 0 { u64::MAX } else { recv.count };
     let deadline = || recv.timeout.map(|timeout| Instant::now() + timeout);
@@ -145,12 +145,18 @@ pub(super) fn recv(arguments: &Arguments, recv: &Recv) -> Outcome {
         if received.is_empty() {
             continue;
         }
-        for message in &received {
-            out(arguments, message)?;
+        let printed = received.iter().map(|message| out(arguments, message)).take_while(Result::is_ok).count();
+        let ids = |messages: &[Received]| TakenRequest {
+            ids: messages.iter().filter(|one| !one.id.is_empty()).map(|one| one.id.clone()).collect(),
+        };
+        let (ours, others) = received.split_at(printed);
+        let ours = ids(ours);
+        if !ours.ids.is_empty() {
+            let _: TakenAnswer = remote::ask_for(arguments, &Call::MessagesTaken(ours))?;
         }
-        let ids: Vec<String> = received.iter().filter(|one| !one.id.is_empty()).map(|one| one.id.clone()).collect();
-        if !ids.is_empty() {
-            let _: TakenAnswer = remote::ask_for(arguments, &Call::MessagesTaken(TakenRequest { ids }))?;
+        if !others.is_empty() {
+            let _: TakenAnswer = remote::ask_for(arguments, &Call::MessagesReturned(ids(others)))?;
+            return Err(failed("nobody reads what is printed here; the messages that were not are there for others"));
         }
         left -= received.len() as u64;
         until = deadline();
@@ -158,7 +164,7 @@ pub(super) fn recv(arguments: &Arguments, recv: &Recv) -> Outcome {
     Ok(())
 }
 
-/// The body as it is, or with what is known of it on one line of JSON. That nobody reads it is a failure here: it would be lost.
+/// The body as it is, or with what is known of it on one line of JSON.
 fn out(arguments: &Arguments, message: &Received) -> Outcome {
     let bytes = if arguments.json {
         let mut line = serde_json::to_vec(message).map_err(failed)?;

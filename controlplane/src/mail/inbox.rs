@@ -3,24 +3,28 @@
 //! ```text
 //!           Offer              room for all of it         last byte           take                    taken
 //!  nothing ───────▶ Offered ───────────────────▶ Partial ───────────▶ Whole ───────▶ Whole and lent ───────▶ on disk: taken
-//!                      ▲                            │                   │  ▲                  │
-//!                      └── another needs the room ──┴───────────────────┘  └── time is over ──┘
+//!                    │ ▲                            │                   │  ▲                  │
+//!     policy says no │ └── another needs the room ──┴───────────────────┘  └── time is over ──┘
+//!                    ▼
+//!                  Denied ──── and says so for a minute ──▶ refused
 //! ```
 //!
 //! All of it is a copy of what the sender keeps, and in memory: only that a message was taken is on disk, before the sender hears of it. So
 //! a restart loses nothing, what others send never fills a disk, and room can be taken back from whoever has most of it. In a topic of a
 //! sender messages find room in their order, so the first one always has what it needs to come to its end.
+//!
+//! A policy is not everybody's at the same moment. So a message that ours forbids waits for a while before it is refused, and each is judged again
+//! when the policy changes, until it is in an application's hands.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
 use super::outbox::{MESSAGE_OVERHEAD, TTL_MAX};
+use super::sender::{Body, Datagram, Known, ROW_LEN_MAX, Sender, forget_timers};
 use super::wire::{
-    BODY_LEN_MAX, DATAGRAM_LEN_MAX, Frame, Head, MessageId, OFFERS_MAX, PENDING_MAX, PIECE_LEN_MAX, Refusal,
-    START_LEN_MAX, Topic, TopicPattern,
+    BODY_LEN_MAX, CREDIT_MIN, DATAGRAM_LEN_MAX, DATAGRAM_OVERHEAD, Frame, Head, MessageId, OFFERS_MAX, PENDING_MAX,
+    PIECE_LEN_MAX, Refusal, START_LEN_MAX, Topic, TopicPattern,
 };
 use super::{Effects, Key, LoadError, Violation};
 use crate::codec;
@@ -42,78 +46,17 @@ const KNOWN_MAX: usize = 2 * OFFERS_MAX;
 const TAKEN_MAX: usize = 2 * PENDING_MAX;
 /// Pieces of one link that belong nowhere: a few are on the way when room is taken back, and more than a window is no accident.
 const MISPLACED_MAX: u32 = 4096;
-/// Datagrams of one sender that wait.
+/// Datagrams of one sender that wait, and bytes of them: 64 of the longest. They have room of their own, so that they take none from messages.
 pub const DATAGRAMS_MAX: usize = 256;
-/// How long each of them does: it is news, and nobody was there for it.
-pub const DATAGRAM_FOR: Duration = Duration::from_secs(60);
+const DATAGRAM_SENDER_BYTES_MAX: usize = 64 * (DATAGRAM_LEN_MAX + MESSAGE_OVERHEAD);
+/// Bytes of datagrams of all senders together.
+pub const DATAGRAM_BYTES_MAX: usize = 16 << 20;
 /// How long an application may take to say that it has a message.
 pub const LEASE: Duration = Duration::from_secs(60);
-/// Bytes that are read before the sender is told: a message about each of many short ones would be as long as they are.
-const CREDIT_MIN: u32 = 32 << 10;
+/// How long a message that the policy forbids waits for another policy: one comes to everybody in seconds, over links that stand.
+pub const DENIED_FOR: Duration = Duration::from_secs(60);
 /// Bytes that a body's buffer grows by.
 const GROWTH: usize = 1 << 20;
-/// Longest row of [`Table::Inbox`].
-const ROW_LEN_MAX: usize = 64 << 10;
-
-/// What outlives a restart: which messages that the sender may offer again were taken.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Row {
-    life: u64,
-    taken: BTreeSet<MessageId>,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Body {
-    /// No room yet.
-    Offered,
-    /// There is room for all of it.
-    Partial(Vec<u8>),
-    Whole(Arc<[u8]>),
-}
-
-#[derive(Debug)]
-struct Known {
-    topic: Topic,
-    len: usize,
-    sent: UnixSecs,
-    not_after: Instant,
-    body: Body,
-    /// The call that has it.
-    lent: Option<u64>,
-}
-
-impl Known {
-    fn cost(&self) -> usize {
-        match self.body {
-            Body::Offered => 0,
-            Body::Partial(_) | Body::Whole(_) => self.len + MESSAGE_OVERHEAD,
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Datagram {
-    topic: Topic,
-    bytes: Vec<u8>,
-    got: Instant,
-    sent: UnixSecs,
-}
-
-/// What is known of one sender.
-#[derive(Debug, Default)]
-struct Sender {
-    row: Row,
-    /// It has said what is pending, on the link that stands.
-    has_begun: bool,
-    known: BTreeMap<MessageId, Known>,
-    /// Those without room.
-    offered: BTreeSet<MessageId>,
-    datagrams: VecDeque<Datagram>,
-    bytes: usize,
-    topic_bytes: HashMap<Topic, usize>,
-    credit: u32,
-    misplaced: u32,
-}
 
 /// A message as an application gets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,52 +93,10 @@ pub struct Waiting {
 pub struct Inbox {
     senders: BTreeMap<NodeId, Sender>,
     bytes: usize,
+    datagram_bytes: usize,
     has_arrived: bool,
     /// Who was served last, so that nobody is always first.
     last: NodeId,
-}
-
-impl Sender {
-    /// Whether nothing of it need be kept in mind.
-    fn is_idle(&self) -> bool {
-        !self.has_begun && self.row.taken.is_empty() && self.known.is_empty() && self.datagrams.is_empty()
-    }
-
-    /// Takes room, or gives it back.
-    fn charge(&mut self, total: &mut usize, topic: &Topic, cost: usize) {
-        (*total, self.bytes) = (*total + cost, self.bytes + cost);
-        *self.topic_bytes.entry(topic.clone()).or_default() += cost;
-    }
-
-    fn discharge(&mut self, total: &mut usize, topic: &Topic, cost: usize) {
-        (*total, self.bytes) = (*total - cost, self.bytes - cost);
-        if let Some(of_topic) = self.topic_bytes.get_mut(topic) {
-            *of_topic -= cost;
-            if *of_topic == 0 {
-                self.topic_bytes.remove(topic);
-            }
-        }
-    }
-
-    fn remove(&mut self, total: &mut usize, id: MessageId) -> Option<Known> {
-        let known = self.known.remove(&id)?;
-        self.offered.remove(&id);
-        self.discharge(total, &known.topic, known.cost());
-        Some(known)
-    }
-
-    /// Whether a topic may take so much more.
-    fn has_topic_room(&self, topic: &Topic, cost: usize) -> bool {
-        let of_topic = self.topic_bytes.get(topic).copied().unwrap_or(0);
-        of_topic == 0 || of_topic + cost <= INBOX_TOPIC_BYTES_MAX
-    }
-
-    fn store(&self, node: NodeId, batch: &mut Batch) {
-        match self.row.taken.is_empty() {
-            true => batch.delete(Table::Inbox, node.0),
-            false => batch.put(Table::Inbox, node.0, codec::encode(&self.row)),
-        }
-    }
 }
 
 impl Inbox {
@@ -218,9 +119,26 @@ impl Inbox {
             sender.known.remove(&id);
             effects.timers.cancel(Key::Stale(node, id));
         }
+        if sender.is_row_old {
+            let mut batch = Batch::default();
+            sender.store(node, &mut batch);
+            effects.store(batch);
+        }
         if sender.is_idle() {
             self.senders.remove(&node);
         }
+    }
+
+    /// Whether there is place for one more sender, if it is none of those that are known.
+    fn has_place(&mut self, node: NodeId, effects: &mut Effects) -> bool {
+        if !self.senders.contains_key(&node) && self.senders.len() >= SENDERS_MAX {
+            self.senders.retain(|_, sender| !sender.is_idle());
+            if self.senders.len() >= SENDERS_MAX {
+                effects.count("message_senders_full");
+                return false;
+            }
+        }
+        true
     }
 
     /// The sender says what it may still offer.
@@ -234,12 +152,14 @@ impl Inbox {
         if pending.len() > PENDING_MAX || pending.windows(2).any(|two| two[0] >= two[1]) {
             return Err(Violation::Pending);
         }
-        if !self.senders.contains_key(&node) && self.senders.len() >= SENDERS_MAX {
-            effects.count("message_senders_full");
+        if !self.has_place(node, effects) {
             return Ok(());
         }
         let Self { senders, bytes: total, .. } = self;
         let sender = senders.entry(node).or_default();
+        if sender.has_begun {
+            return Err(Violation::Begun);
+        }
         let before = sender.row.taken.len();
         let is_same = sender.row.life == life;
         let is_pending = |id: &MessageId| is_same && pending.binary_search(id).is_ok();
@@ -251,7 +171,7 @@ impl Inbox {
             forget_timers(node, id, effects);
         }
         sender.has_begun = true;
-        if sender.row.taken.len() < before {
+        if sender.row.taken.len() < before || sender.is_row_old {
             let mut batch = Batch::default();
             sender.store(node, &mut batch);
             effects.store(batch);
@@ -276,20 +196,12 @@ impl Inbox {
             return Err(Violation::Offer);
         }
         self.read(node, start.len(), effects);
-        let Self { senders, bytes: total, .. } = self;
         // Of one for whom there was no place nothing is wanted.
-        let Some(sender) = senders.get_mut(&node) else { return Ok(()) };
+        let Some(sender) = self.senders.get_mut(&node) else { return Ok(()) };
         if !sender.has_begun {
             return Err(Violation::Unbegun);
         }
         let id = head.id;
-        if !is_allowed {
-            sender.remove(total, id);
-            forget_timers(node, id, effects);
-            effects.count("message_denied");
-            effects.say(node, Frame::Refused { id, why: Refusal::Policy });
-            return Ok(());
-        }
         if sender.row.taken.contains(&id) {
             effects.say(node, Frame::Taken { id });
             return Ok(());
@@ -298,10 +210,11 @@ impl Inbox {
             if (&known.topic, known.len) != (&head.topic, len) {
                 return Err(Violation::Offer);
             }
-            match &known.body {
-                Body::Offered => {}
-                Body::Partial(body) => effects.say(node, Frame::Want { id, from: body.len() as u32 }),
-                Body::Whole(_) => effects.say(node, Frame::Held { id }),
+            self.judge(node, id, is_allowed, now, effects);
+            match self.senders.get(&node).and_then(|sender| sender.known.get(&id)).map(|known| &known.body) {
+                Some(Body::Partial(body)) => effects.say(node, Frame::Want { id, from: body.len() as u32 }),
+                Some(Body::Whole(_)) => effects.say(node, Frame::Held { id }),
+                Some(Body::Offered) | None => self.admit(effects),
             }
             return Ok(());
         }
@@ -309,7 +222,10 @@ impl Inbox {
             return Err(Violation::Offers);
         }
         // One that ended here a moment before it does at the sender is not waited for by those after it.
-        if sender.known.iter().any(|(known, other)| *known > id && other.topic == head.topic) {
+        let is_after = |(known, other): (&MessageId, &Known)| {
+            *known > id && other.topic == head.topic && !sender.denied.contains(known)
+        };
+        if sender.known.iter().any(is_after) {
             effects.count("message_misordered");
             return Ok(());
         }
@@ -318,8 +234,77 @@ impl Inbox {
         let Head { topic, sent, .. } = head;
         sender.known.insert(id, Known { topic, len, sent, not_after, body: Body::Offered, lent: None });
         sender.offered.insert(id);
-        self.admit_of(node, Some((id, start)).filter(|_| comes_along), effects);
+        if is_allowed {
+            self.admit_of(node, Some((id, start)).filter(|_| comes_along), effects);
+        } else {
+            self.judge(node, id, false, now, effects);
+        }
         Ok(())
+    }
+
+    /// Does with a message what the policy says, unless an application has it.
+    fn judge(&mut self, node: NodeId, id: MessageId, is_allowed: bool, now: Now, effects: &mut Effects) {
+        let Self { senders, bytes: total, .. } = self;
+        let Some(sender) = senders.get_mut(&node) else { return };
+        if sender.known.get(&id).is_none_or(|known| known.lent.is_some()) {
+            return;
+        }
+        match (is_allowed, sender.denied.contains(&id)) {
+            (false, false) => {
+                sender.put_back(total, id);
+                sender.offered.remove(&id);
+                sender.denied.insert(id);
+                effects.timers.set(Key::Denied(node, id), now.mono + DENIED_FOR);
+                effects.count("message_denied");
+            }
+            (true, true) if sender.has_begun => {
+                sender.denied.remove(&id);
+                sender.offered.insert(id);
+                effects.timers.cancel(Key::Denied(node, id));
+            }
+            // It is offered again on the next link.
+            (true, true) => {
+                sender.remove(total, id);
+                forget_timers(node, id, effects);
+            }
+            (true, false) | (false, true) => {}
+        }
+    }
+
+    /// The policy is another: `allows` is what it says of a sender and a topic.
+    pub(super) fn rejudge(&mut self, allows: impl Fn(NodeId, &Topic) -> bool, now: Now, effects: &mut Effects) {
+        let nodes: Vec<NodeId> = self.senders.keys().copied().collect();
+        for node in nodes {
+            let Self { senders, datagram_bytes: total, .. } = self;
+            let Some(sender) = senders.get_mut(&node) else { continue };
+            let mut said: HashMap<Topic, bool> = HashMap::new();
+            let mut is_allowed = |topic: &Topic| match said.get(topic) {
+                Some(said) => *said,
+                None => *said.entry(topic.clone()).or_insert(allows(node, topic)),
+            };
+            while let Some(at) = sender.datagrams.iter().position(|datagram| !is_allowed(&datagram.topic)) {
+                sender.pop(total, at);
+                effects.count("message_denied");
+            }
+            let judged: Vec<(MessageId, bool)> =
+                sender.known.iter().map(|(id, known)| (*id, is_allowed(&known.topic))).collect();
+            judged.into_iter().for_each(|(id, is_allowed)| self.judge(node, id, is_allowed, now, effects));
+        }
+        self.admit(effects);
+    }
+
+    /// The policy has forbidden a message for long enough.
+    pub(super) fn denied(&mut self, node: NodeId, id: MessageId, effects: &mut Effects) {
+        let Self { senders, bytes: total, .. } = self;
+        let Some(sender) = senders.get_mut(&node).filter(|sender| sender.denied.contains(&id)) else { return };
+        sender.remove(total, id);
+        forget_timers(node, id, effects);
+        if sender.has_begun {
+            effects.say(node, Frame::Refused { id, why: Refusal::Policy });
+        } else if sender.is_idle() {
+            senders.remove(&node);
+        }
+        self.admit(effects);
     }
 
     /// Finds room for what was offered, each sender in turn.
@@ -340,11 +325,18 @@ impl Inbox {
         let Some(sender) = self.senders.get(&node).filter(|sender| sender.has_begun) else { return false };
         let ids: Vec<MessageId> = sender.offered.iter().copied().collect();
         let (mut full, mut any) = (HashSet::new(), false);
+        let mut denied: HashMap<Topic, MessageId> = HashMap::new();
+        for id in &sender.denied {
+            if let Some(known) = sender.known.get(id) {
+                denied.entry(known.topic.clone()).or_insert(*id);
+            }
+        }
         for id in ids {
             let Some(sender) = self.senders.get(&node) else { break };
             let Some(Known { topic, len, body: Body::Offered, .. }) = sender.known.get(&id) else { continue };
             let (topic, cost) = (topic.clone(), len + MESSAGE_OVERHEAD);
-            if full.contains(&topic) || !sender.has_topic_room(&topic, cost) {
+            let is_behind = denied.get(&topic).is_some_and(|first| *first < id);
+            if is_behind || full.contains(&topic) || !sender.has_topic_room(&topic, cost) {
                 full.insert(topic);
                 continue;
             }
@@ -362,6 +354,12 @@ impl Inbox {
             match start.take_if(|(first, _)| *first == id) {
                 Some((_, whole)) => {
                     known.body = Body::Whole(whole.into());
+                    *has_arrived = true;
+                    effects.say(node, Frame::Held { id });
+                }
+                // Of nothing no piece comes.
+                None if known.len == 0 => {
+                    known.body = Body::Whole(Arc::default());
                     *has_arrived = true;
                     effects.say(node, Frame::Held { id });
                 }
@@ -390,12 +388,12 @@ impl Inbox {
             effects.count("message_put_back");
             let Self { senders, bytes: total, .. } = self;
             let Some(sender) = senders.get_mut(&other) else { return false };
-            let Some(known) = sender.remove(total, id) else { return false };
             if sender.has_begun {
-                sender.known.insert(id, Known { body: Body::Offered, ..known });
+                sender.put_back(total, id);
                 sender.offered.insert(id);
             } else {
-                effects.timers.cancel(Key::Stale(other, id));
+                sender.remove(total, id);
+                forget_timers(other, id, effects);
             }
         }
         true
@@ -448,7 +446,7 @@ impl Inbox {
             };
         };
         sender.credit += bytes as u32;
-        if sender.credit >= CREDIT_MIN {
+        if sender.credit as usize >= CREDIT_MIN {
             effects.say(node, Frame::Credit(std::mem::take(&mut sender.credit)));
         }
     }
@@ -458,7 +456,7 @@ impl Inbox {
         let Self { senders, bytes: total, .. } = self;
         let Some(sender) = senders.get_mut(&node) else { return };
         // On disk it stays until the next one is taken, or the next link: a write for each would be one too many.
-        sender.row.taken.remove(&id);
+        sender.is_row_old |= sender.row.taken.remove(&id);
         if sender.remove(total, id).is_some() {
             forget_timers(node, id, effects);
             // Those behind it in its topic are first now.
@@ -480,29 +478,31 @@ impl Inbox {
         if bytes.len() > DATAGRAM_LEN_MAX {
             return Err(Violation::Datagram);
         }
-        self.read(node, bytes.len(), effects);
+        self.read(node, bytes.len() + DATAGRAM_OVERHEAD, effects);
         if !is_allowed {
             effects.count("message_denied");
             return Ok(());
         }
-        if !self.senders.contains_key(&node) && self.senders.len() >= SENDERS_MAX {
-            effects.count("message_senders_full");
+        if !self.has_place(node, effects) {
             return Ok(());
         }
-        let Self { senders, bytes: total, .. } = self;
+        let Self { senders, datagram_bytes: total, .. } = self;
         let sender = senders.entry(node).or_default();
-        drop_stale(sender, total, now.mono, effects);
-        let cost = bytes.len() + MESSAGE_OVERHEAD;
-        let has_room = sender.datagrams.len() < DATAGRAMS_MAX
-            && sender.has_topic_room(&topic, cost)
-            && sender.bytes + cost <= INBOX_SENDER_BYTES_MAX
-            && *total + cost <= INBOX_BYTES_MAX;
-        if !has_room {
+        sender.drop_stale(total, now.mono, effects);
+        let datagram = Datagram { topic, bytes, got: now.mono, sent: now.wall };
+        let wanted = sender.datagram_bytes + datagram.cost();
+        if sender.datagrams.len() >= DATAGRAMS_MAX || wanted > DATAGRAM_SENDER_BYTES_MAX {
             effects.count("message_datagram_dropped");
             return Ok(());
         }
-        sender.charge(total, &topic, cost);
-        sender.datagrams.push_back(Datagram { topic, bytes, got: now.mono, sent: now.wall });
+        while *total + datagram.cost() > DATAGRAM_BYTES_MAX {
+            let most = senders.iter_mut().filter(|(other, _)| **other != node);
+            let most = most.max_by_key(|(_, other)| other.datagram_bytes).filter(|(_, other)| other.datagram_bytes > wanted);
+            effects.count("message_datagram_dropped");
+            let Some((_, other)) = most else { return Ok(()) };
+            other.pop(total, 0);
+        }
+        senders.entry(node).or_default().push(total, datagram);
         self.has_arrived = true;
         Ok(())
     }
@@ -520,11 +520,11 @@ impl Inbox {
     ) -> Vec<Delivery> {
         let (mut taken, mut bytes) = (vec![], 0);
         let (after, before): (Vec<_>, Vec<_>) = self.senders.keys().partition(|node| **node > self.last);
-        let Self { senders, bytes: total, last, .. } = self;
+        let Self { senders, datagram_bytes: total, last, .. } = self;
         for node in after.into_iter().chain(before).collect::<Vec<NodeId>>() {
             let Some(sender) = senders.get_mut(&node) else { continue };
             let before = taken.len();
-            drop_stale(sender, total, now, effects);
+            sender.drop_stale(total, now, effects);
             let mut blocked: HashSet<Topic> = HashSet::new();
             let is_full = |taken: &[Delivery], bytes: usize, len: usize| {
                 taken.len() >= max || !taken.is_empty() && bytes + len > bytes_max
@@ -555,9 +555,8 @@ impl Inbox {
                 if is_full(&taken, bytes, sender.datagrams[at].bytes.len()) {
                     break;
                 }
-                let Some(Datagram { topic, bytes: body, sent, .. }) = sender.datagrams.remove(at) else { break };
+                let Some(Datagram { topic, bytes: body, sent, .. }) = sender.pop(total, at) else { break };
                 bytes += body.len();
-                sender.discharge(total, &topic, body.len() + MESSAGE_OVERHEAD);
                 taken.push(Delivery { from: node, id: None, topic, sent, body: body.into() });
             }
             if taken.len() > before {
@@ -583,7 +582,7 @@ impl Inbox {
             said.push((*node, *id, sender.has_begun));
         }
         for node in changed {
-            senders.get(&node).into_iter().for_each(|sender| sender.store(node, &mut batch));
+            senders.get_mut(&node).into_iter().for_each(|sender| sender.store(node, &mut batch));
         }
         effects.store(batch);
         for (node, id, is_linked) in &said {
@@ -605,6 +604,21 @@ impl Inbox {
                 self.has_arrived = true;
             }
         }
+    }
+
+    /// An application does not want what it was lent after all. Says how many of them it had.
+    pub(super) fn returned(&mut self, ids: &[(NodeId, MessageId)], effects: &mut Effects) -> usize {
+        let mut returned = 0;
+        for (node, id) in ids {
+            let known = self.senders.get_mut(node).and_then(|sender| sender.known.get_mut(id));
+            if let Some(known) = known.filter(|known| known.lent.is_some()) {
+                known.lent = None;
+                effects.timers.cancel(Key::Lease(*node, *id));
+                self.has_arrived = true;
+                returned += 1;
+            }
+        }
+        returned
     }
 
     /// Nobody said in time that it has the message: it is there for others.
@@ -635,7 +649,7 @@ impl Inbox {
     /// The sender is no member any more: its word counts no longer.
     pub(super) fn forget(&mut self, node: NodeId, effects: &mut Effects) {
         let Some(sender) = self.senders.remove(&node) else { return };
-        self.bytes -= sender.bytes;
+        (self.bytes, self.datagram_bytes) = (self.bytes - sender.bytes, self.datagram_bytes - sender.datagram_bytes);
         sender.known.keys().for_each(|id| forget_timers(node, *id, effects));
         let mut batch = Batch::default();
         batch.delete(Table::Inbox, node.0);
@@ -676,9 +690,20 @@ impl Inbox {
         rows.into_iter().map(row).collect()
     }
 
-    /// Bytes that are taken, as they count.
+    /// Those whose messages are judged by the policy.
+    pub fn senders(&self) -> impl Iterator<Item = NodeId> {
+        let has_any = |(_, sender): &(&NodeId, &Sender)| !sender.known.is_empty() || !sender.datagrams.is_empty();
+        self.senders.iter().filter(has_any).map(|(node, _)| *node)
+    }
+
+    /// Bytes that are taken, as they count: of messages.
     pub const fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// The same of datagrams.
+    pub const fn datagram_bytes(&self) -> usize {
+        self.datagram_bytes
     }
 
     /// Whether something can be taken since the last time that could not before.
@@ -687,23 +712,9 @@ impl Inbox {
     }
 }
 
-fn forget_timers(node: NodeId, id: MessageId, effects: &mut Effects) {
-    effects.timers.cancel(Key::Stale(node, id));
-    effects.timers.cancel(Key::Lease(node, id));
-}
-
 /// A piece that fits nowhere: what was on its way when its message was put back, or nonsense.
 fn misplaced(sender: &mut Sender, effects: &mut Effects) -> Result<(), Violation> {
     effects.count("message_misplaced");
     sender.misplaced += 1;
     if sender.misplaced > MISPLACED_MAX { Err(Violation::Piece) } else { Ok(()) }
-}
-
-/// Datagrams that nobody came for.
-fn drop_stale(sender: &mut Sender, total: &mut usize, now: Instant, effects: &mut Effects) {
-    while sender.datagrams.front().is_some_and(|datagram| now.saturating_duration_since(datagram.got) >= DATAGRAM_FOR) {
-        let Some(Datagram { topic, bytes, .. }) = sender.datagrams.pop_front() else { break };
-        sender.discharge(total, &topic, bytes.len() + MESSAGE_OVERHEAD);
-        effects.count("message_datagram_dropped");
-    }
 }

@@ -1,8 +1,8 @@
 //! The sending side: what was accepted from applications here, until it is settled.
 //!
 //! ```text
-//!             send                link               Want                  last byte        Held             Taken
-//!  accepted ───────▶ Queued ───────────▶ Offered ───────────▶ Sending(next) ─────▶ Sent ─────────▶ Held ───────────▶ settled
+//!             disk                link               Want                  last byte        Held             Taken
+//!  Storing ────────▶ Queued ───────────▶ Offered ───────────▶ Sending(next) ─────▶ Sent ─────────▶ Held ───────────▶ settled
 //!                      ▲                    └─ short: the body came along ─────────▶ │               │
 //!                      └──────────────────────────── the link is lost ───────────────┴───────────────┘
 //! ```
@@ -10,15 +10,17 @@
 //! A message is on disk before its id is given out, and deleted there before the receiver may forget it. It leaves in no other way than
 //! taken, refused, past its time, or parted with its peer, and what became of it is remembered for those who ask.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::bodies::{self, Bodies, PART_LEN, PARTS_AT_ONCE};
+use super::window::Window;
 use super::wire::{
-    BODY_LEN_MAX, Bytes, Frame, Head, MessageId, OFFERS_MAX, OFFERS_TOPIC_MAX, PENDING_MAX, PIECE_LEN_MAX, Refusal,
-    START_LEN_MAX, Topic, WINDOW,
+    BODY_LEN_MAX, Bytes, DATAGRAM_OVERHEAD, Frame, Head, MessageId, OFFERS_MAX, OFFERS_TOPIC_MAX, PENDING_MAX,
+    PIECE_LEN_MAX, Refusal, START_LEN_MAX, Topic,
 };
 use super::{Effects, Key, LoadError, Violation};
 use crate::codec;
@@ -50,8 +52,14 @@ const UNSTORED_FOR: Duration = Duration::from_millis(50);
 const ID_SUB_BITS: u32 = 20;
 /// Key of [`Life`] in [`Table::Outbox`]; those of messages are longer.
 const LIFE_KEY: &[u8] = b"life";
-/// Longest stored message.
-const STORED_LEN_MAX: usize = BODY_LEN_MAX + 1024;
+/// Longest row of a message.
+const STORED_LEN_MAX: usize = 1024;
+/// Longest body that is written in the turn in which it is accepted; of longer ones parts are, one turn after the other.
+const STORED_AT_ONCE: usize = PART_LEN;
+/// Between two of those turns: whatever else waits has its own.
+const STORE_GAP: Duration = Duration::from_millis(1);
+/// How long a peer may take to say that it has read something.
+const STALL: Duration = Duration::from_secs(30);
 
 /// What an outbox keeps of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,18 +68,21 @@ struct Life {
     last: MessageId,
 }
 
-/// A message on disk.
+/// A message on disk; its body is kept by [`bodies`].
 #[derive(Debug, Serialize, Deserialize)]
 struct Stored {
     topic: Topic,
     sent: UnixSecs,
     not_after: UnixSecs,
-    body: Bytes,
+    body: MessageId,
+    len: u32,
 }
 
 /// Where a message stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
+    /// It is being written to disk, and its id not told yet.
+    Storing,
     /// Only here.
     Queued,
     /// The receiver knows of it and has not found room yet.
@@ -82,6 +93,13 @@ pub enum Stage {
     Sent,
     /// It waits there for an application.
     Held,
+}
+
+impl Stage {
+    /// Whether the peer knows of it on the link that stands.
+    const fn is_told(self) -> bool {
+        !matches!(self, Self::Storing | Self::Queued)
+    }
 }
 
 /// What became of a message.
@@ -141,9 +159,16 @@ pub struct Queued {
     pub body: Arc<[u8]>,
     /// Where it stands.
     pub stage: Stage,
+    /// What its body is kept by.
+    body_id: MessageId,
 }
 
 impl Queued {
+    /// The peer knows nothing of it any more.
+    fn take_back(&mut self) {
+        self.stage = Stage::Queued;
+    }
+
     fn cost(&self) -> usize {
         self.body.len() + MESSAGE_OVERHEAD
     }
@@ -153,7 +178,7 @@ impl Queued {
 #[derive(Debug, Default)]
 struct Link {
     has_begun: bool,
-    in_flight: usize,
+    window: Window,
     /// Those that are wanted, each piece in turn.
     sending: VecDeque<MessageId>,
     offered: usize,
@@ -164,8 +189,27 @@ struct Link {
 #[derive(Debug, Default)]
 struct Line {
     messages: BTreeMap<MessageId, Queued>,
+    /// Those of them that the peer has not been told of on the link that stands.
+    untold: BTreeSet<MessageId>,
     bytes: usize,
     link: Option<Link>,
+}
+
+/// Messages with one body that is being written.
+#[derive(Debug)]
+struct Storing {
+    body: MessageId,
+    /// Parts that are.
+    parts: usize,
+    messages: Vec<(NodeId, MessageId)>,
+}
+
+/// A message that is settled, and on disk still; its body with so many parts if it was the last one with it.
+#[derive(Debug)]
+struct Unstored {
+    node: NodeId,
+    id: MessageId,
+    body: Option<(MessageId, usize)>,
 }
 
 /// All that waits.
@@ -174,14 +218,18 @@ pub struct Outbox {
     life: Life,
     lines: BTreeMap<NodeId, Line>,
     by_id: HashMap<MessageId, NodeId>,
-    bytes: usize,
+    bodies: Bodies,
+    /// What counts as under way on all links.
     in_flight: usize,
     /// Peers that wait for others' bytes to arrive.
     starved: BTreeSet<NodeId>,
     ended: VecDeque<MessageId>,
     outcomes: HashMap<MessageId, (NodeId, Outcome)>,
-    /// Settled, and on disk still.
-    unstored: Vec<(NodeId, MessageId)>,
+    /// Long ones are written one after the other.
+    storing: VecDeque<Storing>,
+    /// Bodies that have been since somebody asked, or are wanted no more.
+    stored: Vec<MessageId>,
+    unstored: Vec<Unstored>,
     is_settled: bool,
 }
 
@@ -198,6 +246,12 @@ impl Outbox {
         effects: &mut Effects,
     ) -> Result<Self, LoadError> {
         let mut outbox = Self { life: Life { life: random.u64(), last: MessageId(0) }, ..Self::default() };
+        let mut kept: BTreeMap<MessageId, (Arc<[u8]>, usize)> = BTreeMap::new();
+        let mut parts: BTreeMap<MessageId, usize> = BTreeMap::new();
+        for (id, (bytes, count)) in bodies::load(store)? {
+            kept.insert(id, (bytes.into(), 0));
+            parts.insert(id, count);
+        }
         for (key, bytes) in store.entries(Table::Outbox)? {
             if key == LIFE_KEY {
                 outbox.life = codec::decode(&bytes, bytes.len()).map_err(LoadError::Decode)?;
@@ -206,61 +260,145 @@ impl Outbox {
             let Some((node, id)) = key.split_first_chunk::<32>() else { return Err(LoadError::Key) };
             let id = MessageId(u64::from_be_bytes(id.try_into().map_err(|_| LoadError::Key)?));
             let stored: Stored = codec::decode(&bytes, STORED_LEN_MAX).map_err(LoadError::Decode)?;
-            let Stored { topic, sent, not_after, body } = stored;
-            let queued = Queued { topic, sent, not_after, body: body.0.into(), stage: Stage::Queued };
+            let Stored { topic, sent, not_after, body: body_id, len } = stored;
+            let (body, messages) = kept.entry(body_id).or_default();
+            if body.len() != len as usize {
+                return Err(LoadError::Body);
+            }
+            *messages += 1;
+            let body = Arc::clone(body);
+            let queued = Queued { topic, sent, not_after, body, stage: Stage::Queued, body_id };
             outbox.insert(NodeId(*node), id, queued, now, effects);
         }
+        let mut batch = Batch::default();
+        for (id, (bytes, messages)) in kept {
+            match messages {
+                // The process ended while it was being written: nobody was told that it was taken.
+                0 => bodies::delete(&mut batch, id, parts.get(&id).copied().unwrap_or(0)),
+                _ => outbox.bodies.insert(id, bytes, messages),
+            }
+        }
+        effects.store(batch);
         Ok(outbox)
     }
 
-    /// Takes a message from an application.
+    /// Takes a message from an application, for each of these members. A long one is on disk only when [`Self::take_stored`] says so.
     pub(super) fn send(
         &mut self,
-        to: NodeId,
-        topic: Topic,
-        body: Arc<[u8]>,
+        to: &[NodeId],
+        topic: &Topic,
+        body: &Arc<[u8]>,
         ttl: Duration,
         now: Now,
         effects: &mut Effects,
-    ) -> Result<MessageId, SendError> {
-        if body.len() > BODY_LEN_MAX {
-            return Err(SendError::TooLong(body.len()));
+    ) -> Vec<Result<MessageId, SendError>> {
+        let (sent, not_after) = (now.wall, now.wall.plus(ttl.min(TTL_MAX)));
+        let (mut accepted, mut answers) = (vec![], vec![]);
+        for node in to {
+            answers.push(self.room_for(*node, body.len(), accepted.is_empty()).map(|()| {
+                // With the time in front, not even a state directory that was put back to an earlier day gives an id twice.
+                let by_time = now.wall.0.saturating_mul(1 << ID_SUB_BITS);
+                let id = MessageId(by_time.max(self.life.last.0.saturating_add(1)));
+                self.life.last = id;
+                let body_id = accepted.first().map_or(id, |(_, first)| *first);
+                let (topic, body) = (topic.clone(), Arc::clone(body));
+                let queued = Queued { topic, sent, not_after, body, stage: Stage::Storing, body_id };
+                if accepted.is_empty() {
+                    self.bodies.insert(body_id, Arc::clone(&queued.body), to.len());
+                }
+                self.insert(*node, id, queued, now, effects);
+                accepted.push((*node, id));
+                id
+            }));
         }
-        let cost = body.len() + MESSAGE_OVERHEAD;
+        let Some(&(_, first)) = accepted.first() else { return answers };
+        // It was inserted for all of them.
+        for _ in accepted.len()..to.len() {
+            self.bodies.release(first);
+        }
+        let storing = Storing { body: first, parts: 0, messages: accepted };
+        if body.len() <= STORED_AT_ONCE {
+            self.store(storing, now, effects);
+            self.stored.retain(|body| *body != first);
+        } else {
+            self.storing.push_back(storing);
+            effects.timers.set_at_latest(Key::Store, now.mono + STORE_GAP);
+        }
+        answers
+    }
+
+    /// Whether one more of this length may wait for a member.
+    fn room_for(&self, to: NodeId, len: usize, is_first: bool) -> Result<(), SendError> {
+        if len > BODY_LEN_MAX {
+            return Err(SendError::TooLong(len));
+        }
         let (messages, bytes) = self.lines.get(&to).map_or((0, 0), |line| (line.messages.len(), line.bytes));
-        if messages >= PENDING_MAX || bytes + cost > OUTBOX_PEER_BYTES_MAX {
+        if messages >= PENDING_MAX || bytes + len + MESSAGE_OVERHEAD > OUTBOX_PEER_BYTES_MAX {
             return Err(SendError::PeerFull { messages, bytes });
         }
-        let (messages, bytes) = (self.by_id.len(), self.bytes);
-        if messages >= OUTBOX_MESSAGES_MAX || bytes + cost > OUTBOX_BYTES_MAX {
+        let (messages, bytes) = (self.by_id.len(), self.bytes());
+        let more = MESSAGE_OVERHEAD + if is_first { len } else { 0 };
+        if messages >= OUTBOX_MESSAGES_MAX || bytes + more > OUTBOX_BYTES_MAX {
             return Err(SendError::Full { messages, bytes });
         }
-        // With the time in front, not even a state directory that was put back to an earlier day gives an id twice.
-        let by_time = now.wall.0.saturating_mul(1 << ID_SUB_BITS);
-        let id = MessageId(by_time.max(self.life.last.0.saturating_add(1)));
-        self.life.last = id;
-        let queued =
-            Queued { topic, sent: now.wall, not_after: now.wall.plus(ttl.min(TTL_MAX)), body, stage: Stage::Queued };
-        let stored = Stored {
-            topic: queued.topic.clone(),
-            sent: queued.sent,
-            not_after: queued.not_after,
-            body: Bytes(queued.body.to_vec()),
-        };
+        Ok(())
+    }
+
+    /// Writes the next parts of the first of what is being written.
+    pub(super) fn store_next(&mut self, now: Now, effects: &mut Effects) {
+        let Some(storing) = self.storing.pop_front() else { return };
+        if let Some(rest) = self.store(storing, now, effects) {
+            self.storing.push_front(rest);
+        }
+        if !self.storing.is_empty() {
+            effects.timers.set(Key::Store, now.mono + STORE_GAP);
+        }
+    }
+
+    /// Writes as much as is written at a time, with the last of it the messages themselves; what is left to write.
+    fn store(&mut self, mut storing: Storing, now: Now, effects: &mut Effects) -> Option<Storing> {
+        let bytes = Arc::clone(self.bodies.bytes_of(storing.body)?);
+        let to = (storing.parts + PARTS_AT_ONCE).min(bodies::parts(bytes.len()));
         let mut batch = Batch::default();
+        bodies::put(&mut batch, storing.body, &bytes, storing.parts, to);
+        storing.parts = to;
+        if to < bodies::parts(bytes.len()) {
+            effects.store(batch);
+            return Some(storing);
+        }
+        let mut written = vec![];
+        for (node, id) in storing.messages {
+            let queued = self.lines.get_mut(&node).and_then(|line| line.messages.get_mut(&id));
+            let Some(queued) = queued else { continue };
+            queued.stage = Stage::Queued;
+            let stored = Stored {
+                topic: queued.topic.clone(),
+                sent: queued.sent,
+                not_after: queued.not_after,
+                body: storing.body,
+                len: bytes.len() as u32,
+            };
+            batch.put(Table::Outbox, key(node, id), codec::encode(&stored));
+            written.push(node);
+        }
         batch.put(Table::Outbox, LIFE_KEY, codec::encode(&self.life));
-        batch.put(Table::Outbox, key(to, id), codec::encode(&stored));
         effects.store(batch);
-        self.insert(to, id, queued, now, effects);
-        self.pump(to, now, effects);
-        Ok(id)
+        self.stored.push(storing.body);
+        written.into_iter().for_each(|node| self.pump(node, now, effects));
+        None
+    }
+
+    /// First messages of those that were written since the last time, or are wanted no more.
+    pub(super) fn take_stored(&mut self) -> Vec<MessageId> {
+        std::mem::take(&mut self.stored)
     }
 
     fn insert(&mut self, node: NodeId, id: MessageId, queued: Queued, now: Now, effects: &mut Effects) {
         effects.timers.set(Key::Expire(node, id), now.mono + queued.not_after.since(now.wall));
         let line = self.lines.entry(node).or_default();
-        (line.bytes, self.bytes) = (line.bytes + queued.cost(), self.bytes + queued.cost());
+        line.bytes += queued.cost();
         line.messages.insert(id, queued);
+        line.untold.insert(id);
         self.by_id.insert(id, node);
     }
 
@@ -270,13 +408,17 @@ impl Outbox {
         to: NodeId,
         topic: Topic,
         bytes: Vec<u8>,
+        now: Now,
         effects: &mut Effects,
     ) -> Result<(), SendError> {
         let link = self.lines.get_mut(&to).and_then(|line| line.link.as_mut()).ok_or(SendError::NoLink)?;
-        if link.in_flight + bytes.len() > WINDOW || self.in_flight + bytes.len() > IN_FLIGHT_MAX {
+        let cost = bytes.len() + DATAGRAM_OVERHEAD;
+        if !link.window.has_room(cost) || self.in_flight + cost > IN_FLIGHT_MAX {
             return Err(SendError::NoLink);
         }
-        (link.in_flight, self.in_flight) = (link.in_flight + bytes.len(), self.in_flight + bytes.len());
+        self.in_flight += cost;
+        link.window.send(cost, now.mono);
+        effects.timers.set_at_latest(Key::Stall(to), now.mono + STALL);
         effects.say(to, Frame::Datagram { topic, bytes: Bytes(bytes) });
         Ok(())
     }
@@ -292,9 +434,11 @@ impl Outbox {
     pub(super) fn link_down(&mut self, node: NodeId, now: Now, effects: &mut Effects) {
         let Some(line) = self.lines.get_mut(&node) else { return };
         let Some(link) = line.link.take() else { return };
-        self.in_flight -= link.in_flight;
+        self.in_flight -= link.window.counted();
         self.starved.remove(&node);
-        line.messages.values_mut().for_each(|queued| queued.stage = Stage::Queued);
+        effects.timers.cancel(Key::Stall(node));
+        line.messages.values_mut().filter(|queued| queued.stage != Stage::Storing).for_each(Queued::take_back);
+        line.untold = line.messages.keys().copied().collect();
         self.tidy(node);
         self.feed(now, effects);
     }
@@ -317,6 +461,12 @@ impl Outbox {
             self.flush(effects);
             effects.say(node, begin);
         }
+        self.send_pieces(node, now, effects);
+        self.offer(node, now, effects);
+    }
+
+    /// Sends of what is wanted as much as may be under way.
+    fn send_pieces(&mut self, node: NodeId, now: Now, effects: &mut Effects) {
         let Some(Line { messages, link: Some(link), .. }) = self.lines.get_mut(&node) else { return };
         while let Some(id) = link.sending.pop_front() {
             let Some(Queued { body, stage, .. }) = messages.get_mut(&id) else { continue };
@@ -324,7 +474,7 @@ impl Outbox {
             let end = (at + PIECE_LEN_MAX).min(body.len());
             let len = end - at;
             let is_starved = self.in_flight + len > IN_FLIGHT_MAX;
-            if is_starved || link.in_flight + len > WINDOW {
+            if is_starved || !link.window.has_room(len) {
                 link.sending.push_front(id);
                 if is_starved {
                     self.starved.insert(node);
@@ -332,7 +482,9 @@ impl Outbox {
                 break;
             }
             if len > 0 {
-                (link.in_flight, self.in_flight) = (link.in_flight + len, self.in_flight + len);
+                self.in_flight += len;
+                link.window.send(len, now.mono);
+                effects.timers.set_at_latest(Key::Stall(node), now.mono + STALL);
                 effects.say(node, Frame::Piece { id, at: at as u32, bytes: Bytes(body[at..end].to_vec()) });
             }
             *stage = if end < body.len() { Stage::Sending(end) } else { Stage::Sent };
@@ -340,20 +492,38 @@ impl Outbox {
                 link.sending.push_back(id);
             }
         }
-        for (id, queued) in messages.iter_mut() {
+    }
+
+    /// Tells a peer of what it has not heard of yet, in the order of each topic.
+    fn offer(&mut self, node: NodeId, now: Now, effects: &mut Effects) {
+        let Some(Line { messages, untold, link: Some(link), .. }) = self.lines.get_mut(&node) else { return };
+        let (mut told, mut held_up) = (vec![], HashSet::new());
+        for id in untold.iter() {
             if link.offered >= OFFERS_MAX {
                 break;
             }
-            let of_topic = link.offered_by_topic.entry(queued.topic.clone()).or_default();
-            if queued.stage != Stage::Queued || *of_topic >= OFFERS_TOPIC_MAX {
+            let Some(queued) = messages.get_mut(id) else { continue };
+            // What comes after one that is being written waits for it.
+            if queued.stage == Stage::Storing {
+                held_up.insert(queued.topic.clone());
                 continue;
             }
-            (*of_topic, link.offered) = (*of_topic + 1, link.offered + 1);
+            let of_topic = link.offered_by_topic.get(&queued.topic).copied().unwrap_or(0);
+            if of_topic >= OFFERS_TOPIC_MAX || held_up.contains(&queued.topic) {
+                continue;
+            }
+            link.offered_by_topic.insert(queued.topic.clone(), of_topic + 1);
+            link.offered += 1;
+            told.push(*id);
             let len = queued.body.len();
             let comes_along =
-                len <= START_LEN_MAX && link.in_flight + len <= WINDOW && self.in_flight + len <= IN_FLIGHT_MAX;
+                len <= START_LEN_MAX && link.window.has_room(len) && self.in_flight + len <= IN_FLIGHT_MAX;
             let start = if comes_along { queued.body.to_vec() } else { vec![] };
-            (link.in_flight, self.in_flight) = (link.in_flight + start.len(), self.in_flight + start.len());
+            if !start.is_empty() {
+                self.in_flight += len;
+                link.window.send(len, now.mono);
+                effects.timers.set_at_latest(Key::Stall(node), now.mono + STALL);
+            }
             queued.stage = if comes_along { Stage::Sent } else { Stage::Offered };
             let left = queued.not_after.since(now.wall).as_secs();
             let head = Head {
@@ -365,14 +535,24 @@ impl Outbox {
             };
             effects.say(node, Frame::Offer { head, start: Bytes(start) });
         }
-        link.offered_by_topic.retain(|_, offered| *offered > 0);
+        untold.retain(|id| told.binary_search(id).is_err());
     }
 
     /// There is room again for those that waited for others.
     fn feed(&mut self, now: Now, effects: &mut Effects) {
         for node in std::mem::take(&mut self.starved) {
-            self.pump(node, now, effects);
+            self.send_pieces(node, now, effects);
         }
+    }
+
+    /// A peer has not said for long that it reads what was sent, or it was too little to tell of. It is not held against others.
+    pub(super) fn stalled(&mut self, node: NodeId, now: Now, effects: &mut Effects) {
+        let Some(link) = self.lines.get_mut(&node).and_then(|line| line.link.as_mut()) else { return };
+        if link.window.is_owed() {
+            effects.count("message_stalled");
+        }
+        self.in_flight -= link.window.write_off();
+        self.feed(now, effects);
     }
 
     /// The peer wants a message from a byte on.
@@ -388,14 +568,18 @@ impl Outbox {
         let Some(line) = self.lines.get_mut(&node) else { return Ok(()) };
         let (Some(queued), Some(link)) = (line.messages.get_mut(&id), line.link.as_mut()) else { return Ok(()) };
         let from = from as usize;
-        if queued.stage == Stage::Queued || from > queued.body.len() {
+        if from > queued.body.len() {
             return Err(Violation::Want);
+        }
+        // It may have it from the link before, and need it again; it says so once more when it hears of it.
+        if !queued.stage.is_told() {
+            return Ok(());
         }
         if !link.sending.contains(&id) {
             link.sending.push_back(id);
         }
         queued.stage = Stage::Sending(from);
-        self.pump(node, now, effects);
+        self.send_pieces(node, now, effects);
         Ok(())
     }
 
@@ -408,10 +592,12 @@ impl Outbox {
         effects: &mut Effects,
     ) -> Result<(), Violation> {
         let Some(link) = self.lines.get_mut(&node).and_then(|line| line.link.as_mut()) else { return Ok(()) };
-        let bytes = bytes as usize;
-        link.in_flight = link.in_flight.checked_sub(bytes).ok_or(Violation::Credit)?;
-        self.in_flight -= bytes;
-        self.pump(node, now, effects);
+        self.in_flight -= link.window.credit(bytes as usize, now.mono).ok_or(Violation::Credit)?;
+        match link.window.counted() {
+            0 => effects.timers.cancel(Key::Stall(node)),
+            _ => effects.timers.set(Key::Stall(node), now.mono + STALL),
+        }
+        self.send_pieces(node, now, effects);
         self.feed(now, effects);
         Ok(())
     }
@@ -419,7 +605,7 @@ impl Outbox {
     /// A message waits at the peer for an application.
     pub(super) fn held(&mut self, node: NodeId, id: MessageId) {
         let queued = self.lines.get_mut(&node).and_then(|line| line.messages.get_mut(&id));
-        if let Some(queued) = queued.filter(|queued| queued.stage != Stage::Queued) {
+        if let Some(queued) = queued.filter(|queued| queued.stage.is_told()) {
             queued.stage = Stage::Held;
         }
     }
@@ -435,16 +621,21 @@ impl Outbox {
     ) -> bool {
         let Some(line) = self.lines.get_mut(&node) else { return false };
         let Some(queued) = line.messages.remove(&id) else { return false };
-        (line.bytes, self.bytes) = (line.bytes - queued.cost(), self.bytes - queued.cost());
-        if let Some(link) = line.link.as_mut().filter(|_| queued.stage != Stage::Queued) {
+        line.bytes -= queued.cost();
+        line.untold.remove(&id);
+        if let Some(link) = line.link.as_mut().filter(|_| queued.stage.is_told()) {
             link.offered -= 1;
             if let Some(of_topic) = link.offered_by_topic.get_mut(&queued.topic) {
-                *of_topic = of_topic.saturating_sub(1);
+                *of_topic -= 1;
+                if *of_topic == 0 {
+                    link.offered_by_topic.remove(&queued.topic);
+                }
             }
         }
         self.by_id.remove(&id);
         effects.timers.cancel(Key::Expire(node, id));
-        self.unstored.push((node, id));
+        let body = self.release(queued.body_id);
+        self.unstored.push(Unstored { node, id, body });
         effects.timers.set_at_latest(Key::Flush, now.mono + UNSTORED_FOR);
         if self.unstored.len() >= UNSTORED_MAX {
             self.flush(effects);
@@ -461,14 +652,33 @@ impl Outbox {
         true
     }
 
+    /// A message has this body no more. If it was the last one: what is to be deleted of it.
+    fn release(&mut self, body: MessageId) -> Option<(MessageId, usize)> {
+        let len = self.bodies.release(body)?;
+        let is_it = |storing: &Storing| storing.body == body;
+        let written = match self.storing.iter().position(is_it).and_then(|at| self.storing.remove(at)) {
+            Some(storing) => {
+                self.stored.push(body);
+                storing.parts
+            }
+            None => bodies::parts(len),
+        };
+        Some((body, written))
+    }
+
     /// Deletes what is settled, and then tells the peers so.
     pub(super) fn flush(&mut self, effects: &mut Effects) {
         effects.timers.cancel(Key::Flush);
         let settled = std::mem::take(&mut self.unstored);
         let mut batch = Batch::default();
-        settled.iter().for_each(|(node, id)| batch.delete(Table::Outbox, key(*node, *id)));
+        for Unstored { node, id, body } in &settled {
+            batch.delete(Table::Outbox, key(*node, *id));
+            if let Some((body, parts)) = body {
+                bodies::delete(&mut batch, *body, *parts);
+            }
+        }
         effects.store(batch);
-        for (node, id) in settled {
+        for Unstored { node, id, .. } in settled {
             let link = self.lines.get(&node).and_then(|line| line.link.as_ref());
             if link.is_some_and(|link| link.has_begun) {
                 effects.say(node, Frame::Gone { id });
@@ -486,14 +696,15 @@ impl Outbox {
     }
 
     /// Deletes everything.
-    pub(super) fn clear(&mut self, effects: &mut Effects) {
+    pub(super) fn clear(&mut self, now: Now, effects: &mut Effects) {
+        let nodes: Vec<NodeId> = self.lines.keys().copied().collect();
+        for node in nodes {
+            self.link_down(node, now, effects);
+            self.forget(node, now, effects);
+        }
+        self.flush(effects);
         let mut batch = Batch::default();
         batch.delete(Table::Outbox, LIFE_KEY);
-        let ids = self.by_id.iter().map(|(id, node)| (*node, *id)).chain(self.unstored.iter().copied());
-        for (node, id) in ids {
-            batch.delete(Table::Outbox, key(node, id));
-            effects.timers.cancel(Key::Expire(node, id));
-        }
         effects.store(batch);
         // Ids go on from where they were: another network must not know of them, and programs that ask must not mix them up.
         *self = Self { life: self.life, ..Self::default() };
@@ -514,9 +725,9 @@ impl Outbox {
         self.lines.iter().flat_map(|(node, line)| line.messages.iter().map(|(id, queued)| (*node, *id, queued)))
     }
 
-    /// Bytes that wait, as they count.
-    pub const fn bytes(&self) -> usize {
-        self.bytes
+    /// Bytes that wait, as they count: a body once, for however many members it is.
+    pub fn bytes(&self) -> usize {
+        self.bodies.bytes() + self.by_id.len() * MESSAGE_OVERHEAD
     }
 
     /// For whom a message waits, and where it stands.

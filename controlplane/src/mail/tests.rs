@@ -1,12 +1,17 @@
-//! Two members, a link that dies at any point, processes that end at any point, and peers that lie.
+//! Two members, a link that dies at any point, and processes that end at any point; `liars` has peers that do not keep to the rules.
 
-use std::collections::{BTreeMap, VecDeque};
+mod liars;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use super::bodies::{PART_LEN, PARTS_AT_ONCE};
 use super::wire::{
-    BODY_LEN_MAX, Bytes, Head, OFFERS_MAX, OFFERS_TOPIC_MAX, PENDING_MAX, PIECE_LEN_MAX, Refusal, WINDOW,
+    BODY_LEN_MAX, Bytes, DATAGRAM_OVERHEAD, Head, OFFERS_MAX, OFFERS_TOPIC_MAX, PENDING_MAX, PIECE_LEN_MAX, Refusal,
+    WINDOW_MAX, WINDOW_MIN,
 };
 use super::*;
+use crate::store::Table;
 use crate::random::SeededRandom;
 use crate::store::MemoryStore;
 use crate::time::UnixSecs;
@@ -20,6 +25,10 @@ fn node(number: u8) -> NodeId {
 
 fn topic(text: &str) -> Topic {
     text.parse().unwrap()
+}
+
+fn send_to(mail: &mut Mail, to: u8, about: &str, body: Vec<u8>, ttl: Duration, now: Now) -> Result<MessageId, SendError> {
+    mail.send(&[node(to)], &topic(about), &body.into(), ttl, now).remove(0)
 }
 
 /// One member's side, with its disk.
@@ -53,6 +62,11 @@ impl Side {
     fn restart(&mut self, now: Now) {
         let seed = now.wall.0;
         self.mail = Mail::load(&self.store, &mut SeededRandom::new(seed), now).unwrap();
+    }
+
+    /// Rows on disk: messages with what the outbox keeps of itself, parts of bodies, senders of whom something was taken.
+    fn rows(&self) -> [usize; 3] {
+        [Table::Outbox, Table::OutboxBodies, Table::Inbox].map(|table| self.store.entries(table).unwrap().len())
     }
 
     fn count(&self, what: &str) -> u64 {
@@ -141,10 +155,36 @@ impl Pair {
         }
     }
 
-    fn send(&mut self, about: &str, body: &[u8]) -> MessageId {
-        let sent = self.sides[0].mail.send(node(1), topic(about), body.into(), HOUR, self.now);
+    fn send_for(&mut self, about: &str, body: &[u8], ttl: Duration) -> MessageId {
+        let sent = send_to(&mut self.sides[0].mail, 1, about, body.to_vec(), ttl, self.now);
         self.settle();
         sent.unwrap()
+    }
+
+    /// Until it is on disk.
+    fn send(&mut self, about: &str, body: &[u8]) -> MessageId {
+        let id = self.send_for(about, body, HOUR);
+        while self.stage(id) == Some(Stage::Storing) {
+            self.pass(Duration::from_millis(1));
+        }
+        id
+    }
+
+    fn stage(&self, id: MessageId) -> Option<Stage> {
+        self.sides[0].mail.outbox().stage(id).map(|(_, stage)| stage)
+    }
+
+    fn outcome(&self, id: MessageId) -> Option<Outcome> {
+        self.sides[0].mail.outbox().outcome(id).map(|(_, outcome)| outcome)
+    }
+
+    /// The receiver's policy forbids this topic from now on.
+    fn deny(&mut self, about: Option<&str>) {
+        self.denied = about.map(topic);
+        let denied = self.denied.clone();
+        let now = self.now;
+        self.sides[1].mail.rejudge(|_, topic| Some(topic) != denied.as_ref(), now);
+        self.settle();
     }
 
     fn take(&mut self, about: &str) -> Vec<Delivery> {
@@ -187,40 +227,49 @@ fn a_message_is_delivered_once_and_then_forgotten_everywhere() {
     pair.pass(Duration::from_secs(1));
     pair.run();
     // Of the whole of it the sender's life is left, and one row that the next message or link ends.
-    assert_eq!(pair.sides[0].store.entries(crate::store::Table::Outbox).unwrap().len(), 1);
+    assert_eq!(pair.sides[0].store.entries(Table::Outbox).unwrap().len(), 1);
     pair.cut();
     pair.connect();
     let other = pair.send("b", b"");
     pair.run();
-    assert_eq!(pair.sides[1].store.entries(crate::store::Table::Inbox).unwrap(), []);
+    assert_eq!(pair.sides[1].store.entries(Table::Inbox).unwrap(), []);
     assert!(other > id);
     assert_eq!(pair.take("a*"), []);
     assert_eq!(pair.take("b").len(), 1);
 }
 
-/// Whatever happens to link and processes: each message once, whole, and in the order of its topic.
+/// Whatever happens to link, processes and policy: each message at most once, whole, and in the order of its topic; and none is missing but those
+/// whose time was over or that were refused.
 #[test]
 fn nothing_is_lost_doubled_or_out_of_order_whatever_dies() {
+    const SHORT: Duration = Duration::from_secs(150);
     for seed in 0..300 {
         let mut random = SeededRandom::new(seed);
         let mut draw = |below: u64| (random.u64() % below) as usize;
         let mut pair = Pair::new();
         let topics = ["a", "b", "c"];
-        let mut sent: BTreeMap<&str, Vec<Vec<u8>>> = BTreeMap::new();
-        let mut got: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
+        let mut sent: BTreeMap<MessageId, (&str, Vec<u8>)> = BTreeMap::new();
+        // Nobody was told that these were accepted.
+        let mut storing: BTreeSet<MessageId> = BTreeSet::new();
+        let mut ends: BTreeMap<MessageId, UnixSecs> = BTreeMap::new();
+        let mut refused: BTreeSet<MessageId> = BTreeSet::new();
+        let mut got: Vec<(MessageId, String, Vec<u8>)> = vec![];
         let mut note = |taken: &[Delivery]| {
-            taken.iter().for_each(|one| got.entry(one.topic.to_string()).or_default().push(one.body.to_vec()));
+            got.extend(taken.iter().map(|one| (one.id.unwrap(), one.topic.to_string(), one.body.to_vec())));
         };
         let mut number = 0;
         for _ in 0..400 {
-            match draw(16) {
+            match draw(17) {
                 0 | 1 => {
                     let about = topics[draw(3)];
-                    let len = [0, 5, 1000, 16 << 10, (16 << 10) + 1, 200_000][draw(6)];
+                    let len = [0, 5, 1000, 16 << 10, (16 << 10) + 1, 200_000, 2 << 20][draw(7)];
+                    let ttl = [HOUR, HOUR, HOUR, SHORT][draw(4)];
                     number += 1;
                     let body = body(number, len);
-                    pair.send(about, &body);
-                    sent.entry(about).or_default().push(body);
+                    let id = pair.send_for(about, &body, ttl);
+                    sent.insert(id, (about, body));
+                    ends.insert(id, pair.now.wall.plus(ttl));
+                    storing.insert(id);
                 }
                 2 => pair.connect(),
                 3 if draw(4) == 0 => pair.cut(),
@@ -229,19 +278,24 @@ fn nothing_is_lost_doubled_or_out_of_order_whatever_dies() {
                     let at = draw(2);
                     pair.hand(at);
                     pair.crash(at, draw(3));
+                    if at == 0 {
+                        let mail = &pair.sides[0].mail;
+                        sent.retain(|id, _| !storing.contains(id) || mail.outbox().stage(*id).is_some());
+                    }
                 }
                 5 | 6 => {
                     let taken = pair.take(["*", "a", "b"][draw(3)]);
-                    match draw(4) {
+                    match draw(5) {
                         // The application ends before it says anything, and is waited for.
                         0 => pair.pass(LEASE),
                         // Its call does.
                         1 => pair.sides[1].mail.give_back(1),
-                        // It has the first ones only.
-                        2 => {
-                            let first = &taken[..taken.len().min(1)];
+                        // It has the first ones only, and its call or it itself gives the others back.
+                        2 | 3 => {
+                            let (first, others) = taken.split_at(taken.len().min(1));
                             note(&first[..pair.acknowledge(first)]);
-                            pair.sides[1].mail.give_back(1);
+                            let others: Vec<_> = others.iter().map(|one| (one.from, one.id.unwrap())).collect();
+                            assert_eq!(pair.sides[1].mail.returned(&others), others.len());
                         }
                         _ => {
                             assert_eq!(pair.acknowledge(&taken), taken.len());
@@ -250,38 +304,51 @@ fn nothing_is_lost_doubled_or_out_of_order_whatever_dies() {
                     }
                 }
                 7 => pair.pass(Duration::from_millis(60)),
+                8 if draw(3) == 0 => pair.deny([None, Some("a"), Some("b")][draw(3)]),
+                8 if draw(20) == 0 => pair.pass(DENIED_FOR),
                 at => {
                     pair.hand(at % 2);
                     pair.settle();
                 }
             }
-            assert!(pair.most <= WINDOW, "seed {seed}: {} on the way", pair.most);
+            storing.retain(|id| pair.stage(*id) == Some(Stage::Storing));
+            refused.extend(
+                sent.keys().filter(|id| pair.outcome(**id) == Some(Outcome::Refused(Refusal::Policy))),
+            );
+            assert!(pair.most <= WINDOW_MAX, "seed {seed}: {} on the way", pair.most);
         }
         pair.connect();
+        pair.deny(None);
         loop {
             pair.run();
+            pair.pass(Duration::from_millis(1));
             let taken = pair.take("*");
-            if taken.is_empty() {
+            if taken.is_empty() && pair.queues.iter().all(VecDeque::is_empty) && pair.sides[0].mail.outbox().bytes() == 0 {
                 break;
             }
             pair.acknowledge(&taken);
             note(&taken);
         }
-        let sent: BTreeMap<String, Vec<Vec<u8>>> =
-            sent.into_iter().map(|(about, all)| (about.to_owned(), all)).collect();
-        assert!(sent == got, "seed {seed}: {:?} and {:?}", lens(&sent), lens(&got));
+        let mut last: BTreeMap<&str, MessageId> = BTreeMap::new();
+        for (id, about, body) in &got {
+            let (expected, whole) = sent.get(id).unwrap_or_else(|| panic!("seed {seed}: {id} was never accepted"));
+            assert!((expected, whole) == (&about.as_str(), body), "seed {seed}: {id} of {} bytes is another", body.len());
+            let before = last.insert(expected, *id);
+            assert!(before < Some(*id), "seed {seed}: {id} after {before:?}");
+            assert!(!refused.contains(id), "seed {seed}: {id} was refused");
+        }
+        let got: BTreeSet<MessageId> = got.iter().map(|(id, ..)| *id).collect();
+        for id in sent.keys().filter(|id| !got.contains(id) && !refused.contains(id)) {
+            assert!(ends[id] <= pair.now.wall, "seed {seed}: {id} of {} is lost", sent[id].0);
+        }
         pair.pass(Duration::from_secs(1));
         pair.run();
         assert_eq!(
             pair.sides.each_ref().map(|side| (side.mail.outbox().bytes(), side.mail.inbox().bytes())),
             [(0, 0); 2]
         );
-        assert_eq!(pair.sides[0].store.entries(crate::store::Table::Outbox).unwrap().len().min(1), 1.min(number));
+        assert!(pair.sides[0].rows()[..2] == [number.min(1), 0], "seed {seed}: {:?}", pair.sides[0].rows());
     }
-}
-
-fn lens(all: &BTreeMap<String, Vec<Vec<u8>>>) -> Vec<Vec<usize>> {
-    all.values().map(|bodies| bodies.iter().map(Vec::len).collect()).collect()
 }
 
 #[test]
@@ -313,7 +380,7 @@ fn the_longest_goes_on_from_where_it_was_cut_off() {
     assert_eq!(pair.sides[0].mail.outbox().stage(id), Some((node(1), Stage::Held)));
     let taken = pair.take("*");
     assert!(taken.len() == 1 && taken[0].body[..] == whole[..]);
-    let longer = pair.sides[0].mail.send(node(1), topic("a"), vec![0; BODY_LEN_MAX + 1].into(), HOUR, pair.now);
+    let longer = send_to(&mut pair.sides[0].mail, 1, "a", vec![0; BODY_LEN_MAX + 1], HOUR, pair.now);
     assert_eq!(longer, Err(SendError::TooLong(BODY_LEN_MAX + 1)));
 }
 
@@ -322,7 +389,7 @@ fn an_outbox_ends_at_its_limits_and_says_which() {
     let mut pair = Pair::new();
     let now = pair.now;
     let mail = &mut pair.sides[0].mail;
-    let mut send = |to: u8, len: usize| mail.send(node(to), topic("a"), vec![0; len].into(), HOUR, now);
+    let mut send = |to: u8, len: usize| send_to(mail, to, "a", vec![0; len], HOUR, now);
     // Of one peer by number, and by bytes.
     assert!((0..PENDING_MAX).all(|_| send(1, 0).is_ok()));
     let bytes = PENDING_MAX * MESSAGE_OVERHEAD;
@@ -341,6 +408,7 @@ fn an_outbox_ends_at_its_limits_and_says_which() {
     assert_eq!(mail.outbox().bytes(), OUTBOX_BYTES_MAX);
     // A restart keeps to them too.
     pair.settle();
+    (0..200).for_each(|_| pair.pass(Duration::from_millis(1)));
     pair.sides[0].restart(now);
     assert_eq!(pair.sides[0].mail.outbox().bytes(), OUTBOX_BYTES_MAX);
     assert_eq!(pair.sides[0].mail.outbox().waiting().count(), PENDING_MAX + 4);
@@ -352,10 +420,10 @@ fn many_short_ones_end_at_the_number_for_all() {
     let now = pair.now;
     let mail = &mut pair.sides[0].mail;
     for to in 0..u8::try_from(OUTBOX_MESSAGES_MAX / PENDING_MAX).unwrap() {
-        assert!((0..PENDING_MAX).all(|_| mail.send(node(to), topic("a"), vec![].into(), HOUR, now).is_ok()));
+        assert!((0..PENDING_MAX).all(|_| send_to(mail, to, "a", vec![], HOUR, now).is_ok()));
     }
     let (messages, bytes) = (OUTBOX_MESSAGES_MAX, OUTBOX_MESSAGES_MAX * MESSAGE_OVERHEAD);
-    let one_more = mail.send(node(99), topic("a"), vec![].into(), HOUR, now);
+    let one_more = send_to(mail, 99, "a", vec![], HOUR, now);
     assert_eq!(one_more, Err(SendError::Full { messages, bytes }));
 }
 
@@ -364,9 +432,9 @@ fn what_nobody_takes_in_time_expires_at_both_ends_and_is_told() {
     let mut pair = Pair::new();
     pair.connect();
     let short = Duration::from_secs(60);
-    let first = pair.sides[0].mail.send(node(1), topic("a"), b"1"[..].into(), short, pair.now).unwrap();
+    let first = pair.send_for("a", b"1", short);
     let second = pair.send("a", b"2");
-    let away = pair.sides[0].mail.send(node(7), topic("a"), b"3"[..].into(), short, pair.now).unwrap();
+    let away = send_to(&mut pair.sides[0].mail, 7, "a", b"3".to_vec(), short, pair.now).unwrap();
     pair.run();
     pair.pass(short - Duration::from_secs(1));
     assert_eq!(pair.sides[0].mail.outbox().outcome(first).map(|(_, outcome)| outcome), None);
@@ -387,20 +455,55 @@ fn what_nobody_takes_in_time_expires_at_both_ends_and_is_told() {
 }
 
 #[test]
-fn the_receivers_policy_refuses_for_good() {
+fn what_the_receivers_policy_forbids_waits_for_another_policy_before_it_is_refused() {
     let mut pair = Pair::new();
-    pair.denied = Some(topic("secret"));
+    pair.deny(Some("secret"));
     pair.connect();
-    let (denied, other) = (pair.send("secret", b"1"), pair.send("a", b"2"));
+    let (first, second, other) = (pair.send("secret", b"1"), pair.send("secret", b""), pair.send("a", b"2"));
+    let long = pair.send("secret", &body(3, 100_000));
+    let now = pair.now;
+    assert!(pair.sides[0].mail.send_datagram(node(1), topic("secret"), b"4".to_vec(), now).is_ok());
     pair.run();
-    assert_eq!(
-        pair.sides[0].mail.outbox().outcome(denied).map(|(_, outcome)| outcome),
-        Some(Outcome::Refused(Refusal::Policy))
-    );
-    assert!(pair.sides[0].mail.send_datagram(node(1), topic("secret"), b"3".to_vec()).is_ok());
+    assert_eq!(pair.sides[1].count("message_denied"), 4);
+    let ids = |taken: &[Delivery]| taken.iter().map(|one| one.id.unwrap()).collect::<Vec<_>>();
+    assert_eq!(ids(&pair.take("*")), [other]);
+    pair.pass(DENIED_FOR - Duration::from_secs(1));
     pair.run();
-    assert_eq!(pair.sides[1].count("message_denied"), 2);
-    assert_eq!(pair.take("*").iter().map(|one| one.id).collect::<Vec<_>>(), [Some(other)]);
+    assert_eq!([first, second, long].map(|id| pair.outcome(id)), [None; 3]);
+    // In time: all of them come, in their order.
+    pair.deny(None);
+    pair.run();
+    let taken = pair.take("secret");
+    assert_eq!(ids(&taken), [first, second, long]);
+    assert!(taken[2].body[..] == body(3, 100_000)[..]);
+    // What an application has in its hands is its own, and what waits is judged anew: a whole message and one that is half there.
+    assert_eq!(pair.acknowledge(&taken[..1]), 1);
+    pair.sides[1].mail.returned(&[(node(0), second)]);
+    let half = pair.send("secret", &body(5, 200_000));
+    pair.hand(1);
+    pair.settle();
+    pair.deny(Some("secret"));
+    pair.run();
+    assert_eq!(pair.acknowledge(&taken[1..]), 1, "the long one is lent, the empty one is forbidden");
+    pair.run();
+    assert_eq!(pair.outcome(long), Some(Outcome::Taken));
+    pair.pass(DENIED_FOR);
+    pair.run();
+    assert_eq!([second, half].map(|id| pair.outcome(id)), [Some(Outcome::Refused(Refusal::Policy)); 2]);
+    assert_eq!((pair.sides[1].mail.inbox().bytes(), pair.sides[0].count("message_refused")), (2 + MESSAGE_OVERHEAD - 1, 2));
+    // A link that is lost meanwhile changes nothing.
+    let late = pair.send("secret", b"6");
+    pair.run();
+    pair.cut();
+    pair.pass(DENIED_FOR);
+    pair.connect();
+    pair.run();
+    assert_eq!(pair.outcome(late), None);
+    pair.cut();
+    pair.deny(None);
+    pair.connect();
+    pair.run();
+    assert_eq!(ids(&pair.take("secret")), [late]);
 }
 
 #[test]
@@ -443,179 +546,129 @@ fn a_topic_that_nobody_reads_holds_up_itself_alone() {
 #[test]
 fn a_datagram_needs_a_link_and_is_handed_out_once() {
     let mut pair = Pair::new();
-    let datagram = |pair: &mut Pair| pair.sides[0].mail.send_datagram(node(1), topic("d"), vec![1; 10_000]);
-    assert_eq!(datagram(&mut pair), Err(SendError::NoLink));
+    let datagram = |pair: &mut Pair, len| {
+        let now = pair.now;
+        pair.sides[0].mail.send_datagram(node(1), topic("d"), vec![1; len], now)
+    };
+    assert_eq!(datagram(&mut pair, 0), Err(SendError::NoLink));
     pair.connect();
     // As many as the window takes before the other side has read one.
-    assert!((0..WINDOW / 10_000).all(|_| datagram(&mut pair).is_ok()));
-    assert_eq!(datagram(&mut pair), Err(SendError::NoLink));
+    let fitting = WINDOW_MIN / (10_000 + DATAGRAM_OVERHEAD);
+    assert!((0..fitting).all(|_| datagram(&mut pair, 10_000).is_ok()));
+    assert_eq!(datagram(&mut pair, 10_000), Err(SendError::NoLink));
     pair.run();
-    assert!(datagram(&mut pair).is_ok());
+    assert!(datagram(&mut pair, 10_000).is_ok());
     pair.run();
     let taken = pair.take("d");
-    assert_eq!((taken.len(), taken[0].id), (WINDOW / 10_000 + 1, None));
+    assert_eq!((taken.len(), taken[0].id), (fitting + 1, None));
     assert_eq!((pair.take("d"), pair.sides[1].mail.inbox().bytes()), (vec![], 0));
     // As many as are kept, and for as long.
     for _ in 0..DATAGRAMS_MAX + 1 {
-        assert!(pair.sides[0].mail.send_datagram(node(1), topic("d"), vec![]).is_ok());
+        assert!(datagram(&mut pair, 0).is_ok());
     }
     pair.run();
     assert_eq!(pair.sides[1].count("message_datagram_dropped"), 1);
     pair.pass(DATAGRAM_FOR);
     assert_eq!(pair.take("d"), []);
     assert_eq!(pair.sides[1].count("message_datagram_dropped"), 1 + DATAGRAMS_MAX as u64);
-}
-
-/// A member whose frames a test makes up.
-struct Liar {
-    victim: Side,
-    now: Now,
-}
-
-impl Liar {
-    fn new() -> Self {
-        let now = Now { mono: Instant::now(), wall: BEGIN };
-        Self { victim: Side::new(now), now }
-    }
-
-    fn says(&mut self, liar: u8, frame: Frame) -> Result<Vec<Frame>, Violation> {
-        self.victim.mail.handle_frame(node(liar), frame, |_| true, self.now)?;
-        Ok(self.victim.outputs(usize::MAX).into_iter().map(|(_, frame)| frame).collect())
-    }
-
-    fn begin(&mut self, liar: u8) {
-        self.victim.mail.handle_link_up(node(liar), self.now);
-        assert_eq!(self.says(liar, Frame::Begin { life: 1, pending: vec![] }), Ok(vec![]));
-    }
-}
-
-fn offer(id: u64, len: usize, start: usize) -> Frame {
-    offer_in("a", id, len, start)
-}
-
-fn offer_in(about: &str, id: u64, len: usize, start: usize) -> Frame {
-    let head = Head { id: MessageId(id), topic: topic(about), len: len as u32, sent: BEGIN, expires_in_secs: 3600 };
-    Frame::Offer { head, start: Bytes(vec![0; start]) }
-}
-
-fn piece(id: u64, at: u32, len: usize) -> Frame {
-    Frame::Piece { id: MessageId(id), at, bytes: Bytes(vec![0; len]) }
+    // Empty ones have a limit too.
+    assert_eq!((0..100_000).find(|_| datagram(&mut pair, 0).is_err()).map(|sent| sent < 5000), Some(true));
 }
 
 #[test]
-fn sizes_that_lie_end_the_link() {
-    let wrong = [
-        (offer(1, BODY_LEN_MAX + 1, 0), Violation::Offer),
-        (offer(1, 10, 9), Violation::Offer),
-        (offer(1, 9, 10), Violation::Offer),
-        (offer(1, 20_000, 20_000), Violation::Offer),
-        (piece(9, 10, 91), Violation::Piece),
-        (piece(9, 10, 0), Violation::Piece),
-        (piece(9, 10, PIECE_LEN_MAX + 1), Violation::Piece),
-        (offer(9, 101, 0), Violation::Offer),
-        (offer_in("b", 9, 100, 0), Violation::Offer),
-        (Frame::Begin { life: 1, pending: vec![MessageId(2), MessageId(2)] }, Violation::Pending),
-        (Frame::Begin { life: 1, pending: (0..=PENDING_MAX as u64).map(MessageId).collect() }, Violation::Pending),
-        (Frame::Credit(1), Violation::Credit),
-        (Frame::Datagram { topic: topic("a"), bytes: Bytes(vec![0; DATAGRAM_LEN_MAX + 1]) }, Violation::Datagram),
-    ];
-    for (frame, violation) in wrong {
-        let mut liar = Liar::new();
-        liar.begin(5);
-        let want = Frame::Want { id: MessageId(9), from: 0 };
-        assert_eq!(liar.says(5, offer(9, 100, 0)), Ok(vec![want]));
-        assert_eq!(liar.says(5, piece(9, 0, 10)), Ok(vec![]));
-        assert_eq!(liar.says(5, frame.clone()), Err(violation), "{frame:?}");
-    }
-    // At the limit all of it is well.
-    let mut liar = Liar::new();
-    liar.begin(5);
-    for frame in [offer(1, BODY_LEN_MAX, 0), offer(2, 16 << 10, 16 << 10), piece(1, 0, PIECE_LEN_MAX)] {
-        assert!(liar.says(5, frame).is_ok());
-    }
-    let mut unbegun = Liar::new();
-    unbegun.victim.mail.handle_link_up(node(5), unbegun.now);
-    assert!(unbegun.says(5, piece(1, 0, 1)).is_ok(), "nothing is known of it");
-    unbegun.begin(5);
-    unbegun.victim.mail.handle_link_up(node(5), unbegun.now);
-    assert!(unbegun.says(5, offer(1, 0, 0)).is_ok());
-}
-
-#[test]
-fn pieces_out_of_their_order_are_dropped_and_too_many_end_the_link() {
-    let mut liar = Liar::new();
-    liar.begin(5);
-    assert!(liar.says(5, offer(1, 100, 0)).is_ok());
-    for frame in [piece(1, 1, 10), piece(7, 0, 10), piece(1, 0, 10), piece(1, 0, 10), piece(1, 20, 10)] {
-        assert!(liar.says(5, frame).is_ok());
-    }
-    assert_eq!(liar.victim.count("message_misplaced"), 4);
-    assert_eq!(liar.says(5, piece(1, 10, 90)), Ok(vec![Frame::Held { id: MessageId(1) }]));
-    let refused = (0..5000).find_map(|_| liar.says(5, piece(1, 0, 1)).err());
-    assert_eq!(refused, Some(Violation::Piece));
-    // A lower id in the same topic than one that is known is not waited for.
-    assert_eq!(liar.says(5, offer(0, 0, 0)), Ok(vec![]));
-    assert_eq!(liar.victim.count("message_misordered"), 1);
-}
-
-#[test]
-fn a_flood_of_offers_meets_a_bound_and_so_do_the_bytes_of_all() {
-    let mut liar = Liar::new();
-    liar.begin(5);
-    let refused = (0..5000).find_map(|id| liar.says(5, offer(id, BODY_LEN_MAX, 0)).err().map(|error| (id, error)));
-    assert_eq!(refused, Some((2 * OFFERS_MAX as u64, Violation::Offers)));
-    assert!(liar.victim.mail.inbox().bytes() <= INBOX_SENDER_BYTES_MAX);
-    // In as many topics as it likes.
-    let mut liar = Liar::new();
-    for number in 0..10 {
-        liar.begin(number);
-        for id in 0..40 {
-            assert!(liar.says(number, offer_in(&format!("t{id}"), id, 4 << 20, 0)).is_ok());
-        }
-    }
-    let bytes = liar.victim.mail.inbox().bytes();
-    assert!(bytes <= INBOX_BYTES_MAX && bytes > INBOX_BYTES_MAX / 2, "{bytes}");
-    // Whoever comes late gets some of what the others took.
-    liar.begin(99);
-    assert!(liar.says(99, offer(1, 1000, 0)).unwrap().contains(&Frame::Want { id: MessageId(1), from: 0 }));
-    assert!(liar.victim.count("message_put_back") > 0);
-    assert!(liar.victim.mail.inbox().bytes() <= INBOX_BYTES_MAX);
-}
-
-#[test]
-fn what_is_never_forgotten_by_the_sender_is_not_kept_in_mind_without_end() {
-    let mut liar = Liar::new();
-    liar.begin(5);
-    let mut taken = 0;
-    for id in 0..5000 {
-        if liar.says(5, offer(id, 0, 0)).is_err() {
-            break;
-        }
-        let ids: Vec<_> = liar.victim.mail.take(&TopicPattern::any(), 9, 9, 1, liar.now.mono);
-        taken += liar.victim.mail.taken(&ids.iter().map(|one| (one.from, one.id.unwrap())).collect::<Vec<_>>());
-    }
-    assert_eq!(taken, 2 * PENDING_MAX);
-}
-
-#[test]
-fn a_receiver_that_lies_harms_nobody_but_itself() {
+fn a_long_message_is_written_in_parts_and_lost_as_a_whole_if_the_process_ends_before() {
     let mut pair = Pair::new();
     pair.connect();
-    let id = pair.send("a", &body(1, 100_000));
-    let now = pair.now;
-    let mail = &mut pair.sides[0].mail;
-    let mut says = |frame| mail.handle_frame(node(1), frame, |_| true, now);
-    let unknown = MessageId(7);
-    for frame in [Frame::Held { id: unknown }, Frame::Taken { id: unknown }, Frame::Gone { id: unknown }] {
-        assert_eq!(says(frame), Ok(()));
+    let whole = body(1, BODY_LEN_MAX);
+    let long = send_to(&mut pair.sides[0].mail, 1, "a", whole.clone(), HOUR, pair.now).unwrap();
+    let (behind, beside) = (pair.send("a", b"2"), pair.send("b", b"3"));
+    pair.run();
+    // Each turn writes a few parts; what is behind it in its topic waits.
+    let mut turns = 0;
+    while pair.stage(long) == Some(Stage::Storing) {
+        assert_eq!(pair.sides[0].mail.take_stored(), []);
+        assert_eq!([behind, beside].map(|id| pair.stage(id)), [Some(Stage::Queued), Some(Stage::Held)]);
+        let before = pair.sides[0].rows()[1];
+        pair.pass(Duration::from_millis(1));
+        let written = pair.sides[0].rows()[1] - before;
+        assert!(written > 0 && written <= PARTS_AT_ONCE, "{written}");
+        turns += 1;
     }
-    assert_eq!(says(Frame::Want { id: unknown, from: 9 }), Ok(()));
-    assert_eq!(says(Frame::Want { id, from: 100_001 }), Err(Violation::Want));
-    assert_eq!(says(Frame::Credit(1)), Err(Violation::Credit));
-    // It may ask for all of it as often as it likes, and gets a window of it each time that it has read one.
-    (0..1000).for_each(|_| assert_eq!(says(Frame::Want { id, from: 0 }), Ok(())));
+    assert_eq!(turns, BODY_LEN_MAX.div_ceil(PART_LEN).div_ceil(PARTS_AT_ONCE));
+    assert_eq!(pair.sides[0].mail.take_stored(), [long]);
+    assert_eq!(pair.sides[0].rows()[..2], [4, BODY_LEN_MAX.div_ceil(PART_LEN)]);
+    pair.cut();
+    pair.sides[0].restart(pair.now);
+    pair.connect();
+    pair.run();
+    let taken = pair.take("a");
+    assert!(taken[0].body[..] == whole[..] && taken.len() == 1, "one long message a call");
+    // Of one that is cut off in the middle nothing is left, and nobody was told of it.
+    let lost = send_to(&mut pair.sides[0].mail, 1, "c", whole, HOUR, pair.now).unwrap();
+    pair.pass(Duration::from_millis(1));
+    pair.sides[0].restart(pair.now);
     pair.settle();
-    assert!(pair.most <= WINDOW, "{}", pair.most);
+    assert_eq!((pair.stage(lost), pair.sides[0].rows()[1]), (None, BODY_LEN_MAX.div_ceil(PART_LEN)));
+    // Nor of one whose time is over before it is written.
+    let brief = send_to(&mut pair.sides[0].mail, 1, "c", body(4, 2 << 20), Duration::from_secs(1), pair.now).unwrap();
+    pair.pass(Duration::from_millis(1));
+    pair.pass(Duration::from_secs(1));
+    pair.pass(Duration::from_secs(1));
+    assert_eq!((pair.outcome(brief), pair.sides[0].mail.take_stored()), (Some(Outcome::Expired), vec![brief]));
+    assert_eq!(pair.sides[0].rows()[1], BODY_LEN_MAX.div_ceil(PART_LEN));
+}
+
+#[test]
+fn a_message_for_many_is_kept_once() {
+    let mut pair = Pair::new();
+    pair.connect();
+    let body: Arc<[u8]> = body(1, 1 << 20).into();
+    let to: Vec<NodeId> = (1..=100).map(node).collect();
+    let ids: Vec<MessageId> =
+        pair.sides[0].mail.send(&to, &topic("a"), &body, HOUR, pair.now).into_iter().map(Result::unwrap).collect();
+    (0..9).for_each(|_| pair.pass(Duration::from_millis(1)));
+    let parts = (1usize << 20).div_ceil(PART_LEN);
+    assert_eq!(pair.sides[0].rows()[..2], [101, parts]);
+    assert_eq!(pair.sides[0].mail.outbox().bytes(), (1 << 20) + 100 * MESSAGE_OVERHEAD);
+    pair.run();
+    let taken = pair.take("*");
+    assert_eq!(pair.acknowledge(&taken), 1);
+    pair.run();
+    pair.pass(Duration::from_secs(1));
+    assert_eq!(pair.sides[0].rows()[..2], [100, parts]);
+    pair.sides[0].restart(pair.now);
+    assert_eq!(pair.sides[0].mail.outbox().bytes(), (1 << 20) + 99 * MESSAGE_OVERHEAD);
+    let now = pair.now;
+    to[1..99].iter().for_each(|node| pair.sides[0].mail.forget(*node, now));
+    pair.pass(Duration::from_secs(1));
+    assert_eq!(pair.sides[0].rows()[..2], [2, parts]);
+    assert_eq!(pair.sides[0].mail.outbox().stage(ids[99]), Some((node(100), Stage::Queued)));
+    pair.pass(HOUR);
+    pair.pass(Duration::from_secs(1));
+    assert_eq!(pair.sides[0].rows()[..2], [1, 0]);
+    // Who has no room gets none, and the others do.
+    let full = |pair: &mut Pair, to: &[u8], len| {
+        let to: Vec<NodeId> = to.iter().map(|number| node(*number)).collect();
+        pair.sides[0].mail.send(&to, &topic("a"), &vec![0; len].into(), HOUR, now)
+    };
+    assert!((0..PENDING_MAX).all(|_| full(&mut pair, &[3], 0)[0].is_ok()));
+    let answers = full(&mut pair, &[2, 3, 4], 9);
+    assert!(answers[0].is_ok() && answers[1].is_err() && answers[2].is_ok());
+    assert_eq!(full(&mut pair, &[3], 9).len(), 1);
+}
+
+#[test]
+fn an_empty_message_that_had_to_wait_for_room_comes_to_its_end() {
+    let mut pair = Pair::new();
+    pair.connect();
+    let long = pair.send("a", &body(1, BODY_LEN_MAX));
+    let empty = pair.send("a", b"");
+    pair.run();
+    assert_eq!([long, empty].map(|id| pair.stage(id)), [Some(Stage::Held), Some(Stage::Sent)]);
+    let taken = pair.take("a");
+    pair.acknowledge(&taken);
+    pair.run();
+    assert_eq!((pair.outcome(long), pair.stage(empty)), (Some(Outcome::Taken), Some(Stage::Held)));
 }
 
 #[test]
@@ -646,9 +699,11 @@ fn a_member_that_is_one_no_more_gets_and_leaves_nothing() {
     assert_eq!((pair.take("*"), pair.sides[1].mail.inbox().bytes()), (vec![], 0));
     // A network that is left takes everything along.
     pair.send("a", b"2");
-    pair.sides[0].mail.clear();
+    send_to(&mut pair.sides[0].mail, 1, "a", body(1, 1 << 20), HOUR, now).unwrap();
+    pair.sides[0].mail.clear(now);
+    pair.sides[1].mail.clear(now);
     pair.settle();
-    assert_eq!(pair.sides[0].store.entries(crate::store::Table::Outbox).unwrap(), []);
+    assert_eq!(pair.sides.each_ref().map(Side::rows), [[0; 3]; 2]);
 }
 
 #[test]
@@ -660,6 +715,6 @@ fn an_older_state_directory_gives_no_id_twice() {
     pair.now = pair.now.plus(Duration::from_secs(1));
     pair.sides[0].store = early;
     pair.sides[0].restart(pair.now);
-    let after = pair.sides[0].mail.send(node(1), topic("a"), b"2"[..].into(), HOUR, pair.now).unwrap();
+    let after = pair.send("a", b"2");
     assert!(ids.iter().all(|id| *id < after));
 }

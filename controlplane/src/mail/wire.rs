@@ -36,9 +36,15 @@ pub const TOPIC_LEN_MAX: usize = 64;
 pub const START_LEN_MAX: usize = 16 << 10;
 /// Bytes of one piece: few enough that other messages of the link do not wait long behind one, many enough that their heads do not count.
 pub const PIECE_LEN_MAX: usize = 64 << 10;
-/// Bytes of bodies that one side may have sent on a link and got no credit for. Eight pieces: 5 MB/s over 100 ms, and far below what a link's
-/// queue takes, so that the control plane's own messages find room.
-pub const WINDOW: usize = 8 * PIECE_LEN_MAX;
+/// Bytes of bodies that one side may have sent on a link and got no credit for, at most: eight pieces are 5 MB/s over 100 ms, and far below what
+/// a link's queue takes, so that the control plane's own messages find room.
+pub const WINDOW_MAX: usize = 8 * PIECE_LEN_MAX;
+/// The same on any link: what no credit was given for yet, being too little, leaves room for a piece.
+pub const WINDOW_MIN: usize = 2 * PIECE_LEN_MAX;
+/// Bytes that are read before credit is given: a message about each of many short ones would be as long as they are.
+pub const CREDIT_MIN: usize = 32 << 10;
+/// What a datagram counts for besides its bytes, so that empty ones have a limit too.
+pub const DATAGRAM_OVERHEAD: usize = 128;
 /// Offers of one link that are not settled.
 pub const OFFERS_MAX: usize = 512;
 /// The same of one topic, so that one that nobody reads leaves room for the others.
@@ -198,17 +204,14 @@ impl<'de> Deserialize<'de> for Bytes {
 /// Why a receiver does not take a message. It is final: the sender keeps it no longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Refusal {
-    /// The policy there does not let us send this.
+    /// The policy there has not let us send this for as long as it may take a policy to come to everybody.
     Policy,
-    /// Too many senders have messages there that are not settled.
-    Full,
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Policy => "the policy at the receiver does not allow it",
-            Self::Full => "the receiver keeps messages of too many members",
         })
     }
 }
@@ -261,7 +264,7 @@ pub enum Frame {
         /// At most [`PIECE_LEN_MAX`].
         bytes: Bytes,
     },
-    /// So many bytes of bodies were read.
+    /// So many bytes of bodies were read, and [`DATAGRAM_OVERHEAD`] for each datagram.
     Credit(u32),
     /// It is whole, and waits for an application.
     Held {

@@ -16,7 +16,7 @@ use crate::api::messages::{
 };
 use crate::api::types::{Error, ErrorCode, Moment};
 use crate::mail::wire::{BODY_LEN_MAX, DATAGRAM_LEN_MAX, Frame, MessageId, PENDING_MAX, Topic, TopicPattern};
-use crate::mail::{Delivery, Outcome, Output, Stage, TTL_DEFAULT};
+use crate::mail::{Delivery, Outcome, Output, SendError, Stage, TTL_DEFAULT};
 use crate::pki::id::NodeId;
 use crate::policy::{Action, MemberView};
 use crate::quic::LinkId;
@@ -40,6 +40,8 @@ pub(super) struct Waiting {
     receives: BTreeMap<CallId, (TopicPattern, usize)>,
     /// For the end of these.
     outcomes: BTreeMap<CallId, Vec<MessageId>>,
+    /// For a long message, by the first that was made of it, to be on disk; what is answered then. As many as the outbox has room for.
+    sends: BTreeMap<MessageId, (CallId, Vec<Sent>)>,
     /// Members to which datagrams were to go, and until when a link is kept for them.
     datagrams_to: BTreeMap<NodeId, Instant>,
 }
@@ -56,6 +58,16 @@ fn receipt(from: NodeId, id: MessageId) -> String {
 fn read_receipt(text: &str) -> Option<(NodeId, MessageId)> {
     let (id, from) = text.split_once('.')?;
     Some((from.parse().ok()?, id.parse().ok()?))
+}
+
+fn read_receipts(request: &TakenRequest) -> Result<Vec<(NodeId, MessageId)>, Error> {
+    if request.ids.len() > usize::from(RECEIVE_MAX) {
+        let message = format!("{} ids; at most {RECEIVE_MAX} are read", request.ids.len());
+        return Err(wrong(message, "name them in several calls"));
+    }
+    let ids: Option<Vec<_>> = request.ids.iter().map(|text| read_receipt(text)).collect();
+    let remedy = "give the ids as they were received; a datagram has none";
+    ids.ok_or_else(|| wrong("that is no id of a received message", remedy))
 }
 
 impl<R: Random> Node<R> {
@@ -94,6 +106,20 @@ impl<R: Random> Node<R> {
         }
     }
 
+    /// Members, groups or the policy have changed: what waits here is judged again.
+    pub(super) fn rejudge_mail(&mut self) {
+        let Some(own) = self.id().and_then(|own| self.message_view(own)) else { return };
+        let senders: Vec<NodeId> = self.mail.inbox().senders().collect();
+        let views: BTreeMap<NodeId, MemberView> =
+            senders.into_iter().filter_map(|node| Some((node, self.message_view(node)?))).collect();
+        let (policy, default, now) = (self.policy.current(), self.default_action(), self.clock.seen());
+        let allows = |from: NodeId, topic: &Topic| {
+            let said = views.get(&from).zip(policy);
+            said.map_or(default, |(from, version)| version.document.judge_message(from, &own, topic)) == Action::Allow
+        };
+        self.mail.rejudge(allows, now);
+    }
+
     /// What the policy has to know of a member to judge its messages: as its certificate says, or its statement.
     fn message_view(&self, node: NodeId) -> Option<MemberView> {
         let shown = self.peers.get(&node).and_then(|peer| peer.member.as_ref());
@@ -117,6 +143,17 @@ impl<R: Random> Node<R> {
     pub(super) fn settle_mail(&mut self, links: &mut dyn Links) {
         self.answer_receives();
         self.carry_out_mail(links);
+        for first in self.mail.take_stored() {
+            let Some((call, mut rows)) = self.waiting_mail.sends.remove(&first) else { continue };
+            for row in &mut rows {
+                // What has become of it meanwhile: its time may have been short.
+                if let Ok(id) = row.id.parse() {
+                    let Sent { state, reason, .. } = self.outcome(id);
+                    (row.state, row.reason) = (state, reason);
+                }
+            }
+            self.answer(call, Ok(Answer::Sent(rows)));
+        }
         if self.mail.take_settled() {
             let waiting: Vec<CallId> = self.waiting_mail.outcomes.keys().copied().collect();
             waiting.into_iter().for_each(|id| self.answer_outcomes(id, false));
@@ -149,9 +186,10 @@ impl<R: Random> Node<R> {
 
     /// This node is a member no more.
     pub(super) fn end_mail(&mut self) {
-        self.mail.clear();
-        let Waiting { receives, outcomes, .. } = std::mem::take(&mut self.waiting_mail);
-        for id in receives.into_keys().chain(outcomes.into_keys()) {
+        self.mail.clear(self.clock.seen());
+        let Waiting { receives, outcomes, sends, .. } = std::mem::take(&mut self.waiting_mail);
+        let sends = sends.into_values().map(|(id, _)| id);
+        for id in receives.into_keys().chain(outcomes.into_keys()).chain(sends) {
             self.timers.cancel(Timer::MailCall(id));
             self.answer(id, Err(super::calls::not_a_member()));
         }
@@ -163,13 +201,18 @@ impl<R: Random> Node<R> {
     }
 
     pub(super) fn send_message(&mut self, id: CallId, request: SendRequest, links: &mut dyn Links, now: Now) {
-        let answer = self.sent(request, now).map(Answer::Sent);
+        let answer = self.sent(request, now);
         // An id is told when its message is on disk.
         self.carry_out_mail(links);
-        self.answer(id, answer);
+        match answer {
+            Ok((rows, Some(first))) => drop(self.waiting_mail.sends.insert(first, (id, rows))),
+            Ok((rows, None)) => self.answer(id, Ok(Answer::Sent(rows))),
+            Err(error) => self.answer(id, Err(error)),
+        }
     }
 
-    fn sent(&mut self, request: SendRequest, now: Now) -> Result<Vec<Sent>, Error> {
+    /// What is said of each receiver; and the first message of them, if they are being written to disk still.
+    fn sent(&mut self, request: SendRequest, now: Now) -> Result<(Vec<Sent>, Option<MessageId>), Error> {
         let SendRequest { to, topic, body, ttl_secs, datagram } = request;
         let topic: Topic = topic
             .map_or_else(|| Ok(Topic::default()), |text| text.parse())
@@ -188,31 +231,41 @@ impl<R: Random> Node<R> {
         let to = self.receivers(&to)?;
         let ttl = ttl_secs.map_or(TTL_DEFAULT, Duration::from_secs);
         let body: std::sync::Arc<[u8]> = body.into();
-        let mut sent = vec![];
+        let denied: BTreeMap<NodeId, String> =
+            to.iter().filter_map(|node| Some((*node, self.may_send(*node, &topic).err()?))).collect();
+        let allowed: Vec<NodeId> = to.iter().copied().filter(|node| !denied.contains_key(node)).collect();
+        let accepted: Vec<Result<Option<MessageId>, String>> = match datagram {
+            true => allowed.iter().map(|node| self.datagram_to(*node, &topic, &body, now).map(|()| None)).collect(),
+            false => self.mail.send(&allowed, &topic, &body, ttl, now).into_iter().map(|one| self.told(one)).collect(),
+        };
+        let first = accepted.iter().find_map(|one| one.as_ref().ok().copied().flatten());
+        let mut accepted = accepted.into_iter();
+        let mut rows = vec![];
         for node in to {
-            let accepted = match (self.may_send(node, &topic), datagram) {
-                (Err(why), _) => Err(why),
-                (Ok(()), true) => {
-                    self.datagram_to(node, &topic, &body, now).map(|()| (String::new(), MessageState::Sent))
-                }
-                (Ok(()), false) => {
-                    let accepted = self.mail.send(node, topic.clone(), std::sync::Arc::clone(&body), ttl, now);
-                    if accepted.is_ok() {
-                        self.want_link(node, now);
-                    }
-                    accepted.map(|id| (id.to_string(), MessageState::Queued)).map_err(|why| {
-                        self.counters.count("message_outbox_full");
-                        format!("{why}; `weir messages` shows them")
-                    })
-                }
+            let said = denied.get(&node).cloned().map(Err).or_else(|| accepted.next());
+            let (id, state, reason) = match said {
+                Some(Ok(Some(id))) => (id.to_string(), MessageState::Queued, None),
+                Some(Ok(None)) => (String::new(), MessageState::Sent, None),
+                Some(Err(why)) => (String::new(), MessageState::Refused, Some(why)),
+                None => continue,
             };
-            let (id, state, reason) = match accepted {
-                Ok((id, state)) => (id, state, None),
-                Err(why) => (String::new(), MessageState::Refused, Some(why)),
-            };
-            sent.push(Sent { name: self.name_of(node), node: node.to_string(), id, state, reason });
+            if !id.is_empty() {
+                self.want_link(node, now);
+            }
+            rows.push(Sent { name: self.name_of(node), node: node.to_string(), id, state, reason });
         }
-        Ok(sent)
+        let is_storing = |id: &MessageId| {
+            self.mail.outbox().stage(*id).is_some_and(|(_, stage)| stage == Stage::Storing)
+        };
+        Ok((rows, first.filter(is_storing)))
+    }
+
+    /// What the outbox says, as a person is told it.
+    fn told(&mut self, accepted: Result<MessageId, SendError>) -> Result<Option<MessageId>, String> {
+        accepted.map(Some).map_err(|why| {
+            self.counters.count("message_outbox_full");
+            format!("{why}; `weir messages` shows them")
+        })
     }
 
     /// Who is meant: a member, or all others of a group.
@@ -259,7 +312,7 @@ impl<R: Random> Node<R> {
             self.waiting_mail.datagrams_to.insert(node, now.mono + DATAGRAM_LINK);
         }
         self.want_link(node, now);
-        self.mail.send_datagram(node, topic.clone(), body.to_vec()).map_err(|why| {
+        self.mail.send_datagram(node, topic.clone(), body.to_vec(), now).map_err(|why| {
             self.counters.count("message_datagram_unsent");
             format!("{why}; send it without --datagram, and it is kept until there is one")
         })
@@ -321,19 +374,15 @@ impl<R: Random> Node<R> {
     }
 
     pub(super) fn messages_taken(&mut self, id: CallId, request: &TakenRequest, links: &mut dyn Links) {
-        if request.ids.len() > usize::from(RECEIVE_MAX) {
-            let message = format!("{} ids; at most {RECEIVE_MAX} are read", request.ids.len());
-            return self.answer(id, Err(wrong(message, "name them in several calls")));
-        }
-        let ids: Option<Vec<_>> = request.ids.iter().map(|text| read_receipt(text)).collect();
-        let Some(ids) = ids else {
-            let remedy = "give the ids as they were received; a datagram has none";
-            return self.answer(id, Err(wrong("that is no id of a received message", remedy)));
-        };
-        let taken = self.mail.taken(&ids) as u64;
+        let answer = read_receipts(request).map(|ids| self.mail.taken(&ids) as u64);
         // What is to be on disk comes before the answer.
         self.carry_out_mail(links);
-        self.answer(id, Ok(Answer::Taken(TakenAnswer { taken })));
+        self.answer(id, answer.map(|messages| Answer::Taken(TakenAnswer { messages })));
+    }
+
+    pub(super) fn messages_returned(&mut self, id: CallId, request: &TakenRequest) {
+        let answer = read_receipts(request).map(|ids| self.mail.returned(&ids) as u64);
+        self.answer(id, answer.map(|messages| Answer::Taken(TakenAnswer { messages })));
     }
 
     pub(super) fn message_outcomes(&mut self, id: CallId, request: &OutcomesRequest, now: Now) {

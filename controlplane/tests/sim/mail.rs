@@ -2,7 +2,7 @@
 
 use data_encoding::BASE64;
 use weir_controlplane::api::messages::{
-    MessageState, OutcomesRequest, ReceiveRequest, Received, SendRequest, Sent, TakenRequest,
+    MessageState, OutcomesRequest, ReceiveRequest, Received, SendRequest, Sent, TakenAnswer, TakenRequest,
 };
 use weir_controlplane::api::types::PolicyApplyRequest;
 
@@ -70,17 +70,54 @@ fn messages_to_a_member_that_is_away_come_in_order_and_once_when_it_is_back() {
     assert!(receive(&mut world, sites[2], 1000).is_empty());
 }
 
-#[test]
-fn the_policy_says_who_may_send() {
-    let (mut world, sites) = network(902, 3);
-    let to = world.id(sites[2]).unwrap().to_string();
+/// A policy in force everywhere that lets nobody send such messages to this member.
+fn forbid(world: &mut World, issuer: Site, to: &str, topic: &str) {
     let text = format!(
-        "default = \"allow\"\n[[message]]\nname = \"no\"\nfrom = [\"any\"]\nto = [\"node:{to}\"]\ntopic = \"x*\"\naction = \"deny\"\n"
+        "default = \"allow\"\n[[message]]\nname = \"no\"\nfrom = [\"any\"]\nto = [\"node:{to}\"]\ntopic = \"{topic}\"\n\
+         action = \"deny\"\n"
     );
     let call = Call::PolicyApply(PolicyApplyRequest { text: Some(text), signed: None });
-    assert!(world.ask(sites[0], call, SECOND).is_some_and(|answer| answer.is_ok()));
+    assert!(world.ask(issuer, call, SECOND).is_some_and(|answer| answer.is_ok()));
     world.run(SECOND);
+}
+
+#[test]
+fn the_policy_says_who_may_send_and_what_waits_is_judged_by_each_new_one() {
+    let (mut world, sites) = network(902, 3);
+    let to = world.id(sites[2]).unwrap().to_string();
+    forbid(&mut world, sites[0], &to, "x*");
     assert_eq!(send(&mut world, sites[1], &to, "xy", b"1")[0].state, MessageState::Refused);
-    assert_eq!(send(&mut world, sites[1], &to, "y", b"2")[0].state, MessageState::Queued);
-    assert_eq!(receive(&mut world, sites[2], 5000).len(), 1);
+    let held = send(&mut world, sites[1], &to, "y", b"2").remove(0);
+    assert_eq!(held.state, MessageState::Queued);
+    world.run(SECOND);
+    assert_eq!(state(&mut world, sites[1], &held.id), MessageState::Held);
+    // A policy that is taken back in time costs no message.
+    forbid(&mut world, sites[0], &to, "y");
+    assert_eq!(receive(&mut world, sites[2], 5000), []);
+    forbid(&mut world, sites[0], &to, "x");
+    let received = receive(&mut world, sites[2], 5000);
+    assert_eq!(received.iter().map(|one| one.topic.as_str()).collect::<Vec<_>>(), ["y"]);
+    taken(&mut world, sites[2], &received);
+    // One that stays does.
+    let refused = send(&mut world, sites[1], &to, "y", b"3").remove(0);
+    world.run(SECOND);
+    forbid(&mut world, sites[0], &to, "y");
+    world.run(MINUTE + SECOND);
+    assert_eq!(state(&mut world, sites[1], &refused.id), MessageState::Refused);
+    assert_eq!(receive(&mut world, sites[2], 5000), []);
+}
+
+#[test]
+fn what_a_program_gives_back_is_there_for_the_next_one_at_once() {
+    let (mut world, sites) = network(903, 2);
+    let to = world.id(sites[1]).unwrap().to_string();
+    (0..3).for_each(|number| drop(send(&mut world, sites[0], &to, "a", &[number])));
+    world.run(SECOND);
+    let received = receive(&mut world, sites[1], 5000);
+    assert_eq!((received.len(), receive(&mut world, sites[1], 1000)), (3, vec![]));
+    let ids = received[1..].iter().map(|one| one.id.clone()).collect();
+    let answer = world.ask(sites[1], Call::MessagesReturned(TakenRequest { ids }), SECOND);
+    assert!(matches!(answer, Some(Ok(Answer::Taken(TakenAnswer { messages: 2 })))), "{answer:?}");
+    taken(&mut world, sites[1], &received[..1]);
+    assert_eq!(receive(&mut world, sites[1], 1000), received[1..]);
 }
