@@ -244,6 +244,17 @@ impl<'a> Member<'a> {
         command.output().map_err(Error::io("cannot start weir"))
     }
 
+    /// Starts `weir` with these arguments, and its input and output as they are given: for what is no JSON, or goes on for a while.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be started.
+    pub fn start(&self, arguments: &[&str], input: Stdio, output: Stdio) -> Result<Child> {
+        let mut command = self.command()?;
+        command.args(arguments).stdin(input).stdout(output).stderr(Stdio::piped());
+        signal::end_with_parent(&mut command);
+        command.spawn().map_err(Error::io("cannot start weir"))
+    }
+
     /// Asks its control plane without a process between: what a measurement looks at often takes no core from what it measures.
     ///
     /// # Errors

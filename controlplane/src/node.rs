@@ -25,6 +25,7 @@ use crate::api::types::Error as ApiError;
 use crate::contact::Contacts;
 use crate::dht::Saved;
 use crate::issuer::Asked;
+use crate::mail::{self as messages, Mail};
 use crate::membership::{self, Membership, MembershipError};
 use crate::pki::admission::AdmissionKeys;
 use crate::pki::bundle::{Bundle, Chain};
@@ -62,6 +63,7 @@ mod issuers;
 mod join;
 mod knock;
 mod leave;
+mod mail;
 mod policies;
 mod renew;
 mod sessions;
@@ -198,6 +200,10 @@ enum Timer {
     Discover,
     /// Others are to be asked whether they reach us.
     Reach,
+    /// Something is due of the messages of applications.
+    Mail,
+    /// A call has waited for messages for long enough.
+    MailCall(CallId),
 }
 
 /// What happened so often.
@@ -265,6 +271,8 @@ pub struct Node<R> {
     /// Ours before we are a member: an issuer that has granted it already grants it again.
     identity: PrivateKey,
     waiting: calls::Waiting,
+    mail: Mail,
+    waiting_mail: mail::Waiting,
     renewal: Renewal,
     contacts: Contacts,
     meetings: contact::Meetings,
@@ -305,6 +313,7 @@ impl<R: Random> Node<R> {
         let own = membership.as_ref().and_then(Membership::not_before).unwrap_or_default();
         let mut clock = NetworkClock::new(mono, system, kept, settings.build, own);
         let now = clock.tick(mono, system);
+        let mail = Mail::load(store, &mut random, now)?;
         let mut node = Self {
             is_issuing: settings.has_issuer,
             settings,
@@ -339,6 +348,8 @@ impl<R: Random> Node<R> {
             leaving: None,
             identity,
             waiting: calls::Waiting::default(),
+            mail,
+            waiting_mail: mail::Waiting::default(),
             renewal: Renewal::default(),
             contacts: Contacts::default(),
             meetings: contact::Meetings::default(),
@@ -455,6 +466,8 @@ impl<R: Random> Node<R> {
                 Timer::Contact(node) => self.contact_timed_out(node, links),
                 Timer::Discover => self.discover(links, now),
                 Timer::Reach => self.reach_due(now),
+                Timer::Mail => self.mail.handle_timeout(now),
+                Timer::MailCall(id) => self.mail_call_over(id),
             }
         }
         self.settle(links);
@@ -511,7 +524,9 @@ impl<R: Random> Node<R> {
         }
         if std::mem::take(&mut self.is_policy_dirty) {
             self.send_policy();
+            self.rejudge_mail();
         }
+        self.settle_mail(links);
     }
 
     fn store(&mut self, batch: Batch) {
@@ -577,4 +592,7 @@ pub enum NodeError {
     /// What we know.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// Messages of applications.
+    #[error(transparent)]
+    Mail(#[from] messages::LoadError),
 }

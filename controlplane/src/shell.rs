@@ -43,7 +43,7 @@ use crate::quic::{self, Driver};
 use crate::random::SystemRandom;
 use crate::state_directory::{StateDirectory, StateError};
 use crate::store::redb::RedbStore;
-use crate::store::{Store, StoreError};
+use crate::store::{Batch, Store, StoreError};
 use crate::supervisor::{ORDER_LEN_MAX, Order};
 use crate::time::{Now, UnixSecs};
 
@@ -401,14 +401,35 @@ impl Shell {
                 self.node.handle_link(event, &mut DriverLinks { driver: &mut self.driver, now }, now);
             }
             let mut any = false;
+            // A commit waits for the disk, however little it writes: what a turn wants kept is kept by one, before anybody hears of it.
+            let (mut batch, mut answers) = (Batch::default(), vec![]);
             while let Some(output) = self.node.poll_output() {
                 any = true;
-                self.output(output).await?;
+                match output {
+                    Output::Store(more) => batch.0.extend(more.0),
+                    answer @ Output::Answer(..) => answers.push(answer),
+                    other => {
+                        self.keep(&mut batch)?;
+                        self.output(other).await?;
+                    }
+                }
+            }
+            self.keep(&mut batch)?;
+            for answer in answers {
+                self.output(answer).await?;
             }
             self.transmit(now);
             if !any {
                 return Ok(());
             }
+        }
+    }
+
+    /// Keeps what is to be kept. A store that fails ends the process: going on would mean to act upon what a restart forgets.
+    fn keep(&mut self, batch: &mut Batch) -> Result<(), StoreError> {
+        match batch.is_empty() {
+            true => Ok(()),
+            false => self.store.commit(std::mem::take(batch)),
         }
     }
 
@@ -439,8 +460,7 @@ impl Shell {
 
     async fn output(&mut self, output: Output) -> Result<(), ShellError> {
         match output {
-            // A store that fails ends the process: going on would mean to act upon what a restart forgets.
-            Output::Store(batch) => self.store.commit(batch)?,
+            Output::Store(mut batch) => self.keep(&mut batch)?,
             Output::Plane(ticket, request) => {
                 self.plane_backlog.push_back((ticket, request));
                 self.flush()?;
@@ -461,8 +481,11 @@ impl Shell {
             Output::Probe(to, bytes) => self.sockets.probe(to, &bytes),
             Output::Answer(call, answer) => {
                 if let Some(reply) = self.waiting.remove(&call) {
-                    // Whoever asked may have left.
-                    let _ = reply.send(answer);
+                    // Whoever asked may have left, and what was given to him is there for others.
+                    if reply.send(answer).is_err() {
+                        let now = self.now();
+                        self.node.handle_unheard(call, &mut DriverLinks { driver: &mut self.driver, now });
+                    }
                 }
             }
             Output::Configure { addresses, prefixes } => {

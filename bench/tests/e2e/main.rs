@@ -21,6 +21,7 @@ mod lan;
 mod lanes;
 mod lifecycle;
 mod mesh;
+mod messages;
 mod path;
 mod policy;
 mod ports;

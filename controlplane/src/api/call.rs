@@ -4,6 +4,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::describe::{Definitions, Described, text};
+use super::messages::{
+    Messages, OutcomesRequest, ReceiveRequest, Received, SendRequest, Sent, TakenAnswer, TakenRequest,
+};
 use super::types::{
     AuditEntry, Backup, BackupRequest, BundleApplyRequest, Bundles, Candidate, Certificate, Crl, DhtStatus, Done,
     ExplainRequest, Explanation, FindRequest, Found, Invite, InviteRequest, Invited, JoinRequest, Joined, LogRequest,
@@ -163,6 +166,18 @@ calls! {
     PolicyRollback(PolicyRollbackRequest) Post "/v1/policy/rollback" Admin -> Policy;
     /// Says what the policy does with a packet, and why.
     PolicyExplain(ExplainRequest) Get "/v1/policy/explain" Read -> Explanation;
+    /// Sends a message to a member, or to each of a group. It is kept here until it is taken, refused or past its time.
+    SendMessage(SendRequest) Post "/v1/messages" Operate -> Vec<Sent>;
+    /// What became of messages that were sent here; waits for their end if that is wanted.
+    MessageOutcomes(OutcomesRequest) Post "/v1/messages/outcomes" Operate -> Vec<Sent>;
+    /// Gives out messages that others have sent, and waits for them if that is wanted. Say which you have by `MessagesTaken`.
+    ReceiveMessages(ReceiveRequest) Post "/v1/messages/receive" Operate -> Vec<Received>;
+    /// These messages are yours: they are not given out again, and their senders hear of it.
+    MessagesTaken(TakenRequest) Post "/v1/messages/taken" Operate -> TakenAnswer;
+    /// You do not want these messages after all: they are given out again, in their old places.
+    MessagesReturned(TakenRequest) Post "/v1/messages/returned" Operate -> TakenAnswer;
+    /// What waits for others, and what waits here.
+    Messages Get "/v1/messages" Read -> Messages;
     /// The audit log.
     AuditLog(LogRequest) Get "/v1/log" Read -> Vec<AuditEntry>;
     /// Checks a part of the audit log: that every entry is the issuer's and continues the one before. Issuers only.
@@ -233,6 +248,14 @@ pub enum Answer {
     PolicyHistory(Vec<PolicyVersion>),
     /// Of `PolicyExplain`.
     Explanation(Explanation),
+    /// Of `SendMessage` and `MessageOutcomes`.
+    Sent(Vec<Sent>),
+    /// Of `ReceiveMessages`.
+    Received(Vec<Received>),
+    /// Of `MessagesTaken` and `MessagesReturned`.
+    Taken(TakenAnswer),
+    /// Of `Messages`.
+    Messages(Messages),
     /// Of `AuditLog`.
     Log(Vec<AuditEntry>),
     /// Of `AuditVerify`.
@@ -276,7 +299,8 @@ mod tests {
             let route = ROUTES.iter().find(|route| route.method == method && route.path == uri.path()).unwrap();
             (route.read)(Input { method, uri, body })
         };
-        let explain = ExplainRequest { src: "a".into(), dst: "fd00::1".into(), proto: None, port: Some(443) };
+        let explain =
+            ExplainRequest { src: "a".into(), dst: "fd00::1".into(), proto: None, port: Some(443), topic: None };
         let read = input(Method::Get, "/v1/policy/explain?src=a&dst=fd00::1&port=443", b"");
         assert_eq!(read, Ok(Call::PolicyExplain(explain)));
         assert!(input(Method::Get, "/v1/policy/explain?src=a", b"").unwrap_err().contains("dst"));

@@ -75,7 +75,7 @@ words! {
     pub enum Role {
         /// Look.
         Read = "read",
-        /// Invite, renew and revoke.
+        /// Invite, renew and revoke; send and receive messages.
         Operate = "operate",
         /// Everything.
         Admin = "admin",
@@ -585,6 +585,9 @@ object! {
         /// Its destination port.
         #[serde(default)]
         port: Option<u16>,
+        /// A topic: the question is about a message, and source and destination are members.
+        #[serde(default)]
+        topic: Option<String>,
     }
 
     /// What the policy does with a packet.

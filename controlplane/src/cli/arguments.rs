@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::messages::{Recv, Send};
 use crate::ceremony::AHEAD_MAX;
 use crate::config::{Config, ConfigError, Instance};
 
@@ -182,6 +183,12 @@ pub enum Command {
         /// Its name, id or overlay address.
         peer: String,
     },
+    /// Send a message to a member, or to each of a group. It is kept until it is taken, also while the receiver is away.
+    Send(Send),
+    /// Receive messages, and wait for them: prints their bodies as they are, or with --json a line each.
+    Recv(Recv),
+    /// Show the messages that wait for others, and those that wait here.
+    Messages,
     /// The configuration file.
     Config {
         /// What to do with it.
@@ -612,6 +619,9 @@ pub enum PolicyCommand {
         /// Its destination port.
         #[arg(long)]
         port: Option<u16>,
+        /// Ask about a message of this topic instead, from one member to another.
+        #[arg(long, conflicts_with_all = ["proto", "port"])]
+        topic: Option<String>,
     },
 }
 
@@ -645,7 +655,7 @@ pub enum ConfigCommand {
 }
 
 /// As `90s`, `30m`, `1h`, `2d`; a bare number is seconds.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = match text.char_indices().next_back() {
         Some((at, unit)) if !unit.is_ascii_digit() => (&text[..at], unit),
         _ => (text, 's'),

@@ -10,7 +10,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::arguments::{Arguments, CaCommand, CertCommand, Command, DhtCommand, InvitesCommand, PolicyCommand};
-use super::{FAILED, Failure, Outcome, failed, files, passphrase, print, show};
+use super::{FAILED, Failure, Outcome, failed, files, messages, passphrase, print, show};
 use crate::api::Call;
 use crate::api::client;
 use crate::api::types::{
@@ -98,6 +98,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         Command::Dht { command: DhtCommand::Lookup { what } } => find(arguments, what, true, true),
         Command::Dht { command: DhtCommand::Put } => done(arguments, &Call::DhtPublish),
         Command::Rekey { peer } => done(arguments, &Call::Rekey(RekeyRequest { peer: peer.clone() })),
+        Command::Messages => shown(arguments, &Call::Messages, |waiting| messages::waiting(waiting, now())),
         Command::Invite(invite) => {
             let call = Call::Invite(InviteRequest {
                 name: invite.name.clone(),
@@ -161,6 +162,8 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         Command::Init(_)
         | Command::Config { .. }
         | Command::Run
+        | Command::Send(_)
+        | Command::Recv(_)
         | Command::Control(_)
         | Command::Issuer(_)
         | Command::Mdns(_)
@@ -253,8 +256,9 @@ fn policy(arguments: &Arguments, command: &PolicyCommand) -> Outcome {
         }
         // Whoever calls has taken these.
         PolicyCommand::Check { .. } | PolicyCommand::Diff { .. } | PolicyCommand::Sign(_) => return Ok(()),
-        PolicyCommand::Explain { src, dst, proto, port } => {
-            let request = ExplainRequest { src: src.clone(), dst: dst.clone(), proto: proto.clone(), port: *port };
+        PolicyCommand::Explain { src, dst, proto, port, topic } => {
+            let (src, dst, proto, topic) = (src.clone(), dst.clone(), proto.clone(), topic.clone());
+            let request = ExplainRequest { src, dst, proto, port: *port, topic };
             return shown(arguments, &Call::PolicyExplain(request), show::explanation);
         }
     };

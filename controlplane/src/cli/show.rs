@@ -46,7 +46,7 @@ pub(super) fn span(secs: u64) -> String {
 }
 
 /// How long until then, or since.
-fn distance(moment: Moment, now: UnixSecs) -> String {
+pub(super) fn distance(moment: Moment, now: UnixSecs) -> String {
     if moment.0 >= now {
         format!("in {}", span(moment.0.since(now).as_secs()))
     } else {

@@ -188,6 +188,15 @@ impl<R: Random> Node<R> {
             Call::DhtPublish => self.publish_call(id, links, now),
             Call::RevocationList(request) => self.revocation_list(id, &request.signer),
             Call::RevocationsApply(request) => self.apply_revocations(id, &request.list, links, now),
+            Call::SendMessage(request) => self.send_message(id, request, links, now),
+            Call::MessageOutcomes(request) => self.message_outcomes(id, &request, now),
+            Call::ReceiveMessages(request) => self.receive_messages(id, request, now),
+            Call::MessagesTaken(request) => self.messages_taken(id, &request, links),
+            Call::MessagesReturned(request) => self.messages_returned(id, &request),
+            Call::Messages => {
+                let messages = self.messages();
+                self.answer(id, Ok(Answer::Messages(messages)));
+            }
             Call::ExportCrl => self.ask_for(id, IssuerCallKind::ExportCrl, by, Request::ExportCrl),
             Call::Backup(request) => {
                 let passphrase = SecretText(request.passphrase.0);

@@ -37,6 +37,7 @@ pub(super) const fn needs_time(message: &Message) -> bool {
         | Message::IssuerSaid { .. }
         | Message::Ping(_)
         | Message::Pong(_)
+        | Message::Mail(_)
         | Message::Peers(_) => false,
     }
 }

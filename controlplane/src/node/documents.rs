@@ -164,6 +164,7 @@ impl<R: Random> Node<R> {
             }
             Message::Contact { index } => self.heard_contact(link, index, links, now),
             Message::Rpc(message) => self.heard_rpc(link, &message, links, now),
+            Message::Mail(frame) => self.heard_mail(link, *frame, links, now),
             Message::Peers(peers) => self.heard_peers(link, peers, links, now),
         }
     }
@@ -180,6 +181,7 @@ impl<R: Random> Node<R> {
                 peer.unspoken = None;
                 peer.features = Some(hello.features);
             }
+            self.hello_to_mail(link, node, &hello, now);
             self.heard_time(node, hello.wall, now);
             if self.judge_clock(node, hello.wall, now) {
                 self.withdraw_offer(link);

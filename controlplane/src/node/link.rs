@@ -185,6 +185,9 @@ impl<R: Random> Node<R> {
         if self.directory.entry(node).is_none() || self.directory.len() <= FULL_MESH_MAX {
             return true;
         }
+        if self.mail_wants_link(node) {
+            return true;
+        }
         self.directory.is_neighbour(own, node, NEIGHBOURS)
     }
 
@@ -535,6 +538,9 @@ impl<R: Random> Node<R> {
         self.farewell_link_gone(link);
         self.contact_link_gone(link);
         let held = self.links.remove(&link)?;
+        if let Some(node) = held.peer {
+            self.mail_link_gone(link, node);
+        }
         let peer = held.peer.and_then(|node| self.peers.get_mut(&node));
         let was_of_peer = peer.is_some_and(|peer| peer.forget_link(link));
         Some((held, was_of_peer))
@@ -547,6 +553,9 @@ impl<R: Random> Node<R> {
             self.links.iter().filter(|(_, held)| held.peer == Some(node)).map(|(link, _)| *link).collect();
         for link in of_peer {
             self.drop_link(link, code, why, links);
+        }
+        if code == Code::Revoked {
+            self.forget_mail(node, now);
         }
         self.end_session(node, links, now);
         self.part_contact(node);
@@ -570,7 +579,9 @@ impl<R: Random> Node<R> {
     pub(super) fn hello(&self, now: Now) -> Hello {
         Hello {
             version: message::VERSION,
-            features: message::FEATURE_PEERS | if self.discovery.is_some() { message::FEATURE_CONTACT } else { 0 },
+            features: message::FEATURE_MESSAGES
+                | message::FEATURE_PEERS
+                | if self.discovery.is_some() { message::FEATURE_CONTACT } else { 0 },
             program: env!("CARGO_PKG_VERSION").to_owned(),
             bundle: self.network.as_ref().map_or(0, |network| network.bundle.version),
             revocations: self.revocations.digest(),

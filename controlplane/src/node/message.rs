@@ -5,6 +5,7 @@
 //!               Ask ─▶              ◀─ Bundles | Revocations | Policy | Admission | Records
 //!               Issuer{ticket, …} ─▶                   ◀─ IssuerSaid{ticket, …}        renewal, through any member
 //!               Ping ─▶             ◀─ Pong
+//!               Mail ◀─▶ Mail                                 messages of applications: `mail::wire`
 //!
 //!  weir-key/1   responder, with its handshake: Offer ─▶ ; initiator, once it has installed: Offer ─▶ ; responder, the same: Installed ─▶
 //!
@@ -22,6 +23,7 @@ use weir_dataplane::api::message::Offer;
 use super::directory::SignedRecord;
 use crate::dht::place::Contact;
 use crate::issuer::{JoinRequest, LeaveRequest, Refused, RenewRequest, Reply};
+use crate::mail::wire::Frame;
 use crate::pki::admission::SignedAdmission;
 use crate::pki::bundle::SignedBundle;
 use crate::pki::id::NodeId;
@@ -36,6 +38,8 @@ const VERSION_FIRST: u16 = 1;
 /// A bit of [`Hello::features`], which tell abilities beyond the version: [`Message::Contact`] and [`Message::Rpc`] are wanted. What is said by an
 /// ability is said only to those who told its bit.
 pub const FEATURE_CONTACT: u64 = 1;
+/// The same of [`Message::Mail`]: messages of applications are taken.
+pub const FEATURE_MESSAGES: u64 = 2;
 /// A bit of the same: [`Message::Peers`] is wanted.
 pub const FEATURE_PEERS: u64 = 4;
 /// Most addresses that a member tells of itself at a time.
@@ -173,6 +177,8 @@ pub enum Message {
     },
     /// What is too long for a datagram of a contact session, or came before there was one.
     Rpc(Vec<u8>),
+    /// About messages of applications.
+    Mail(Box<Frame>),
     /// Addresses of the speaker, and of others that it has links with.
     Peers(Peers),
 }

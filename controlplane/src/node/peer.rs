@@ -75,6 +75,8 @@ pub struct Peer {
     pub link: Option<LinkId>,
     /// What the other end of that link can do, once it has said so.
     pub features: Option<u64>,
+    /// The link on which it takes messages of applications.
+    pub mail_link: Option<LinkId>,
     /// A link that is being dialled, and how many of the peer's endpoints were tried.
     pub dialling: Option<LinkId>,
     /// Where it is, as somebody told us who is no record: a token.

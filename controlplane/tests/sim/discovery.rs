@@ -147,7 +147,10 @@ fn who_is_reached_by_others_becomes_a_server() {
     world.run(10 * SECOND);
     for site in &sites {
         let status = dht(&mut world, *site);
-        assert!(status.is_joined && status.mode == "server" && status.witnesses >= 3 && status.witnesses_wanted == 3, "{status:?}");
+        assert!(
+            status.is_joined && status.mode == "server" && status.witnesses >= 3 && status.witnesses_wanted == 3,
+            "{status:?}"
+        );
     }
     // One moves behind a firewall: it is told so by the host, and nobody reaches it there.
     world.wall_in(sites[5]);
