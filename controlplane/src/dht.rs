@@ -29,6 +29,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+pub mod value;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -43,6 +44,7 @@ use self::message::{Answer, K, Message, Query, Refusal, Reply, Request};
 use self::pace::Pace;
 use self::place::{Contact, Key, Peer};
 use self::publish::Publication;
+pub use self::publish::{PUBLICATIONS_MAX, PublishError};
 use self::record::{Judge, Kind, SignedRecord};
 use self::shun::Shun;
 use self::store::{Highest, Store};
@@ -100,7 +102,7 @@ pub struct Outcome {
     pub sequence: u64,
     /// Nodes that led to it, one after the other; 0 when it was here.
     pub hops: u8,
-    /// Requests of the path that came to it, one after the other, those without an answer included.
+    /// Waits of the path that came to it, one after the other: for answers, and for what did not come in time.
     pub rounds: u8,
     /// Requests of all paths.
     pub requests: u16,
@@ -136,6 +138,8 @@ pub enum Output {
     Published {
         /// Which.
         kind: Kind,
+        /// Where it lies.
+        key: Key,
         /// Servers that have it now.
         stored: u16,
         /// Servers that were asked to.
@@ -204,7 +208,7 @@ enum Timer {
     Lookup(LookupId),
     Check,
     Refresh,
-    Publish(Kind),
+    Publish(Kind, Key),
     Join,
 }
 
@@ -215,7 +219,7 @@ enum Why {
     Refresh,
     Fill,
     Get,
-    Publish(Kind),
+    Publish(Kind, Key),
 }
 
 #[derive(Clone, Debug)]
@@ -230,7 +234,7 @@ struct Job {
 enum Purpose {
     Lookup(LookupId),
     Check,
-    Put { kind: Kind, round: u64 },
+    Put { kind: Kind, key: Key, round: u64 },
 }
 
 #[derive(Clone, Debug)]
@@ -266,7 +270,7 @@ pub struct Dht<R> {
     outstanding: BTreeMap<u64, Outstanding>,
     lookups: BTreeMap<LookupId, Job>,
     last_lookup: u64,
-    publications: BTreeMap<Kind, Publication>,
+    publications: BTreeMap<(Kind, Key), Publication>,
     last_round: u64,
     shun: Shun,
     timers: Timers<Timer>,
@@ -374,7 +378,7 @@ impl<R: Random> Dht<R> {
         }
         match asked.purpose {
             Purpose::Check => {}
-            Purpose::Put { kind, round } => self.put_answered(kind, round, &answer.reply, now),
+            Purpose::Put { kind, key, round } => self.put_answered((kind, key), round, &answer.reply, now),
             Purpose::Lookup(id) => self.look_up_answered(id, asked.to, answer.reply, judge, now),
         }
     }
@@ -438,7 +442,7 @@ impl<R: Random> Dht<R> {
                 Timer::Lookup(id) => self.finish(id, now),
                 Timer::Check => self.check(now),
                 Timer::Refresh => self.refresh(now),
-                Timer::Publish(kind) => self.publish_again(kind, now),
+                Timer::Publish(kind, key) => self.publish_again((kind, key), now),
                 Timer::Join => self.begin(now),
             }
         }
@@ -482,7 +486,7 @@ impl<R: Random> Dht<R> {
         self.timers.set_at_latest(Timer::Check, now.mono + DOUBT);
         match outstanding.purpose {
             Purpose::Check => {}
-            Purpose::Put { kind, round } => self.put_ended(kind, round, now),
+            Purpose::Put { kind, key, round } => self.put_ended((kind, key), round, now),
             Purpose::Lookup(id) => {
                 if let Some(job) = self.lookups.get_mut(&id) {
                     job.lookup.failed(to);
@@ -581,7 +585,7 @@ impl<R: Random> Dht<R> {
             Why::Join => self.joined(&job.lookup, now),
             Why::Fill => self.fill(now),
             Why::Refresh => {}
-            Why::Publish(kind) => self.put_everywhere(kind, &job.lookup, now),
+            Why::Publish(kind, key) => self.put_everywhere((kind, key), &job.lookup, now),
         }
     }
 

@@ -110,6 +110,12 @@ proptest! {
         if let Ok(value) = record::NodeValue::decode(&bytes) {
             prop_assert_eq!(record::NodeValue::decode(&value.encode()), Ok(value));
         }
+        if let Ok(value) = record::ServiceValue::decode(&bytes) {
+            prop_assert_eq!(record::ServiceValue::decode(&value.encode()), Ok(value));
+        }
+        if let Ok(value) = record::RevocationsValue::decode(&bytes) {
+            prop_assert_eq!(record::RevocationsValue::decode(&value.encode()), Ok(value));
+        }
         let _ = (read_leaf(&bytes), read_authority(&bytes), SignedPolicy::from_bytes(&bytes));
         if let Ok(blocks) = IpBlocks::from_der(&bytes) {
             prop_assert_eq!(blocks.to_der(), bytes);

@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use weir_controlplane::codec;
 use weir_controlplane::dht::message::{Answer, K, Message, Query, Reply, Request};
 use weir_controlplane::dht::place::{Contact, Key, Peer, Site};
-use weir_controlplane::dht::record::{Envelope, Judge, Kind, SignedRecord};
+use weir_controlplane::dht::record::{Envelope, Judge, Kind, ServiceValue, SignedRecord};
 use weir_controlplane::dht::store::BYTES_MAX;
 use weir_controlplane::dht::{Dht, Mode, OUTSTANDING_MAX, Output, Saved};
 use weir_controlplane::pki::id::Nonce;
@@ -62,6 +62,9 @@ enum Step {
     Revoked {
         node: u8,
     },
+    Mode {
+        is_server: bool,
+    },
     Wait {
         secs: u16,
     },
@@ -105,14 +108,21 @@ fn statement(member: u8) -> MemberStatement {
     }
 }
 
+fn place(kind: Kind, member: u8) -> Key {
+    let value = ServiceValue { label: "_http._tcp".into(), port: 80, texts: vec![] };
+    kind.key_of(&statement(member), &value.encode()).expect("a service")
+}
+
 impl Record {
     fn signed(&self) -> SignedRecord {
         let said = statement(self.member);
         let kind = kind(self.kind);
+        // Of what is no value of its kind, that of one: what is signed may be edited below.
+        let key = kind.key_of(&said, &self.value).unwrap_or_else(|_| place(kind, self.member));
         let envelope = Envelope {
             network: NETWORK.id(),
             kind,
-            key: kind.key_of(&said),
+            key,
             sequence: self.sequence.into(),
             not_after: UnixSecs(NOW.0 + 86_400),
             node: said.node,
@@ -182,11 +192,12 @@ fuzz_target!(|steps: Vec<Step>| {
             Step::Give { which, record } => answer(&mut dht, &mut open, which, Reply::Record(record.signed())),
             Step::Look { kind: number, member } => {
                 let kind = kind(number);
-                let _ = dht.get(kind, kind.key_of(&statement(member)), now);
+                let _ = dht.get(kind, place(kind, member), now);
             }
             Step::Session { with } => dht.handle_session(peer(with), now),
             Step::Unreachable { at } => dht.handle_unreachable(peer(at).contact, now),
             Step::Revoked { node } => dht.handle_revoked(NETWORK.node(node), now),
+            Step::Mode { is_server } => dht.set_mode(if is_server { Mode::Server } else { Mode::Client }, now),
             Step::Wait { secs: more } => {
                 secs += u64::from(more % 1000);
                 dht.handle_timeout(later(start, secs));

@@ -40,6 +40,10 @@ fuzz_target!(|data: &[u8]| {
     again!(data, Bundle, RevocationHead, AdmissionDocument, MemberStatement, audit::Entry);
     again!(data, Asked, Result<Reply, Refused>, JoinBody, RenewBody, LeaveBody, Order, audit::Position, audit::Start);
     again!(data, dht::message::Message, dht::record::SignedRecord, dht::record::Envelope);
+    again!(data, dht::value::NodeValue, dht::value::ServiceValue, dht::value::RevocationsValue);
+    if let Ok(value) = dht::value::ServiceValue::decode(data) {
+        assert!(value.check().is_ok());
+    }
     frames::<(u32, Asked)>(data);
     frames::<(u32, Result<Reply, Refused>)>(data);
     frames::<Order>(data);

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use super::place::{Contact, Peer};
-use super::record::{Envelope, Judge, Kind, SignedRecord};
+use super::record::{Envelope, Judge, Kind, ServiceValue, SignedRecord};
 use crate::pki::fixture::Network;
 pub(super) use crate::pki::fixture::{NOW, key};
 use crate::pki::id::{NetworkId, NodeId, Nonce};
@@ -72,17 +72,27 @@ impl Fixture {
         SignedRecord::sign(envelope, statement, &self.identity(member))
     }
 
-    /// Good for an hour.
+    /// The value of a service that says this.
+    pub(super) fn service(label: &str, says: &[u8]) -> Vec<u8> {
+        ServiceValue { label: label.into(), port: 80, texts: says.chunks(255).map(<[u8]>::to_vec).collect() }.encode()
+    }
+
+    /// Good for an hour; of services, that with the label `_test._tcp`.
     pub(super) fn record(&self, member: u16, kind: Kind, sequence: u64, value: &[u8]) -> SignedRecord {
+        let value = if kind == Kind::Service { Self::service("_test._tcp", value) } else { value.to_vec() };
+        self.record_of(member, kind, sequence, value)
+    }
+
+    pub(super) fn record_of(&self, member: u16, kind: Kind, sequence: u64, value: Vec<u8>) -> SignedRecord {
         let statement = self.statement(member);
         let envelope = Envelope {
             network: self.network(),
             kind,
-            key: kind.key_of(&statement),
+            key: kind.key_of(&statement, &value).unwrap(),
             sequence,
             not_after: UnixSecs(NOW.0 + 3600),
             node: statement.node,
-            value: value.to_vec(),
+            value,
         };
         self.signed(member, &envelope)
     }

@@ -63,8 +63,9 @@ struct Candidate {
     distance: Distance,
     /// Of the answer that named it: none for whom we knew ourselves.
     depth: u8,
-    /// Which of the path's requests it was.
+    /// Which of the path's requests it was, and after how many waits of the path, this one included.
     step: u8,
+    round: u8,
     state: State,
 }
 
@@ -75,7 +76,7 @@ pub(super) struct Found {
     pub(super) record: SignedRecord,
     /// Nodes that led to it, one after the other, the one that had it included.
     pub(super) hops: u8,
-    /// Requests of the path until then, those without an answer included.
+    /// Waits of the path until then, one after the other, for those without an answer as well.
     pub(super) rounds: u8,
 }
 
@@ -84,6 +85,8 @@ struct Path {
     /// Nearest first.
     list: Vec<Candidate>,
     steps: u8,
+    /// The latest round of which something came: an answer, or that there is none yet.
+    round: u8,
     found: Option<Found>,
     has_ended: bool,
 }
@@ -203,7 +206,7 @@ impl Lookup {
 
     fn add(&mut self, path: usize, contact: Contact, depth: u8) {
         let distance = self.target.distance(contact.node.into());
-        let fresh = Candidate { contact, distance, depth, step: 0, state: State::Fresh };
+        let fresh = Candidate { contact, distance, depth, step: 0, round: 0, state: State::Fresh };
         let is_asked = self.is_asked(contact);
         let list = &mut self.paths[path].list;
         let at = match list.binary_search_by_key(&distance, |known| known.distance) {
@@ -234,11 +237,10 @@ impl Lookup {
         }
         for path in 0..self.paths.len() {
             if let Some(at) = self.choose(path, random) {
-                let steps = &mut self.paths[path].steps;
+                let Path { list, steps, round, .. } = &mut self.paths[path];
                 *steps += 1;
-                let step = *steps;
-                let candidate = &mut self.paths[path].list[at];
-                (candidate.state, candidate.step) = (State::Asked, step);
+                let candidate = &mut list[at];
+                (candidate.state, candidate.step, candidate.round) = (State::Asked, *steps, *round + 1);
                 let contact = candidate.contact;
                 self.asked.insert(contact, path);
                 return Next::Ask(contact);
@@ -340,7 +342,10 @@ impl Lookup {
     /// The path that asked somebody, and its place there.
     fn asked(&mut self, contact: Contact) -> Option<(usize, &mut Candidate)> {
         let path = *self.asked.get(&contact)?;
-        let found = self.paths[path].list.iter_mut().find(|candidate| candidate.contact == contact)?;
+        let Path { list, round, .. } = &mut self.paths[path];
+        let found = list.iter_mut().find(|candidate| candidate.contact == contact)?;
+        // Whatever is known now, this wait is over.
+        *round = found.round.max(*round);
         Some((path, found))
     }
 
@@ -365,7 +370,7 @@ impl Lookup {
     /// old records have them everywhere, and honest nodes near their places.
     pub(super) fn answered_with(&mut self, from: Contact, envelope: Envelope, record: SignedRecord) {
         let Some((path, candidate)) = self.heard(from) else { return };
-        let (hops, rounds) = (candidate.depth.saturating_add(1), candidate.step);
+        let (hops, rounds) = (candidate.depth.saturating_add(1), candidate.round);
         let is_inside = candidate.distance.share() <= HINT * self.region;
         let found = Found { envelope, record, hops, rounds };
         if is_inside {

@@ -17,6 +17,8 @@ use crate::time::{Now, UnixSecs};
 const COPIES_MIN: usize = 8;
 /// Change of the number of servers at which a region is another. Ours: the estimate itself wanders by less as a rule.
 const RESIZE: f64 = 1.4;
+/// Records of our own at a time. Ours: one of each kind, and two dozen services.
+pub const PUBLICATIONS_MAX: usize = 32;
 /// Before something is tried again that could not even begin, or that nobody took.
 pub(super) const AGAIN: Duration = Duration::from_secs(30);
 
@@ -32,11 +34,17 @@ pub enum PublishError {
     /// Ours, and older than what is here.
     #[error(transparent)]
     Put(#[from] PutError),
+    /// As many as there may be.
+    #[error("{PUBLICATIONS_MAX} records are published")]
+    TooMany,
 }
 
+/// Names a publication.
+pub(super) type Named = (Kind, Key);
+
+/// A record of ours that is offered to others.
 #[derive(Clone, Debug)]
 pub(super) struct Publication {
-    key: Key,
     sequence: u64,
     record: SignedRecord,
     /// The sequence that it replaces, where its owner wants to know whether that is so; until somebody has it.
@@ -46,6 +54,16 @@ pub(super) struct Publication {
     /// Servers that there seemed to be when it was offered to its region.
     servers: Option<f64>,
     round: Round,
+}
+
+impl Publication {
+    pub(super) fn record(&self) -> &SignedRecord {
+        &self.record
+    }
+
+    pub(super) fn until(&self) -> UnixSecs {
+        self.until
+    }
 }
 
 /// One time that a record is offered to its region.
@@ -63,8 +81,8 @@ struct Round {
 }
 
 impl<R: Random> Dht<R> {
-    /// Publishes a record of ours from now on until it ends, in the place of an earlier one of its kind. With `replaces`, servers that hold
-    /// another sequence refuse it.
+    /// Publishes a record of ours from now on until it ends, in the place of an earlier one of its kind; services have a place each. With
+    /// `replaces`, servers that hold another sequence refuse it.
     ///
     /// # Errors
     /// [`PublishError`].
@@ -81,6 +99,11 @@ impl<R: Random> Dht<R> {
             return Err(PublishError::Foreign(envelope.node));
         }
         self.check_newer(&envelope, &record)?;
+        let named = (envelope.kind, envelope.key);
+        let is_in_its_place = |other: &Named| *other == named || other.0 == named.0 && !named.0.has_many_places();
+        if self.publications.len() >= PUBLICATIONS_MAX && !self.publications.keys().any(is_in_its_place) {
+            return Err(PublishError::TooMany);
+        }
         if self.mode == Mode::Server {
             match self.store.put(record.clone(), None, judge) {
                 // Whether it is kept here as well is one of many answers, and what it is to replace the others know better.
@@ -90,20 +113,35 @@ impl<R: Random> Dht<R> {
                 }
             }
         }
-        let Envelope { kind, key, sequence, .. } = envelope;
-        let round = Round::default();
-        let publication = Publication { key, sequence, record, replaces, until, servers: None, round };
-        self.publications.insert(kind, publication);
+        let publication = Publication {
+            sequence: envelope.sequence,
+            record,
+            replaces,
+            until,
+            servers: None,
+            round: Round::default(),
+        };
+        // Of another name, say, that we had before.
+        let moved: Vec<Named> =
+            self.publications.keys().copied().filter(|other| is_in_its_place(other) && *other != named).collect();
+        moved.into_iter().for_each(|other| self.withdraw(other.0, other.1));
+        self.publications.insert(named, publication);
         if self.joined.is_some() {
-            self.publish_again(kind, now);
+            self.publish_again(named, now);
         }
         Ok(())
+    }
+
+    /// Publishes a record of ours no longer. Others keep it until it ends, unless a later one is published in its place.
+    pub fn withdraw(&mut self, kind: Kind, key: Key) {
+        self.publications.remove(&(kind, key));
+        self.timers.cancel(Timer::Publish(kind, key));
     }
 
     /// Whether a record is above all that we have seen in its place: servers would say so one by one.
     fn check_newer(&self, envelope: &Envelope, record: &SignedRecord) -> Result<(), PutError> {
         let Envelope { kind, key, sequence, .. } = *envelope;
-        if let Some(before) = self.publications.get(&kind).filter(|before| before.key == key)
+        if let Some(before) = self.publications.get(&(kind, key))
             && sequence <= before.sequence
             && *record != before.record
         {
@@ -113,72 +151,70 @@ impl<R: Random> Dht<R> {
     }
 
     pub(super) fn publish_all(&mut self, now: Now) {
-        let kinds: Vec<Kind> = self.publications.keys().copied().collect();
-        kinds.into_iter().for_each(|kind| self.publish_again(kind, now));
+        let all: Vec<Named> = self.publications.keys().copied().collect();
+        all.into_iter().for_each(|named| self.publish_again(named, now));
     }
 
     /// Records whose region has become another are offered to that one: the network has grown or shrunk, or is better known.
     pub(super) fn follow_size(&mut self, now: Now) {
         let servers = self.servers();
         let is_other = |before: f64| !(1.0 / RESIZE..RESIZE).contains(&(servers / before));
-        let moved = |(kind, publication): (&Kind, &Publication)| {
-            publication.servers.filter(|before| is_other(*before)).map(|_| *kind)
+        let moved = |(named, publication): (&Named, &Publication)| {
+            publication.servers.filter(|before| is_other(*before)).map(|_| *named)
         };
-        let moved: Vec<Kind> = self.publications.iter().filter_map(moved).collect();
-        moved.into_iter().for_each(|kind| self.publish_again(kind, now));
+        let moved: Vec<Named> = self.publications.iter().filter_map(moved).collect();
+        moved.into_iter().for_each(|named| self.publish_again(named, now));
     }
 
     /// Looks for the servers of the region.
-    pub(super) fn publish_again(&mut self, kind: Kind, now: Now) {
-        let Some(publication) = self.publications.get(&kind) else { return };
+    pub(super) fn publish_again(&mut self, named: Named, now: Now) {
+        let Some(publication) = self.publications.get(&named) else { return };
+        let (kind, key) = named;
         if publication.until < now.wall {
-            self.publications.remove(&kind);
-            return;
+            return self.withdraw(kind, key);
         }
-        let (key, region) = (publication.key, region(self.servers()));
-        let is_looking = self.lookups.values().any(|job| job.why == Why::Publish(kind));
+        let (region, why) = (region(self.servers()), Why::Publish(kind, key));
+        let is_looking = self.lookups.values().any(|job| job.why == why);
         let seeds = self.seeds(key, 2 * K);
-        if is_looking || self.look_up(key, Goal::Region, region, &seeds, Why::Publish(kind), now).is_err() {
-            self.timers.set(Timer::Publish(kind), now.mono + AGAIN);
+        if is_looking || self.look_up(key, Goal::Region, region, &seeds, why, now).is_err() {
+            self.timers.set(Timer::Publish(kind, key), now.mono + AGAIN);
         }
     }
 
     /// Offers the record to the region, of which a look-up has found these: a round begins, and what is open of the one before counts no more.
-    pub(super) fn put_everywhere(&mut self, kind: Kind, lookup: &Lookup, now: Now) {
+    pub(super) fn put_everywhere(&mut self, named: Named, lookup: &Lookup, now: Now) {
         let (servers, nearest) = (self.servers(), lookup.answered_nodes());
         let region = region(servers);
         let inside = nearest.iter().filter(|(distance, _)| distance.share() <= region).count();
         let count = inside.max(COPIES_MIN).min(nearest.len()).min(LIST_MAX);
-        let Some(publication) = self.publications.get_mut(&kind) else { return };
-        if publication.key != lookup.target() {
-            // Published in another place while we looked.
-            return self.publish_again(kind, now);
-        }
+        let Some(publication) = self.publications.get_mut(&named) else { return };
         self.last_round += 1;
         let number = self.last_round;
         (publication.round, publication.servers) = (Round { number, ..Round::default() }, Some(servers));
         let query = Query::Put { record: publication.record.clone(), replaces: publication.replaces };
+        let (kind, key) = named;
+        let purpose = Purpose::Put { kind, key, round: number };
         let mut asked = 0;
         for (_, contact) in &nearest[..count] {
             let to = self.as_known(*contact);
-            asked += u16::from(self.ask(to, query.clone(), Purpose::Put { kind, round: number }, now));
+            asked += u16::from(self.ask(to, query.clone(), purpose, now));
         }
-        if let Some(publication) = self.publications.get_mut(&kind) {
+        if let Some(publication) = self.publications.get_mut(&named) {
             (publication.round.open, publication.round.asked) = (asked, asked);
         }
-        self.schedule_publish(kind, now);
+        self.schedule_publish(named, now);
         if asked == 0 {
-            self.round_ended(kind, now);
+            self.round_ended(named, now);
         }
     }
 
-    fn round(&mut self, kind: Kind, number: u64) -> Option<&mut Round> {
-        let round = &mut self.publications.get_mut(&kind)?.round;
+    fn round(&mut self, named: Named, number: u64) -> Option<&mut Round> {
+        let round = &mut self.publications.get_mut(&named)?.round;
         (round.number == number).then_some(round)
     }
 
-    pub(super) fn put_answered(&mut self, kind: Kind, number: u64, reply: &Reply, now: Now) {
-        let Some(round) = self.round(kind, number) else { return };
+    pub(super) fn put_answered(&mut self, named: Named, number: u64, reply: &Reply, now: Now) {
+        let Some(round) = self.round(named, number) else { return };
         match reply {
             Reply::Stored => round.stored += 1,
             Reply::Refused(Refusal::Old(highest)) => round.superseded = round.superseded.max(Some(*highest)),
@@ -199,36 +235,37 @@ impl<R: Random> Dht<R> {
             | Reply::Contacts(_)
             | Reply::Record(_) => {}
         }
-        self.put_ended(kind, number, now);
+        self.put_ended(named, number, now);
     }
 
     /// One answer less is awaited.
-    pub(super) fn put_ended(&mut self, kind: Kind, number: u64, now: Now) {
-        let Some(round) = self.round(kind, number) else { return };
+    pub(super) fn put_ended(&mut self, named: Named, number: u64, now: Now) {
+        let Some(round) = self.round(named, number) else { return };
         round.open = round.open.saturating_sub(1);
         if round.open == 0 {
-            self.round_ended(kind, now);
+            self.round_ended(named, now);
         }
     }
 
     /// Says what came of a round, and what was not kept by anybody is offered again soon.
-    fn round_ended(&mut self, kind: Kind, now: Now) {
-        let Some(publication) = self.publications.get_mut(&kind) else { return };
+    fn round_ended(&mut self, named: Named, now: Now) {
+        let (kind, key) = named;
+        let Some(publication) = self.publications.get_mut(&named) else { return };
         let Round { number: _, open: _, asked, stored, superseded, conflicts, instead } = publication.round;
         if stored > 0 {
             // It has replaced what it was to replace. Whoever has something else by now, or nothing, has missed that.
             publication.replaces = None;
         } else {
-            self.timers.set_at_latest(Timer::Publish(kind), now.mono + AGAIN);
+            self.timers.set_at_latest(Timer::Publish(kind, key), now.mono + AGAIN);
         }
-        self.outputs.push_back(Output::Published { kind, stored, asked, superseded, conflicts, instead });
+        self.outputs.push_back(Output::Published { kind, key, stored, asked, superseded, conflicts, instead });
     }
 
     /// The sequences of what is published, which outlive the process whether they are kept here or not.
     pub(super) fn published_highest(&self) -> impl Iterator<Item = Highest> {
-        self.publications.iter().map(|(kind, publication)| Highest {
+        self.publications.iter().map(|((kind, key), publication)| Highest {
             kind: *kind,
-            key: publication.key,
+            key: *key,
             sequence: publication.sequence,
             digest: digest(&publication.record),
             node: self.own,
@@ -236,12 +273,12 @@ impl<R: Random> Dht<R> {
         })
     }
 
-    fn schedule_publish(&mut self, kind: Kind, now: Now) {
-        let Some(publication) = self.publications.get(&kind) else { return };
+    fn schedule_publish(&mut self, named: Named, now: Now) {
+        let Some(publication) = self.publications.get(&named) else { return };
         let after = self.upkeep.republish_after(publication.until.since(now.wall));
         // Spread out, so that records that were published together are not published together for ever.
         let share = 0.75 + 0.5 * self.random.unit();
         let at: Instant = now.mono + after.mul_f64(share);
-        self.timers.set(Timer::Publish(kind), at);
+        self.timers.set(Timer::Publish(named.0, named.1), at);
     }
 }

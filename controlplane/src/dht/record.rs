@@ -5,14 +5,15 @@
 //!  signature ─ by the signer's identity key over "weir-dht-" ‖ kind ‖ "-1" ‖ 0x00 ‖ envelope
 //! ```
 //!
-//! The key of each kind follows from the statement, so nobody publishes in another's place, and a member has one place of each kind. What a
-//! value means is not known here.
+//! The key of each kind follows from the statement, so nobody publishes in another's place, and a member has one place of each kind; of services
+//! it has one for each label, which stands in the value. What else a value means is not known here.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::Ipv6Addr;
 
 use serde::{Deserialize, Serialize};
 
-use super::place::{Contact, Key};
+use super::place::Key;
+pub use super::value::{NodeValue, RevocationsValue, ServiceValue, VALUE_LEN_MAX, ValueError};
 use crate::codec::{self, DecodeError};
 use crate::pki::bundle::Bundle;
 use crate::pki::id::{NetworkId, NodeId, overlay_address, sha256};
@@ -22,8 +23,6 @@ use crate::pki::seen::Seen;
 use crate::pki::statement::{self, MemberStatement, SignedStatement, StatementError};
 use crate::time::UnixSecs;
 
-/// Longest value.
-pub const VALUE_LEN_MAX: usize = 4096;
 /// Longest envelope: the longest value, three ids, and numbers.
 pub const ENVELOPE_LEN_MAX: usize = VALUE_LEN_MAX + 160;
 /// How long a record may be good for, from now. Ours: as a leaf in grace, so that whoever is away for a week is still found.
@@ -40,11 +39,15 @@ pub enum Kind {
     Zone,
     /// Who has an overlay address.
     Overlay,
+    /// Where a service of a member is; one record for each.
+    Service,
+    /// Which revocation list an issuer's node holds.
+    Revocations,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Node, Self::Name, Self::Zone, Self::Overlay];
+    pub const ALL: [Self; 6] = [Self::Node, Self::Name, Self::Zone, Self::Overlay, Self::Service, Self::Revocations];
 
     /// Its name, for people.
     pub const fn name(self) -> &'static str {
@@ -53,6 +56,8 @@ impl Kind {
             Self::Name => "name",
             Self::Zone => "zone",
             Self::Overlay => "overlay",
+            Self::Service => "service",
+            Self::Revocations => "revocations",
         }
     }
 
@@ -63,50 +68,29 @@ impl Kind {
             Self::Name => Domain::DhtName,
             Self::Zone => Domain::DhtZone,
             Self::Overlay => Domain::DhtOverlay,
+            Self::Service => Domain::DhtService,
+            Self::Revocations => Domain::DhtRevocations,
         }
     }
 
-    /// Where a member's record of this kind lies.
-    pub fn key_of(self, member: &MemberStatement) -> Key {
-        match self {
+    /// Whether a member may have several records of this kind at once.
+    pub(super) const fn has_many_places(self) -> bool {
+        matches!(self, Self::Service)
+    }
+
+    /// Where a member's record of this kind lies; of a service, that with this value.
+    ///
+    /// # Errors
+    /// [`ValueError`]: the value names no service.
+    pub fn key_of(self, member: &MemberStatement, value: &[u8]) -> Result<Key, ValueError> {
+        Ok(match self {
             Self::Node => member.node.into(),
             Self::Name => name_key(member.network, &member.name),
             Self::Zone => zone_key(member.network, &member.name),
             Self::Overlay => overlay_key(member.network, overlay_address(member.network, member.node)),
-        }
-    }
-}
-
-/// What a [`Kind::Node`] record says: how its signer is reached.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeValue {
-    /// Addresses at which it is dialled, the best first.
-    pub endpoints: Vec<SocketAddr>,
-    /// Servers that it keeps contact with: the way to one that is not reached from everywhere.
-    pub anchors: Vec<Contact>,
-}
-
-impl NodeValue {
-    /// Addresses that are read, and anchors.
-    pub const ENDPOINTS_MAX: usize = 16;
-    /// Anchors that are read.
-    pub const ANCHORS_MAX: usize = 8;
-
-    /// As the value of a record.
-    pub fn encode(&self) -> Vec<u8> {
-        codec::encode(self)
-    }
-
-    /// Reads the value of a record.
-    ///
-    /// # Errors
-    /// [`DecodeError`]: of another form, or with more addresses than are read.
-    pub fn decode(value: &[u8]) -> Result<Self, DecodeError> {
-        let read: Self = codec::decode(value, VALUE_LEN_MAX)?;
-        if read.endpoints.len() > Self::ENDPOINTS_MAX || read.anchors.len() > Self::ANCHORS_MAX {
-            return Err(DecodeError::TooLong { len: value.len(), max: VALUE_LEN_MAX });
-        }
-        Ok(read)
+            Self::Service => service_key(member.network, &ServiceValue::decode(value)?.label, &member.name),
+            Self::Revocations => revocations_key(member.network, member.node),
+        })
     }
 }
 
@@ -123,6 +107,17 @@ pub fn zone_key(network: NetworkId, name: &str) -> Key {
 /// Where the record of an overlay address lies.
 pub fn overlay_key(network: NetworkId, address: Ipv6Addr) -> Key {
     Key(sha256("weir-dht-key-overlay-1", &[&network.0, &address.octets()]))
+}
+
+/// Where the record of a member's service lies: `label` as in `_http._tcp`, `name` that of the member.
+pub fn service_key(network: NetworkId, label: &str, name: &str) -> Key {
+    // No label has a dot at its end, and no name one at its beginning, so one hash is one of both.
+    Key(sha256("weir-dht-key-service-1", &[&network.0, label.as_bytes(), b".", name.as_bytes()]))
+}
+
+/// Where the record of the revocation list that a node holds lies.
+pub fn revocations_key(network: NetworkId, node: NodeId) -> Key {
+    Key(sha256("weir-dht-key-revocations-1", &[&network.0, &node.0]))
 }
 
 /// What is signed.
@@ -199,6 +194,9 @@ pub enum RecordError {
         /// In the statement.
         statement: NodeId,
     },
+    /// The value is none of its kind.
+    #[error("the value of a record: {0}")]
+    Value(#[from] ValueError),
     /// The place is not the signer's.
     #[error("a {kind:?} record of {node} in a place that is not its own")]
     Place {
@@ -232,6 +230,7 @@ impl RecordError {
             Self::Body(_)
             | Self::OtherNetwork(_)
             | Self::ValueLen(_)
+            | Self::Value(_)
             | Self::OtherNode { .. }
             | Self::Place { .. }
             | Self::Signature(_) => false,
@@ -291,7 +290,7 @@ impl SignedRecord {
         if member.node != envelope.node {
             return Err(RecordError::OtherNode { envelope: envelope.node, statement: member.node });
         }
-        if envelope.kind.key_of(&member) != envelope.key {
+        if envelope.kind.key_of(&member, &envelope.value)? != envelope.key {
             return Err(RecordError::Place { kind: envelope.kind, node: member.node });
         }
         let good = seen.verify(&member.identity, envelope.kind.domain(), &self.body, &self.signature);
@@ -314,18 +313,44 @@ mod tests {
         for kind in Kind::ALL {
             let record = fixture.record(1, kind, 1, b"value");
             let envelope = record.verify(fixture.judge()).unwrap();
-            assert_eq!((envelope.kind, envelope.value.as_slice()), (kind, &b"value"[..]));
+            let value = match kind {
+                Kind::Service => Fixture::service("_test._tcp", b"value"),
+                Kind::Node | Kind::Name | Kind::Zone | Kind::Overlay | Kind::Revocations => b"value".to_vec(),
+            };
+            assert_eq!((envelope.kind, &envelope.value), (kind, &value));
             for other in Kind::ALL.into_iter().filter(|other| *other != kind) {
-                let moved = Envelope { key: other.key_of(&fixture.statement(1)), ..envelope.clone() };
+                let service = Fixture::service("_test._tcp", b"value");
+                let elsewhere = other.key_of(&fixture.statement(1), &service).unwrap();
+                let moved = Envelope { key: elsewhere, ..envelope.clone() };
                 let node = fixture.node(1);
                 assert_eq!(fixture.signed(1, &moved).verify(fixture.judge()), Err(RecordError::Place { kind, node }));
                 // The same bytes as another kind: the signature has another domain.
-                let turned = Envelope { kind: other, key: other.key_of(&fixture.statement(1)), ..envelope.clone() };
+                let turned = Envelope { kind: other, key: elsewhere, value: service, ..envelope.clone() };
                 let body = codec::encode(&turned);
                 let bent = SignedRecord { body, ..record.clone() };
                 assert_eq!(bent.verify(fixture.judge()), Err(RecordError::Signature(node)));
             }
         }
+    }
+
+    #[test]
+    fn each_service_of_a_member_has_a_place_and_what_is_no_service_has_none() {
+        let fixture = Fixture::new();
+        let of = |label: &str| fixture.record_of(1, Kind::Service, 1, Fixture::service(label, b"path=/"));
+        let [http, ssh] = ["_http._tcp", "_ssh._tcp"].map(|label| of(label).verify(fixture.judge()).unwrap());
+        assert_eq!(http.key, service_key(fixture.network(), "_http._tcp", "site-1"));
+        assert_ne!(http.key, ssh.key);
+        // One service in the place of another, and in the place of another member's.
+        let (kind, node) = (Kind::Service, fixture.node(1));
+        let others = service_key(fixture.network(), "_http._tcp", "site-2");
+        for key in [ssh.key, others] {
+            let moved = Envelope { key, ..http.clone() };
+            assert_eq!(fixture.signed(1, &moved).verify(fixture.judge()), Err(RecordError::Place { kind, node }));
+        }
+        let none = Envelope { value: Fixture::service("http", b""), ..http };
+        assert_eq!(fixture.signed(1, &none).verify(fixture.judge()), Err(RecordError::Value(ValueError::Label)));
+        let list = fixture.record(1, Kind::Revocations, 1, b"").verify(fixture.judge()).unwrap();
+        assert_eq!(list.key, revocations_key(fixture.network(), node));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What others ask of us.
+//! What others ask of us, and whether we answer.
 
 use super::message::{Answer, K, Message, Query, Refusal, Reply, Request};
 use super::place::{Contact, Peer, is_public};
@@ -9,6 +9,26 @@ use crate::random::Random;
 use crate::time::Now;
 
 impl<R: Random> Dht<R> {
+    /// From now on others reach us, or do not. Who is a server no longer keeps nothing; who becomes one is made known to its neighbours.
+    pub fn set_mode(&mut self, mode: Mode, now: Now) {
+        if mode == self.mode {
+            return;
+        }
+        self.mode = mode;
+        match mode {
+            Mode::Client => self.store.let_all_go(),
+            Mode::Server => {
+                for publication in self.publications.values() {
+                    self.store.keep_own(publication.record(), publication.until());
+                }
+                // Whom we ask for our neighbourhood learns by that that we answer.
+                if self.joined.is_some() {
+                    self.begin(now);
+                }
+            }
+        }
+    }
+
     pub(super) fn serve(&mut self, peer: Peer, request: Request, judge: Judge<'_>, now: Now) {
         let Request { transaction, is_server, query } = request;
         let reply = if self.limit.admit(peer.contact.node, now.mono) {
@@ -33,7 +53,8 @@ impl<R: Random> Dht<R> {
     }
 
     fn reply(&mut self, peer: Peer, query: Query, judge: Judge<'_>) -> Reply {
-        if self.mode == Mode::Client && query != Query::Ping {
+        // A ping as well: whoever has us in its table has to know.
+        if self.mode == Mode::Client {
             return Reply::Refused(Refusal::NotServer);
         }
         match query {

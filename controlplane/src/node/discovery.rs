@@ -204,14 +204,15 @@ impl<R: Random> Node<R> {
             let value = match kind {
                 Kind::Node => NodeValue { endpoints: endpoints.clone(), anchors: Vec::clone(&anchors) }.encode(),
                 // Whose it is stands in the statement.
-                Kind::Name | Kind::Overlay | Kind::Zone => vec![],
+                Kind::Name | Kind::Overlay | Kind::Zone | Kind::Service | Kind::Revocations => vec![],
             };
+            let Ok(key) = kind.key_of(&member, &value) else { continue };
             let published = discovery.published.entry(kind).or_default();
             published.sequence = now.wall.0.max(published.sequence + 1);
             let envelope = Envelope {
                 network: network.id,
                 kind,
-                key: kind.key_of(&member),
+                key,
                 sequence: published.sequence,
                 not_after: UnixSecs(now.wall.0.saturating_add(LIFETIME_MAX_SECS / 2)),
                 node: membership.node,

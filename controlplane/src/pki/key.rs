@@ -49,6 +49,10 @@ pub enum Domain {
     DhtZone,
     /// A record in the DHT: who has an overlay address.
     DhtOverlay,
+    /// A record in the DHT: where a service is.
+    DhtService,
+    /// A record in the DHT: which revocation list a node holds.
+    DhtRevocations,
 }
 
 impl Domain {
@@ -66,6 +70,8 @@ impl Domain {
             Self::DhtName => "dht-name",
             Self::DhtZone => "dht-zone",
             Self::DhtOverlay => "dht-overlay",
+            Self::DhtService => "dht-service",
+            Self::DhtRevocations => "dht-revocations",
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::dht::publish::AGAIN;
+use crate::dht::record::ServiceValue;
 use crate::dht::store::{PLACES_MAX, PutError};
 
 /// What a round came to: by how many of how many it was kept, the higher sequence that one of them has seen, and how many had another than
@@ -35,7 +36,8 @@ fn what_a_record_replaces_is_said_until_somebody_has_it() {
     world.run(Duration::from_secs(60));
     world.told.clear();
     let now = world.moment();
-    world.node(4).publish_again(Kind::Node, now);
+    let named = (Kind::Node, world.contacts[4].node.into());
+    world.node(4).publish_again(named, now);
     world.drain(4);
     world.run(Duration::from_secs(5));
     assert_eq!(published(&world, 4), [(6, 6, None, 0, None)]);
@@ -125,4 +127,112 @@ fn a_record_for_which_there_is_no_room_here_is_published_elsewhere() {
     world.run(Duration::from_secs(5));
     assert_eq!(published(&world, 4), [(5, 5, None, 0, None)]);
     assert!(world.node(4).save().highest.iter().any(|known| known.kind == Kind::Name), "nor is its sequence forgotten");
+}
+
+/// Puts a record of a node there.
+fn say(world: &mut World, at: usize, record: SignedRecord) -> Result<(), PublishError> {
+    let now = world.moment();
+    let judge = world.fixture.judge_at(now.wall);
+    let done = world.nodes[at].as_mut().unwrap().publish(record, None, judge, now);
+    world.drain(at);
+    done
+}
+
+fn service(world: &World, member: u16, label: &str, sequence: u64) -> SignedRecord {
+    world.fixture.record_of(member, Kind::Service, sequence, Fixture::service(label, b"path=/"))
+}
+
+/// One of a kind was all that a member could publish.
+#[test]
+fn a_member_publishes_several_services_and_withdraws_one() {
+    let mut world = World::fleet(6);
+    let labels = ["_http._tcp", "_ssh._tcp", "_dns._udp"];
+    let key = |world: &World, label: &str| super::super::record::service_key(world.fixture.network(), label, "site-4");
+    for label in labels {
+        let record = service(&world, 4, label, 1);
+        say(&mut world, 4, record).unwrap();
+    }
+    world.run(Duration::from_secs(5));
+    let found = |world: &mut World, label: &str| {
+        let (now, key) = (world.moment(), key(world, label));
+        let id = world.node(1).get(Kind::Service, key, now).unwrap();
+        world.drain(1);
+        world.run(Duration::from_secs(2));
+        let is_it = |told: &(usize, Output)| matches!(told, (1, Output::Found { id: ended, .. }) if *ended == id);
+        match world.told.iter().find(|told| is_it(told)) {
+            Some((_, Output::Found { outcome, .. })) => outcome.sequence,
+            _ => panic!("it has not ended"),
+        }
+    };
+    assert_eq!(labels.map(|label| found(&mut world, label)), [1, 1, 1]);
+    // One that is withdrawn is offered no more, and the others are.
+    let withdrawn = key(&world, labels[1]);
+    world.node(4).withdraw(Kind::Service, withdrawn);
+    world.told.clear();
+    let now = world.moment();
+    world.node(4).publish_all(now);
+    world.drain(4);
+    world.run(Duration::from_secs(5));
+    let offered = |told: &(usize, Output)| match told {
+        (4, Output::Published { kind: Kind::Service, key, .. }) => Some(*key),
+        _ => None,
+    };
+    let mut offered: Vec<Key> = world.told.iter().filter_map(offered).collect();
+    offered.sort_unstable();
+    let mut left = [labels[0], labels[2]].map(|label| key(&world, label));
+    left.sort_unstable();
+    assert_eq!(offered, left);
+    // A later one in its place says that it is not offered.
+    let last = ServiceValue { label: labels[1].into(), port: 0, texts: vec![] };
+    let last = world.fixture.record_of(4, Kind::Service, 2, last.encode());
+    say(&mut world, 4, last).unwrap();
+    world.run(Duration::from_secs(5));
+    assert_eq!(found(&mut world, labels[1]), 2);
+}
+
+#[test]
+fn publications_end_at_their_limit_and_of_other_kinds_there_is_one() {
+    let mut world = World::fleet(3);
+    // Beside the one that says how it is reached.
+    for number in 1..PUBLICATIONS_MAX {
+        let record = service(&world, 2, &format!("_a{number}._tcp"), 1);
+        // What is over the quota here is published elsewhere no more than here.
+        match say(&mut world, 2, record) {
+            Ok(()) | Err(PublishError::Put(PutError::Quota(_))) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let mut client = World::fleet(3);
+    let at = client.add(20, Mode::Client);
+    for number in 1..PUBLICATIONS_MAX {
+        let record = service(&client, 20, &format!("_a{number}._tcp"), 1);
+        say(&mut client, at, record).unwrap();
+    }
+    let one_more = service(&client, 20, "_b._tcp", 1);
+    assert_eq!(say(&mut client, at, one_more), Err(PublishError::TooMany));
+    client.publish(at, 2).unwrap();
+    let first = service(&client, 20, "_a1._tcp", 2);
+    say(&mut client, at, first).unwrap();
+    // Under another name, as after a renewal.
+    let moved = |name: &str, sequence| {
+        let said = crate::pki::statement::MemberStatement { name: name.into(), ..client.fixture.statement(20) };
+        let envelope = crate::dht::record::Envelope {
+            network: client.fixture.network(),
+            kind: Kind::Name,
+            key: Kind::Name.key_of(&said, &[]).unwrap(),
+            sequence,
+            not_after: UnixSecs(NOW.0 + 3600),
+            node: said.node,
+            value: vec![],
+        };
+        (envelope.key, client.fixture.signed_as(&said, 20, &envelope))
+    };
+    let [(old, one), (new, other)] = [moved("one", 1), moved("other", 2)];
+    let spare = super::super::record::service_key(client.fixture.network(), "_a1._tcp", "site-20");
+    client.node(at).withdraw(Kind::Service, spare);
+    say(&mut client, at, one).unwrap();
+    say(&mut client, at, other).unwrap();
+    let kept: Vec<Key> =
+        client.node(at).publications.keys().filter(|(kind, _)| *kind == Kind::Name).map(|at| at.1).collect();
+    assert!(kept == [new] && kept != [old]);
 }
