@@ -90,7 +90,7 @@ pub struct Peer {
 
 /// Whether everybody reaches this address. Others are told only to those that are not public themselves: a fleet behind one router has
 /// nothing else, and nobody outside has any use for them.
-pub(super) fn is_public(address: IpAddr) -> bool {
+pub(crate) fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
             !(v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_unspecified() || v4.octets()[0] == 0)
