@@ -20,6 +20,7 @@ mod files;
 mod passphrase;
 mod policy;
 mod pool;
+mod progress;
 mod remote;
 mod revocation;
 mod show;

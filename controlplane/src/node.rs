@@ -23,6 +23,7 @@ use weir_dataplane::api::message::{Request, SessionId};
 use crate::api::call::Answer;
 use crate::api::types::Error as ApiError;
 use crate::contact::Contacts;
+use crate::dht::record::ServiceValue;
 use crate::dht::{Mode, Saved};
 use crate::issuer::Asked;
 use crate::membership::{self, Membership, MembershipError};
@@ -48,18 +49,20 @@ pub mod exchange;
 pub mod link;
 pub mod message;
 pub mod peer;
-
 pub mod plane;
+pub mod services;
 
 mod calls;
 mod clocks;
 mod contact;
 mod discovery;
 mod documents;
+mod finding;
 mod host;
 mod join;
 mod knock;
 mod leave;
+mod lookups;
 mod policies;
 mod renew;
 mod sessions;
@@ -101,6 +104,8 @@ pub struct Settings {
     pub has_issuer: bool,
     /// Whether others are answered by the DHT; none for a node that takes no part in it.
     pub discovery: Option<Mode>,
+    /// Services that are offered at our overlay address, at most [`services::SERVICES_MAX`].
+    pub services: Vec<ServiceValue>,
     /// What this process could still do, and the remedy, where the kernel does not let it give that up.
     pub unconfined: Option<(&'static str, &'static str)>,
     /// When this program was built: it cannot be earlier than that.
@@ -174,6 +179,8 @@ enum Timer {
     Contact(NodeId),
     /// The DHT has something to do.
     Discover,
+    /// Whoever watches look-ups has waited long enough for a change.
+    Watcher(CallId),
 }
 
 /// What happened so often.
@@ -244,6 +251,8 @@ pub struct Node<R> {
     discovery: Option<discovery::Discovery<R>>,
     /// What an earlier life left for it.
     kept_discovery: Saved,
+    /// Services of which others may have records.
+    told_services: Vec<services::Told>,
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
     counters: Counters,
@@ -314,6 +323,7 @@ impl<R: Random> Node<R> {
             meetings: contact::Meetings::default(),
             discovery: None,
             kept_discovery: discovery::kept(store).map_err(LoadError::from)?,
+            told_services: services::kept(store).map_err(LoadError::from)?,
             timers: Timers::default(),
             outputs: VecDeque::new(),
             counters: Counters::default(),
@@ -420,6 +430,7 @@ impl<R: Random> Node<R> {
                 Timer::Ping(id) => self.ping_timed_out(id, now),
                 Timer::Contact(node) => self.contact_timed_out(node, links),
                 Timer::Discover => self.discover(links, now),
+                Timer::Watcher(id) => self.watcher_timed_out(id, now),
             }
         }
         self.settle(links);

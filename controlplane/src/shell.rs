@@ -238,6 +238,7 @@ impl Shell {
             legacy_kyber: config.peers.legacy_kyber.clone(),
             has_issuer,
             discovery: config.discovery.mode.of(&config.wan.advertise),
+            services: config.discovery.services.clone(),
             unconfined: files.warning(),
             build: BUILD,
         };

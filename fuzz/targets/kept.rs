@@ -77,6 +77,8 @@ fn settings() -> Settings {
         idle_after_s: 300,
         legacy_kyber: vec![],
         has_issuer: true,
+        discovery: None,
+        services: vec![],
         unconfined: None,
         build: NOW,
     }

@@ -1,8 +1,8 @@
-//! Addresses at which somebody says that a member is: a list in the configuration, a voice on the local network.
+//! Addresses at which somebody says that a member is: a list in the configuration, a voice on the local network, a record in the DHT.
 //!
 //! ```text
 //!  bootstrap list ─┐           ┌─────────┐  due   ┌────────┐ a member ──▶ its address is told to the peer that it is; it is dialled
-//!  mDNS ───────────┴─ offer ──▶│ Waiting │───────▶│ Trying │ ourselves ─▶ never tried again
+//!  mDNS, DHT ──────┴─ offer ──▶│ Waiting │───────▶│ Trying │ ourselves ─▶ never tried again
 //!                              └─────────┘        └────────┘ nobody ────▶ later, ever later; after some times it is forgotten
 //! ```
 //!
@@ -35,17 +35,20 @@ pub enum Source {
     Bootstrap,
     /// Somebody on the local network.
     Mdns,
+    /// The DHT, which was asked for a member that the directory does not have.
+    Dht,
 }
 
 impl Source {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Bootstrap, Self::Mdns];
+    pub const ALL: [Self; 3] = [Self::Bootstrap, Self::Mdns, Self::Dht];
 
     /// As people read it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Bootstrap => "bootstrap",
             Self::Mdns => "mdns",
+            Self::Dht => "dht",
         }
     }
 }
