@@ -223,8 +223,7 @@ impl<'a> Member<'a> {
     /// # Errors
     /// As [`Self::weir`].
     pub fn text(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = self.command()?;
-        let output = command.args(arguments).stdin(Stdio::null()).output().map_err(Error::io("cannot start weir"))?;
+        let output = self.plain(arguments)?;
         match output.status.success() {
             true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
             false => Err(Error::Broken {
@@ -234,7 +233,16 @@ impl<'a> Member<'a> {
         }
     }
 
-    /// The same, whatever comes of it.
+    /// The same, whatever comes of it, with what is written beside.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be started.
+    pub fn plain(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = self.command()?;
+        command.args(arguments).stdin(Stdio::null()).output().map_err(Error::io("cannot start weir"))
+    }
+
+    /// The same as JSON, whatever comes of it.
     ///
     /// # Errors
     /// [`Error::Io`] when it cannot be started.

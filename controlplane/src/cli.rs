@@ -21,6 +21,7 @@ mod messages;
 mod passphrase;
 mod policy;
 mod pool;
+mod progress;
 mod remote;
 mod revocation;
 mod show;

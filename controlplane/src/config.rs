@@ -10,7 +10,7 @@
 //! [api]        socket · read · operate · admin
 //! [issuer]     log_entries_max
 //! [peers]      legacy_kyber
-//! [discovery]  mode · bootstrap · mdns_interfaces
+//! [discovery]  mode · bootstrap · mdns_interfaces · services
 //! [dataplane]  keys of the packet plane's own configuration, written as there: [dataplane.xsk] and so on
 //! ```
 //!
@@ -29,6 +29,7 @@ use std::path::{Path, PathBuf};
 use weir_dataplane::config::file;
 
 use crate::audit::ENTRIES_MAX_DEFAULT;
+use crate::dht::record::ServiceValue;
 use crate::node::Part;
 use crate::pki::id::NodeId;
 
@@ -211,6 +212,8 @@ pub struct Discovery {
     pub bootstrap: Vec<SocketAddr>,
     /// Interfaces on which members are looked for by multicast DNS, and this one says that it is there.
     pub mdns_interfaces: Vec<String>,
+    /// What this node, or a host behind it, offers at the node's overlay address.
+    pub services: Vec<ServiceValue>,
 }
 
 /// A node's part in the DHT.
@@ -273,7 +276,12 @@ impl Config {
             },
             issuer: Issuer { log_entries_max: ENTRIES_MAX_DEFAULT },
             peers: Peers { legacy_kyber: Vec::new() },
-            discovery: Discovery { mode: DiscoveryMode::Auto, bootstrap: Vec::new(), mdns_interfaces: Vec::new() },
+            discovery: Discovery {
+                mode: DiscoveryMode::Auto,
+                bootstrap: Vec::new(),
+                mdns_interfaces: Vec::new(),
+                services: Vec::new(),
+            },
             dataplane: toml::Table::new(),
         }
     }

@@ -39,7 +39,7 @@ pub use self::estimate::{REGION, region};
 use self::join::Bootstrap;
 use self::limit::Limit;
 use self::lookup::{Goal, Lookup, Next};
-pub use self::lookup::{Hop, PATH_REQUESTS_MAX, PATHS, REQUESTS_MAX};
+pub use self::lookup::{Hop, PATH_REQUESTS_MAX, PATHS, Progress, REQUESTS_MAX};
 use self::message::{Answer, K, Message, Query, Refusal, Reply, Request};
 use self::pace::Pace;
 use self::place::{Contact, Key, Peer};
@@ -317,6 +317,11 @@ impl<R: Random> Dht<R> {
         let region = region(self.servers()) * READ_SHARE;
         let seeds = self.seeds(key, 2 * K);
         self.look_up(key, Goal::Value(kind), region, &seeds, Why::Get, now)
+    }
+
+    /// How far a look-up is; `None` when it is over.
+    pub fn progress(&self, id: LookupId) -> Option<Progress> {
+        self.lookups.get(&id).map(|job| job.lookup.progress())
     }
 
     /// A session with a member is there, so what was sent is on its way only now. A member that makes one after the other has no more time.

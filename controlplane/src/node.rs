@@ -24,6 +24,7 @@ use crate::api::call::Answer;
 use crate::api::types::Error as ApiError;
 use crate::contact::Contacts;
 use crate::dht::Saved;
+use crate::dht::record::ServiceValue;
 use crate::issuer::Asked;
 use crate::mail::{self as messages, Mail};
 use crate::membership::{self, Membership, MembershipError};
@@ -51,21 +52,25 @@ pub mod message;
 pub mod peer;
 pub mod plane;
 pub mod reach;
+pub mod services;
 
 mod calls;
 mod clocks;
 mod contact;
 mod discovery;
 mod documents;
+mod finding;
 mod hearsay;
 mod host;
 mod issuers;
 mod join;
 mod knock;
 mod leave;
+mod lookups;
 mod mail;
 mod policies;
 mod renew;
+mod seek;
 mod sessions;
 mod status;
 
@@ -119,6 +124,8 @@ pub struct Settings {
     pub has_issuer: bool,
     /// The part in the DHT; none for a node that takes none.
     pub discovery: Option<Part>,
+    /// Services that are offered at our overlay address, at most [`services::SERVICES_MAX`].
+    pub services: Vec<ServiceValue>,
     /// What this process could still do, and the remedy, where the kernel does not let it give that up.
     pub unconfined: Option<(&'static str, &'static str)>,
     /// When this program was built: it cannot be earlier than that.
@@ -204,6 +211,8 @@ enum Timer {
     Mail,
     /// A call has waited for messages for long enough.
     MailCall(CallId),
+    /// Whoever watches look-ups has waited long enough for a change.
+    Watcher(CallId),
 }
 
 /// What happened so often.
@@ -280,6 +289,8 @@ pub struct Node<R> {
     discovery: Option<discovery::Discovery<R>>,
     /// What an earlier life left for it.
     kept_discovery: Saved,
+    /// Services of which others may have records.
+    told_services: Vec<services::Told>,
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
     counters: Counters,
@@ -356,6 +367,7 @@ impl<R: Random> Node<R> {
             reach: reach::Reach::default(),
             discovery: None,
             kept_discovery: discovery::kept(store).map_err(LoadError::from)?,
+            told_services: services::kept(store).map_err(LoadError::from)?,
             timers: Timers::default(),
             outputs: VecDeque::new(),
             counters: Counters::default(),
@@ -468,6 +480,7 @@ impl<R: Random> Node<R> {
                 Timer::Reach => self.reach_due(now),
                 Timer::Mail => self.mail.handle_timeout(now),
                 Timer::MailCall(id) => self.mail_call_over(id),
+                Timer::Watcher(id) => self.watcher_timed_out(id, now),
             }
         }
         self.settle(links);

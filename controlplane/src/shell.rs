@@ -245,6 +245,7 @@ impl Shell {
             legacy_kyber: config.peers.legacy_kyber.clone(),
             has_issuer,
             discovery: config.discovery.mode.part(),
+            services: config.discovery.services.clone(),
             unconfined: files.warning(),
             build: BUILD,
         };

@@ -28,6 +28,7 @@ use weir_dataplane::api::message::SessionId;
 
 use crate::api::call::{Answer, Call};
 use crate::api::types::Error as ApiError;
+use crate::dht::record::ServiceValue;
 use crate::issuer::Seat;
 use crate::node::directory::Directory;
 use crate::node::plane::PlaneInput;
@@ -146,6 +147,7 @@ pub struct World {
     legacy_kyber: Vec<NodeId>,
     /// The part of machines in the DHT, from their next start on.
     discovery: Option<Part>,
+    services: Vec<ServiceValue>,
     authority: Option<found::Authority>,
     /// What enrolled members know of one another.
     known: Option<Directory>,
@@ -168,6 +170,7 @@ impl World {
             idle_after_s: 0,
             legacy_kyber: vec![],
             discovery: None,
+            services: vec![],
             authority: None,
             known: None,
         }
@@ -357,6 +360,11 @@ impl World {
         self.discovery = part;
     }
 
+    /// Has machines offer services from their next start on.
+    pub fn set_services(&mut self, services: Vec<ServiceValue>) {
+        self.services = services;
+    }
+
     /// Starts a machine's control plane from its store. Nothing happens when it runs, or when its store cannot be read.
     pub fn start(&mut self, site: Site) {
         let (mono, wall) = self.clocks(site);
@@ -369,6 +377,7 @@ impl World {
             legacy_kyber: self.legacy_kyber.clone(),
             has_issuer: self.machines[site.0].has_issuer,
             discovery: self.discovery,
+            services: self.services.clone(),
             unconfined: None,
             build: BUILD,
         };

@@ -79,6 +79,7 @@ fn settings() -> Settings {
         legacy_kyber: vec![],
         has_issuer: true,
         discovery: Some(Part::Server),
+        services: vec![],
         unconfined: None,
         build: NOW,
     }

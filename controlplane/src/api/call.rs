@@ -8,11 +8,12 @@ use super::messages::{
     Messages, OutcomesRequest, ReceiveRequest, Received, SendRequest, Sent, TakenAnswer, TakenRequest,
 };
 use super::types::{
-    AuditEntry, Backup, BackupRequest, BundleApplyRequest, Bundles, Candidate, Certificate, Crl, DhtStatus, Done,
-    ExplainRequest, Explanation, FindRequest, Found, Invite, InviteRequest, Invited, JoinRequest, Joined, LogRequest,
-    LogVerified, LogVerifyRequest, Member, Peer, Ping, PingRequest, Policy, PolicyApplyRequest, PolicyRollbackRequest,
-    PolicyVersion, RekeyRequest, RevocationList, RevocationListRequest, RevocationsApplyRequest, RevokeIssuerRequest,
-    RevokeRequest, Revoked, Role, Status, WithdrawRequest,
+    AuditEntry, Backup, BackupRequest, BundleApplyRequest, Bundles, Candidate, Certificate, Crl, DhtRecord,
+    DhtRecordRequest, DhtStatus, Done, ExplainRequest, Explanation, FindRequest, Found, Invite, InviteRequest, Invited,
+    JoinRequest, Joined, LogRequest, LogVerified, LogVerifyRequest, Lookups, LookupsRequest, Member, Peer, Ping,
+    PingRequest, Policy, PolicyApplyRequest, PolicyRollbackRequest, PolicyVersion, RekeyRequest, RevocationList,
+    RevocationListRequest, RevocationsApplyRequest, RevokeIssuerRequest, RevokeRequest, Revoked, Role, Status,
+    WithdrawRequest,
 };
 
 /// How a call's arguments travel.
@@ -188,7 +189,11 @@ calls! {
     BundleApply(BundleApplyRequest) Post "/v1/bundle" Admin -> Done;
     /// How it stands with the DHT.
     DhtStatus Get "/v1/dht" Read -> DhtStatus;
-    /// Finds a member by name, id or overlay address: by the directory, or else by the DHT.
+    /// How far the look-ups are that people wait for. It is answered when something has happened since, or in a second.
+    DhtLookups(LookupsRequest) Get "/v1/dht/lookups" Read -> Lookups;
+    /// A record as it lies in the DHT.
+    DhtRecord(DhtRecordRequest) Get "/v1/dht/record" Read -> DhtRecord;
+    /// Finds a member by name, id or overlay address, or a service of it: by the directory, or else by the DHT.
     Find(FindRequest) Get "/v1/find" Read -> Found;
     /// Offers our own records to the DHT once more, now.
     DhtPublish Post "/v1/dht/publish" Operate -> Done;
@@ -236,6 +241,10 @@ pub enum Answer {
     RevocationList(RevocationList),
     /// Of `DhtStatus`.
     DhtStatus(Box<DhtStatus>),
+    /// Of `DhtLookups`.
+    Lookups(Lookups),
+    /// Of `DhtRecord`.
+    DhtRecord(Box<DhtRecord>),
     /// Of `Find`.
     Found(Box<Found>),
     /// Of `Revoke`.

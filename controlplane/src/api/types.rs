@@ -11,7 +11,10 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use zeroize::Zeroizing;
 
-pub use discovery::{DhtHop, DhtPublication, DhtStatus, FindRequest, Found};
+pub use discovery::{
+    DhtHop, DhtPublication, DhtRecord, DhtRecordRequest, DhtStatus, FindRequest, Found, FoundService, LookupProgress,
+    Lookups, LookupsRequest,
+};
 
 use super::describe::{Definitions, Described, object, words};
 use crate::time::UnixSecs;

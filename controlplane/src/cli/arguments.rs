@@ -5,11 +5,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::messages::{Recv, Send};
 use crate::ceremony::AHEAD_MAX;
 use crate::config::{Config, ConfigError, Instance};
+use crate::dht::record::Kind;
 
 /// Weir: gateways that find each other and carry packets between their networks, encrypted.
 #[derive(Debug, Parser)]
@@ -164,9 +166,9 @@ pub enum Command {
         #[arg(long, short, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=20))]
         count: u16,
     },
-    /// Find a member by name, id or overlay address, wherever it is.
+    /// Find a member by name, id or overlay address, wherever it is, or a service of a member, as _http._tcp.site-b.
     Find {
-        /// Whom.
+        /// Whom, or what.
         what: String,
         /// Ask the DHT even for whom this node knows, and show the way.
         #[arg(long)]
@@ -315,9 +317,17 @@ pub enum InvitesCommand {
 pub enum DhtCommand {
     /// Show how it stands with it: table, sessions, records of our own and of others.
     Status,
-    /// Look for a member, and show who was asked.
+    /// Look for a member or a service, and show who was asked.
     Lookup {
-        /// A name, an id, or an overlay address.
+        /// A name, an id, or an overlay address; or a service, as _http._tcp.site-b.
+        what: String,
+    },
+    /// Show a record as it lies there: envelope, value, who was asked.
+    Get {
+        /// What it is about.
+        #[arg(value_parser = PossibleValuesParser::new(Kind::ALL.map(Kind::name)))]
+        kind: String,
+        /// The name, id, overlay address or service whose record it is; or 64 hex digits, which say where it lies.
         what: String,
     },
     /// Offer our own records to those who should have them once more, now.

@@ -11,7 +11,7 @@ use crate::api::types::{
 };
 use crate::time::UnixSecs;
 
-pub(super) use discovery::{dht_status, found};
+pub(super) use discovery::{dht_record, dht_status, found};
 
 use Side::{Left, Right};
 

@@ -184,6 +184,8 @@ impl<R: Random> Node<R> {
                 self.ask_for(id, IssuerCallKind::VerifyAudit, by, Request::VerifyAudit { from });
             }
             Call::DhtStatus => self.dht_status(id),
+            Call::DhtLookups(request) => self.lookups_call(id, request.after, now),
+            Call::DhtRecord(request) => self.record_call(id, &request.kind, &request.what, links, now),
             Call::Find(request) => self.find_call(id, &request.what, request.dht, links, now),
             Call::DhtPublish => self.publish_call(id, links, now),
             Call::RevocationList(request) => self.revocation_list(id, &request.signer),

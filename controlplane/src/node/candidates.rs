@@ -1,8 +1,8 @@
-//! Addresses at which somebody says that a member is: a list in the configuration, a voice on the local network.
+//! Addresses at which somebody says that a member is: a list in the configuration, a voice on the local network, a record in the DHT.
 //!
 //! ```text
 //!  bootstrap list ─┐           ┌─────────┐  due   ┌────────┐ a member ──▶ its address is told to the peer that it is; it is dialled
-//!  mDNS ───────────┴─ offer ──▶│ Waiting │───────▶│ Trying │ ourselves ─▶ never tried again
+//!  mDNS, DHT ──────┴─ offer ──▶│ Waiting │───────▶│ Trying │ ourselves ─▶ never tried again
 //!                              └─────────┘        └────────┘ nobody ────▶ later, ever later; after some times it is forgotten
 //! ```
 //!
@@ -37,6 +37,8 @@ pub enum Source {
     Mdns,
     /// Another member has a link to it.
     Exchange,
+    /// The DHT, which was asked for a member that the directory does not have.
+    Dht,
 }
 
 impl Source {
@@ -46,6 +48,7 @@ impl Source {
             Self::Bootstrap => "bootstrap",
             Self::Mdns => "mdns",
             Self::Exchange => "exchange",
+            Self::Dht => "dht",
         }
     }
 }

@@ -29,6 +29,11 @@ const TOLD_ENDPOINTS_MAX: usize = 8;
 impl<R: Random> Node<R> {
     /// Somebody says that members are at these addresses. They are tried as soon as this node is a member.
     pub fn handle_found(&mut self, source: Source, addresses: &[SocketAddr], links: &mut dyn Links, now: Now) {
+        self.try_at(source, addresses, links, now);
+        self.settle(links);
+    }
+
+    pub(super) fn try_at(&mut self, source: Source, addresses: &[SocketAddr], links: &mut dyn Links, now: Now) {
         for address in addresses {
             match self.candidates.offer(source, *address, now) {
                 Offered::New => self.settle_known(*address, links),
@@ -38,7 +43,6 @@ impl<R: Random> Node<R> {
             }
         }
         self.schedule_knocks();
-        self.settle(links);
     }
 
     /// Who has a link to us from there need not be asked.

@@ -171,6 +171,7 @@ impl<R: Random> Node<R> {
         let mut batch = Batch::default();
         batch.delete(Table::Discovery, super::discovery::SAVED);
         batch.delete(Table::Discovery, super::issuers::KEPT);
+        batch.delete(Table::Discovery, super::services::TOLD);
         membership::forget(&mut batch, &self.identity);
         for entry in self.directory.entries() {
             batch.delete(Table::Directory, entry.record.node.0);

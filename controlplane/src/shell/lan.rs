@@ -174,7 +174,7 @@ mod tests {
         let mdns_interfaces = interfaces.iter().map(|name| (*name).to_owned()).collect();
         Lan::start(
             Path::new("/nowhere"),
-            &Discovery { mode: DiscoveryMode::Off, bootstrap: vec![], mdns_interfaces },
+            &Discovery { mode: DiscoveryMode::Off, bootstrap: vec![], mdns_interfaces, services: vec![] },
             &HostView::default(),
         )
     }
