@@ -48,8 +48,8 @@ fn file(member: &Member<'_>, bytes: &[u8]) -> String {
 /// Sends a body and tells what is said of each receiver: its name and the message's state.
 fn send(from: &Member<'_>, to: &str, bytes: &[u8], more: &[&str]) -> Vec<(String, String)> {
     let sent = from.output(&[&["send", to, &file(from, bytes)], more].concat()).unwrap();
-    let rows: Value = serde_json::from_slice(&sent.stdout)
-        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&sent.stderr)));
+    let rows: Value =
+        serde_json::from_slice(&sent.stdout).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&sent.stderr)));
     let text = |row: &Value, name: &str| row[name].as_str().unwrap().to_owned();
     rows.as_array().unwrap().iter().map(|row| (text(row, "name"), text(row, "state"))).collect()
 }
@@ -93,7 +93,8 @@ fn messages_reach_a_member_or_a_group_whole_and_in_their_order_as_fast_as_they_a
     let [one, two, three] = &members[..] else { unreachable!("three sites") };
 
     // To one, by the standard input and as it is; who waits for it hears that it was taken.
-    let mut sending = one.start(&["send", "site-2", "--wait", "--timeout", "20s"], Stdio::piped(), Stdio::piped()).unwrap();
+    let mut sending =
+        one.start(&["send", "site-2", "--wait", "--timeout", "20s"], Stdio::piped(), Stdio::piped()).unwrap();
     sending.stdin.take().unwrap().write_all(b"\x00hello\xff").unwrap();
     assert_eq!(printed(two, &["recv"]).stdout, b"\x00hello\xff");
     let sent = sending.wait_with_output().unwrap();
@@ -153,7 +154,8 @@ fn back_pressure(one: &Member<'_>, two: &Member<'_>) {
     let inbox = || waiting(two, "inbox").iter().map(|row| row["bytes"].as_u64().unwrap()).sum::<u64>();
     assert!(eventually(PATIENCE, || inbox() >= 12 * MIB as u64));
     // Somebody who reads a line, and then nothing for a while.
-    let mut child = two.start(&["recv", "--topic", "flow", "--count", "7", "--json"], Stdio::null(), Stdio::piped()).unwrap();
+    let mut child =
+        two.start(&["recv", "--topic", "flow", "--count", "7", "--json"], Stdio::null(), Stdio::piped()).unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap());
     let mut next = || {
         let mut line = String::new();
@@ -187,7 +189,8 @@ fn messages_outlive_processes_and_the_policy_and_the_issuer_have_their_say() {
 
     // The receiver is away, and the sender is killed and started again meanwhile.
     members[2].stop().unwrap();
-    let bodies: Vec<Vec<u8>> = [5, 3 * MIB, 0, 16 << 10].into_iter().enumerate().map(|(at, len)| body(at, len)).collect();
+    let bodies: Vec<Vec<u8>> =
+        [5, 3 * MIB, 0, 16 << 10].into_iter().enumerate().map(|(at, len)| body(at, len)).collect();
     for body in &bodies {
         is_sent(&members[0], "site-3", body, &["--topic", "later"], "queued");
     }

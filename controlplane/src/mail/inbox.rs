@@ -497,7 +497,8 @@ impl Inbox {
         }
         while *total + datagram.cost() > DATAGRAM_BYTES_MAX {
             let most = senders.iter_mut().filter(|(other, _)| **other != node);
-            let most = most.max_by_key(|(_, other)| other.datagram_bytes).filter(|(_, other)| other.datagram_bytes > wanted);
+            let most =
+                most.max_by_key(|(_, other)| other.datagram_bytes).filter(|(_, other)| other.datagram_bytes > wanted);
             effects.count("message_datagram_dropped");
             let Some((_, other)) = most else { return Ok(()) };
             other.pop(total, 0);

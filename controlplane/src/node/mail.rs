@@ -254,9 +254,8 @@ impl<R: Random> Node<R> {
             }
             rows.push(Sent { name: self.name_of(node), node: node.to_string(), id, state, reason });
         }
-        let is_storing = |id: &MessageId| {
-            self.mail.outbox().stage(*id).is_some_and(|(_, stage)| stage == Stage::Storing)
-        };
+        let is_storing =
+            |id: &MessageId| self.mail.outbox().stage(*id).is_some_and(|(_, stage)| stage == Stage::Storing);
         Ok((rows, first.filter(is_storing)))
     }
 
