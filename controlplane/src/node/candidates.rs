@@ -192,10 +192,11 @@ impl Candidates {
         is_over && self.by_address.remove(&address).is_some()
     }
 
-    /// This host is somewhere else now, or was asleep: whatever failed is worth another attempt at once.
+    /// This host is somewhere else now, or was asleep: whatever failed is worth another attempt at once, and soon after if it is being tried.
     pub fn hurry(&mut self, now: Instant) {
+        self.by_address.values_mut().for_each(|candidate| candidate.failures = 0);
         for candidate in self.by_address.values_mut().filter(|known| matches!(known.state, State::Failed(_))) {
-            (candidate.failures, candidate.due) = (0, Some(now));
+            candidate.due = Some(now);
         }
     }
 
@@ -283,6 +284,15 @@ mod tests {
         assert_eq!(candidates.begin(now.mono - Duration::from_secs(1)), None, "it is not due");
         candidates.hurry(now.mono);
         assert_eq!(candidates.begin(now.mono), Some(address(2)));
+        // The attempt that was under way when the host changed is the first that failed.
+        for _ in 0..FAILURES_MAX {
+            candidates.failed(address(2), "no answer", 255, now.mono);
+        }
+        now.mono = candidates.next_due().unwrap();
+        assert_eq!(candidates.begin(now.mono), Some(address(2)));
+        candidates.hurry(now.mono);
+        candidates.failed(address(2), "no answer", 255, now.mono);
+        assert!(candidates.next_due().unwrap() - now.mono <= BACK_OFF_MIN);
     }
 
     #[test]

@@ -44,6 +44,7 @@ impl<R: Random> Node<R> {
             self.timers.set(Timer::Sign(link), now.mono + SIGN_PATIENCE);
             self.say(link, &Message::Ping(0), links);
         }
+        self.peers.values_mut().for_each(super::Peer::begins_anew);
         let missing = self.peers.iter().filter(|(_, peer)| peer.link.is_none() && peer.dialling.is_none());
         let missing: Vec<NodeId> = missing.map(|(node, _)| *node).collect();
         for node in missing {

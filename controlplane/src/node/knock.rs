@@ -101,6 +101,7 @@ impl<R: Random> Node<R> {
             peer.next_endpoint = 0;
             peer.member.get_or_insert(member);
             self.await_end(node, now);
+            self.give_up_elsewhere(node, &[address], links);
             if self.peers.get(&node).is_some_and(|peer| peer.link.is_none()) {
                 self.timers.set(Timer::Connect(node), now.mono);
             }
@@ -137,6 +138,11 @@ impl<R: Random> Node<R> {
     /// Whether no member has a link with us.
     pub(super) fn is_alone(&self) -> bool {
         self.peers.values().all(|peer| peer.link.is_none())
+    }
+
+    /// Whether we would be alone without this link.
+    pub(super) fn is_only_link(&self, link: LinkId) -> bool {
+        self.peers.values().filter_map(|peer| peer.link).all(|known| known == link)
     }
 
     /// The last link to a member may have gone: then everybody who was ever named is worth asking.
