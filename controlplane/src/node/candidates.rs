@@ -79,6 +79,8 @@ pub struct Candidate {
     pub state: State,
     /// Failures in a row.
     pub failures: u32,
+    /// Failures since there was reason for haste: what the next wait goes by.
+    waits: u32,
     /// Who answered there last.
     member: Option<NodeId>,
     due: Option<Instant>,
@@ -138,7 +140,8 @@ impl Candidates {
             return Offered::Full;
         }
         let (sources, seen, due) = (vec![source], now.wall, Some(now.mono));
-        let new = Candidate { sources, seen, state: State::Waiting, failures: 0, member: None, due, link: None };
+        let new =
+            Candidate { sources, seen, state: State::Waiting, failures: 0, waits: 0, member: None, due, link: None };
         self.by_address.insert(address, new);
         Offered::New
     }
@@ -187,7 +190,8 @@ impl Candidates {
             State::Waiting | State::Trying | State::Own | State::Failed(_) => None,
         };
         let is_news = member.is_some() && member != candidate.member;
-        (candidate.state, candidate.failures, candidate.due, candidate.link) = (state, 0, None, None);
+        (candidate.failures, candidate.waits) = (0, 0);
+        (candidate.state, candidate.due, candidate.link) = (state, None, None);
         candidate.member = member;
         is_news
     }
@@ -195,7 +199,8 @@ impl Candidates {
     /// Nobody of ours is there. It is tried again later, or forgotten: then `true`. `share` in 0..256 spreads those that fail together.
     pub fn failed(&mut self, address: SocketAddr, why: &str, share: u8, now: Instant) -> bool {
         let Some(candidate) = self.by_address.get_mut(&address) else { return false };
-        let doubled = BACK_OFF_MIN.saturating_mul(1 << candidate.failures.min(16)).min(BACK_OFF_MAX);
+        let doubled = BACK_OFF_MIN.saturating_mul(1 << candidate.waits.min(16)).min(BACK_OFF_MAX);
+        candidate.waits = candidate.waits.saturating_add(1);
         candidate.failures = candidate.failures.saturating_add(1);
         (candidate.state, candidate.link) = (State::Failed(why.to_owned()), None);
         candidate.due = Some(now + doubled / 2 + doubled * u32::from(share) / 512);
@@ -203,9 +208,10 @@ impl Candidates {
         is_over && self.by_address.remove(&address).is_some()
     }
 
-    /// This host is somewhere else now, or was asleep: whatever failed is worth another attempt at once. Not more of them in all: on a host that
-    /// changes all the time nothing would ever be given up.
+    /// This host is somewhere else now, or was asleep: whatever failed is worth another attempt at once, and soon after if it is being tried. Not
+    /// more of them in all: on a host that changes all the time nothing would ever be given up.
     pub fn hurry(&mut self, now: Instant) {
+        self.by_address.values_mut().for_each(|candidate| candidate.waits = 0);
         for candidate in self.by_address.values_mut().filter(|known| matches!(known.state, State::Failed(_))) {
             candidate.due = Some(now);
         }
@@ -295,6 +301,15 @@ mod tests {
         assert_eq!(candidates.begin(now.mono - Duration::from_secs(1)), None, "it is not due");
         candidates.hurry(now.mono);
         assert_eq!(candidates.begin(now.mono), Some(address(2)));
+        // The attempt that was under way when the host changed is the first that failed.
+        for _ in 0..FAILURES_MAX {
+            candidates.failed(address(2), "no answer", 255, now.mono);
+        }
+        now.mono = candidates.next_due().unwrap();
+        assert_eq!(candidates.begin(now.mono), Some(address(2)));
+        candidates.hurry(now.mono);
+        candidates.failed(address(2), "no answer", 255, now.mono);
+        assert!(candidates.next_due().unwrap() - now.mono <= BACK_OFF_MIN);
     }
 
     /// A host whose interfaces come and go tried whoever is not there for ever.

@@ -179,8 +179,8 @@ impl<R: Random> Node<R> {
     fn end_meeting(&mut self, node: NodeId, links: &mut dyn Links) {
         self.timers.cancel(Timer::Contact(node));
         let Some(dial) = self.meetings.dials.remove(&node) else { return };
-        // The link may have become one that is kept.
-        if let Some(link) = dial.link.filter(|_| !self.keeps_link(node)) {
+        // The link may have become one that is kept, or be all that we have: whoever was found last is the way to all others.
+        if let Some(link) = dial.link.filter(|link| !self.keeps_link(node) && !self.is_only_link(*link)) {
             self.drop_link(link, Code::Done, "the contact session is there", links);
         }
     }

@@ -447,9 +447,25 @@ impl<R: Random> Node<R> {
         }
         let news: Vec<SignedRecord> =
             records.into_iter().filter(|record| self.heard_record(record.clone(), now)).collect();
+        for record in &news {
+            let node = record.statement.peek().map(|statement| statement.node);
+            let entry = node.ok().and_then(|node| self.directory.entry(node));
+            if let Some((node, endpoints)) = entry.map(|entry| (entry.record.node, entry.record.endpoints.clone())) {
+                self.give_up_elsewhere(node, &endpoints, links);
+            }
+        }
         if !news.is_empty() {
             self.say_to_all(&Message::Records(news), Some(link), links);
         }
+    }
+
+    /// Whether routes and policy know the member of a record by just what its statement says.
+    fn is_as_before(&self, record: &SignedRecord) -> bool {
+        let Ok(statement) = record.statement.peek() else { return false };
+        self.directory.entry(statement.node).is_some_and(|known| {
+            let known = &known.statement;
+            known.name == statement.name && known.prefixes == statement.prefixes && known.groups == statement.groups
+        })
     }
 
     /// Takes a record; `true` when it is news.
@@ -462,6 +478,7 @@ impl<R: Random> Node<R> {
             now: now.wall,
         };
         let bytes = codec::encode(&record);
+        let is_as_before = self.is_as_before(&record);
         let node = match self.directory.accept(record, judge) {
             Ok(Some(node)) => node,
             Ok(None) => return false,
@@ -474,9 +491,12 @@ impl<R: Random> Node<R> {
         let mut batch = Batch::default();
         batch.put(Table::Directory, node.0, bytes);
         self.store(batch);
-        (self.are_routes_dirty, self.is_policy_dirty) = (true, true);
+        // Where somebody is and how long its certificate lasts is nothing to routes and rules. A network that moves says both of everybody at once.
+        self.are_routes_dirty |= !is_as_before;
+        self.is_policy_dirty |= !is_as_before;
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.next_endpoint = 0;
+            peer.begins_anew();
         }
         self.meet(node, now);
         true

@@ -54,6 +54,7 @@ impl<R: Random> Node<R> {
         self.settings.local_endpoints = local;
         if self.settings.endpoints != endpoints {
             self.settings.endpoints = endpoints;
+            self.peers.values_mut().for_each(super::Peer::begins_anew);
             self.renew_record(now);
             self.reach_anew(now);
         }
@@ -67,7 +68,7 @@ impl<R: Random> Node<R> {
         self.counters.count("resumed");
         self.timers.set(Timer::Upkeep, now.mono);
         self.ask_for_signs(links, now);
-        self.dial_missing(now);
+        self.dial_missing_anew(now);
         self.settle(links);
     }
 
@@ -89,8 +90,13 @@ impl<R: Random> Node<R> {
         }
     }
 
-    /// Dials whoever is missing at once.
-    pub(super) fn dial_missing(&mut self, now: Now) {
+    /// Dials whoever is missing at once, with waits that begin anew: what failed before says nothing any more.
+    pub(super) fn dial_missing_anew(&mut self, now: Now) {
+        self.peers.values_mut().for_each(super::Peer::begins_anew);
+        self.dial_missing(now);
+    }
+
+    fn dial_missing(&mut self, now: Now) {
         let missing = self.peers.iter().filter(|(_, peer)| peer.link.is_none() && peer.dialling.is_none());
         let missing: Vec<NodeId> = missing.map(|(node, _)| *node).collect();
         for node in missing {

@@ -164,8 +164,7 @@ impl<R: Random> Node<R> {
             return self.timers.set(Timer::Issuer, now.mono + LINGER);
         }
         self.issuers.dialled = None;
-        let is_only = self.peers.values().filter(|peer| peer.link.is_some()).count() == 1;
-        if !self.keeps_link(node) && !is_only {
+        if !self.keeps_link(node) && !self.is_only_link(link) {
             self.drop_link(link, Code::Done, "no request is left for it", links);
         }
     }

@@ -109,6 +109,7 @@ impl<R: Random> Node<R> {
             let is_news = std::mem::take(&mut peer.is_silent) || is_other;
             peer.member.get_or_insert(member);
             self.await_end(node, now);
+            self.give_up_elsewhere(node, &[address], links);
             if self.peers.get(&node).is_some_and(|peer| peer.link.is_none()) {
                 // Whoever answers here and closes each link would be asked and dialled again without end: each end of a last link has all asked.
                 let wait = if is_news { Duration::ZERO } else { BACK_OFF_MAX };
@@ -159,6 +160,11 @@ impl<R: Random> Node<R> {
     /// Whether no member has a link with us.
     pub(super) fn is_alone(&self) -> bool {
         self.peers.values().all(|peer| peer.link.is_none())
+    }
+
+    /// Whether we would be alone without this link.
+    pub(super) fn is_only_link(&self, link: LinkId) -> bool {
+        self.peers.values().filter_map(|peer| peer.link).all(|known| known == link)
     }
 
     /// The last link to a member may have gone: then everybody who was ever named is worth asking.

@@ -212,6 +212,15 @@ impl<R: Random> Node<R> {
         }
     }
 
+    /// A member says where it is: an attempt at another address would only be in the way until it is given up.
+    pub(super) fn give_up_elsewhere(&mut self, node: NodeId, is_there: &[SocketAddr], links: &mut dyn Links) {
+        let dialling = self.peers.get(&node).and_then(|peer| peer.dialling);
+        let is_elsewhere = |link: &LinkId| links.remote(*link).is_some_and(|remote| !is_there.contains(&remote));
+        if let Some(link) = dialling.filter(is_elsewhere) {
+            self.drop_link(link, Code::Done, "it is somewhere else", links);
+        }
+    }
+
     pub(super) fn dial(
         &mut self,
         alpn: Alpn,

@@ -162,6 +162,11 @@ impl Peer {
         self.trouble = None;
     }
 
+    /// What came to nothing says nothing any more: it told where it is now, or this host is somewhere else.
+    pub fn begins_anew(&mut self) {
+        self.failures = 0;
+    }
+
     /// Something did not; how long to wait before the next attempt. `share` in 0..256 spreads those who fail together.
     pub fn failed(&mut self, why: &str, share: u8) -> Duration {
         let doubled = BACK_OFF_MIN.saturating_mul(1 << self.failures.min(10)).min(BACK_OFF_MAX);

@@ -345,7 +345,7 @@ impl<R: Random> Node<R> {
         if was_ended {
             // Others had reason to refuse us, which is gone: what failed before says nothing of what follows.
             self.peers.values_mut().filter(|peer| peer.link.is_none()).for_each(Peer::succeeded);
-            self.dial_missing(now);
+            self.dial_missing_anew(now);
         }
         for call in std::mem::take(&mut self.renewal.calls) {
             self.answer_certificate(call, now);

@@ -371,15 +371,21 @@ fn who_is_known_to_the_dht_alone_is_met_when_it_is_found() {
     neighbours(&world, lonely).into_iter().for_each(|site| world.power_off(site));
     world.run(MINUTE);
     world.cut(&[&[lonely]]);
+    // Whom it meets on the way keeps to itself what others say of themselves.
+    world.sites().for_each(|site| world.withhold_records(site));
     let new = world.grow(sites[0], 1).expect("it joins")[0];
     world.run(20 * SECOND);
     world.heal();
+    // Nor does the new one come by itself before it is asked for.
+    world.sever(new, lonely);
     let node = world.id(new).unwrap();
     let is_known = |world: &World| world.node(lonely).unwrap().directory().entry(node).is_some();
     assert!(!is_known(&world));
 
     let name = status(&mut world, new).identity.unwrap().name;
     let found = find_by(&mut world, lonely, &name, false).expect("the DHT has it");
+    assert!(!is_known(&world));
+    world.heal();
     assert_eq!((found.source.as_str(), found.dialled, found.node), ("dht", true, node.to_string()));
     let met = world.run_until(MINUTE, ms(100), |world| is_known(world)).expect("it is met");
     assert!(met <= 5 * SECOND, "after {met:?}");

@@ -143,6 +143,35 @@ fn who_starts_in_a_large_network_dials_neighbours_and_whoever_is_found() {
     assert!(all <= 2 * MINUTE, "after {all:?}");
 }
 
+/// More than have links each to each. Whoever was dialled where it had been was dialled again after up to a minute only, whoever had met the bootstrap
+/// let go of it, and twenty members that had moved left no place in the DHT for the one that had been found.
+#[test]
+fn thirty_members_that_moved_find_each_other_from_one_address_and_are_linked() {
+    let (mut world, sites) = network(908, 30);
+    world.run_until(5 * MINUTE, SECOND, |world| agree(world, &sites)).expect("all know all");
+    sites.iter().for_each(|site| world.power_off(*site));
+    for site in &sites {
+        world.readdress(*site);
+        world.start(*site);
+    }
+    // Nobody answers anywhere for a while, and what comes to nothing is tried ever later.
+    world.run(2 * MINUTE);
+    for site in &sites {
+        world.hear_of(*site, Source::Bootstrap, &sites[1..2]);
+    }
+    let found = world.run_until(MINUTE, ms(100), |world| agree(world, &sites)).expect("they find each other");
+    assert!(found <= 5 * SECOND, "after {found:?}");
+    let neighbours = 2 * weir_controlplane::node::link::NEIGHBOURS;
+    let are_linked = |world: &mut World| {
+        let linked = |site: &Site, other: &Site| world.node(*site).unwrap().has_link(world.id(*other).unwrap());
+        sites.iter().all(|site| sites.iter().filter(|other| linked(site, other)).count() >= neighbours)
+    };
+    let linked = world.run_until(MINUTE, ms(100), are_linked).expect("everybody has its neighbours");
+    assert!(linked <= 5 * SECOND, "after {linked:?}");
+    world.run(MINUTE);
+    assert!(are_linked(&mut world), "and keeps them");
+}
+
 /// A network without sessions, through which a packet plane would find out for itself that somebody has moved.
 fn idle(mut world: World) -> (World, Vec<Site>) {
     world.set_idle(30);

@@ -248,10 +248,10 @@ mod tests {
         let text = dht_status(&status);
         assert!(
             text.starts_with("server, nobody has answered yet\n")
-                && text.contains("node                        8   1 of 2"),
+                && text.contains("node                         8   1 of 2"),
             "{text}"
         );
-        assert!(text.contains("_http._tcp (no more)        9   0 of 0"), "{text}");
+        assert!(text.contains("_http._tcp (no more)         9   0 of 0"), "{text}");
         assert!(text.contains("reached    by 2 of 3 members"), "{text}");
         let told = DhtStatus { witnesses_wanted: 0, ..status };
         assert!(!dht_status(&told).contains("reached"));
