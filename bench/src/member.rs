@@ -367,6 +367,16 @@ impl<'a> Member<'a> {
         Ok(key.public().id())
     }
 
+    /// Changes its configuration. What runs has read it already.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn reconfigure(&self, change: impl FnOnce(String) -> String) -> Result<()> {
+        let (file, failed) = (self.config_file(), || Error::io("cannot change the configuration of a node"));
+        let text = fs::read_to_string(&file).map_err(failed())?;
+        fs::write(&file, change(text)).map_err(failed())
+    }
+
     /// Starts `weir run` and waits until its API answers.
     ///
     /// # Errors
@@ -375,6 +385,18 @@ impl<'a> Member<'a> {
     /// # Panics
     /// When it runs already.
     pub fn run(&mut self) -> Result<()> {
+        self.start()?;
+        self.wait_for("the API", |member| member.weir(&["status"]).is_ok())
+    }
+
+    /// Starts `weir run`. From a thread that lives as long as it shall: it ends with that one.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Broken`] when it is not built.
+    ///
+    /// # Panics
+    /// When it runs already.
+    pub fn start(&mut self) -> Result<()> {
         assert!(self.supervisor.is_none(), "it runs already");
         let log = File::options().create(true).append(true).open(self.log_file());
         let log = log.map_err(Error::io("cannot make the log of a node"))?;
@@ -383,7 +405,7 @@ impl<'a> Member<'a> {
         command.envs(self.log_level.map(|level| ("WEIR_LOG", level)));
         signal::end_with_parent(&mut command);
         self.supervisor = Some(command.spawn().map_err(Error::io("cannot start weir run"))?);
-        self.wait_for("the API", |member| member.weir(&["status"]).is_ok())
+        Ok(())
     }
 
     /// Waits until the packet plane forwards for this node.

@@ -12,6 +12,7 @@ mod crash;
 mod demo;
 mod discovery;
 mod fault;
+mod fleet;
 mod hostile;
 mod initials;
 mod instances;
