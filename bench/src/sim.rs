@@ -12,11 +12,14 @@
 //! What is simulated is links: the other side is known, and every handshake is charged. Everything else is the product's own code, and every
 //! signature is real; all nodes share one memory of signatures that were good, so each is computed once. One seed gives one run.
 
+mod attack;
 mod experiment;
+mod hasher;
 mod hostile;
 mod latency;
 mod members;
 mod session;
+mod traffic;
 mod world;
 
 use std::collections::BTreeSet;

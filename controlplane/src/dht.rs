@@ -14,6 +14,7 @@ mod bucket;
 mod estimate;
 #[cfg(test)]
 mod fixture;
+mod handover;
 mod join;
 mod limit;
 mod lookup;
@@ -26,6 +27,7 @@ mod serve;
 mod shun;
 pub mod store;
 mod table;
+mod tend;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -36,6 +38,7 @@ use std::time::{Duration, Instant};
 
 use self::estimate::Size;
 pub use self::estimate::{REGION, region};
+use self::handover::Handover;
 use self::join::Bootstrap;
 use self::limit::Limit;
 use self::lookup::{Goal, Lookup, Next};
@@ -67,14 +70,10 @@ const LOOKUP_MAX: Duration = Duration::from_secs(30);
 const CHECK_GAP: Duration = Duration::from_millis(50);
 /// Before somebody who failed once is asked again.
 const DOUBT: Duration = Duration::from_secs(10);
-/// Nodes next to ours that answer before a join is over, and next to a place that a refresh asks. Ours: two for each path of a look-up.
+/// Nodes next to ours that answer before a join is over. Ours: two for each path of a look-up.
 const JOIN_WIDTH: usize = 2 * PATHS;
-const REFRESH_WIDTH: usize = 4;
 /// First and longest wait after a join that came to nothing.
 const REJOIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
-/// A table is refreshed after this part of the time since we joined, at first; and not more often than that.
-const YOUNG: u32 = 6;
-const REFRESH_MIN: Duration = Duration::from_secs(4);
 /// Look-ups that fill the table after a join, at a time.
 const FILLS_MAX: usize = 2;
 /// For a look-up the region is half of that for a record: the two estimates differ, and by less than that as a rule.
@@ -175,12 +174,14 @@ pub struct Counters {
     pub timeouts: u64,
     /// Requests that found no room among the outstanding.
     pub overflows: u64,
+    /// Records that were given to servers that are new in their region.
+    pub handed_over: u64,
 }
 
 impl Counters {
     /// All of them, by name.
-    pub const fn named(self) -> [(&'static str, u64); 7] {
-        let Self { malformed, unmatched, limited, bad_records, refused, timeouts, overflows } = self;
+    pub const fn named(self) -> [(&'static str, u64); 8] {
+        let Self { malformed, unmatched, limited, bad_records, refused, timeouts, overflows, handed_over } = self;
         [
             ("malformed", malformed),
             ("unmatched", unmatched),
@@ -189,6 +190,7 @@ impl Counters {
             ("refused", refused),
             ("timeouts", timeouts),
             ("overflows", overflows),
+            ("handed_over", handed_over),
         ]
     }
 }
@@ -210,6 +212,7 @@ enum Timer {
     Refresh,
     Publish(Kind, Key),
     Join,
+    Handover,
 }
 
 /// Why there is a look-up.
@@ -235,6 +238,7 @@ enum Purpose {
     Lookup(LookupId),
     Check,
     Put { kind: Kind, key: Key, round: u64 },
+    Handover,
 }
 
 #[derive(Clone, Debug)]
@@ -264,6 +268,8 @@ pub struct Dht<R> {
     bootstrap: Bootstrap,
     rejoin_after: Duration,
     joined: Option<Instant>,
+    /// Since when the network is another than we took it for.
+    restless: Option<Instant>,
     /// The next bucket to be filled after a join, and to be refreshed later.
     fill: usize,
     refresh: usize,
@@ -272,6 +278,9 @@ pub struct Dht<R> {
     last_lookup: u64,
     publications: BTreeMap<(Kind, Key), Publication>,
     last_round: u64,
+    handover: Handover,
+    /// Contacts that are asked out of their turn, since others were found to be gone.
+    suspects: usize,
     shun: Shun,
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
@@ -294,6 +303,7 @@ impl<R: Random> Dht<R> {
             bootstrap: Bootstrap::new(saved.anchors),
             rejoin_after: REJOIN[0],
             joined: None,
+            restless: None,
             fill: 0,
             refresh: 0,
             outstanding: BTreeMap::new(),
@@ -301,6 +311,8 @@ impl<R: Random> Dht<R> {
             last_lookup: 0,
             publications: BTreeMap::new(),
             last_round: 0,
+            handover: Handover::default(),
+            suspects: 0,
             shun: Shun::default(),
             timers: Timers::default(),
             outputs: VecDeque::new(),
@@ -343,6 +355,7 @@ impl<R: Random> Dht<R> {
     pub fn handle_revoked(&mut self, node: NodeId, now: Now) {
         self.table.remove(node);
         self.bootstrap.remove(node);
+        self.handover.remove(node);
         self.store.remove_signer(node);
         self.give_up_all(|to| to.node == node, now);
     }
@@ -376,11 +389,15 @@ impl<R: Random> Dht<R> {
             self.table.remove(node);
         } else {
             // Where the session is, it is; where it was asked is what somebody said.
-            self.table.answered(peer, now.mono);
+            let is_known = self.table.entry(node).is_some();
+            if self.table.answered(peer, now.mono) && !is_known {
+                self.is_new_here(peer.contact, now);
+            }
             self.somebody_serves(now);
         }
         match asked.purpose {
             Purpose::Check => {}
+            Purpose::Handover => self.counters.handed_over += u64::from(answer.reply == Reply::Stored),
             Purpose::Put { kind, key, round } => self.put_answered((kind, key), round, &answer.reply, now),
             Purpose::Lookup(id) => self.look_up_answered(id, asked.to, answer.reply, judge, now),
         }
@@ -391,12 +408,20 @@ impl<R: Random> Dht<R> {
             contacts.iter_mut().for_each(|contact| *contact = self.as_known(*contact));
             self.heard_of(contacts, now.mono);
         }
+        self.look_up_heard(id, from, reply, judge, now);
+        self.pump(id, now);
+    }
+
+    fn look_up_heard(&mut self, id: LookupId, from: Contact, reply: Reply, judge: Judge<'_>, now: Now) {
         let shun = &self.shun;
         let Some(job) = self.lookups.get_mut(&id) else { return };
         match reply {
             Reply::Contacts(mut contacts) => {
                 contacts.retain(|contact| !shun.has(*contact, now.mono));
                 job.lookup.answered(from, &contacts);
+                if job.why == Why::Join {
+                    self.size.hear(&job.lookup.named_distances());
+                }
             }
             Reply::Record(record) => {
                 let (key, goal) = (job.lookup.target(), job.lookup.goal());
@@ -418,7 +443,6 @@ impl<R: Random> Dht<R> {
             }
             Reply::Pong | Reply::Stored | Reply::Refused(_) => job.lookup.said_nothing(from),
         }
-        self.pump(id, now);
     }
 
     /// Somebody whom others name, where it has answered us; unless it is in doubt there.
@@ -447,6 +471,7 @@ impl<R: Random> Dht<R> {
                 Timer::Refresh => self.refresh(now),
                 Timer::Publish(kind, key) => self.publish_again((kind, key), now),
                 Timer::Join => self.begin(now),
+                Timer::Handover => self.hand_over(now),
             }
         }
     }
@@ -482,6 +507,7 @@ impl<R: Random> Dht<R> {
         self.timers.cancel(Timer::Request(transaction));
         self.counters.timeouts += 1;
         self.pace.lost();
+        self.suspect_others(to, now);
         if let Some(silent) = self.table.failed(to, now.mono) {
             self.upkeep.departed(silent);
         }
@@ -489,6 +515,7 @@ impl<R: Random> Dht<R> {
         self.timers.set_at_latest(Timer::Check, now.mono + DOUBT);
         match outstanding.purpose {
             Purpose::Check => {}
+            Purpose::Handover => self.handover.remove(to.node),
             Purpose::Put { kind, key, round } => self.put_ended((kind, key), round, now),
             Purpose::Lookup(id) => {
                 if let Some(job) = self.lookups.get_mut(&id) {
@@ -617,51 +644,6 @@ impl<R: Random> Dht<R> {
         }
     }
 
-    fn look_into(&mut self, bucket: usize, why: Why, now: Now) {
-        let target = Key::from(self.own).random_beyond(bucket, &mut self.random);
-        let seeds = self.seeds(target, K);
-        // With every place for look-ups taken the bucket's turn comes again.
-        let _ = self.look_up(target, Goal::Near { width: REFRESH_WIDTH }, 0.0, &seeds, why, now);
-    }
-
-    /// Asks who is doubted, who was not heard for long, and who waits for a place.
-    fn check(&mut self, now: Now) {
-        let turn = self.table.next_check(DOUBT, self.upkeep.check_after());
-        let due = turn.filter(|(at, _)| *at <= now.mono).map(|(_, contact)| contact);
-        let due = due.or_else(|| self.table.next_spare());
-        if let Some(contact) = due {
-            self.ask(contact, Query::Ping, Purpose::Check, now);
-        }
-        if self.table.is_empty() && self.joined.is_some() {
-            self.timers.set_at_latest(Timer::Join, now.mono);
-        }
-        let next = if due.is_some() { Some(now.mono + CHECK_GAP) } else { turn.map(|(at, _)| at) };
-        if let Some(next) = next {
-            self.timers.set_at_latest(Timer::Check, next.max(now.mono + CHECK_GAP));
-        }
-    }
-
-    fn schedule_refresh(&mut self, now: Now) {
-        let depth = self.table.depth().max(1) as u32;
-        // A network that we have known for a minute only may be another in the next.
-        let known = self.joined.map_or(Duration::ZERO, |joined| now.mono.saturating_duration_since(joined));
-        let interval = (self.upkeep.refresh_after() / depth).min((known / YOUNG).max(REFRESH_MIN));
-        // Spread out, so that those who came together do not ask together.
-        let after = interval.mul_f64(0.5 + self.random.unit());
-        self.timers.set(Timer::Refresh, now.mono + after);
-    }
-
-    fn refresh(&mut self, now: Now) {
-        self.store.expire(now.wall);
-        let depth = self.table.depth();
-        if depth > 0 {
-            self.refresh = (self.refresh + 1) % depth;
-            self.look_into(self.refresh, Why::Refresh, now);
-        }
-        self.schedule_refresh(now);
-        self.follow_size(now);
-    }
-
     /// What is to be done, and what there is to tell.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()
@@ -723,7 +705,10 @@ impl<R: Random> Dht<R> {
         // A deadline stands in an ordered set and in a map.
         let timers = (self.outstanding.len() + self.lookups.len() + 8) * 4 * size_of::<(Instant, Timer)>();
         let heap = self.table.heap_len() + self.size.heap_len() + Limit::heap_len();
-        let lists = self.bootstrap.heap_len() + self.shun.heap_len() + self.outputs.capacity() * size_of::<Output>();
+        let lists = self.bootstrap.heap_len()
+            + self.shun.heap_len()
+            + self.handover.heap_len()
+            + self.outputs.capacity() * size_of::<Output>();
         size_of::<Self>() + heap + lists + requests + lookups + timers
     }
 }

@@ -1,15 +1,17 @@
 //! What is tried with a network of nodes, one thing after the other, and what is seen.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
 use std::time::Duration;
 
-use weir_controlplane::dht::place::Key;
 use weir_controlplane::pki::certificate::CertificateError;
 use weir_controlplane::random::{Random, SeededRandom};
 
-use super::hostile::{Adversary, Gang};
+use super::hostile::Adversary;
 use super::latency::unit;
 use super::members::Network;
+use super::traffic::{PURPOSES, Purpose};
 use super::world::{Ended, World};
 use super::{Plan, Samples, at_least, at_most};
 
@@ -27,22 +29,31 @@ const NEWCOMERS: usize = 100;
 const CHURN: [Duration; 2] = [Duration::from_secs(180), Duration::from_secs(60)];
 /// A node has to be there for so long before its record is looked for.
 const GROWN: Duration = Duration::from_secs(20);
-/// Ids next to one key.
-const ECLIPSE: usize = 32;
 /// Time for newcomers, and new records, to become known.
-const SPREAD: Duration = Duration::from_secs(60);
+pub(super) const SPREAD: Duration = Duration::from_secs(60);
+/// Trials at a time: each has a network of its own, and three of ten thousand nodes fit the memory that a run may take.
+const THREADS: usize = 2;
+/// Between two looks whether a trial is over.
+const TELL: Duration = Duration::from_millis(100);
 
 /// Everything, and where figures go.
 pub(super) struct Lab<'a> {
-    plan: &'a Plan,
-    world: World,
-    samples: Samples,
+    pub(super) plan: &'a Plan,
+    pub(super) world: World,
+    pub(super) samples: Samples,
     progress: &'a mut dyn FnMut(&str, f64),
+}
+
+/// What breaks the network.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Trial {
+    Churn,
+    Attack(Adversary),
 }
 
 /// Which look-ups are made.
 #[derive(Clone, Copy)]
-enum Way {
+pub(super) enum Way {
     /// As nodes are.
     AsFound,
     /// Who looks has no session with anybody.
@@ -66,18 +77,51 @@ impl<'a> Lab<'a> {
         self.newcomers();
         self.calm();
         self.stale_entries();
-        // What follows breaks the network, so each begins from the same one.
-        let whole = self.world.clone();
-        if self.plan.churn > 0.0 {
-            self.churn();
-            self.world = whole.clone();
-        }
-        for adversary in &self.plan.adversaries {
-            self.attack(*adversary);
-            self.world = whole.clone();
-        }
-        self.samples.add("events of the simulation".into(), "", None, self.world.costs.events as f64);
+        self.break_it();
         self.samples
+    }
+
+    /// What breaks the network: each thing begins from the same one, so two are tried at a time, and their order changes nothing.
+    fn break_it(&mut self) {
+        let trials: Vec<Trial> = std::iter::once(Trial::Churn)
+            .filter(|_| self.plan.churn > 0.0)
+            .chain(self.plan.adversaries.iter().map(|adversary| Trial::Attack(*adversary)))
+            .collect();
+        let (next, done) = (AtomicUsize::new(0), Mutex::new(vec![]));
+        let (whole, plan) = (&self.world, self.plan);
+        let events = whole.costs.events;
+        let (tell, told) = mpsc::channel();
+        let work = || {
+            let tell = tell.clone();
+            while let Some(trial) = trials.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let mut silent = |_: &str, _: f64| {};
+                let mut lab = Lab { plan, world: whole.clone(), samples: Samples::default(), progress: &mut silent };
+                match trial {
+                    Trial::Churn => lab.churn(),
+                    Trial::Attack(adversary) => lab.attack(*adversary),
+                }
+                let events = lab.world.costs.events - events;
+                done.lock().unwrap_or_else(PoisonError::into_inner).push((*trial, lab.samples, events));
+                // Nobody listens any more when the run is given up.
+                let _ = tell.send(());
+            }
+        };
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..THREADS.min(trials.len())).map(|_| scope.spawn(work)).collect();
+            let mut over = 0;
+            while workers.iter().any(|worker| !worker.is_finished()) {
+                over += usize::from(told.recv_timeout(TELL).is_ok());
+                (self.progress)("churn and attacks", over as f64 / trials.len() as f64);
+            }
+        });
+        let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+        done.sort_by_key(|(trial, ..)| *trial);
+        let mut events = self.world.costs.events;
+        for (_, samples, more) in done {
+            self.samples.0.extend(samples.0);
+            events += more;
+        }
+        self.samples.add("events of the simulation".into(), "", None, events as f64);
     }
 
     fn tell(&mut self, what: &str, share: f64) {
@@ -88,12 +132,12 @@ impl<'a> Lab<'a> {
         unit(&mut self.world.random) * 100.0 < f64::from(self.plan.servers)
     }
 
-    fn pick(&mut self, count: usize) -> u32 {
+    pub(super) fn pick(&mut self, count: usize) -> u32 {
         (self.world.random.u64() % count as u64) as u32
     }
 
     /// A node that is there and honest; `is_wanted` may ask for more.
-    fn somebody(&mut self, is_wanted: impl Fn(&World, u32) -> bool) -> u32 {
+    pub(super) fn somebody(&mut self, is_wanted: impl Fn(&World, u32) -> bool) -> u32 {
         loop {
             let number = self.pick(self.world.machines.len());
             let machine = &self.world.machines[number as usize];
@@ -118,10 +162,31 @@ impl<'a> Lab<'a> {
             }
         }
         self.pass("settling", SETTLE);
+        self.note_arrival();
+    }
+
+    /// What it costs a node to come and to settle.
+    fn note_arrival(&mut self) {
+        let (nodes, tally) = (self.world.machines.len() as f64, self.world.costs.tally);
+        let bytes: u64 = self.world.machines.iter().map(|machine| machine.bytes).sum();
+        self.samples.add(
+            "arrival: bytes of a node until it has settled".into(),
+            "kB",
+            None,
+            bytes as f64 / nodes / 1000.0,
+        );
+        for (purpose, name) in PURPOSES {
+            let handshakes = tally.handshakes[purpose as usize] as f64 / nodes;
+            if purpose != Purpose::Answer {
+                self.samples.add(format!("arrival: handshakes for {name}"), "", None, handshakes);
+            }
+            let kb = 2.0 * tally.bytes[purpose as usize] as f64 / nodes / 1000.0;
+            self.samples.add(format!("arrival: {name}, handshakes apart"), "kB", None, kb);
+        }
     }
 
     /// Lets time pass, and says so.
-    fn pass(&mut self, what: &str, time: Duration) {
+    pub(super) fn pass(&mut self, what: &str, time: Duration) {
         let (begin, steps) = (self.world.now, 50);
         for step in 0..steps {
             self.tell(what, f64::from(step) / f64::from(steps));
@@ -137,7 +202,7 @@ impl<'a> Lab<'a> {
             servers.fold((0, 0), |(count, bytes), machine| (count + 1, bytes + machine.bytes))
         };
         let (servers, servers_before) = of_servers(&self.world);
-        let handshakes = self.world.costs.handshakes;
+        let (handshakes, tally) = (self.world.costs.handshakes, self.world.costs.tally);
         self.pass("idle", self.plan.idle);
         let (secs, nodes) = (self.plan.idle.as_secs_f64(), self.world.machines.len() as f64);
         let bytes: u64 = self.world.machines.iter().map(|machine| machine.bytes).sum::<u64>() - before;
@@ -147,6 +212,16 @@ impl<'a> Lab<'a> {
         self.samples.add("idle: the same of a server".into(), "B/s", None, rate);
         let rate = (self.world.costs.handshakes - handshakes) as f64 / secs / nodes * 3600.0;
         self.samples.add("idle: handshakes of a node".into(), "1/h", None, rate);
+        let spent = self.world.costs.tally.since(&tally);
+        for (purpose, name) in PURPOSES {
+            let an_hour = spent.handshakes[purpose as usize] as f64 / secs / nodes * 3600.0;
+            if purpose != Purpose::Answer {
+                self.samples.add(format!("idle: of those for {name}"), "1/h", None, an_hour);
+            }
+            // Sent by one and received by another.
+            let rate = 2.0 * spent.bytes[purpose as usize] as f64 / secs / nodes;
+            self.samples.add(format!("idle: bytes of {name}, handshakes apart"), "B/s", None, rate);
+        }
         self.memory();
     }
 
@@ -237,7 +312,7 @@ impl<'a> Lab<'a> {
     }
 
     /// Look-ups between nodes that a choice gives.
-    fn look(&mut self, what: &str, way: Way, mut choose: impl FnMut(&mut Self) -> (u32, u32)) -> Vec<Ended> {
+    pub(super) fn look(&mut self, what: &str, way: Way, mut choose: impl FnMut(&mut Self) -> (u32, u32)) -> Vec<Ended> {
         self.world.ended.clear();
         let begin = self.world.now;
         for number in 0..self.plan.lookups {
@@ -258,7 +333,7 @@ impl<'a> Lab<'a> {
         std::mem::take(&mut self.world.ended)
     }
 
-    fn any_two(&mut self) -> (u32, u32) {
+    pub(super) fn any_two(&mut self) -> (u32, u32) {
         let is_grown = |world: &World, number: u32| {
             let machine = &world.machines[number as usize];
             machine.joined.is_some() && world.now.saturating_sub(machine.born) >= GROWN
@@ -266,13 +341,13 @@ impl<'a> Lab<'a> {
         (self.somebody(is_grown), self.somebody(is_grown))
     }
 
-    fn note_success(&mut self, what: &str, ended: &[Ended], target: Option<f64>) {
+    pub(super) fn note_success(&mut self, what: &str, ended: &[Ended], target: Option<f64>) {
         let right = ended.iter().filter(|ended| ended.is_right).count() as f64;
         let share = right / self.plan.lookups as f64;
         self.samples.add(format!("{what}: found the newest record"), "share", target.and_then(at_least), share);
     }
 
-    fn note_time(&mut self, what: &str, ended: &[Ended], target: Option<f64>) {
+    pub(super) fn note_time(&mut self, what: &str, ended: &[Ended], target: Option<f64>) {
         let median = self.median_round_trip();
         let mut took: Vec<f64> = ended.iter().map(|ended| ended.outcome.took.as_secs_f64() / median).collect();
         took.sort_by(f64::total_cmp);
@@ -382,92 +457,5 @@ impl<'a> Lab<'a> {
             let bootstrap = self.somebody(|world, number| world.machines[number as usize].is_server);
             self.world.add(is_server, Some(bootstrap));
         }
-    }
-
-    /// A share of all nodes turns hostile at once, after having behaved.
-    fn attack(&mut self, adversary: Adversary) {
-        let what = format!("{} adversaries", adversary.name());
-        let ended = match adversary {
-            Adversary::Eclipse => self.eclipse(&what),
-            Adversary::Stale => self.stale(&what),
-            Adversary::Silent | Adversary::Lying | Adversary::Sybil | Adversary::Flood | Adversary::Slow => {
-                self.turn(adversary);
-                self.look(&what, Way::AsFound, Self::any_two)
-            }
-        };
-        self.note_success(&what, &ended, Some(0.95));
-        self.note_time(&what, &ended, None);
-        let requests =
-            ended.iter().map(|ended| f64::from(ended.outcome.requests)).sum::<f64>() / ended.len().max(1) as f64;
-        self.samples.add(format!("{what}: requests, mean"), "", None, requests);
-        if adversary == Adversary::Flood {
-            let dhts = self.world.machines.iter().filter_map(|machine| machine.dht.as_ref());
-            let (most, limited) = dhts
-                .fold((0, 0), |(most, limited), dht| (most.max(dht.store().bytes()), limited + dht.counters().limited));
-            self.samples.add(format!("{what}: bytes of the fullest store"), "KiB", None, most as f64 / 1024.0);
-            self.samples.add(format!("{what}: requests refused as too many"), "", None, limited as f64);
-        }
-    }
-
-    fn turn(&mut self, adversary: Adversary) {
-        let all = 0..self.world.machines.len() as u32;
-        let there: Vec<u32> = all.filter(|number| self.world.machines[*number as usize].dht.is_some()).collect();
-        let mut gang = Gang::default();
-        for number in there {
-            if unit(&mut self.world.random) < self.plan.adversary_share {
-                self.world.turn(number, adversary);
-                let machine = &self.world.machines[number as usize];
-                if machine.is_server {
-                    gang.members.push(machine.member.contact);
-                }
-            }
-        }
-        self.world.gang = Arc::new(gang);
-    }
-
-    /// Some nodes say something new, and others give what they said before.
-    fn stale(&mut self, what: &str) -> Vec<Ended> {
-        let count = (self.plan.lookups / 4).clamp(1, self.plan.nodes / 4);
-        let targets: Vec<u32> = (0..count).map(|_| self.any_two().0).collect();
-        let mut old = std::collections::BTreeMap::new();
-        for target in &targets {
-            let record = self.world.update(*target);
-            old.insert(self.world.machines[*target as usize].member.contact.node.into(), record);
-        }
-        self.pass(what, SPREAD);
-        self.turn(Adversary::Stale);
-        let members = self.world.gang.members.clone();
-        self.world.gang = Arc::new(Gang { members, old });
-        let honest: Vec<u32> =
-            targets.into_iter().filter(|target| self.world.machines[*target as usize].adversary.is_none()).collect();
-        self.look(what, Way::AsFound, |lab| {
-            let from = lab.any_two().0;
-            let at = lab.pick(honest.len()) as usize;
-            (from, honest[at])
-        })
-    }
-
-    /// 32 ids next to one key, which behave until everybody knows them.
-    fn eclipse(&mut self, what: &str) -> Vec<Ended> {
-        let victim = self.any_two().0;
-        let key: Key = self.world.machines[victim as usize].member.contact.node.into();
-        let mut members = vec![];
-        for _ in 0..ECLIPSE {
-            let bootstrap = self.somebody(|world, number| world.machines[number as usize].is_server);
-            members.push(self.world.add_beside(key, bootstrap));
-        }
-        self.pass(what, SPREAD);
-        // The victim says something new once they are there, so that they are offered it and may drop it.
-        self.world.update(victim);
-        self.pass(what, SPREAD);
-        for number in &members {
-            self.world.turn(*number, Adversary::Eclipse);
-        }
-        let members = members.iter().map(|number| self.world.machines[*number as usize].member.contact).collect();
-        self.world.gang = Arc::new(Gang { members, ..Gang::default() });
-        self.look(what, Way::AsFound, |lab| {
-            let from = lab.any_two().0;
-            (from, victim)
-        })
     }
 }

@@ -30,12 +30,14 @@ pub enum Adversary {
     Stale,
     /// Answers just before it would be given up.
     Slow,
+    /// One owner who enrols again and again from one line, a new id each time; they lie.
+    Reenrol,
 }
 
 impl Adversary {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Silent, Self::Lying, Self::Eclipse, Self::Sybil, Self::Flood, Self::Stale, Self::Slow];
+    pub const ALL: [Self; 8] =
+        [Self::Silent, Self::Lying, Self::Eclipse, Self::Sybil, Self::Flood, Self::Stale, Self::Slow, Self::Reenrol];
 
     /// As a person writes it.
     pub const fn name(self) -> &'static str {
@@ -47,6 +49,7 @@ impl Adversary {
             Self::Flood => "flood",
             Self::Stale => "stale",
             Self::Slow => "slow",
+            Self::Reenrol => "reenrol",
         }
     }
 }
@@ -98,15 +101,22 @@ pub(super) fn deed(adversary: Adversary, gang: &Gang, bytes: &[u8], random: &mut
     match (adversary, query, target) {
         (Adversary::Silent, ..) => Deed::Instead(None),
         (Adversary::Slow, ..) => Deed::Late(SLOW),
-        (Adversary::Lying | Adversary::Eclipse, _, Some(target)) => answer(Reply::Contacts(gang.nearest(target))),
-        (Adversary::Lying | Adversary::Eclipse, Query::Put { .. }, _) => answer(Reply::Stored),
+        (Adversary::Lying | Adversary::Eclipse | Adversary::Reenrol, _, Some(target)) => {
+            answer(Reply::Contacts(gang.nearest(target)))
+        }
+        (Adversary::Lying | Adversary::Eclipse | Adversary::Reenrol, Query::Put { .. }, _) => answer(Reply::Stored),
         (Adversary::Sybil, _, Some(target)) => answer(Reply::Contacts(invented(target, random))),
         (Adversary::Stale, Query::Get { key, .. }, _) => match gang.old.get(&key) {
             Some(record) => answer(Reply::Record(record.clone())),
             None => Deed::Honest,
         },
         (
-            Adversary::Lying | Adversary::Eclipse | Adversary::Sybil | Adversary::Stale | Adversary::Flood,
+            Adversary::Lying
+            | Adversary::Eclipse
+            | Adversary::Reenrol
+            | Adversary::Sybil
+            | Adversary::Stale
+            | Adversary::Flood,
             Query::Ping | Query::Find { .. } | Query::Get { .. } | Query::Put { .. },
             _,
         ) => Deed::Honest,

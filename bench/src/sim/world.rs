@@ -20,10 +20,12 @@ use weir_controlplane::pki::id::NodeId;
 use weir_controlplane::random::{Random, SeededRandom};
 use weir_controlplane::time::{Now, UnixSecs};
 
+use super::hasher::IdHasher;
 use super::hostile::{self, Adversary, Deed, FLOOD_INTERVAL, Gang};
 use super::latency::{Location, unit};
-use super::members::{BEGIN, Member, Network};
+use super::members::{BEGIN, Member, Network, address};
 use super::session::{SESSION_LEN, Sessions};
+use super::traffic::{Purpose, Tally};
 
 /// What a handshake costs: bytes on the wire in both directions together, and processor time of each side. Measured: docs/benchmarks.md.
 const HANDSHAKE_LEN: u64 = 9_500;
@@ -37,6 +39,8 @@ const HANDSHAKE_PACKETS: i32 = 4;
 const HANDSHAKE_AGAIN: Duration = Duration::from_millis(999);
 /// A handshake with somebody who is gone is given up after this.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(3);
+/// Ports of one who has many nodes at one address.
+const FIRST_PORT: u16 = 10_000;
 /// Messages that wait for one session.
 const WAITING_MAX: usize = 8;
 
@@ -119,6 +123,7 @@ pub(super) struct Costs {
     pub(super) events: u64,
     pub(super) messages: u64,
     pub(super) handshakes: u64,
+    pub(super) tally: Tally,
 }
 
 /// All of it.
@@ -129,7 +134,7 @@ pub(super) struct World {
     pub(super) network: Arc<Network>,
     pub(super) random: SeededRandom,
     pub(super) machines: Vec<Machine>,
-    index: HashMap<NodeId, u32>,
+    index: HashMap<NodeId, u32, IdHasher>,
     queue: BinaryHeap<Event>,
     events: u64,
     loss: f64,
@@ -151,7 +156,7 @@ impl World {
             network,
             random,
             machines: vec![],
-            index: HashMap::new(),
+            index: HashMap::default(),
             queue: BinaryHeap::new(),
             events: 0,
             loss,
@@ -182,6 +187,14 @@ impl World {
     pub(super) fn add_beside(&mut self, key: Key, bootstrap: u32) -> u32 {
         let mut member = self.network.enrol(self.machines.len() as u32, &mut self.random);
         member.contact.node = hostile::beside(key, &mut self.random);
+        self.add_member(member, true, Some(bootstrap))
+    }
+
+    /// The same at the line of somebody who has others there already.
+    pub(super) fn add_at(&mut self, owner: u32, port: u16, bootstrap: u32) -> u32 {
+        let mut member = self.network.enrol(self.machines.len() as u32, &mut self.random);
+        member.contact.address = address(owner);
+        member.contact.address.set_port(FIRST_PORT + port);
         self.add_member(member, true, Some(bootstrap))
     }
 
@@ -355,7 +368,7 @@ impl World {
     fn send(&mut self, from: u32, contact: Contact, message: Vec<u8>) {
         let Some(to) = self.at(contact) else {
             // Somebody is there, and has no certificate for this id: it takes a round trip to see that.
-            self.charge_handshake(from);
+            self.charge_handshake(from, &message);
             let after =
                 2 * self.machines[from as usize].location.one_way(Location::draw(&mut self.random), &mut self.random);
             return self.push(self.now + after, Due::Unreachable { from, contact });
@@ -364,20 +377,20 @@ impl World {
         if self.is_warm || is_known && self.machines[to as usize].sessions.take(from, self.now) {
             return self.transmit(from, to, message, Duration::ZERO);
         }
-        let machine = &mut self.machines[from as usize];
-        if let Some((_, waiting)) = machine.opening.iter_mut().find(|(with, _)| *with == to) {
+        let opening = &mut self.machines[from as usize].opening;
+        if let Some((_, waiting)) = opening.iter_mut().find(|(with, _)| *with == to) {
             if waiting.len() < WAITING_MAX && !waiting.contains(&message) {
                 waiting.push(message);
             }
             return;
         }
-        machine.opening.push((to, vec![message]));
+        self.charge_handshake(from, &message);
+        self.machines[from as usize].opening.push((to, vec![message]));
         self.open(from, to, is_known);
     }
 
     /// Begins a handshake. Where the other side has forgotten a session, it says so first.
     fn open(&mut self, from: u32, to: u32, was_known: bool) {
-        self.charge_handshake(from);
         let round_trip = self.round_trip(from, to);
         let contact = self.machines[to as usize].member.contact;
         if self.machines[to as usize].dht.is_none() {
@@ -398,9 +411,11 @@ impl World {
         self.push(done, Due::Connected { from, to });
     }
 
-    fn charge_handshake(&mut self, number: u32) {
+    /// One handshake more, for this message.
+    fn charge_handshake(&mut self, number: u32, message: &[u8]) {
         self.machines[number as usize].bytes += HANDSHAKE_LEN;
         self.costs.handshakes += 1;
+        self.costs.tally.handshakes[Purpose::of(message) as usize] += 1;
     }
 
     /// How long a node needs for its side of one more handshake, those before it included. The other side's is put down now, too, though it
@@ -459,6 +474,7 @@ impl World {
         let len = message.len() as u64;
         let bytes = len + len.div_ceil(DATAGRAM_LEN) * AROUND_LEN;
         self.costs.messages += 1;
+        self.costs.tally.bytes[Purpose::of(&message) as usize] += bytes;
         self.machines[from as usize].bytes += bytes;
         if unit(&mut self.random) < self.loss {
             return;

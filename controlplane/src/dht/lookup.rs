@@ -15,6 +15,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::message::K;
 use super::place::{Contact, Distance, Key};
 use super::record::{Envelope, Kind, SignedRecord};
 use crate::pki::id::NodeId;
@@ -464,6 +465,11 @@ impl Lookup {
         answered
     }
 
+    /// How far those who were named are, whether they answered or not, nearest first.
+    pub(super) fn named_distances(&self) -> Vec<Distance> {
+        self.paths.iter().flat_map(|path| &path.list).map(|candidate| candidate.distance).take(K).collect()
+    }
+
     /// How far those who answered are, nearest first, up to the first whom nobody has asked: as far as the place is known.
     pub(super) fn known_distances(&self) -> Vec<Distance> {
         let all = self.paths.iter().flat_map(|path| &path.list);
@@ -481,7 +487,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::fixture::{Fixture, contact};
-    use super::super::message::K;
     use super::*;
     use crate::random::SeededRandom;
 

@@ -55,14 +55,16 @@ pub struct Distance([u8; 32]);
 impl Distance {
     /// Leading bits that both places have in common: 0 to [`KEY_BITS`].
     pub fn shared_bits(self) -> usize {
-        let zeros = self.0.iter().take_while(|byte| **byte == 0).count();
-        8 * zeros + self.0.get(zeros).map_or(0, |byte| byte.leading_zeros() as usize)
+        // Word by word: tables are looked through by this for every question.
+        let (words, _) = self.0.as_chunks::<8>();
+        let zeros = words.iter().take_while(|word| **word == [0; 8]).count();
+        64 * zeros + words.get(zeros).map_or(0, |word| u64::from_be_bytes(*word).leading_zeros() as usize)
     }
 
     /// As a share of the id space, from 0 to below 1.
     pub fn share(self) -> f64 {
-        let (first, _) = self.0.split_at(8);
-        first.iter().fold(0.0, |share, byte| share * 256.0 + f64::from(*byte)) / 2f64.powi(64)
+        let (words, _) = self.0.as_chunks::<8>();
+        words.first().map_or(0, |word| u64::from_be_bytes(*word)) as f64 / 2f64.powi(64)
     }
 }
 

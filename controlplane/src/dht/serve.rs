@@ -16,7 +16,10 @@ impl<R: Random> Dht<R> {
         }
         self.mode = mode;
         match mode {
-            Mode::Client => self.store.let_all_go(),
+            Mode::Client => {
+                self.store.let_all_go();
+                self.handover.clear();
+            }
             Mode::Server => {
                 for publication in self.publications.values() {
                     self.store.keep_own(publication.record(), publication.until());

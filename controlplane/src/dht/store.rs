@@ -8,6 +8,7 @@
 //! older form, and what has expired is refused as such.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use super::place::Key;
 use serde::{Deserialize, Serialize};
@@ -249,6 +250,20 @@ impl Store {
     pub fn get(&self, kind: Kind, key: Key, now: UnixSecs) -> Option<(u64, &SignedRecord)> {
         let place = self.places.get(&(key, kind)).filter(|place| place.until >= now)?;
         place.held.as_ref().map(|held| (place.highest, held))
+    }
+
+    /// The places of records that are here and have not ended, in their order, after this one, and whose they are.
+    pub(super) fn held_after(
+        &self,
+        after: Option<(Key, Kind)>,
+        now: UnixSecs,
+    ) -> impl Iterator<Item = ((Key, Kind), NodeId)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let held = self
+            .places
+            .range((from, Bound::Unbounded))
+            .filter(move |(_, place)| place.held.is_some() && place.until >= now);
+        held.map(|(at, place)| (*at, place.node))
     }
 
     /// Forgets everything of a signer that was revoked, its sequences as well: it puts nothing here any more, and whoever has its name

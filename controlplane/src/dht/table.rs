@@ -7,10 +7,10 @@
 //! A place is for those only who answered what we asked; who talks to us, or is talked of, waits until we have asked it. So nobody fills a
 //! table by knocking, and one identity has one place: its id says which.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::bucket::{Bucket, Diversity, Entry};
+use super::estimate::NEIGHBOURS_MIN;
 use super::message::K;
 use super::place::{Contact, KEY_BITS, Key, Peer, Prefix};
 use crate::pki::id::NodeId;
@@ -18,6 +18,20 @@ use crate::random::Random;
 
 /// Prefixes below which there is no telling a fleet from an attack.
 const PREFIXES_MIN: usize = 4;
+
+/// Whether so many of them differ; as a rule the first few do.
+fn are_several<T: PartialEq>(all: impl Iterator<Item = T>) -> bool {
+    let mut seen = Vec::with_capacity(PREFIXES_MIN);
+    for one in all {
+        if !seen.contains(&one) {
+            seen.push(one);
+            if seen.len() == PREFIXES_MIN {
+                return true;
+            }
+        }
+    }
+    false
+}
 
 /// What becomes of somebody who asked us something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,9 +119,14 @@ impl Table {
     }
 
     fn look_around(&mut self) {
-        let sites: BTreeSet<_> = self.entries().filter_map(|entry| entry.site).collect();
-        let prefixes: BTreeSet<_> = self.entries().filter_map(|entry| Prefix::of(entry.contact.address.ip())).collect();
-        self.diversity = Diversity { sites: sites.len() >= PREFIXES_MIN, prefixes: prefixes.len() >= PREFIXES_MIN };
+        let sites = are_several(self.entries().filter_map(|entry| entry.site));
+        let prefixes = are_several(self.entries().filter_map(|entry| Prefix::of(entry.contact.address.ip())));
+        self.diversity = Diversity { sites, prefixes };
+    }
+
+    /// Whether a member has a place.
+    pub fn has(&self, node: NodeId) -> bool {
+        self.entry(node).is_some()
     }
 
     /// The entry of a member.
@@ -205,6 +224,14 @@ impl Table {
         self.buckets.iter().rposition(|bucket| !bucket.entries().is_empty()).map_or(0, |last| last + 1)
     }
 
+    /// How many servers there seem to be, from those who are in the buckets next to us that have room: all that are so near, as far as we
+    /// know. One place in the network only, and so worth less than many; but it is looked after all the time.
+    pub(super) fn servers_around(&self) -> Option<f64> {
+        let first = self.buckets.iter().rposition(|bucket| !bucket.has_room()).map_or(0, |full| full + 1);
+        let around: usize = self.buckets[first..].iter().map(|bucket| bucket.entries().len()).sum();
+        (around >= NEIGHBOURS_MIN).then(|| around as f64 * 2f64.powi(first as i32))
+    }
+
     /// Bytes on the heap.
     pub(super) fn heap_len(&self) -> usize {
         self.buckets.capacity() * size_of::<Bucket>() + self.buckets.iter().map(Bucket::heap_len).sum::<usize>()
@@ -280,6 +307,20 @@ mod tests {
         let some = table.some_near(target, K, 8, &mut SeededRandom::new(1));
         assert!(some.len() == K && some.iter().filter(|contact| contact.node.0[1] != 0).count() >= 3, "{some:?}");
         assert_eq!(table.some_near(target, K, 255, &mut SeededRandom::new(1)), table.closest(target, K));
+    }
+
+    #[test]
+    fn the_neighbourhood_says_how_many_there_are() {
+        let now = Instant::now();
+        for count in [3u64, 10, 400, 3000] {
+            let mut table = Table::new(Key([0x5a; 32]));
+            (0..count).for_each(|seed| {
+                table.answered(peer(contact(node(seed), seed as u16)), now);
+            });
+            let around = table.servers_around();
+            let is_near = around.is_some_and(|around| (0.5..2.0).contains(&(around / count as f64)));
+            assert!(if count < 4 { around.is_none() } else { is_near }, "{around:?} of {count}");
+        }
     }
 
     proptest! {

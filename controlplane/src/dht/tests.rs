@@ -1,5 +1,6 @@
 //! The machine as a whole: a handful of nodes on virtual time, with sessions that are always there.
 
+mod handover;
 mod hearsay;
 mod modes;
 mod publishing;
@@ -64,12 +65,17 @@ impl World {
         world
     }
 
-    fn add(&mut self, number: u16, mode: Mode) -> usize {
+    /// A place for a node.
+    fn settle(&mut self, number: u16) -> usize {
         let address = SocketAddr::from((Ipv4Addr::new(198, 51, 100, number as u8), 4646));
         self.contacts.push(Contact { node: self.fixture.node(number), address });
         self.members.push(number);
         self.nodes.push(None);
-        let at = self.nodes.len() - 1;
+        self.nodes.len() - 1
+    }
+
+    fn add(&mut self, number: u16, mode: Mode) -> usize {
+        let at = self.settle(number);
         self.start(at, mode, Saved::default(), &[self.contacts[0]]);
         self.publish(at, 1).unwrap();
         at

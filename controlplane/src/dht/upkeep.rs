@@ -15,13 +15,15 @@ use std::time::Duration;
 const PRIOR: Duration = Duration::from_secs(6 * 3600);
 const PRIOR_DEPARTURES: f64 = 0.25;
 /// After so many departures the older half is forgotten, so that the estimate follows.
-const DEPARTURES_MAX: f64 = 32.0;
+const DEPARTURES_MAX: f64 = 16.0;
+/// Half-life beyond which it does not matter: a long quiet time is not held against a restless one that comes after it.
+const HALF_LIFE_MAX: Duration = Duration::from_secs(48 * 3600);
 /// Share of a half-life after which one in twenty has gone, on the average over contacts of all ages since the last answer: 2 · 0.05 / ln 2.
 const CHECK_SHARE: f64 = 0.145;
 
-const CHECK: [Duration; 2] = [Duration::from_secs(20), Duration::from_secs(2 * 3600)];
+pub(super) const CHECK: [Duration; 2] = [Duration::from_secs(20), Duration::from_secs(6 * 3600)];
 const REFRESH: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(6 * 3600)];
-const REPUBLISH: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(2 * 3600)];
+const REPUBLISH: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(6 * 3600)];
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Upkeep {
@@ -40,6 +42,8 @@ impl Upkeep {
     /// A contact was there for this long since it was last heard.
     pub(super) fn stayed(&mut self, time: Duration) {
         self.watched_secs += time.as_secs_f64();
+        self.watched_secs =
+            self.watched_secs.min(HALF_LIFE_MAX.as_secs_f64() / std::f64::consts::LN_2 * self.departures);
     }
 
     /// A contact went, at some moment of this time.
@@ -78,6 +82,25 @@ impl Upkeep {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Thousands of quiet hours were held against the first minutes in which a tenth went each.
+    #[test]
+    fn a_long_quiet_time_is_soon_outweighed() {
+        let mut upkeep = Upkeep::default();
+        (0..1000).for_each(|_| upkeep.stayed(Duration::from_secs(86_400)));
+        assert_eq!(upkeep.half_life().as_secs(), HALF_LIFE_MAX.as_secs());
+        for turn in 0..320 {
+            match turn % 10 {
+                0 => upkeep.departed(Duration::from_secs(60)),
+                _ => upkeep.stayed(Duration::from_secs(60)),
+            }
+        }
+        let minutes = upkeep.half_life().as_secs_f64() / 60.0;
+        assert!((6.0..30.0).contains(&minutes), "{minutes}");
+        // And a few that go are no restless network for long.
+        (0..160).for_each(|_| upkeep.stayed(Duration::from_secs(3600)));
+        assert!(upkeep.half_life().as_secs() > 5 * 3600);
+    }
 
     #[test]
     fn intervals_follow_departures_and_stay_within_their_bounds() {

@@ -109,3 +109,46 @@ fn anchors_that_are_gone_keep_nobody_out() {
     let last = [&all_dead[1..], &[alive]].concat();
     assert!(joins(last, &[], Duration::from_secs(30)));
 }
+
+/// Refreshes went on at the rate of a network that is minutes old, and each paid for handshakes.
+#[test]
+fn a_quiet_network_is_left_quiet_and_one_that_grows_is_looked_at() {
+    // Nobody says anything: records of an hour are put again and again.
+    let mut world = World::new();
+    let add = |world: &mut World, number| {
+        let at = world.settle(number);
+        let first = world.contacts[0];
+        world.start(at, Mode::Server, Saved::default(), &[first]);
+    };
+    (0..30).for_each(|number| add(&mut world, number));
+    world.run(Duration::from_secs(3600));
+    let before = world.sent;
+    world.run(Duration::from_secs(3600));
+    let each = (world.sent - before) / 30;
+    assert!(each < 80, "{each} messages of each in an hour");
+    // Five times as many come: whoever was there soon knows, though its turn to look is far away.
+    (30..150).for_each(|number| add(&mut world, number));
+    world.run(Duration::from_secs(900));
+    let servers: Vec<f64> = (0..30).map(|at| world.node(at).servers()).collect();
+    assert!(servers.iter().all(|servers| (75.0..300.0).contains(servers)), "{servers:?}");
+}
+
+/// A network that had been quiet for long was taken for quiet when half of it was gone: contacts had their turn hours later.
+#[test]
+fn when_one_is_gone_others_are_looked_after() {
+    let mut world = World::fleet(30);
+    world.run(Duration::from_secs(1800));
+    let quiet = world.node(1).half_life();
+    for at in 15..30 {
+        world.nodes[at] = None;
+    }
+    let now = world.moment();
+    let gone = world.contacts[20];
+    // One look-up comes upon one of them.
+    world.node(1).ask(gone, Query::Ping, Purpose::Check, now);
+    world.drain(1);
+    world.run(Duration::from_secs(120));
+    let left =
+        world.contacts[15..].iter().filter(|gone| world.nodes[1].as_ref().unwrap().table().has(gone.node)).count();
+    assert!(left <= 3 && world.node(1).half_life() < quiet / 8, "{left}, {:?}", world.node(1).half_life());
+}

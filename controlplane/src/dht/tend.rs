@@ -1,0 +1,107 @@
+//! Looking after the table: who is asked whether it is there, and which bucket is looked into.
+
+use std::time::{Duration, Instant};
+
+use super::lookup::Goal;
+use super::place::{Contact, Key};
+use super::{CHECK_GAP, DOUBT, Dht, K, Purpose, Query, Timer, Why, upkeep};
+use crate::random::Random;
+use crate::time::Now;
+
+/// Nodes next to a place that a refresh asks.
+const REFRESH_WIDTH: usize = 4;
+/// Contacts that are asked out of their turn when one does not answer. Ours: where a fifth is gone, each leads to the next until all is known.
+const SUSPECTS: usize = 3;
+/// A table is refreshed after this part of the time since we joined, at first; after this part of the time since the network is seen to be
+/// another than we took it for; and not more often than that.
+const YOUNG: u32 = 2;
+const RESTLESS: u32 = 6;
+const REFRESH_MIN: Duration = Duration::from_secs(4);
+/// How far what we took the network for may be from what is around us. Ours: some twenty neighbours are seen, so it is hardly chance.
+const AS_BEFORE: std::ops::Range<f64> = 0.5..2.0;
+
+/// A part of the time since then: what we have known for a minute only may be another in the next.
+fn part_since(since: Option<Instant>, part: u32, now: Now) -> Duration {
+    let known = since.map_or(Duration::ZERO, |since| now.mono.saturating_duration_since(since));
+    (known / part).max(REFRESH_MIN)
+}
+
+impl<R: Random> Dht<R> {
+    pub(super) fn look_into(&mut self, bucket: usize, why: Why, now: Now) {
+        let target = Key::from(self.own).random_beyond(bucket, &mut self.random);
+        let seeds = self.seeds(target, K);
+        // With every place for look-ups taken the bucket's turn comes again.
+        let _ = self.look_up(target, Goal::Near { width: REFRESH_WIDTH }, 0.0, &seeds, why, now);
+    }
+
+    /// Asks who is doubted, who was not heard for long, and who waits for a place.
+    pub(super) fn check(&mut self, now: Now) {
+        let interval = if self.suspects > 0 { upkeep::CHECK[0] } else { self.upkeep.check_after() };
+        let turn = self.table.next_check(DOUBT, interval);
+        let due = turn.filter(|(at, _)| *at <= now.mono).map(|(_, contact)| contact);
+        self.suspects = self.suspects.saturating_sub(usize::from(due.is_some()));
+        let due = due.or_else(|| self.table.next_spare());
+        if let Some(contact) = due {
+            self.ask(contact, Query::Ping, Purpose::Check, now);
+        }
+        self.refresh_if_restless(now);
+        if self.table.is_empty() && self.joined.is_some() {
+            self.timers.set_at_latest(Timer::Join, now.mono);
+        }
+        let next = if due.is_some() { Some(now.mono + CHECK_GAP) } else { turn.map(|(at, _)| at) };
+        if let Some(next) = next {
+            self.timers.set_at_latest(Timer::Check, next.max(now.mono + CHECK_GAP));
+        }
+    }
+
+    pub(super) fn schedule_refresh(&mut self, now: Now) {
+        let depth = self.table.depth().max(1) as u32;
+        let interval = (self.upkeep.refresh_after() / depth).min(part_since(self.joined, YOUNG, now));
+        let after = self.spread(interval);
+        self.timers.set(Timer::Refresh, now.mono + after);
+        self.refresh_if_restless(now);
+    }
+
+    /// Spread out, so that those who came together do not ask together.
+    fn spread(&mut self, interval: Duration) -> Duration {
+        interval.mul_f64(0.5 + self.random.unit())
+    }
+
+    /// Whether the network is another than we took it for: it grows, or falls apart.
+    fn is_restless(&self) -> bool {
+        let (seen, around) = (self.size.servers(), self.table.servers_around());
+        seen.zip(around).is_some_and(|(seen, around)| !AS_BEFORE.contains(&(around / seen)))
+    }
+
+    fn refresh_if_restless(&mut self, now: Now) {
+        if self.joined.is_none() || !self.is_restless() {
+            self.restless = None;
+            return;
+        }
+        self.restless.get_or_insert(now.mono);
+        let after = self.spread(part_since(self.restless, RESTLESS, now));
+        self.timers.set_at_latest(Timer::Refresh, now.mono + after);
+    }
+
+    pub(super) fn refresh(&mut self, now: Now) {
+        self.store.expire(now.wall);
+        if self.is_restless() {
+            self.size.forget_oldest();
+        }
+        let depth = self.table.depth();
+        if depth > 0 {
+            self.refresh = (self.refresh + 1) % depth;
+            self.look_into(self.refresh, Why::Refresh, now);
+        }
+        self.schedule_refresh(now);
+        self.follow_size(now);
+    }
+
+    /// Somebody did not answer: if it was one of ours, others may be gone as well.
+    pub(super) fn suspect_others(&mut self, silent: Contact, now: Now) {
+        if self.table.entry(silent.node).is_some_and(|entry| entry.contact == silent) {
+            self.suspects = (self.suspects + SUSPECTS).min(K);
+            self.timers.set_at_latest(Timer::Check, now.mono + CHECK_GAP);
+        }
+    }
+}
