@@ -66,6 +66,7 @@ mod issuers;
 mod join;
 mod knock;
 mod leave;
+mod lists;
 mod lookups;
 mod mail;
 mod policies;
@@ -286,6 +287,7 @@ pub struct Node<R> {
     contacts: Contacts,
     meetings: contact::Meetings,
     reach: reach::Reach,
+    lists_due: lists::Due,
     discovery: Option<discovery::Discovery<R>>,
     /// What an earlier life left for it.
     kept_discovery: Saved,
@@ -365,6 +367,7 @@ impl<R: Random> Node<R> {
             contacts: Contacts::default(),
             meetings: contact::Meetings::default(),
             reach: reach::Reach::default(),
+            lists_due: lists::Due::default(),
             discovery: None,
             kept_discovery: discovery::kept(store).map_err(LoadError::from)?,
             told_services: services::kept(store).map_err(LoadError::from)?,
@@ -578,6 +581,7 @@ impl<R: Random> Node<R> {
         self.keep_clock();
         self.contacts.expire(now.mono);
         self.save_discovery(now);
+        self.look_after_lists(now);
         self.look_whether_renewal_is_due(now);
         self.cut_ended(links, now);
         // A clock that jumped ahead ends everything at once, and those that could set it right with it.

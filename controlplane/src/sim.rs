@@ -257,9 +257,9 @@ impl World {
         self.net.places[site.0].firewall = Some(BTreeSet::new());
     }
 
-    /// Makes a machine keep to itself what members say of themselves. In a model only.
-    pub fn withhold_records(&mut self, site: Site) {
-        self.net.places[site.0].withholds_records = true;
+    /// Makes a machine keep records of members and revocation lists to itself. In a model only.
+    pub fn withhold_news(&mut self, site: Site) {
+        self.net.places[site.0].withholds_news = true;
     }
 
     /// A machine sleeps: nothing reaches it, and its monotonic clock stands still.

@@ -17,7 +17,7 @@ use crate::codec;
 use crate::dht::place::{Contact, Key, Peer};
 use crate::dht::record::{Envelope, Judge, Kind, LIFETIME_MAX_SECS, NodeValue, SignedRecord};
 use crate::dht::store::Highest;
-use crate::dht::{ANCHORS_MAX, Dht, LookupId, Mode, Output, Saved};
+use crate::dht::{ANCHORS_MAX, Dht, LookupId, Mode, Outcome, Output, Saved};
 use crate::pki::id::NodeId;
 use crate::pki::revocation::RevocationSet;
 use crate::pki::seen::Seen;
@@ -69,6 +69,8 @@ pub(super) struct Discovery<R> {
     pub(super) watch: Watch,
     /// Members that do not answer where they are said to be, and are looked for.
     pub(super) sought: BTreeMap<LookupId, NodeId>,
+    /// Issuers' nodes whose lists are looked for.
+    pub(super) lists: BTreeMap<LookupId, NodeId>,
     published: BTreeMap<(Kind, Key), Published>,
     /// What is on disk, and when it is looked at again.
     saved: Vec<u8>,
@@ -99,6 +101,7 @@ impl<R: Random> Node<R> {
             unreachable: vec![],
             wanted: BTreeMap::new(),
             sought: BTreeMap::new(),
+            lists: BTreeMap::new(),
             watch: Watch::default(),
             published: BTreeMap::new(),
             saved: vec![],
@@ -188,10 +191,7 @@ impl<R: Random> Node<R> {
             match output {
                 Output::Send { to, message } => self.send_rpc(to, message, links, now),
                 Output::Joined => tracing::info!("the DHT can be asked"),
-                Output::Found { id, outcome } => match self.discovery.as_mut().and_then(|all| all.sought.remove(&id)) {
-                    Some(node) => self.was_sought(node, &outcome, now),
-                    None => self.discovered(id, *outcome, links, now),
-                },
+                Output::Found { id, outcome } => self.looked_up(id, *outcome, links, now),
                 Output::Published { kind, key, stored, asked, superseded, .. } => {
                     self.was_published((kind, key), stored, asked, superseded, now);
                 }
@@ -206,12 +206,25 @@ impl<R: Random> Node<R> {
         }
     }
 
+    /// A look-up is over, for whatever it was.
+    fn looked_up(&mut self, id: LookupId, outcome: Outcome, links: &mut dyn Links, now: Now) {
+        let Some(discovery) = &mut self.discovery else { return };
+        if let Some(node) = discovery.sought.remove(&id) {
+            self.was_sought(node, &outcome, now);
+        } else if let Some(node) = discovery.lists.remove(&id) {
+            self.lists_told(node, &outcome, links, now);
+        } else {
+            self.discovered(id, outcome, links, now);
+        }
+    }
+
     /// Signs what we say in the DHT, in the place of what we said.
     pub(super) fn publish_own(&mut self, now: Now) {
         if self.clock.is_doubted() {
             return;
         }
         let endpoints = self.own_endpoints();
+        let lists = self.is_issuing.then(|| self.lists_held());
         let (Some(discovery), Some(network), Some(membership)) = (&mut self.discovery, &self.network, &self.membership)
         else {
             return;
@@ -222,7 +235,8 @@ impl<R: Random> Node<R> {
         let until = UnixSecs(now.wall.0.saturating_add(LIFETIME_MAX_SECS / 2));
         let node = NodeValue { endpoints, anchors }.encode();
         // Of a name and an address, whose it is stands in the statement.
-        let ours = [(Kind::Node, node), (Kind::Name, vec![]), (Kind::Overlay, vec![])];
+        let ours = [(Kind::Node, node), (Kind::Name, vec![]), (Kind::Overlay, vec![])].into_iter();
+        let ours = ours.chain(lists.map(|lists| (Kind::Revocations, lists.encode())));
         let ours = ours.map(|(kind, value)| (kind, value, until, None));
         let before = self.told_services.clone();
         let services = services::to_say(&self.settings.services, &mut self.told_services, until, now.wall);
@@ -231,7 +245,7 @@ impl<R: Random> Node<R> {
             (Kind::Service, value, until, Some(Service { label: service.label, is_withdrawn: service.port == 0 }))
         });
         let mut said = vec![];
-        for (kind, value, not_after, service) in ours.into_iter().chain(services) {
+        for (kind, value, not_after, service) in ours.chain(services) {
             let Ok(key) = kind.key_of(&member, &value) else { continue };
             said.push((kind, key));
             let published = discovery.published.entry((kind, key)).or_default();

@@ -363,6 +363,9 @@ impl<R: Random> Node<R> {
             self.part_contact(node);
             self.discovery_revoked(node, now);
         }
+        if self.is_issuing {
+            self.publish_own(now);
+        }
         heard
     }
 

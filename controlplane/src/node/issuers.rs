@@ -114,11 +114,16 @@ impl<R: Random> Node<R> {
         None
     }
 
-    fn dial_issuer(&mut self, links: &mut dyn Links, now: Now) -> bool {
+    /// Members with an issuer beside them, whoever was seen last first.
+    pub(super) fn other_issuers(&self) -> Vec<NodeId> {
         let own = self.id();
         let may_be = |node: &NodeId| Some(*node) != own && !self.revocations.is_node_revoked(*node);
-        let known: Vec<NodeId> = self.issuers.known.iter().copied().filter(may_be).collect();
-        for node in known {
+        self.issuers.known.iter().copied().filter(may_be).collect()
+    }
+
+    /// Dials one that there is no link with; `false` when there is none such.
+    pub(super) fn dial_issuer(&mut self, links: &mut dyn Links, now: Now) -> bool {
+        for node in self.other_issuers() {
             if self.peer(node).link.is_some() {
                 continue;
             }

@@ -69,9 +69,10 @@ pub(super) fn address_of(site: Site) -> SocketAddr {
     SocketAddr::new(Ipv4Addr::from(number).into(), PORT)
 }
 
-/// Whether a message tells records of the directory.
-fn is_records(message: &[u8]) -> bool {
-    matches!(codec::decode::<Message>(message, MESSAGE_LEN_MAX), Ok(Message::Records(_)))
+/// Whether a message tells records of the directory, or revocation lists.
+fn is_news(message: &[u8]) -> bool {
+    let message = codec::decode::<Message>(message, MESSAGE_LEN_MAX);
+    matches!(message, Ok(Message::Records(_) | Message::Revocations(_)))
 }
 
 /// The other end of a link has the same number but for the last bit.
@@ -139,8 +140,8 @@ pub(super) struct Place {
     pub(super) told: Option<SocketAddr>,
     /// A private address of it, which it tells those that it has links with.
     pub(super) local: Option<SocketAddr>,
-    /// It passes no records on, whosever they are.
-    pub(super) withholds_records: bool,
+    /// It passes no records and no revocation lists on, whosever they are.
+    pub(super) withholds_news: bool,
     /// Where it has sent to, when nothing else is let in.
     pub(super) firewall: Option<BTreeSet<SocketAddr>>,
     pub(super) identity: Option<Vec<Vec<u8>>>,
@@ -558,7 +559,7 @@ impl Links for ModelLinks<'_> {
             return Err(SendError::Full(end.under_way));
         }
         // A neighbour that keeps to itself what others say of themselves.
-        if net.places[site.0].withholds_records && is_records(message) {
+        if net.places[site.0].withholds_news && is_news(message) {
             return Ok(());
         }
         let to = other(link);

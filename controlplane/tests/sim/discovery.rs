@@ -73,10 +73,17 @@ fn members_find_each_other_by_name_id_and_address() {
     for site in &sites {
         let status = dht(&mut world, *site);
         assert!(status.is_joined && status.contacts == 7, "{site:?}: {status:?}");
-        assert!(status.published.len() == 3 && status.published.iter().all(|own| own.stored == 7), "{status:?}");
+        assert!(
+            status.published.len() == 3 + usize::from(*site == sites[0])
+                && status.published.iter().all(|own| own.stored == 7),
+            "{status:?}"
+        );
         // Who was asked before there was a link to it may have been given up; and what was asked twice is answered twice.
-        let odd = status.counters.iter().find(|counter| !["unmatched", "timeouts"].contains(&counter.name.as_str()));
-        assert!(status.records == 3 * 8 && odd.is_none(), "{status:?}");
+        let odd = status
+            .counters
+            .iter()
+            .find(|counter| !["unmatched", "timeouts", "handed_over"].contains(&counter.name.as_str()));
+        assert!(status.records == 3 * 8 + 1 && odd.is_none(), "{status:?}");
     }
     all_find_all(&mut world, &sites);
     assert_eq!(find(&mut world, sites[0], "nobody"), Err(ErrorCode::NotFound));
@@ -101,7 +108,7 @@ fn a_node_that_was_restarted_is_found_and_finds() {
     world.kill(sites[2]);
     world.run(SECOND);
     world.start(sites[2]);
-    world.run(MINUTE);
+    world.run(5 * MINUTE);
     let status = dht(&mut world, sites[2]);
     assert!(status.is_joined && status.contacts == 5, "{status:?}");
     all_find_all(&mut world, &sites[..4]);
@@ -132,6 +139,23 @@ fn a_revoked_member_is_found_no_more() {
         assert_eq!(find(&mut world, *site, &identity.name), Err(ErrorCode::NotFound), "{site:?}");
         assert_eq!(dht(&mut world, *site).contacts, 4, "{site:?}");
     }
+}
+
+/// All its neighbours keep the list to themselves; a digest in the DHT says that there is one.
+#[test]
+fn whoever_is_kept_from_revocation_lists_finds_out() {
+    let (mut world, sites) = found_by_all(811, 6);
+    let ours = dht(&mut world, sites[0]).published;
+    assert!(ours.iter().any(|own| own.kind == "revocations"), "the issuer's node says which lists it holds: {ours:?}");
+    world.sever(sites[0], sites[5]);
+    sites[1..5].iter().for_each(|site| world.withhold_news(*site));
+    let victim = world.id(sites[4]).unwrap();
+    super::revocation::revoke(&mut world, sites[0], sites[4]);
+    world.run(MINUTE);
+    assert!(world.knows_revoked(sites[1], victim) && !world.knows_revoked(sites[5], victim));
+    world.run_until(2 * HOUR, MINUTE, |world| world.count(sites[5], "lists_behind") > 0).expect("it finds out");
+    world.heal();
+    world.run_until(MINUTE, SECOND, |world| world.knows_revoked(sites[5], victim)).expect("an issuer is dialled");
 }
 
 #[test]
@@ -201,7 +225,7 @@ fn a_member_that_is_not_where_its_record_says_is_looked_for_and_dialled() {
     world.readdress(sites[0]);
     world.readdress(sites[5]);
     world.run(MINUTE);
-    sites[1..5].iter().for_each(|site| world.withhold_records(*site));
+    sites[1..5].iter().for_each(|site| world.withhold_news(*site));
     world.heal();
     world.run(5 * MINUTE);
     assert!(world.is_session(sites[0], sites[5]));
@@ -229,6 +253,9 @@ fn restart_with(world: &mut World, site: Site, services: Vec<ServiceValue>) {
     world.start(site);
     world.set_services(vec![]);
     world.run(MINUTE);
+    // Whom it did not know yet when it published has its records from others; here they are counted.
+    assert!(matches!(world.ask(site, Call::DhtPublish, SECOND), Some(Ok(Answer::Done(_)))));
+    world.run(10 * SECOND);
 }
 
 #[test]
@@ -372,7 +399,7 @@ fn who_is_known_to_the_dht_alone_is_met_when_it_is_found() {
     world.run(MINUTE);
     world.cut(&[&[lonely]]);
     // Whom it meets on the way keeps to itself what others say of themselves.
-    world.sites().for_each(|site| world.withhold_records(site));
+    world.sites().for_each(|site| world.withhold_news(site));
     let new = world.grow(sites[0], 1).expect("it joins")[0];
     world.run(20 * SECOND);
     world.heal();
