@@ -44,7 +44,7 @@ fn twelve_gateways_find_each_other_from_one_address_and_one_more_joins_through_a
     find_each_other(12);
 }
 
-/// Two packet planes of two threads for each of two cores' thirty gateways take their time to start.
+/// Ninety processes start twice, on as many cores as there are.
 #[test]
 #[ignore = "a minute or two: with the long tests"]
 fn thirty_gateways_find_each_other_from_one_address_and_one_more_joins_through_another_when_that_is_gone() {

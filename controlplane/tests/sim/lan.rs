@@ -166,7 +166,7 @@ fn thirty_members_that_moved_find_each_other_from_one_address_and_are_linked() {
         let linked = |site: &Site, other: &Site| world.node(*site).unwrap().has_link(world.id(*other).unwrap());
         sites.iter().all(|site| sites.iter().filter(|other| linked(site, other)).count() >= neighbours)
     };
-    let linked = world.run_until(MINUTE, ms(100), are_linked).expect("everybody has its neighbours");
+    let linked = world.run_until(MINUTE, ms(100), |world| are_linked(world)).expect("everybody has its neighbours");
     assert!(linked <= 5 * SECOND, "after {linked:?}");
     world.run(MINUTE);
     assert!(are_linked(&mut world), "and keeps them");
