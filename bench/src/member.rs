@@ -256,7 +256,7 @@ impl<'a> Member<'a> {
     ///
     /// # Errors
     /// [`Error::Io`] when it cannot be started.
-    pub fn start(&self, arguments: &[&str], input: Stdio, output: Stdio) -> Result<Child> {
+    pub fn spawn(&self, arguments: &[&str], input: Stdio, output: Stdio) -> Result<Child> {
         let mut command = self.command()?;
         command.args(arguments).stdin(input).stdout(output).stderr(Stdio::piped());
         signal::end_with_parent(&mut command);

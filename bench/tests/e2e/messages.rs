@@ -73,7 +73,7 @@ fn body_of(message: &Value) -> Vec<u8> {
 
 /// What a command prints that is no JSON.
 fn printed(at: &Member<'_>, arguments: &[&str]) -> Output {
-    at.start(arguments, Stdio::null(), Stdio::piped()).unwrap().wait_with_output().unwrap()
+    at.spawn(arguments, Stdio::null(), Stdio::piped()).unwrap().wait_with_output().unwrap()
 }
 
 fn has_nothing(at: &Member<'_>, topic: &str) -> bool {
@@ -94,7 +94,7 @@ fn messages_reach_a_member_or_a_group_whole_and_in_their_order_as_fast_as_they_a
 
     // To one, by the standard input and as it is; who waits for it hears that it was taken.
     let mut sending =
-        one.start(&["send", "site-2", "--wait", "--timeout", "20s"], Stdio::piped(), Stdio::piped()).unwrap();
+        one.spawn(&["send", "site-2", "--wait", "--timeout", "20s"], Stdio::piped(), Stdio::piped()).unwrap();
     sending.stdin.take().unwrap().write_all(b"\x00hello\xff").unwrap();
     assert_eq!(printed(two, &["recv"]).stdout, b"\x00hello\xff");
     let sent = sending.wait_with_output().unwrap();
@@ -133,7 +133,7 @@ fn messages_reach_a_member_or_a_group_whole_and_in_their_order_as_fast_as_they_a
 
     // A program that nobody listens to any more gives back what it could not print, at once.
     is_sent(one, "site-2", b"kept", &["--topic", "broken"], "queued");
-    let mut deaf = two.start(&["recv", "--topic", "broken", "--json"], Stdio::null(), Stdio::piped()).unwrap();
+    let mut deaf = two.spawn(&["recv", "--topic", "broken", "--json"], Stdio::null(), Stdio::piped()).unwrap();
     drop(deaf.stdout.take());
     assert!(!deaf.wait_with_output().unwrap().status.success());
     assert_eq!(body_of(&receive(two, "broken", 1)[0]), b"kept");
@@ -155,7 +155,7 @@ fn back_pressure(one: &Member<'_>, two: &Member<'_>) {
     assert!(eventually(PATIENCE, || inbox() >= 12 * MIB as u64));
     // Somebody who reads a line, and then nothing for a while.
     let mut child =
-        two.start(&["recv", "--topic", "flow", "--count", "7", "--json"], Stdio::null(), Stdio::piped()).unwrap();
+        two.spawn(&["recv", "--topic", "flow", "--count", "7", "--json"], Stdio::null(), Stdio::piped()).unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap());
     let mut next = || {
         let mut line = String::new();
@@ -237,7 +237,7 @@ fn messages_outlive_processes_and_the_policy_and_the_issuer_have_their_say() {
     // To whom is cut off nothing is kept.
     members[2].stop().unwrap();
     let sending =
-        members[1].start(&["send", "site-3", "--wait", "--timeout", "20s"], Stdio::null(), Stdio::piped()).unwrap();
+        members[1].spawn(&["send", "site-3", "--wait", "--timeout", "20s"], Stdio::null(), Stdio::piped()).unwrap();
     assert!(eventually(PATIENCE, || !waiting(&members[1], "outbox").is_empty()));
     members[0].weir(&["revoke", "site-3", "--reason", "test"]).unwrap();
     let sent = sending.wait_with_output().unwrap();
