@@ -99,7 +99,9 @@ fn an_address_that_changes_is_told_to_everybody_and_said_anew_at_once() {
     let heard = counted(&members[0], "mdns_heard");
     // What the interface has is what is advertised, so others may ask it.
     for member in &members {
-        assert_eq!(member.weir(&["dht", "status"]).unwrap()["mode"], "server", "{}", member.log());
+        let is_server =
+            |member: &Member<'_>| member.weir(&["dht", "status"]).is_ok_and(|status| status["mode"] == "server");
+        member.wait_for("a server that others reach", is_server).unwrap();
     }
     // Interfaces of containers come and go.
     let (gateway, changed) = (&mesh.site_of(2).gateway, counted(&members[1], "host_changed"));
