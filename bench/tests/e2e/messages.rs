@@ -45,13 +45,15 @@ fn file(member: &Member<'_>, bytes: &[u8]) -> String {
     path.display().to_string()
 }
 
-/// Sends a body and tells what is said of each receiver: its name and the message's state.
+/// Sends a body and tells what is said of each receiver, by its name: the message's state.
 fn send(from: &Member<'_>, to: &str, bytes: &[u8], more: &[&str]) -> Vec<(String, String)> {
     let sent = from.output(&[&["send", to, &file(from, bytes)], more].concat()).unwrap();
     let rows: Value =
         serde_json::from_slice(&sent.stdout).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&sent.stderr)));
     let text = |row: &Value, name: &str| row[name].as_str().unwrap().to_owned();
-    rows.as_array().unwrap().iter().map(|row| (text(row, "name"), text(row, "state"))).collect()
+    let mut rows: Vec<_> = rows.as_array().unwrap().iter().map(|row| (text(row, "name"), text(row, "state"))).collect();
+    rows.sort();
+    rows
 }
 
 fn is_sent(from: &Member<'_>, to: &str, bytes: &[u8], more: &[&str], state: &str) {

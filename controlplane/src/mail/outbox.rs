@@ -637,7 +637,8 @@ impl Outbox {
         let body = self.release(queued.body_id);
         self.unstored.push(Unstored { node, id, body });
         effects.timers.set_at_latest(Key::Flush, now.mono + UNSTORED_FOR);
-        if self.unstored.len() >= UNSTORED_MAX {
+        // One that was taken or is past its time is that again after a restart; one that was refused might be taken then.
+        if self.unstored.len() >= UNSTORED_MAX || matches!(outcome, Outcome::Refused(_)) {
             self.flush(effects);
         }
         if self.outcomes.insert(id, (node, outcome)).is_none() {
@@ -693,6 +694,7 @@ impl Outbox {
         for id in ids {
             self.settled(node, id, Outcome::Parted, now, effects);
         }
+        self.flush(effects);
     }
 
     /// Deletes everything.
