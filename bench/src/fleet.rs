@@ -152,7 +152,7 @@ impl<'a> Fleet<'a> {
         let members = sites.iter().map(|site| Member::new(site, settings)).collect::<Result<Vec<_>>>()?;
         let mut fleet = Self { mesh, members };
         fleet.members[FOUNDER].found("example")?;
-        fleet.members.iter_mut().try_for_each(Member::start)?;
+        fleet.members.iter_mut().try_for_each(Member::launch)?;
         fleet.members.iter().try_for_each(|member| wait(member, "its API", || answers(member)))?;
         wait(&fleet.members[FOUNDER], "its packet plane", || has_plane(&fleet.members[FOUNDER]))?;
         let invite = |member: &Member<'_>| fleet.members[FOUNDER].invite(member.site());
@@ -197,7 +197,7 @@ impl<'a> Fleet<'a> {
             member.reconfigure(|text| text.replace(&before, &format!("\"{}\"", endpoint(site))) + &told)?;
         }
         let began = Instant::now();
-        self.members.iter_mut().try_for_each(Member::start)?;
+        self.members.iter_mut().try_for_each(Member::launch)?;
         for member in &self.members {
             wait(member, "its packet plane", || has_plane(member))?;
         }
@@ -275,7 +275,7 @@ impl<'a> Fleet<'a> {
         member.reconfigure(|text| text.replace(&before, &format!("\"{}\"", endpoint(site))))?;
         let issuer = moved(self.members[FOUNDER].site());
         run(site, &["route", "add", "blackhole", &issuer])?;
-        member.start()?;
+        member.launch()?;
         wait(&member, "its API", || answers(&member))?;
         let token = self.members[FOUNDER].invite(site)?;
         let through = self.members.last().map(|door| endpoint(door.site())).unwrap_or_default();

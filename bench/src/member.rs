@@ -385,7 +385,7 @@ impl<'a> Member<'a> {
     /// # Panics
     /// When it runs already.
     pub fn run(&mut self) -> Result<()> {
-        self.start()?;
+        self.launch()?;
         self.wait_for("the API", |member| member.weir(&["status"]).is_ok())
     }
 
@@ -396,7 +396,7 @@ impl<'a> Member<'a> {
     ///
     /// # Panics
     /// When it runs already.
-    pub fn start(&mut self) -> Result<()> {
+    pub fn launch(&mut self) -> Result<()> {
         assert!(self.supervisor.is_none(), "it runs already");
         let log = File::options().create(true).append(true).open(self.log_file());
         let log = log.map_err(Error::io("cannot make the log of a node"))?;
