@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use weir_bench::fleet::Fleet;
+use weir_bench::member::Member;
 use weir_bench::rig::mesh::Mesh;
 
 use crate::support::{alone, both_ways};
@@ -33,7 +34,12 @@ fn find_each_other(gateways: u8) {
         assert_eq!(found["source"], "dht");
         let own = format!("site-{}", late.site().number);
         let member = fleet.members().iter().find(|member| format!("site-{}", member.site().number) == of).unwrap();
-        assert_eq!(member.weir(&["find", &own, "--dht"]).unwrap()["source"], "dht");
+        // It is known by all at once, and in the DHT as soon as servers have taken its record.
+        let has =
+            |member: &Member<'_>| member.weir(&["find", &own, "--dht"]).is_ok_and(|found| found["source"] == "dht");
+        let began = std::time::Instant::now();
+        member.wait_for("the newcomer in the DHT", has).unwrap();
+        assert!(began.elapsed() <= FOUND_WITHIN, "{:?}", began.elapsed());
     }
     both_ways(late.site(), mesh.site_of(3));
 }

@@ -106,7 +106,7 @@ fn an_address_that_changes_is_told_to_everybody_and_said_anew_at_once() {
     // Interfaces of containers come and go.
     let (gateway, changed) = (&mesh.site_of(2).gateway, counted(&members[1], "host_changed"));
     for _ in 0..5 {
-        output(gateway, "ip", &["link", "add", "name", "container", "type", "dummy"]);
+        output(gateway, "ip", &["link", "add", "name", "container", "type", "veth"]);
         output(gateway, "ip", &["link", "set", "container", "up"]);
         output(gateway, "ip", &["link", "delete", "container"]);
     }
