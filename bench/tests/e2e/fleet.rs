@@ -20,7 +20,9 @@ fn find_each_other(gateways: u8) {
     println!("{found:?}");
     assert!(found.listed <= FOUND_WITHIN && found.looked_up <= FOUND_WITHIN, "{found:?}");
     let [tried, hit] = fleet.look_up_all();
-    assert_eq!(hit, tried, "look-ups by the DHT");
+    println!("{hit} of {tried} look-ups found their member at once");
+    // All began at one moment, and who became a server meanwhile is handed what it is to keep.
+    assert!(hit == tried || fleet.look_up_all() == [tried; 2], "{hit} of {tried} look-ups, and not all a moment later");
     both_ways(mesh.site_of(1), mesh.site_of(gateways));
     both_ways(mesh.site_of(3), mesh.site_of(gateways / 2));
 
