@@ -115,6 +115,7 @@ impl Inbox {
     pub(super) fn link_down(&mut self, node: NodeId, effects: &mut Effects) {
         let Some(sender) = self.senders.get_mut(&node) else { return };
         (sender.has_begun, sender.credit, sender.misplaced) = (false, 0, 0);
+        sender.refused.clear();
         for id in std::mem::take(&mut sender.offered) {
             sender.known.remove(&id);
             effects.timers.cancel(Key::Stale(node, id));
@@ -206,6 +207,9 @@ impl Inbox {
             effects.say(node, Frame::Taken { id });
             return Ok(());
         }
+        if sender.refused.contains(&id) {
+            return Ok(());
+        }
         if let Some(known) = sender.known.get(&id) {
             if (&known.topic, known.len) != (&head.topic, len) {
                 return Err(Violation::Offer);
@@ -218,7 +222,7 @@ impl Inbox {
             }
             return Ok(());
         }
-        if sender.known.len() >= KNOWN_MAX {
+        if sender.known.len() + sender.refused.len() >= KNOWN_MAX {
             return Err(Violation::Offers);
         }
         // One that ended here a moment before it does at the sender is not waited for by those after it.
@@ -300,6 +304,7 @@ impl Inbox {
         sender.remove(total, id);
         forget_timers(node, id, effects);
         if sender.has_begun {
+            sender.refused.insert(id);
             effects.say(node, Frame::Refused { id, why: Refusal::Policy });
         } else if sender.is_idle() {
             senders.remove(&node);
@@ -457,6 +462,7 @@ impl Inbox {
         let Some(sender) = senders.get_mut(&node) else { return };
         // On disk it stays until the next one is taken, or the next link: a write for each would be one too many.
         sender.is_row_old |= sender.row.taken.remove(&id);
+        sender.refused.remove(&id);
         if sender.remove(total, id).is_some() {
             forget_timers(node, id, effects);
             // Those behind it in its topic are first now.

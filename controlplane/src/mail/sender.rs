@@ -83,6 +83,8 @@ pub(super) struct Sender {
     pub(super) offered: BTreeSet<MessageId>,
     /// Those that the policy is against; they are not among the others.
     pub(super) denied: BTreeSet<MessageId>,
+    /// Those that were refused on this link, until they are gone: an offer of one may be on its way still.
+    pub(super) refused: BTreeSet<MessageId>,
     pub(super) datagrams: VecDeque<Datagram>,
     pub(super) datagram_bytes: usize,
     pub(super) bytes: usize,

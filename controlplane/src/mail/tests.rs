@@ -528,6 +528,28 @@ fn what_the_receivers_policy_forbids_waits_for_another_policy_before_it_is_refus
     assert_eq!(ids(&pair.take("secret")), [late]);
 }
 
+/// A receiver knew of a message by the link before, and refused it while its offer on this one was on its way: it came back and was taken.
+#[test]
+fn what_is_refused_stays_so_when_its_offer_comes_later() {
+    let mut pair = Pair::new();
+    pair.deny(Some("a"));
+    pair.connect();
+    let id = pair.send("a", b"1");
+    pair.run();
+    pair.cut();
+    pair.connect();
+    // It has begun, and the offer is on its way.
+    assert!(pair.hand(0) || pair.hand(1));
+    pair.settle();
+    pair.pass(DENIED_FOR);
+    pair.deny(None);
+    pair.run();
+    assert_eq!((pair.outcome(id), pair.take("*")), (Some(Outcome::Refused(Refusal::Policy)), vec![]));
+    let next = pair.send("a", b"2");
+    pair.run();
+    assert_eq!(pair.take("*").iter().map(|one| one.id).collect::<Vec<_>>(), [Some(next)]);
+}
+
 #[test]
 fn a_topic_that_nobody_reads_holds_up_itself_alone() {
     let mut pair = Pair::new();
