@@ -149,6 +149,8 @@ pub(super) struct Net {
     pub(super) latency: Latency,
     /// Pairs between which nothing passes, the lower site first.
     pub(super) severed: BTreeSet<(Site, Site)>,
+    /// Pairs between which no link comes about, the lower site first; sealed datagrams pass.
+    pub(super) linkless: BTreeSet<(Site, Site)>,
     /// Datagrams of packet planes that come from another address than they were sent from, by who sends them to whom.
     pub(super) diverted: BTreeMap<(Site, Site), SocketAddr>,
     random: SeededRandom,
@@ -168,6 +170,7 @@ impl Net {
             faults: Faults::default(),
             latency,
             severed: BTreeSet::new(),
+            linkless: BTreeSet::new(),
             diverted: BTreeMap::new(),
             random: SeededRandom::new(seed ^ 0x006c_696e_6b73),
             seed,
@@ -274,7 +277,8 @@ impl Net {
         let end = self.ends.get(&dialled)?;
         let (client, server, alpn, group) = (end.site, end.peer, end.alpn, end.group);
         let share = self.faults.loss;
-        if !self.passes(dialled) || !self.places[server.0].is_up || self.draw(share) {
+        let is_linkless = self.linkless.contains(&(client.min(server), client.max(server)));
+        if is_linkless || !self.passes(dialled) || !self.places[server.0].is_up || self.draw(share) {
             self.again(attempt, |attempt| Step::Initial { dialled, attempt });
             return None;
         }

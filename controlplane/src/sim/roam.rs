@@ -38,6 +38,12 @@ impl World {
         self.net.severed.insert((one.min(other), one.max(other)));
     }
 
+    /// Lets no link come about between two machines any more, as where handshakes are dropped; those that stand, and sealed datagrams, go on. In the model
+    /// of links only.
+    pub fn forbid_links(&mut self, one: Site, other: Site) {
+        self.net.linkless.insert((one.min(other), one.max(other)));
+    }
+
     /// Somebody on the path takes what one packet plane sends to another and sends it on from an address of its own, or ceases to.
     pub fn divert(&mut self, from: Site, to: Site, via: Option<SocketAddr>) {
         match via {

@@ -242,9 +242,9 @@ mod tests {
         let text = dht_status(&status);
         assert!(
             text.starts_with("server, nobody has answered yet\n")
-                && text.contains("node                        8   1 of 2"),
+                && text.contains("node                         8   1 of 2"),
             "{text}"
         );
-        assert!(text.contains("_http._tcp (no more)        9   0 of 0"), "{text}");
+        assert!(text.contains("_http._tcp (no more)         9   0 of 0"), "{text}");
     }
 }
