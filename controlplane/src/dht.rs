@@ -604,7 +604,7 @@ impl<R: Random> Dht<R> {
     fn finish(&mut self, id: LookupId, now: Now) {
         let Some(job) = self.lookups.remove(&id) else { return };
         self.timers.cancel(Timer::Lookup(id));
-        if !matches!(job.lookup.goal(), Goal::Value(_)) {
+        if self.says_the_size(&job) {
             self.size.sample(&job.lookup.known_distances());
         }
         match job.why {

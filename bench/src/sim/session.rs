@@ -10,42 +10,58 @@ const LIFETIME: Duration = Duration::from_secs(3600);
 pub(super) const SESSIONS_MAX: usize = 96;
 
 #[derive(Clone, Copy, Debug)]
-struct Session {
-    with: u32,
+struct Times {
     since: Duration,
     used: Duration,
 }
 
+/// With whom, and next to that since when: all are looked through for each message.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Sessions(Vec<Session>);
+pub(super) struct Sessions {
+    with: Vec<u32>,
+    times: Vec<Times>,
+}
 
 impl Sessions {
+    fn remove(&mut self, at: usize) {
+        self.with.swap_remove(at);
+        self.times.swap_remove(at);
+    }
+
+    fn position(&self, with: u32) -> Option<usize> {
+        self.with.iter().position(|other| *other == with)
+    }
+
     /// Whether there is one with this node, which is used now.
     pub(super) fn take(&mut self, with: u32, now: Duration) -> bool {
-        let Some(at) = self.0.iter().position(|session| session.with == with) else { return false };
-        if self.0[at].since + LIFETIME <= now {
-            self.0.swap_remove(at);
+        let Some(at) = self.position(with) else { return false };
+        if self.times[at].since + LIFETIME <= now {
+            self.remove(at);
             return false;
         }
-        self.0[at].used = now;
+        self.times[at].used = now;
         true
     }
 
     pub(super) fn add(&mut self, with: u32, now: Duration) {
-        self.0.retain(|session| session.with != with);
-        if self.0.len() == SESSIONS_MAX {
-            let oldest = (0..self.0.len()).min_by_key(|at| self.0[*at].used);
-            oldest.map(|at| self.0.swap_remove(at));
+        if let Some(at) = self.position(with) {
+            self.remove(at);
         }
-        self.0.push(Session { with, since: now, used: now });
+        if self.with.len() == SESSIONS_MAX {
+            let oldest = (0..self.with.len()).min_by_key(|at| self.times[*at].used);
+            oldest.into_iter().for_each(|at| self.remove(at));
+        }
+        self.with.push(with);
+        self.times.push(Times { since: now, used: now });
     }
 
     pub(super) fn clear(&mut self) {
-        self.0.clear();
+        self.with.clear();
+        self.times.clear();
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.with.len()
     }
 }
 

@@ -48,7 +48,7 @@ const WAITING_MAX: usize = 8;
 enum Due {
     Deliver { to: u32, from: u32, message: Vec<u8> },
     Connected { from: u32, to: u32 },
-    Unreachable { from: u32, contact: Contact },
+    Unreachable { from: u32, contact: Box<Contact> },
     Wake(u32),
     Flood(u32),
 }
@@ -308,7 +308,7 @@ impl World {
             match due {
                 Due::Deliver { to, from, message } => self.deliver(to, from, &message),
                 Due::Connected { from, to } => self.connected(from, to),
-                Due::Unreachable { from, contact } => self.unreachable(from, contact),
+                Due::Unreachable { from, contact } => self.unreachable(from, *contact),
                 Due::Wake(number) => self.wake(number, at),
                 Due::Flood(number) => self.flood(number),
             }
@@ -371,7 +371,7 @@ impl World {
             self.charge_handshake(from, &message);
             let after =
                 2 * self.machines[from as usize].location.one_way(Location::draw(&mut self.random), &mut self.random);
-            return self.push(self.now + after, Due::Unreachable { from, contact });
+            return self.push(self.now + after, Due::Unreachable { from, contact: Box::new(contact) });
         };
         let is_known = self.machines[from as usize].sessions.take(to, self.now);
         if self.is_warm || is_known && self.machines[to as usize].sessions.take(from, self.now) {
@@ -394,7 +394,7 @@ impl World {
         let round_trip = self.round_trip(from, to);
         let contact = self.machines[to as usize].member.contact;
         if self.machines[to as usize].dht.is_none() {
-            return self.push(self.now + HANDSHAKE_MAX, Due::Unreachable { from, contact });
+            return self.push(self.now + HANDSHAKE_MAX, Due::Unreachable { from, contact: Box::new(contact) });
         }
         let mut done = self.now + self.busy(from) + round_trip + self.busy(to);
         self.machines[to as usize].bytes += HANDSHAKE_LEN;
@@ -406,7 +406,7 @@ impl World {
             done += HANDSHAKE_AGAIN;
         }
         if done - self.now > HANDSHAKE_MAX {
-            return self.push(self.now + HANDSHAKE_MAX, Due::Unreachable { from, contact });
+            return self.push(self.now + HANDSHAKE_MAX, Due::Unreachable { from, contact: Box::new(contact) });
         }
         self.push(done, Due::Connected { from, to });
     }

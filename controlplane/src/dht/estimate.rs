@@ -61,6 +61,16 @@ impl Size {
         }
     }
 
+    /// Whether it rests on more than hearsay.
+    pub(super) fn is_seen(&self) -> bool {
+        !self.samples.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(super) fn samples(&self) -> usize {
+        self.samples.len()
+    }
+
     /// The network has become another than it was: what was seen first counts no more.
     pub(super) fn forget_oldest(&mut self) {
         let gone = self.samples.len().saturating_sub(SAMPLES_MIN).min(FORGET);

@@ -142,7 +142,7 @@ impl<R: Random> Dht<R> {
 
     /// Looks into the next bucket that has room.
     pub(super) fn fill(&mut self, now: Now) {
-        let depth = self.table.depth();
+        let depth = self.table.depth().min(self.levels());
         while self.fill < depth {
             self.fill += 1;
             if self.table.has_room(self.fill - 1) {

@@ -50,12 +50,14 @@ pub struct Table {
     buckets: Vec<Bucket>,
     /// Worked out again after a change.
     diversity: Diversity,
+    /// When somebody's turn to be asked comes at the earliest, with this interval between turns.
+    turn: Option<(Instant, Duration)>,
 }
 
 impl Table {
     /// An empty one around this place.
     pub(super) fn new(own: Key) -> Self {
-        Self { own, buckets: vec![], diversity: Diversity { sites: false, prefixes: false } }
+        Self { own, buckets: vec![], diversity: Diversity { sites: false, prefixes: false }, turn: None }
     }
 
     fn bucket_of(&mut self, node: NodeId) -> Option<&mut Bucket> {
@@ -105,6 +107,7 @@ impl Table {
 
     /// Somebody did not answer at this address. How long nothing had been heard of it, when it loses its place for that.
     pub(super) fn failed(&mut self, contact: Contact, now: Instant) -> Option<Duration> {
+        self.turn = None;
         let gone = self.bucket_of(contact.node)?.fail(contact, now)?;
         self.look_around();
         Some(now.saturating_duration_since(gone.heard))
@@ -197,10 +200,21 @@ impl Table {
         near
     }
 
-    /// Whose turn it is next to be asked whether it is there, and when: `doubt` after it failed, `interval` after it was last tried.
-    pub(super) fn next_check(&self, doubt: Duration, interval: Duration) -> Option<(Instant, Contact)> {
+    /// Whose turn it is next to be asked whether it is there, and when: `doubt` after it failed, `interval` after it was last tried. Nobody's
+    /// name while it cannot be time yet: answers put a turn off, and only who does not answer has it come sooner.
+    pub(super) fn next_check(
+        &mut self,
+        doubt: Duration,
+        interval: Duration,
+        now: Instant,
+    ) -> Option<(Instant, Option<Contact>)> {
+        if let Some((at, _)) = self.turn.filter(|(at, with)| *at > now && *with <= interval) {
+            return Some((at, None));
+        }
         let due = |entry: &Entry| entry.tried + if entry.failures > 0 { doubt } else { interval };
-        self.entries().map(|entry| (due(entry), entry.contact)).min()
+        let turn = self.entries().map(|entry| (due(entry), entry.contact)).min();
+        self.turn = turn.map(|(at, _)| (at, interval));
+        turn.map(|(at, contact)| (at, Some(contact)))
     }
 
     /// Somebody who waits for a place that is free.
@@ -285,9 +299,14 @@ mod tests {
         assert_eq!((table.closest(Key([0; 32]), 9), table.len()), (vec![other], 2));
         // It is asked again before its turn, and the other in its turn.
         let [doubt, interval] = [10, 3600].map(Duration::from_secs);
-        assert_eq!(table.next_check(doubt, interval), Some((later + doubt, one)));
+        assert_eq!(table.next_check(doubt, interval, later), Some((later + doubt, Some(one))));
+        // Not looked for once more, until it is time, somebody fails, or turns come sooner.
+        assert_eq!(table.next_check(doubt, interval, later), Some((later + doubt, None)));
+        assert_eq!(table.next_check(doubt, interval, later + doubt), Some((later + doubt, Some(one))));
+        let sooner = interval / 2;
+        assert_eq!(table.next_check(doubt, sooner, later), Some((later + doubt, Some(one))));
         assert_eq!((table.failed(one, later), table.len()), (Some(Duration::from_secs(9)), 1));
-        assert_eq!(table.next_check(doubt, interval), Some((now + interval, other)));
+        assert_eq!(table.next_check(doubt, interval, later), Some((now + interval, Some(other))));
     }
 
     #[test]

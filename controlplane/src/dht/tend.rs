@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 
 use super::lookup::Goal;
 use super::place::{Contact, Key};
-use super::{CHECK_GAP, DOUBT, Dht, K, Purpose, Query, Timer, Why, upkeep};
+use super::{CHECK_GAP, DOUBT, Dht, Job, K, Purpose, Query, Timer, Why, upkeep};
 use crate::random::Random;
 use crate::time::Now;
 
+/// Buckets beyond those that are full as a rule which are looked into: each has half as many as the one before.
+const NEAR_LEVELS: usize = 4;
 /// Nodes next to a place that a refresh asks.
 const REFRESH_WIDTH: usize = 4;
 /// Contacts that are asked out of their turn when one does not answer. Ours: where a fifth is gone, each leads to the next until all is known.
@@ -34,11 +36,30 @@ impl<R: Random> Dht<R> {
         let _ = self.look_up(target, Goal::Near { width: REFRESH_WIDTH }, 0.0, &seeds, why, now);
     }
 
+    /// Whether the neighbours of the place that was looked for say something of the size. Our own place counts once, before there is
+    /// anything better: whoever crowds it, or the place of a record of ours, would be counted again and again.
+    pub(super) fn says_the_size(&self, job: &Job) -> bool {
+        match job.why {
+            Why::Join => !self.size.is_seen(),
+            Why::Fill | Why::Refresh => {
+                Key::from(self.own).distance(job.lookup.target()).shared_bits()
+                    < self.levels().saturating_sub(NEAR_LEVELS - 1)
+            }
+            Why::Get | Why::Publish(..) => false,
+        }
+    }
+
+    /// Buckets that are places of their own: those beyond are one and the same, next to us.
+    pub(super) fn levels(&self) -> usize {
+        let full = (self.servers() / K as f64).log2().ceil().max(0.0);
+        full as usize + NEAR_LEVELS
+    }
+
     /// Asks who is doubted, who was not heard for long, and who waits for a place.
     pub(super) fn check(&mut self, now: Now) {
         let interval = if self.suspects > 0 { upkeep::CHECK[0] } else { self.upkeep.check_after() };
-        let turn = self.table.next_check(DOUBT, interval);
-        let due = turn.filter(|(at, _)| *at <= now.mono).map(|(_, contact)| contact);
+        let turn = self.table.next_check(DOUBT, interval, now.mono);
+        let due = turn.filter(|(at, _)| *at <= now.mono).and_then(|(_, contact)| contact);
         self.suspects = self.suspects.saturating_sub(usize::from(due.is_some()));
         let due = due.or_else(|| self.table.next_spare());
         if let Some(contact) = due {
@@ -55,7 +76,7 @@ impl<R: Random> Dht<R> {
     }
 
     pub(super) fn schedule_refresh(&mut self, now: Now) {
-        let depth = self.table.depth().max(1) as u32;
+        let depth = self.table.depth().clamp(1, self.levels()) as u32;
         let interval = (self.upkeep.refresh_after() / depth).min(part_since(self.joined, YOUNG, now));
         let after = self.spread(interval);
         self.timers.set(Timer::Refresh, now.mono + after);
@@ -69,8 +90,9 @@ impl<R: Random> Dht<R> {
 
     /// Whether the network is another than we took it for: it grows, or falls apart.
     fn is_restless(&self) -> bool {
-        let (seen, around) = (self.size.servers(), self.table.servers_around());
-        seen.zip(around).is_some_and(|(seen, around)| !AS_BEFORE.contains(&(around / seen)))
+        // As many as we know there are, at least.
+        let around = self.table.servers_around();
+        around.is_some_and(|around| !AS_BEFORE.contains(&(around / self.servers())))
     }
 
     fn refresh_if_restless(&mut self, now: Now) {
@@ -88,7 +110,7 @@ impl<R: Random> Dht<R> {
         if self.is_restless() {
             self.size.forget_oldest();
         }
-        let depth = self.table.depth();
+        let depth = self.table.depth().min(self.levels());
         if depth > 0 {
             self.refresh = (self.refresh + 1) % depth;
             self.look_into(self.refresh, Why::Refresh, now);

@@ -57,6 +57,30 @@ fn a_record_that_replaces_another_than_is_there_is_refused_and_its_owner_hears_o
     assert_eq!(published(&world, 4).last(), Some(&(5, 5, None, 0, None)));
 }
 
+/// 32 ids next to a member made it take the network for so large that its record went to them alone: each time that it was put, its own
+/// place was counted once more.
+#[test]
+fn our_own_place_says_the_size_once() {
+    let mut world = World::fleet(12);
+    let (named, own) = ((Kind::Node, world.contacts[4].node.into()), Key::from(world.contacts[4].node));
+    let before = world.node(4).size.samples();
+    for _ in 0..4 {
+        let now = world.moment();
+        world.node(4).publish_again(named, now);
+        world.node(4).begin(now);
+        world.node(4).look_into(40, Why::Refresh, now);
+        world.drain(4);
+        world.run(Duration::from_millis(300));
+    }
+    assert_eq!(world.node(4).size.samples(), before);
+    assert!(world.node(4).levels() <= 5 && own.distance(named.1).shared_bits() == 256);
+    let now = world.moment();
+    world.node(4).look_into(0, Why::Refresh, now);
+    world.drain(4);
+    world.run(Duration::from_millis(300));
+    assert!(world.node(4).size.samples() > before.min(14));
+}
+
 /// Answers to an earlier offer were counted for the next one.
 #[test]
 fn answers_to_an_earlier_round_count_for_nothing() {
