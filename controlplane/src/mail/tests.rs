@@ -303,7 +303,10 @@ fn whatever_happens(is_forbidden_at_times: bool) {
                     // In the midst of what it was about to do.
                     let at = draw(2);
                     pair.hand(at);
+                    let refusals = pair.refused(&sent);
                     pair.crash(at, draw(3));
+                    // Nobody can ask a process that has ended, but what is on disk shows that it was.
+                    refused.extend(refusals.into_iter().filter(|id| pair.stage(*id).is_none()));
                     if at == 0 {
                         let mail = &pair.sides[0].mail;
                         sent.retain(|id, _| !storing.contains(id) || mail.outbox().stage(*id).is_some());
