@@ -67,7 +67,6 @@ fn our_own_place_says_the_size_once() {
     for _ in 0..4 {
         let now = world.moment();
         world.node(4).publish_again(named, now);
-        world.node(4).begin(now);
         world.node(4).look_into(40, Why::Refresh, now);
         world.drain(4);
         world.run(Duration::from_millis(300));
