@@ -12,6 +12,7 @@ use weir_bench::compare::metric::Measure;
 use weir_bench::compare::subject::Subject;
 use weir_bench::compare::{self, Plan};
 use weir_bench::control::{self, Part};
+use weir_bench::fleet::GATEWAYS_MAX;
 use weir_bench::profile::{self, Load};
 use weir_bench::sim::{self, Adversary};
 use weir_bench::stream::Sizes;
@@ -131,7 +132,7 @@ impl CompareArgs {
 /// What the control plane promised.
 #[derive(Args)]
 pub(crate) struct ControlArgs {
-    /// What to measure, separated by commas: handshakes, first-packet, flood, outage, changes, revocation, memory. All if not given
+    /// What to measure, separated by commas: handshakes, first-packet, flood, outage, changes, revocation, memory, fleet. All if not given
     #[arg(long, value_delimiter = ',')]
     parts: Vec<Part>,
     /// Rounds; figures are medians over them
@@ -149,6 +150,9 @@ pub(crate) struct ControlArgs {
     /// Peers of the control plane whose memory is measured, 2 to 23
     #[arg(long, value_parser = clap::value_parser!(u8).range(2..=23))]
     peers: Option<u8>,
+    /// Gateways that look for each other, 4 to 60
+    #[arg(long, value_parser = clap::value_parser!(u8).range(4..=i64::from(GATEWAYS_MAX)))]
+    gateways: Option<u8>,
     /// Spoofed Initials a second
     #[arg(long, value_parser = crate::parse_rate)]
     spoofed: Option<f64>,
@@ -179,6 +183,7 @@ impl ControlArgs {
         plan.duration = self.seconds.map_or(plan.duration, Duration::from_secs_f64);
         plan.outage = self.outage.map_or(plan.outage, Duration::from_secs_f64);
         plan.peers = self.peers.unwrap_or(plan.peers);
+        plan.gateways = self.gateways.unwrap_or(plan.gateways);
         plan.spoofed = self.spoofed.unwrap_or(plan.spoofed);
         plan
     }

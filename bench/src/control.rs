@@ -9,10 +9,12 @@
 //! | [`Part::Changes`] | what keys, certificates, a root and a policy cost traffic at full load when they change |
 //! | [`Part::Revocation`] | how soon nothing of a revoked member is accepted any more |
 //! | [`Part::Memory`] | what each connected peer costs a control plane |
+//! | [`Part::Fleet`] | how soon many gateways find each other from one address |
 //!
 //! Every figure is the median of its rounds; rounds of the parts take turns. Nothing is judged here: a missed target is a line.
 
 mod changes;
+mod fleet;
 mod flood;
 mod handshakes;
 mod initials;
@@ -54,12 +56,22 @@ pub enum Part {
     Revocation,
     /// Memory.
     Memory,
+    /// Many gateways that look for each other.
+    Fleet,
 }
 
 impl Part {
     /// All of them, in the order in which they are measured.
-    pub const ALL: [Self; 7] =
-        [Self::Handshakes, Self::FirstPacket, Self::Flood, Self::Outage, Self::Changes, Self::Revocation, Self::Memory];
+    pub const ALL: [Self; 8] = [
+        Self::Handshakes,
+        Self::FirstPacket,
+        Self::Flood,
+        Self::Outage,
+        Self::Changes,
+        Self::Revocation,
+        Self::Memory,
+        Self::Fleet,
+    ];
 
     /// As a person writes it.
     pub const fn name(self) -> &'static str {
@@ -71,6 +83,7 @@ impl Part {
             Self::Changes => "changes",
             Self::Revocation => "revocation",
             Self::Memory => "memory",
+            Self::Fleet => "fleet",
         }
     }
 }
@@ -101,6 +114,8 @@ pub struct Plan {
     pub outage: Duration,
     /// Peers that a control plane is given, at most 23.
     pub peers: u8,
+    /// Gateways that look for each other.
+    pub gateways: u8,
     /// Spoofed Initials a second.
     pub spoofed: f64,
     /// Round trips of the line.
@@ -116,6 +131,7 @@ impl Default for Plan {
             ratchet: true,
             outage: Duration::from_secs(10),
             peers: memory::PEERS_MAX,
+            gateways: 30,
             spoofed: 200_000.0,
             round_trips: [10, 50, 100].map(Duration::from_millis).into(),
         }
@@ -132,6 +148,7 @@ impl Plan {
             ratchet: false,
             outage: Duration::from_secs(1),
             peers: 2,
+            gateways: 4,
             spoofed: 5_000.0,
             round_trips: vec![Duration::from_millis(10)],
             ..self
@@ -224,6 +241,7 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(&str)) -> Result<Report> {
                 Part::Changes => changes::round(plan.duration, plan.ratchet, &mut samples, &mut step),
                 Part::Revocation => revocation::round(&mut samples, &mut step),
                 Part::Memory => memory::round(plan.peers, &mut samples, &mut step),
+                Part::Fleet => fleet::round(plan.gateways, &mut samples, &mut step),
             };
             if let Err(error) = done {
                 let problem = format!("{}, round {round}: {}", part.name(), shortened(&error.to_string()));

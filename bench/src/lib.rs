@@ -16,6 +16,7 @@
 //! - [`pair`]: two of them with a session between;
 //! - [`member`]: a whole node, `weir run`, on a gateway of a [`rig::mesh`];
 //! - [`network`]: three of them, from the founding to a revocation;
+//! - [`fleet`]: thirty of them, which find each other from one address;
 //! - [`demo`]: the whole house in half a minute, with real programs as judges;
 //! - [`compare`]: Weir, the kernel and other programs on the same rig;
 //! - [`control`]: what the control plane promised;
@@ -34,6 +35,7 @@ pub mod control;
 pub mod demo;
 pub mod error;
 pub mod external;
+pub mod fleet;
 pub mod gateway;
 pub mod generator;
 pub mod histogram;

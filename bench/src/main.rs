@@ -44,7 +44,8 @@ enum Command {
     Plain(PlainArgs),
     /// Compare Weir with the kernel and with other programs
     Compare(CompareArgs),
-    /// Measure what the control plane promised: handshakes, floods, outages, changes under load, a revocation, memory
+    /// Measure what the control plane promised: handshakes, floods, outages, changes under load, a revocation, memory, thirty
+    /// gateways that find each other
     Control(ControlArgs),
     /// Simulate discovery in a large network: look-ups, churn, adversaries
     Sim(SimArgs),

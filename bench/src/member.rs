@@ -223,8 +223,7 @@ impl<'a> Member<'a> {
     /// # Errors
     /// As [`Self::weir`].
     pub fn text(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = self.command()?;
-        let output = command.args(arguments).stdin(Stdio::null()).output().map_err(Error::io("cannot start weir"))?;
+        let output = self.plain(arguments)?;
         match output.status.success() {
             true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
             false => Err(Error::Broken {
@@ -234,7 +233,16 @@ impl<'a> Member<'a> {
         }
     }
 
-    /// The same, whatever comes of it.
+    /// The same, whatever comes of it, with what is written beside.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be started.
+    pub fn plain(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = self.command()?;
+        command.args(arguments).stdin(Stdio::null()).output().map_err(Error::io("cannot start weir"))
+    }
+
+    /// The same as JSON, whatever comes of it.
     ///
     /// # Errors
     /// [`Error::Io`] when it cannot be started.
@@ -242,6 +250,17 @@ impl<'a> Member<'a> {
         let mut command = self.command()?;
         command.arg("--json").args(arguments).stdin(Stdio::null());
         command.output().map_err(Error::io("cannot start weir"))
+    }
+
+    /// Starts `weir` with these arguments, and its input and output as they are given: for what is no JSON, or goes on for a while.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be started.
+    pub fn spawn(&self, arguments: &[&str], input: Stdio, output: Stdio) -> Result<Child> {
+        let mut command = self.command()?;
+        command.args(arguments).stdin(input).stdout(output).stderr(Stdio::piped());
+        signal::end_with_parent(&mut command);
+        command.spawn().map_err(Error::io("cannot start weir"))
     }
 
     /// Asks its control plane without a process between: what a measurement looks at often takes no core from what it measures.
@@ -348,6 +367,16 @@ impl<'a> Member<'a> {
         Ok(key.public().id())
     }
 
+    /// Changes its configuration. What runs has read it already.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn reconfigure(&self, change: impl FnOnce(String) -> String) -> Result<()> {
+        let (file, failed) = (self.config_file(), || Error::io("cannot change the configuration of a node"));
+        let text = fs::read_to_string(&file).map_err(failed())?;
+        fs::write(&file, change(text)).map_err(failed())
+    }
+
     /// Starts `weir run` and waits until its API answers.
     ///
     /// # Errors
@@ -356,6 +385,18 @@ impl<'a> Member<'a> {
     /// # Panics
     /// When it runs already.
     pub fn run(&mut self) -> Result<()> {
+        self.launch()?;
+        self.wait_for("the API", |member| member.weir(&["status"]).is_ok())
+    }
+
+    /// Starts `weir run`. From a thread that lives as long as it shall: it ends with that one.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Broken`] when it is not built.
+    ///
+    /// # Panics
+    /// When it runs already.
+    pub fn launch(&mut self) -> Result<()> {
         assert!(self.supervisor.is_none(), "it runs already");
         let log = File::options().create(true).append(true).open(self.log_file());
         let log = log.map_err(Error::io("cannot make the log of a node"))?;
@@ -364,7 +405,7 @@ impl<'a> Member<'a> {
         command.envs(self.log_level.map(|level| ("WEIR_LOG", level)));
         signal::end_with_parent(&mut command);
         self.supervisor = Some(command.spawn().map_err(Error::io("cannot start weir run"))?);
-        self.wait_for("the API", |member| member.weir(&["status"]).is_ok())
+        Ok(())
     }
 
     /// Waits until the packet plane forwards for this node.

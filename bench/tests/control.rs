@@ -53,6 +53,9 @@ fn every_part_measures_real_nodes_and_leaves_nothing_behind() {
     assert!(figure(&seen, "datagrams of it refused") > 0.0);
     let seen = measured(Part::Memory);
     assert!(figure(&seen, "without peers") > 1000.0);
+    let seen = measured(Part::Fleet);
+    assert_eq!(figure(&seen, "look-ups of all by all in the DHT that found"), 100.0, "{seen:?}");
+    assert!(figure(&seen, "one more has joined") > 0.0);
     let seen = measured(Part::Flood);
     assert!(figure(&seen, "beside a flood: key exchanges tried") >= 2.0);
     assert!(figure(&seen, "spoofed Initials that arrived") > 0.0);

@@ -14,6 +14,7 @@ pub mod call;
 pub mod client;
 pub mod describe;
 pub mod docs;
+pub mod messages;
 pub mod server;
 pub mod types;
 

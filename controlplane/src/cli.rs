@@ -17,9 +17,11 @@
 mod arguments;
 mod ceremony;
 mod files;
+mod messages;
 mod passphrase;
 mod policy;
 mod pool;
+mod progress;
 mod remote;
 mod revocation;
 mod show;
@@ -114,6 +116,8 @@ fn dispatch(arguments: &Arguments) -> Outcome {
             policy::diff(arguments, file, from.as_deref())
         }
         Command::Policy { command: PolicyCommand::Sign(sign) } => policy::sign(arguments, sign),
+        Command::Send(send) => messages::send(arguments, send),
+        Command::Recv(recv) => messages::recv(arguments, recv),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Arguments::command(), "weir", &mut io::stdout());
             Ok(())

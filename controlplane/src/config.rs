@@ -10,7 +10,7 @@
 //! [api]        socket · read · operate · admin
 //! [issuer]     log_entries_max
 //! [peers]      legacy_kyber
-//! [discovery]  mode · bootstrap · mdns_interfaces
+//! [discovery]  mode · bootstrap · mdns_interfaces · services
 //! [dataplane]  keys of the packet plane's own configuration, written as there: [dataplane.xsk] and so on
 //! ```
 //!
@@ -29,7 +29,8 @@ use std::path::{Path, PathBuf};
 use weir_dataplane::config::file;
 
 use crate::audit::ENTRIES_MAX_DEFAULT;
-use crate::dht::Mode;
+use crate::dht::record::ServiceValue;
+use crate::node::Part;
 use crate::pki::id::NodeId;
 
 pub use instance::{INSTANCE_LEN_MAX, Instance};
@@ -211,12 +212,14 @@ pub struct Discovery {
     pub bootstrap: Vec<SocketAddr>,
     /// Interfaces on which members are looked for by multicast DNS, and this one says that it is there.
     pub mdns_interfaces: Vec<String>,
+    /// What this node, or a host behind it, offers at the node's overlay address.
+    pub services: Vec<ServiceValue>,
 }
 
 /// A node's part in the DHT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiscoveryMode {
-    /// A server where `wan.advertise` says how others reach it, else a client.
+    /// A client, and a server once others have shown that they reach it.
     Auto,
     /// It answers others and keeps records.
     Server,
@@ -227,12 +230,12 @@ pub enum DiscoveryMode {
 }
 
 impl DiscoveryMode {
-    /// What that comes to on a node that advertises these addresses.
-    pub fn of(self, advertised: &[SocketAddr]) -> Option<Mode> {
+    /// What that is to a node; none for one that takes no part.
+    pub const fn part(self) -> Option<Part> {
         match self {
-            Self::Auto if advertised.is_empty() => Some(Mode::Client),
-            Self::Auto | Self::Server => Some(Mode::Server),
-            Self::Client => Some(Mode::Client),
+            Self::Auto => Some(Part::Auto),
+            Self::Server => Some(Part::Server),
+            Self::Client => Some(Part::Client),
             Self::Off => None,
         }
     }
@@ -273,7 +276,12 @@ impl Config {
             },
             issuer: Issuer { log_entries_max: ENTRIES_MAX_DEFAULT },
             peers: Peers { legacy_kyber: Vec::new() },
-            discovery: Discovery { mode: DiscoveryMode::Auto, bootstrap: Vec::new(), mdns_interfaces: Vec::new() },
+            discovery: Discovery {
+                mode: DiscoveryMode::Auto,
+                bootstrap: Vec::new(),
+                mdns_interfaces: Vec::new(),
+                services: Vec::new(),
+            },
             dataplane: toml::Table::new(),
         }
     }

@@ -28,7 +28,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use session::Session;
-pub use session::{HEADER_LEN, PLAINTEXT_LEN_MAX, TAG_LEN};
+pub use session::{FIRST_BYTE, HEADER_LEN, PLAINTEXT_LEN_MAX, TAG_LEN};
 
 use crate::pki::id::NodeId;
 use crate::random::Random;
@@ -161,10 +161,9 @@ impl Contacts {
         session.is_some_and(|session| session.is_good(now) && !session.is_forgotten(now))
     }
 
-    /// Whether a member has said something by the newest session with it.
-    pub fn is_proved(&self, node: NodeId) -> bool {
-        let session = self.by_node.get(&node).and_then(|index| self.sessions.get(index));
-        session.is_some_and(Session::has_heard)
+    /// With whom there is one that is good.
+    pub fn members(&self, now: Instant) -> impl Iterator<Item = NodeId> {
+        self.by_node.keys().copied().filter(move |node| self.has(*node, now))
     }
 
     /// Nothing is said to this member any more, nor heard of it.
@@ -264,7 +263,6 @@ mod tests {
         let mut turned = bytes.clone();
         turned[4..8].copy_from_slice(&11u32.to_be_bytes());
         assert_eq!(one.open(&turned, now), Err(OpenError::Forged));
-        assert!(other.is_proved(ONE) && !one.is_proved(OTHER));
     }
 
     #[test]
@@ -282,6 +280,9 @@ mod tests {
             };
             assert_eq!(other.open(&bent, now), Err(expected), "byte {at}");
         }
+        let mut last = bytes.clone();
+        last[8..HEADER_LEN].fill(0xff);
+        assert_eq!(other.open(&last, now), Err(OpenError::Malformed), "nobody seals with the last counter");
         for len in 0..HEADER_LEN + TAG_LEN {
             assert_eq!(other.open(&bytes[..len], now), Err(OpenError::Malformed), "{len} bytes");
         }
@@ -318,6 +319,11 @@ mod tests {
         let late = now + UNANSWERED_FOR;
         assert!(one.has(OTHER, late - Duration::from_nanos(1)) && !one.has(OTHER, late));
         assert!(one.seal(OTHER, b"?", late).is_none() && one.is_empty());
+        // The last question has its time as well, however long ago the first was asked.
+        one.agree(ONE, OTHER, &agreed(7, 11, 22, 2), now);
+        one.seal(OTHER, b"?", now).unwrap();
+        one.seal(OTHER, b"?", late).unwrap();
+        assert!(one.has(OTHER, late) && !one.has(OTHER, late + UNANSWERED_FOR));
         // One question may be on its way for long.
         one.agree(ONE, OTHER, &agreed(7, 11, 22, 2), now);
         one.seal(OTHER, b"?", now).unwrap();

@@ -42,7 +42,7 @@ use self::handover::Handover;
 use self::join::Bootstrap;
 use self::limit::Limit;
 use self::lookup::{Goal, Lookup, Next};
-pub use self::lookup::{Hop, PATH_REQUESTS_MAX, PATHS, REQUESTS_MAX};
+pub use self::lookup::{Hop, PATH_REQUESTS_MAX, PATHS, Progress, REQUESTS_MAX};
 use self::message::{Answer, K, Message, Query, Refusal, Reply, Request};
 use self::pace::Pace;
 use self::place::{Contact, Key, Peer};
@@ -331,6 +331,11 @@ impl<R: Random> Dht<R> {
         self.look_up(key, Goal::Value(kind), region, &seeds, Why::Get, now)
     }
 
+    /// How far a look-up is; `None` when it is over.
+    pub fn progress(&self, id: LookupId) -> Option<Progress> {
+        self.lookups.get(&id).map(|job| job.lookup.progress())
+    }
+
     /// A session with a member is there, so what was sent is on its way only now. A member that makes one after the other has no more time.
     pub fn handle_session(&mut self, peer: Peer, now: Now) {
         for (transaction, outstanding) in &mut self.outstanding {
@@ -388,9 +393,7 @@ impl<R: Random> Dht<R> {
             if self.table.answered(peer, now.mono) && !is_known {
                 self.is_new_here(peer.contact, now);
             }
-            if self.joined.is_none() && self.table.len() >= JOIN_WIDTH {
-                self.become_usable(now);
-            }
+            self.somebody_serves(now);
         }
         match asked.purpose {
             Purpose::Check => {}

@@ -23,8 +23,10 @@ use weir_dataplane::api::message::{Request, SessionId};
 use crate::api::call::Answer;
 use crate::api::types::Error as ApiError;
 use crate::contact::Contacts;
-use crate::dht::{Mode, Saved};
+use crate::dht::Saved;
+use crate::dht::record::ServiceValue;
 use crate::issuer::Asked;
+use crate::mail::{self as messages, Mail};
 use crate::membership::{self, Membership, MembershipError};
 use crate::pki::admission::AdmissionKeys;
 use crate::pki::bundle::{Bundle, Chain};
@@ -48,26 +50,35 @@ pub mod exchange;
 pub mod link;
 pub mod message;
 pub mod peer;
-
 pub mod plane;
+pub mod reach;
+pub mod services;
 
 mod calls;
 mod clocks;
 mod contact;
 mod discovery;
 mod documents;
+mod finding;
+mod hearsay;
 mod host;
+mod issuers;
 mod join;
 mod knock;
 mod leave;
+mod lists;
+mod lookups;
+mod mail;
 mod policies;
 mod renew;
+mod seek;
 mod sessions;
 mod status;
 
 use candidates::Candidates;
 use directory::Directory;
 use documents::LoadError;
+use issuers::Issuers;
 use join::Joining;
 use leave::Leaving;
 pub use link::Links;
@@ -84,11 +95,24 @@ pub struct CallId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(pub u32);
 
+/// A node's part in the DHT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// A client, and a server as soon as others have shown that they reach it.
+    Auto,
+    /// It keeps records for others, by its operator's word.
+    Server,
+    /// It asks and publishes only.
+    Client,
+}
+
 /// What does not change while the node runs.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Where others may reach us, besides what they observe.
     pub endpoints: Vec<SocketAddr>,
+    /// Private addresses of this host: nobody is told but who has a link with us.
+    pub local_endpoints: Vec<SocketAddr>,
     /// Longest UDP payload that may be tried on a path.
     pub datagram_len_max: u16,
     /// Largest inner packet that our TUN takes.
@@ -99,8 +123,10 @@ pub struct Settings {
     pub legacy_kyber: Vec<NodeId>,
     /// Whether an issuer runs beside this node.
     pub has_issuer: bool,
-    /// Whether others are answered by the DHT; none for a node that takes no part in it.
-    pub discovery: Option<Mode>,
+    /// The part in the DHT; none for a node that takes none.
+    pub discovery: Option<Part>,
+    /// Services that are offered at our overlay address, at most [`services::SERVICES_MAX`].
+    pub services: Vec<ServiceValue>,
     /// What this process could still do, and the remedy, where the kernel does not let it give that up.
     pub unconfined: Option<(&'static str, &'static str)>,
     /// When this program was built: it cannot be earlier than that.
@@ -118,6 +144,8 @@ pub enum Output {
     Issuer(Ticket, Asked),
     /// Send a sealed datagram.
     Datagram(SocketAddr, Vec<u8>),
+    /// Send one from a port that nothing else is sent from.
+    Probe(SocketAddr, Vec<u8>),
     /// Answer a call.
     Answer(CallId, Result<Answer, ApiError>),
     /// We are a member now: from here on links are accepted, judged by this.
@@ -158,10 +186,14 @@ enum Timer {
     Join,
     /// An issuer has taken too long to let us go.
     Leave,
+    /// Whoever waits for a link to an issuer has waited enough, or that link has served.
+    Issuer,
     /// A dialled address did not answer: try the next.
     Dial(LinkId),
     /// Ask at the next address at which somebody is said to be.
     Knock,
+    /// Dial whoever is missing, after this host has changed more often than that is done at once.
+    ReachOut,
     /// A link that was asked for a sign of life has given none.
     Sign(LinkId),
     /// Who has shown no certificate has had its time.
@@ -174,6 +206,14 @@ enum Timer {
     Contact(NodeId),
     /// The DHT has something to do.
     Discover,
+    /// Others are to be asked whether they reach us.
+    Reach,
+    /// Something is due of the messages of applications.
+    Mail,
+    /// A call has waited for messages for long enough.
+    MailCall(CallId),
+    /// Whoever watches look-ups has waited long enough for a change.
+    Watcher(CallId),
 }
 
 /// What happened so often.
@@ -226,24 +266,33 @@ pub struct Node<R> {
     links: BTreeMap<LinkId, link::Link>,
     /// Where somebody says that members are.
     candidates: Candidates,
+    /// When those that are missing may be dialled because this host has changed.
+    rounds: host::Rounds,
     exchanges: BTreeMap<ExchangeId, Held>,
     next_exchange: u64,
     plane: Option<PlaneView>,
     tickets: BTreeMap<Ticket, plane::Purpose>,
     issuer_tickets: BTreeMap<Ticket, renew::IssuerPurpose>,
     relayed: BTreeMap<(LinkId, u32), renew::Relayed>,
+    issuers: Issuers,
     next_ticket: u32,
     joining: Option<Joining>,
     leaving: Option<Leaving>,
     /// Ours before we are a member: an issuer that has granted it already grants it again.
     identity: PrivateKey,
     waiting: calls::Waiting,
+    mail: Mail,
+    waiting_mail: mail::Waiting,
     renewal: Renewal,
     contacts: Contacts,
     meetings: contact::Meetings,
+    reach: reach::Reach,
+    lists_due: lists::Due,
     discovery: Option<discovery::Discovery<R>>,
     /// What an earlier life left for it.
     kept_discovery: Saved,
+    /// Services of which others may have records.
+    told_services: Vec<services::Told>,
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
     counters: Counters,
@@ -277,6 +326,7 @@ impl<R: Random> Node<R> {
         let own = membership.as_ref().and_then(Membership::not_before).unwrap_or_default();
         let mut clock = NetworkClock::new(mono, system, kept, settings.build, own);
         let now = clock.tick(mono, system);
+        let mail = Mail::load(store, &mut random, now)?;
         let mut node = Self {
             is_issuing: settings.has_issuer,
             settings,
@@ -298,22 +348,29 @@ impl<R: Random> Node<R> {
             by_session: HashMap::new(),
             links: BTreeMap::new(),
             candidates: Candidates::default(),
+            rounds: host::Rounds::default(),
             exchanges: BTreeMap::new(),
             next_exchange: 0,
             plane: None,
             tickets: BTreeMap::new(),
             issuer_tickets: BTreeMap::new(),
             relayed: BTreeMap::new(),
+            issuers: issuers::kept(store).map_err(LoadError::from)?,
             next_ticket: 0,
             joining: None,
             leaving: None,
             identity,
             waiting: calls::Waiting::default(),
+            mail,
+            waiting_mail: mail::Waiting::default(),
             renewal: Renewal::default(),
             contacts: Contacts::default(),
             meetings: contact::Meetings::default(),
+            reach: reach::Reach::default(),
+            lists_due: lists::Due::default(),
             discovery: None,
             kept_discovery: discovery::kept(store).map_err(LoadError::from)?,
+            told_services: services::kept(store).map_err(LoadError::from)?,
             timers: Timers::default(),
             outputs: VecDeque::new(),
             counters: Counters::default(),
@@ -392,6 +449,7 @@ impl<R: Random> Node<R> {
         }
         // Answers would go to the old one.
         self.contacts = Contacts::default();
+        self.reach_anew(now);
         let peers: Vec<NodeId> = self.peers.keys().copied().collect();
         peers.into_iter().for_each(|node| self.timers.set(Timer::Connect(node), now.mono));
         self.settle(links);
@@ -412,14 +470,20 @@ impl<R: Random> Node<R> {
                 Timer::Ended => self.cut_ended(links, now),
                 Timer::Join => self.join_timed_out(links, now),
                 Timer::Leave => self.farewell_over(links, now),
+                Timer::Issuer => self.issuer_over(links, now),
                 Timer::Dial(link) => self.dial_timed_out(link, links, now),
                 Timer::Knock => self.knock(links, now),
+                Timer::ReachOut => self.reach_out(now),
                 Timer::Sign(link) => self.gave_no_sign(link, links, now),
                 Timer::Stranger(link) => self.stranger_timed_out(link, links),
                 Timer::Echo(node) => self.measure(node, now),
                 Timer::Ping(id) => self.ping_timed_out(id, now),
                 Timer::Contact(node) => self.contact_timed_out(node, links),
                 Timer::Discover => self.discover(links, now),
+                Timer::Reach => self.reach_due(now),
+                Timer::Mail => self.mail.handle_timeout(now),
+                Timer::MailCall(id) => self.mail_call_over(id),
+                Timer::Watcher(id) => self.watcher_timed_out(id, now),
             }
         }
         self.settle(links);
@@ -476,7 +540,9 @@ impl<R: Random> Node<R> {
         }
         if std::mem::take(&mut self.is_policy_dirty) {
             self.send_policy();
+            self.rejudge_mail();
         }
+        self.settle_mail(links);
     }
 
     fn store(&mut self, batch: Batch) {
@@ -514,7 +580,8 @@ impl<R: Random> Node<R> {
         self.publish_admission(links, now);
         self.keep_clock();
         self.contacts.expire(now.mono);
-        self.save_discovery();
+        self.save_discovery(now);
+        self.look_after_lists(now);
         self.look_whether_renewal_is_due(now);
         self.cut_ended(links, now);
         // A clock that jumped ahead ends everything at once, and those that could set it right with it.
@@ -542,4 +609,7 @@ pub enum NodeError {
     /// What we know.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// Messages of applications.
+    #[error(transparent)]
+    Mail(#[from] messages::LoadError),
 }

@@ -14,6 +14,7 @@ mod check;
 mod compile;
 mod diff;
 mod explain;
+mod message;
 mod parse;
 mod signed;
 
@@ -33,12 +34,13 @@ pub use self::check::{Finding, Severity, check};
 pub use self::compile::{Compiled, RuleHits, compile};
 pub use self::diff::{Change, diff};
 pub use self::explain::{Considered, Decider, Explanation, ask, explain};
+pub use self::message::{MessageRule, explain_message};
 pub use self::parse::{ParseError, Problem, parse};
 pub use self::signed::{HISTORY_MAX, History, HistoryError, PolicyError, SignedPolicy, Version};
 
 /// Longest document in bytes.
 pub const DOCUMENT_LEN_MAX: usize = 256 * 1024;
-/// Most rules of a document.
+/// Most rules of a document; as many again about messages.
 pub const RULES_MAX: usize = 256;
 /// Most entries of one `from` or `to`.
 pub const TERMS_MAX: usize = 256;
@@ -121,12 +123,14 @@ pub struct Document {
     pub default: Action,
     /// In the order in which they are tried.
     pub rules: Vec<Rule>,
+    /// The same for messages of applications.
+    pub messages: Vec<MessageRule>,
 }
 
 impl Document {
     /// A policy that says nothing but what becomes of everything.
     pub const fn empty(default: Action) -> Self {
-        Self { default, rules: vec![] }
+        Self { default, rules: vec![], messages: vec![] }
     }
 }
 

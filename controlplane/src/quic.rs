@@ -131,7 +131,8 @@ pub enum Event {
         alpn: Alpn,
         /// Who began it.
         side: Side,
-        /// The verified member. `None` for one who joins, and for a peer that was dialled by its id alone ([`Proof::IdOnly`]).
+        /// The verified member. `None` for one who joins, and for a peer that was dialled by its id or address alone
+        /// ([`Proof::IdOnly`], [`Proof::Later`]).
         peer: Option<Box<Member>>,
         /// The peer's certificates as they came, its own first.
         chain: Vec<Vec<u8>>,

@@ -35,6 +35,16 @@ pub trait Random {
     }
 }
 
+/// Leaves so many of them, each as likely as any other, in any order (Fisher, Yates; stopped when there are enough).
+pub fn draw<T>(all: &mut Vec<T>, count: usize, random: &mut impl Random) {
+    let count = count.min(all.len());
+    for at in 0..count {
+        let other = at + (random.u64() % (all.len() - at) as u64) as usize;
+        all.swap(at, other);
+    }
+    all.truncate(count);
+}
+
 /// The system's generator: the only source for keys in operation.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemRandom;

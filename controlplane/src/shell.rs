@@ -31,6 +31,7 @@ use crate::api::call::{Answer, Call};
 use crate::api::server::{self, Limits, Request};
 use crate::api::types::Error as ApiError;
 use crate::config::{Config, Overlay, default_route_interface, plane_toml};
+use crate::contact;
 use crate::issuer::Refused;
 use crate::membership::{self, MembershipError};
 use crate::node::candidates::Source;
@@ -42,7 +43,7 @@ use crate::quic::{self, Driver};
 use crate::random::SystemRandom;
 use crate::state_directory::{StateDirectory, StateError};
 use crate::store::redb::RedbStore;
-use crate::store::{Store, StoreError};
+use crate::store::{Batch, Store, StoreError};
 use crate::supervisor::{ORDER_LEN_MAX, Order};
 use crate::time::{Now, UnixSecs};
 
@@ -151,6 +152,12 @@ impl RouteTables {
             if read.is_some_and(|read| read.is_ok()) { text } else { String::new() }
         })
     }
+
+    /// The interface that packets leave by which no other route is for.
+    fn default_interface(&mut self) -> Option<String> {
+        let [ipv4, ipv6] = self.read();
+        default_route_interface(&ipv4, &ipv6)
+    }
 }
 
 /// What a status tells of links and sockets.
@@ -224,19 +231,21 @@ impl Shell {
         for principal in unknown {
             tracing::debug!("the configuration gives {principal} a role in the API, and there is nobody of that name");
         }
-        let routes = RouteTables::open();
+        let mut routes = RouteTables::open();
         let host = HostWatch::open(&config.tun.name);
         // From here on no file can be opened.
         let (files, runtime) = confine::confine(&config.node.runtime_directory)?;
         let (mono, wall) = clocks();
         let settings = Settings {
             endpoints: lan::endpoints(&config.wan, host.view()),
+            local_endpoints: lan::local_endpoints(&config.wan, routes.default_interface().as_deref(), host.view()),
             datagram_len_max: LINK_MTU - OUTER_HEADERS,
             inner_mtu: config.tun.mtu,
             idle_after_s: 300,
             legacy_kyber: config.peers.legacy_kyber.clone(),
             has_issuer,
-            discovery: config.discovery.mode.of(&config.wan.advertise),
+            discovery: config.discovery.mode.part(),
+            services: config.discovery.services.clone(),
             unconfined: files.warning(),
             build: BUILD,
         };
@@ -357,7 +366,9 @@ impl Shell {
         }
         let (driver, node) = (&mut self.driver, &mut self.node);
         self.sockets.receive(DATAGRAM_BUDGET, |datagram| match datagram.data.first() {
-            Some(&socket::CONTACT) => node.handle_datagram(datagram.data, &mut DriverLinks { driver, now }, now),
+            Some(&contact::FIRST_BYTE) => {
+                node.handle_datagram(datagram.from, datagram.data, &mut DriverLinks { driver, now }, now)
+            }
             Some(_) | None => driver.handle_datagram(now, datagram.from, datagram.to, datagram.ecn, datagram.data),
         });
         for _ in 0..HEARD_BUDGET {
@@ -391,14 +402,35 @@ impl Shell {
                 self.node.handle_link(event, &mut DriverLinks { driver: &mut self.driver, now }, now);
             }
             let mut any = false;
+            // A commit waits for the disk, however little it writes: what a turn wants kept is kept by one, before anybody hears of it.
+            let (mut batch, mut answers) = (Batch::default(), vec![]);
             while let Some(output) = self.node.poll_output() {
                 any = true;
-                self.output(output).await?;
+                match output {
+                    Output::Store(more) => batch.0.extend(more.0),
+                    answer @ Output::Answer(..) => answers.push(answer),
+                    other => {
+                        self.keep(&mut batch)?;
+                        self.output(other).await?;
+                    }
+                }
+            }
+            self.keep(&mut batch)?;
+            for answer in answers {
+                self.output(answer).await?;
             }
             self.transmit(now);
             if !any {
                 return Ok(());
             }
+        }
+    }
+
+    /// Keeps what is to be kept. A store that fails ends the process: going on would mean to act upon what a restart forgets.
+    fn keep(&mut self, batch: &mut Batch) -> Result<(), StoreError> {
+        match batch.is_empty() {
+            true => Ok(()),
+            false => self.store.commit(std::mem::take(batch)),
         }
     }
 
@@ -411,8 +443,9 @@ impl Shell {
             self.node.handle_resumed(links, now);
         }
         if let Some(view) = news.changed {
-            tracing::info!("addresses of this host have changed");
-            self.node.handle_host_changed(lan::endpoints(&self.config.wan, &view), links, now);
+            tracing::debug!("addresses of this host have changed");
+            let local = lan::local_endpoints(&self.config.wan, self.routes.default_interface().as_deref(), &view);
+            self.node.handle_host_changed(lan::endpoints(&self.config.wan, &view), local, links, now);
         }
         if news.slept.is_some() || self.lan.is_another(self.host.view()) {
             self.lan.begin_anew(self.host.view());
@@ -428,8 +461,7 @@ impl Shell {
 
     async fn output(&mut self, output: Output) -> Result<(), ShellError> {
         match output {
-            // A store that fails ends the process: going on would mean to act upon what a restart forgets.
-            Output::Store(batch) => self.store.commit(batch)?,
+            Output::Store(mut batch) => self.keep(&mut batch)?,
             Output::Plane(ticket, request) => {
                 self.plane_backlog.push_back((ticket, request));
                 self.flush()?;
@@ -447,10 +479,14 @@ impl Shell {
                 let transmit = quic::Transmit { to, from_ip: None, ecn: None, len: bytes.len(), segment_len: None };
                 self.sockets.send(&transmit, &bytes);
             }
+            Output::Probe(to, bytes) => self.sockets.probe(to, &bytes),
             Output::Answer(call, answer) => {
                 if let Some(reply) = self.waiting.remove(&call) {
-                    // Whoever asked may have left.
-                    let _ = reply.send(answer);
+                    // Whoever asked may have left, and what was given to him is there for others.
+                    if reply.send(answer).is_err() {
+                        let now = self.now();
+                        self.node.handle_unheard(call, &mut DriverLinks { driver: &mut self.driver, now });
+                    }
                 }
             }
             Output::Configure { addresses, prefixes } => {
@@ -493,8 +529,7 @@ impl Shell {
     }
 
     async fn order_plane(&mut self, overlay: &Overlay) {
-        let [ipv4, ipv6] = self.routes.read();
-        let route = default_route_interface(&ipv4, &ipv6);
+        let route = self.routes.default_interface();
         match plane_toml(&self.config, overlay, route.as_deref()) {
             Ok(config) => self.order(&Order::Plane { config }).await,
             Err(error) => tracing::error!("the packet plane cannot be started: {error}"),

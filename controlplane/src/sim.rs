@@ -20,7 +20,7 @@
 //! `tests/sim/fidelity.rs` runs one life of a network in both and compares. A run of either can be repeated from its seed. What both leave
 //! out: real sockets, lane ports, paths that carry short datagrams only, and the time that the node machine itself needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use weir_dataplane::api::Prefix;
@@ -28,11 +28,11 @@ use weir_dataplane::api::message::SessionId;
 
 use crate::api::call::{Answer, Call};
 use crate::api::types::Error as ApiError;
-use crate::dht::Mode;
+use crate::dht::record::ServiceValue;
 use crate::issuer::Seat;
 use crate::node::directory::Directory;
 use crate::node::plane::PlaneInput;
-use crate::node::{CallId, Links, Node, Output, Settings};
+use crate::node::{CallId, Links, Node, Output, Part, Settings};
 use crate::pki::id::{NodeId, overlay_address, session_id};
 use crate::quic::Event;
 use crate::random::{Random, SeededRandom};
@@ -146,7 +146,8 @@ pub struct World {
     idle_after_s: u32,
     legacy_kyber: Vec<NodeId>,
     /// The part of machines in the DHT, from their next start on.
-    discovery: Option<Mode>,
+    discovery: Option<Part>,
+    services: Vec<ServiceValue>,
     authority: Option<found::Authority>,
     /// What enrolled members know of one another.
     known: Option<Directory>,
@@ -169,6 +170,7 @@ impl World {
             idle_after_s: 0,
             legacy_kyber: vec![],
             discovery: None,
+            services: vec![],
             authority: None,
             known: None,
         }
@@ -248,6 +250,16 @@ impl World {
     /// Sets a machine's system clock so many seconds off the true time.
     pub fn set_clock(&mut self, site: Site, off_secs: i64) {
         self.machines[site.0].clocks.off_secs = off_secs;
+    }
+
+    /// Puts a machine behind a firewall with a memory: what comes from where it has sent nothing is dropped. Links of a model are not seen by it.
+    pub fn wall_in(&mut self, site: Site) {
+        self.net.places[site.0].firewall = Some(BTreeSet::new());
+    }
+
+    /// Makes a machine keep records of members and revocation lists to itself. In a model only.
+    pub fn withhold_news(&mut self, site: Site) {
+        self.net.places[site.0].withholds_news = true;
     }
 
     /// A machine sleeps: nothing reaches it, and its monotonic clock stands still.
@@ -344,8 +356,13 @@ impl World {
     }
 
     /// Lets machines take part in the DHT from their next start on. Without, they know others by the directory alone.
-    pub fn set_discovery(&mut self, mode: Option<Mode>) {
-        self.discovery = mode;
+    pub fn set_discovery(&mut self, part: Option<Part>) {
+        self.discovery = part;
+    }
+
+    /// Has machines offer services from their next start on.
+    pub fn set_services(&mut self, services: Vec<ServiceValue>) {
+        self.services = services;
     }
 
     /// Starts a machine's control plane from its store. Nothing happens when it runs, or when its store cannot be read.
@@ -353,12 +370,14 @@ impl World {
         let (mono, wall) = self.clocks(site);
         let settings = Settings {
             endpoints: vec![self.net.places[site.0].told.unwrap_or_else(|| links::address_of(site))],
+            local_endpoints: self.net.places[site.0].local.into_iter().collect(),
             datagram_len_max: 1452,
             inner_mtu: 1372,
             idle_after_s: self.idle_after_s,
             legacy_kyber: self.legacy_kyber.clone(),
             has_issuer: self.machines[site.0].has_issuer,
             discovery: self.discovery,
+            services: self.services.clone(),
             unconfined: None,
             build: BUILD,
         };
@@ -674,6 +693,11 @@ impl World {
             }
             Output::Issuer(ticket, asked) => self.ask_process(site, ticket, asked),
             Output::Datagram(to, bytes) => self.net.launch(site, Flight::sealed(self.net.address(site), to, bytes)),
+            Output::Probe(to, bytes) => {
+                let mut from = self.net.address(site);
+                from.set_port(from.port() + 1);
+                self.net.launch(site, Flight::sealed(from, to, bytes));
+            }
             Output::Answer(call, answer) => drop(self.answers.insert(call, answer)),
             Output::Membership(node, trust) => {
                 if let Some(driver) = self.wire.as_mut().and_then(|wire| wire.driver(site)) {

@@ -27,11 +27,17 @@ pub enum Table {
     Clock,
     /// Whom the DHT begins with, and the highest sequences that it has seen.
     Discovery,
+    /// Messages of applications that others have not taken yet.
+    Outbox,
+    /// Their bodies, in parts.
+    OutboxBodies,
+    /// Which messages of others were taken.
+    Inbox,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Membership,
         Self::Bundles,
         Self::Revocations,
@@ -41,6 +47,9 @@ impl Table {
         Self::Audit,
         Self::Clock,
         Self::Discovery,
+        Self::Outbox,
+        Self::OutboxBodies,
+        Self::Inbox,
     ];
 
     /// Its name on disk.
@@ -55,6 +64,9 @@ impl Table {
             Self::Audit => "audit",
             Self::Clock => "clock",
             Self::Discovery => "discovery",
+            Self::Outbox => "outbox",
+            Self::OutboxBodies => "outbox_bodies",
+            Self::Inbox => "inbox",
         }
     }
 }

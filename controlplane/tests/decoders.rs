@@ -15,6 +15,7 @@ use weir_controlplane::issuer::{Asked, Issuer, Refused, Reply, Request};
 use weir_controlplane::node::beacon::Beacon;
 use weir_controlplane::node::directory::{Directory, Judge, SignedRecord};
 use weir_controlplane::node::message::{KeyMessage, MESSAGE_LEN_MAX, Message, Network};
+use weir_controlplane::node::reach;
 use weir_controlplane::pki::admission::{AdmissionKeys, SignedAdmission};
 use weir_controlplane::pki::bundle::{Bundle, Chain, Parameters, SignedBundle, Slice};
 use weir_controlplane::pki::ceremony;
@@ -107,6 +108,9 @@ proptest! {
             prop_assert_eq!(dht::Message::decode(&message.encode()), Ok(message));
         }
         prop_assert!(Contacts::default().open(&bytes, std::time::Instant::now()).is_err());
+        if let Ok(message) = reach::Message::decode(&bytes) {
+            prop_assert_eq!(reach::Message::decode(&message.encode()), Ok(message));
+        }
         if let Ok(value) = record::NodeValue::decode(&bytes) {
             prop_assert_eq!(record::NodeValue::decode(&value.encode()), Ok(value));
         }

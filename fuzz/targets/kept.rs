@@ -11,7 +11,7 @@ use weir_controlplane::audit::{Position, Start, verify_part};
 use weir_controlplane::ceremony::{Founding, FoundingKeys, found};
 use weir_controlplane::issuer::{Asked, Issuer, Request};
 use weir_controlplane::membership::{self, Membership};
-use weir_controlplane::node::{Links, Node, Settings};
+use weir_controlplane::node::{Links, Node, Part, Settings};
 use weir_controlplane::pki::admission::DayKey;
 use weir_controlplane::quic::{Alpn, DialError, DialTarget, ExportError, LinkId, SendError};
 use weir_controlplane::random::SeededRandom;
@@ -72,11 +72,14 @@ static GOOD: LazyLock<[MemoryStore; 2]> = LazyLock::new(|| {
 fn settings() -> Settings {
     Settings {
         endpoints: vec!["192.0.2.1:4646".parse().expect("an endpoint")],
+        local_endpoints: vec![],
         datagram_len_max: 1452,
         inner_mtu: 1420,
         idle_after_s: 300,
         legacy_kyber: vec![],
         has_issuer: true,
+        discovery: Some(Part::Server),
+        services: vec![],
         unconfined: None,
         build: NOW,
     }

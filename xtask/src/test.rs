@@ -61,7 +61,7 @@ const STEPS: [Step; 10] = [
 ];
 
 /// What a full run adds.
-const FULL_STEPS: [Step; 8] = [
+const FULL_STEPS: [Step; 9] = [
     Step::new("advisories", Action::Own(advisories, "cargo deny check advisories")),
     // Some of the ignored tests ask them.
     Step::new("judges", Action::Own(judges, "cargo xtask test --full")),
@@ -72,6 +72,12 @@ const FULL_STEPS: [Step; 8] = [
         Action::Cargo(
             "test --locked -p weir-controlplane --features legacy-kyber --lib quic::tests::legacy -- --include-ignored",
         ),
+    ),
+    // The fuzz targets are a workspace of their own, which no other step builds. Type checks need no nightly toolchain; all dependencies are built
+    // once more, which is why not every run has it.
+    Step::new(
+        "fuzz check",
+        Action::Cargo("check --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz --bins"),
     ),
     Step::new("fuzz", Action::Own(fuzz, "cargo +nightly fuzz run TARGET")),
     Step::new(

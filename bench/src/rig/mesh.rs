@@ -169,6 +169,22 @@ impl Mesh {
         &self.switch
     }
 
+    /// Switches all ports of the switch on or off: gateways see their carrier come and go.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn plug(&self, is_on: bool) -> Result<()> {
+        let plugged = self.switch.enter(|| -> io::Result<()> {
+            let mut rtnetlink = Rtnetlink::open()?;
+            for site in &self.sites {
+                let port = netns::interface_index(&format!("p{}", site.number))?;
+                if is_on { rtnetlink.up(port)? } else { rtnetlink.down(port)? }
+            }
+            Ok(())
+        });
+        plugged?.map_err(Error::io("cannot switch the ports of the switch"))
+    }
+
     /// Moves a gateway to the far end of a line, and hands over both ends of it, the near one first: Ethernet frames that are read from one
     /// are to be written to the other. Whoever holds them decides when, and whether.
     ///

@@ -111,6 +111,14 @@ impl Rtnetlink {
         self.request(RouteNetlinkMessage::SetLink(link), NLM_F_ACK).map(|_| ())
     }
 
+    /// Takes a link down: whoever is at its other end loses the carrier.
+    pub(super) fn down(&mut self, index: u32) -> io::Result<()> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        link.header.change_mask = LinkFlags::Up;
+        self.request(RouteNetlinkMessage::SetLink(link), NLM_F_ACK).map(|_| ())
+    }
+
     /// Makes a bridge in this namespace.
     pub(super) fn bridge(&mut self, name: &str) -> io::Result<()> {
         let mut link = LinkMessage::default();

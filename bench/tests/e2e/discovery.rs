@@ -1,18 +1,21 @@
 //! Members find one another by the DHT: real processes, sealed datagrams over real sockets, and somebody who sends rubbish throughout.
 
+use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use serde_json::Value;
 use weir_bench::gateway::PORT;
 use weir_bench::member::{Member, Part};
-use weir_bench::network::found;
+use weir_bench::network::bring_up;
 use weir_bench::rig::mesh::{Mesh, Site};
 
 use crate::support::{alone, eventually};
 
 /// Datagrams of each kind of rubbish.
 const RUBBISH: usize = 200;
+/// What site 2 offers.
+const SERVICE: &str = "[[discovery.services]]\nname = \"_http._tcp\"\nport = 8080\ntext = [\"path=/\"]\n";
 
 fn at(site: &Site) -> SocketAddr {
     (site.wan(), PORT).into()
@@ -43,11 +46,61 @@ fn all_find_all(members: &[&Member<'_>]) {
     }
 }
 
+/// The record of one member as another one gets it, and nothing beside it where there is no terminal.
+fn what_lies_there_is_shown(by: &Member<'_>, of: &Member<'_>) {
+    let own = of.weir(&["status"]).unwrap();
+    let (name, node) = (text(&own, "/identity/name"), text(&own, "/identity/node"));
+    let record = by.weir(&["dht", "get", "node", name]).unwrap();
+    assert_eq!((text(&record, "/kind"), text(&record, "/node"), text(&record, "/name")), ("node", node, name));
+    assert_eq!(text(&record, "/says/0"), format!("endpoint {}", at(of.site())));
+    assert!(text(&record, "/record").len() > 2 * text(&record, "/value").len() / 3, "{record}");
+    let same = by.weir(&["dht", "get", "node", text(&record, "/key")]).unwrap();
+    assert_eq!(text(&same, "/record"), text(&record, "/record"));
+    for arguments in [&["dht", "get", "node", name][..], &["find", name, "--dht"], &["dht", "lookup", node]] {
+        let output = by.plain(arguments).unwrap();
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && shown.contains(name) && shown.contains("bits in common"), "{shown}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{arguments:?}");
+    }
+    let zone = by.weir(&["dht", "get", "zone", name]).unwrap_err().to_string();
+    assert!(zone.contains(&format!("no zone record of {name} is to be found")), "{zone}");
+}
+
+fn a_service_is_found_and_taken_back(members: &mut [Member<'_>]) {
+    let own = members[1].weir(&["status"]).unwrap();
+    let service = format!("_http._tcp.{}", text(&own, "/identity/name"));
+    for by in &*members {
+        let found = by.weir(&["find", &service]).unwrap();
+        assert_eq!((text(&found, "/node"), text(&found, "/source")), (text(&own, "/identity/node"), "dht"));
+        assert_eq!(found["service"], serde_json::json!({ "label": "_http._tcp", "port": 8080, "texts": ["path=/"] }));
+        assert!(own["identity"]["addresses"].to_string().contains(text(&found, "/address")), "{found}");
+    }
+    let shown = members[1].text(&["dht", "status"]).unwrap();
+    assert!(shown.contains("_http._tcp"), "{shown}");
+
+    let file = members[1].directory().join("weir.toml");
+    let configured = fs::read_to_string(&file).unwrap();
+    members[1].stop().unwrap();
+    fs::write(&file, configured.replace(SERVICE, "")).unwrap();
+    members[1].run().unwrap();
+    members[1].wait_for_plane().unwrap();
+    members[1].wait_for("three contacts in the DHT", |member| has_joined(member, 3)).unwrap();
+    let is_gone = || {
+        let refused = members[3].weir(&["find", &service]).map_err(|error| error.to_string());
+        refused.is_err_and(|error| error.contains("is not to be found"))
+    };
+    assert!(eventually(Duration::from_secs(20), is_gone), "{}", members[1].log());
+    let shown = members[1].text(&["dht", "status"]).unwrap();
+    assert!(shown.contains("_http._tcp (no more)"), "{shown}");
+}
+
 #[test]
 fn members_find_each_other_while_somebody_sends_rubbish_and_after_the_first_is_gone() {
     let _alone = alone();
     let mesh = Mesh::new(4).unwrap();
-    let mut members = found(&mesh).expect("a network of all sites");
+    let settings = |site: &Site| if site.number == 2 { SERVICE } else { "" };
+    let mut members: Vec<_> = mesh.sites().iter().map(|site| Member::new(site, settings(site)).unwrap()).collect();
+    bring_up(&mut members).expect("a network of all sites");
     for member in &members {
         member.wait_for("three contacts in the DHT", |member| has_joined(member, 3)).unwrap();
     }
@@ -74,6 +127,9 @@ fn members_find_each_other_while_somebody_sends_rubbish_and_after_the_first_is_g
         };
         assert!(eventually(Duration::from_secs(10), is_counted), "{}", member.log());
     }
+
+    what_lies_there_is_shown(&members[3], &members[2]);
+    a_service_is_found_and_taken_back(&mut members);
 
     // The one that all began with is gone, and one that was restarted has lost its sessions.
     let founder = members.remove(0);

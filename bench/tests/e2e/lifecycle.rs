@@ -30,7 +30,7 @@ fn refusal(member: &Member<'_>, call: &Call) -> Error {
 }
 
 fn join_refused(member: &Member<'_>, token: &str) -> (ErrorCode, String) {
-    let refused = refusal(member, &Call::Join(JoinRequest { token: Secret::from(token), name: None }));
+    let refused = refusal(member, &Call::Join(JoinRequest { token: Secret::from(token), name: None, via: vec![] }));
     (refused.code, refused.message)
 }
 

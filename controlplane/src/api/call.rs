@@ -4,12 +4,16 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::describe::{Definitions, Described, text};
+use super::messages::{
+    Messages, OutcomesRequest, ReceiveRequest, Received, SendRequest, Sent, TakenAnswer, TakenRequest,
+};
 use super::types::{
-    AuditEntry, Backup, BackupRequest, BundleApplyRequest, Bundles, Candidate, Certificate, Crl, DhtStatus, Done,
-    ExplainRequest, Explanation, FindRequest, Found, Invite, InviteRequest, Invited, JoinRequest, Joined, LogRequest,
-    LogVerified, LogVerifyRequest, Member, Peer, Ping, PingRequest, Policy, PolicyApplyRequest, PolicyRollbackRequest,
-    PolicyVersion, RekeyRequest, RevocationList, RevocationListRequest, RevocationsApplyRequest, RevokeIssuerRequest,
-    RevokeRequest, Revoked, Role, Status, WithdrawRequest,
+    AuditEntry, Backup, BackupRequest, BundleApplyRequest, Bundles, Candidate, Certificate, Crl, DhtRecord,
+    DhtRecordRequest, DhtStatus, Done, ExplainRequest, Explanation, FindRequest, Found, Invite, InviteRequest, Invited,
+    JoinRequest, Joined, LogRequest, LogVerified, LogVerifyRequest, Lookups, LookupsRequest, Member, Peer, Ping,
+    PingRequest, Policy, PolicyApplyRequest, PolicyRollbackRequest, PolicyVersion, RekeyRequest, RevocationList,
+    RevocationListRequest, RevocationsApplyRequest, RevokeIssuerRequest, RevokeRequest, Revoked, Role, Status,
+    WithdrawRequest,
 };
 
 /// How a call's arguments travel.
@@ -163,6 +167,18 @@ calls! {
     PolicyRollback(PolicyRollbackRequest) Post "/v1/policy/rollback" Admin -> Policy;
     /// Says what the policy does with a packet, and why.
     PolicyExplain(ExplainRequest) Get "/v1/policy/explain" Read -> Explanation;
+    /// Sends a message to a member, or to each of a group. It is kept here until it is taken, refused or past its time.
+    SendMessage(SendRequest) Post "/v1/messages" Operate -> Vec<Sent>;
+    /// What became of messages that were sent here; waits for their end if that is wanted.
+    MessageOutcomes(OutcomesRequest) Post "/v1/messages/outcomes" Operate -> Vec<Sent>;
+    /// Gives out messages that others have sent, and waits for them if that is wanted. Say which you have by `MessagesTaken`.
+    ReceiveMessages(ReceiveRequest) Post "/v1/messages/receive" Operate -> Vec<Received>;
+    /// These messages are yours: they are not given out again, and their senders hear of it.
+    MessagesTaken(TakenRequest) Post "/v1/messages/taken" Operate -> TakenAnswer;
+    /// You do not want these messages after all: they are given out again, in their old places.
+    MessagesReturned(TakenRequest) Post "/v1/messages/returned" Operate -> TakenAnswer;
+    /// What waits for others, and what waits here.
+    Messages Get "/v1/messages" Read -> Messages;
     /// The audit log.
     AuditLog(LogRequest) Get "/v1/log" Read -> Vec<AuditEntry>;
     /// Checks a part of the audit log: that every entry is the issuer's and continues the one before. Issuers only.
@@ -173,7 +189,11 @@ calls! {
     BundleApply(BundleApplyRequest) Post "/v1/bundle" Admin -> Done;
     /// How it stands with the DHT.
     DhtStatus Get "/v1/dht" Read -> DhtStatus;
-    /// Finds a member by name, id or overlay address: by the directory, or else by the DHT.
+    /// How far the look-ups are that people wait for. It is answered when something has happened since, or in a second.
+    DhtLookups(LookupsRequest) Get "/v1/dht/lookups" Read -> Lookups;
+    /// A record as it lies in the DHT.
+    DhtRecord(DhtRecordRequest) Get "/v1/dht/record" Read -> DhtRecord;
+    /// Finds a member by name, id or overlay address, or a service of it: by the directory, or else by the DHT.
     Find(FindRequest) Get "/v1/find" Read -> Found;
     /// Offers our own records to the DHT once more, now.
     DhtPublish Post "/v1/dht/publish" Operate -> Done;
@@ -221,6 +241,10 @@ pub enum Answer {
     RevocationList(RevocationList),
     /// Of `DhtStatus`.
     DhtStatus(Box<DhtStatus>),
+    /// Of `DhtLookups`.
+    Lookups(Lookups),
+    /// Of `DhtRecord`.
+    DhtRecord(Box<DhtRecord>),
     /// Of `Find`.
     Found(Box<Found>),
     /// Of `Revoke`.
@@ -233,6 +257,14 @@ pub enum Answer {
     PolicyHistory(Vec<PolicyVersion>),
     /// Of `PolicyExplain`.
     Explanation(Explanation),
+    /// Of `SendMessage` and `MessageOutcomes`.
+    Sent(Vec<Sent>),
+    /// Of `ReceiveMessages`.
+    Received(Vec<Received>),
+    /// Of `MessagesTaken` and `MessagesReturned`.
+    Taken(TakenAnswer),
+    /// Of `Messages`.
+    Messages(Messages),
     /// Of `AuditLog`.
     Log(Vec<AuditEntry>),
     /// Of `AuditVerify`.
@@ -276,7 +308,8 @@ mod tests {
             let route = ROUTES.iter().find(|route| route.method == method && route.path == uri.path()).unwrap();
             (route.read)(Input { method, uri, body })
         };
-        let explain = ExplainRequest { src: "a".into(), dst: "fd00::1".into(), proto: None, port: Some(443) };
+        let explain =
+            ExplainRequest { src: "a".into(), dst: "fd00::1".into(), proto: None, port: Some(443), topic: None };
         let read = input(Method::Get, "/v1/policy/explain?src=a&dst=fd00::1&port=443", b"");
         assert_eq!(read, Ok(Call::PolicyExplain(explain)));
         assert!(input(Method::Get, "/v1/policy/explain?src=a", b"").unwrap_err().contains("dst"));

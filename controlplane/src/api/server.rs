@@ -27,11 +27,14 @@ use tokio::time::timeout;
 use super::access::{Access, Caller};
 use super::call::{Answer, Call, Input, Method, ROUTES, Route};
 use super::types::{Error, ErrorCode, Role};
+use crate::mail::wire::BODY_LEN_MAX;
 
 /// Permissions of the socket: anybody may connect, and is judged by what the kernel says of him.
 const SOCKET_MODE: u32 = 0o666;
 /// Connections of callers without a role at a time; more are closed unheard. Ours: enough to tell a person what is missing.
 pub const STRANGERS_MAX: usize = 4;
+/// Where messages are sent, whose bodies may be longer than other calls'.
+const MESSAGES_PATH: &str = "/v1/messages";
 /// Calls that wait for the node. It answers most in microseconds.
 pub const QUEUE_LEN: usize = 64;
 /// How long to leave the socket alone after the system could not give us a connection: out of descriptors.
@@ -44,6 +47,8 @@ pub struct Limits {
     pub connections: usize,
     /// Bytes of a body: a policy of ten thousand rules, a bundle with all its versions.
     pub body_len: usize,
+    /// Bytes of the body of a call that sends a message: the longest in base64, and what stands around it.
+    pub message_len: usize,
     /// To send the whole request.
     pub request: Duration,
     /// For the node to answer: joining goes through the whole network.
@@ -52,7 +57,13 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 64, body_len: 4 << 20, request: Duration::from_secs(5), answer: Duration::from_secs(60) }
+        Self {
+            connections: 64,
+            body_len: 4 << 20,
+            message_len: BODY_LEN_MAX.div_ceil(3) * 4 + 4096,
+            request: Duration::from_secs(5),
+            answer: Duration::from_secs(60),
+        }
     }
 }
 
@@ -188,12 +199,13 @@ async fn answer(
         return Err(failure(ErrorCode::Forbidden, message, remedy));
     }
     let (head, body) = request.into_parts();
-    let Ok(body) = timeout(shared.limits.request, Limited::new(body, shared.limits.body_len).collect()).await else {
+    let body_len = if route.path == MESSAGES_PATH { shared.limits.message_len } else { shared.limits.body_len };
+    let Ok(body) = timeout(shared.limits.request, Limited::new(body, body_len).collect()).await else {
         return Err(failure(ErrorCode::TooSlow, "the request did not come in time", "send it in one piece"));
     };
     let body = body.map_err(|error| {
         if error.downcast_ref::<LengthLimitError>().is_some() {
-            let message = format!("the body is longer than {} bytes", shared.limits.body_len);
+            let message = format!("the body is longer than {body_len} bytes");
             return failure(ErrorCode::TooLarge, message, "send less");
         }
         failure(ErrorCode::BadRequest, format!("the body broke off: {error}"), "send all of it")

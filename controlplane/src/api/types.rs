@@ -11,7 +11,10 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use zeroize::Zeroizing;
 
-pub use discovery::{DhtHop, DhtPublication, DhtStatus, FindRequest, Found};
+pub use discovery::{
+    DhtHop, DhtPublication, DhtRecord, DhtRecordRequest, DhtStatus, FindRequest, Found, FoundService, LookupProgress,
+    Lookups, LookupsRequest,
+};
 
 use super::describe::{Definitions, Described, object, words};
 use crate::time::UnixSecs;
@@ -75,7 +78,7 @@ words! {
     pub enum Role {
         /// Look.
         Read = "read",
-        /// Invite, renew and revoke.
+        /// Invite, renew and revoke; send and receive messages.
         Operate = "operate",
         /// Everything.
         Admin = "admin",
@@ -348,6 +351,8 @@ object! {
         state: MemberState,
         /// Its IPv6 address in the overlay.
         address: String,
+        /// Where it says that it is reached.
+        endpoints: Vec<String>,
         /// Prefixes that it may announce.
         prefixes: Vec<String>,
         /// Its groups.
@@ -430,6 +435,9 @@ object! {
         /// The name to ask for, if the token leaves a choice.
         #[serde(default)]
         name: Option<String>,
+        /// Addresses of members, at most 8, that are tried before those in the token: any member passes the request on to the issuer.
+        #[serde(default)]
+        via: Vec<String>,
     }
 
     /// Membership of a network.
@@ -580,6 +588,9 @@ object! {
         /// Its destination port.
         #[serde(default)]
         port: Option<u16>,
+        /// A topic: the question is about a message, and source and destination are members.
+        #[serde(default)]
+        topic: Option<String>,
     }
 
     /// What the policy does with a packet.

@@ -1,13 +1,17 @@
 //! The tree of commands.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::messages::{Recv, Send};
 use crate::ceremony::AHEAD_MAX;
 use crate::config::{Config, ConfigError, Instance};
+use crate::dht::record::Kind;
 
 /// Weir: gateways that find each other and carry packets between their networks, encrypted.
 #[derive(Debug, Parser)]
@@ -85,6 +89,9 @@ pub enum Command {
         /// The name to ask for, if the token leaves a choice.
         #[arg(long)]
         name: Option<String>,
+        /// Where a member is, whichever, to join through it: it is tried before the addresses in the token. May be said more than once.
+        #[arg(long, value_name = "ADDRESS")]
+        via: Vec<SocketAddr>,
     },
     /// Leave the network, and forget keys and certificates.
     Leave {
@@ -159,9 +166,9 @@ pub enum Command {
         #[arg(long, short, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=20))]
         count: u16,
     },
-    /// Find a member by name, id or overlay address, wherever it is.
+    /// Find a member by name, id or overlay address, wherever it is, or a service of a member, as _http._tcp.site-b.
     Find {
-        /// Whom.
+        /// Whom, or what.
         what: String,
         /// Ask the DHT even for whom this node knows, and show the way.
         #[arg(long)]
@@ -178,6 +185,12 @@ pub enum Command {
         /// Its name, id or overlay address.
         peer: String,
     },
+    /// Send a message to a member, or to each of a group. It is kept until it is taken, also while the receiver is away.
+    Send(Send),
+    /// Receive messages, and wait for them: prints their bodies as they are, or with --json a line each.
+    Recv(Recv),
+    /// Show the messages that wait for others, and those that wait here.
+    Messages,
     /// The configuration file.
     Config {
         /// What to do with it.
@@ -304,9 +317,17 @@ pub enum InvitesCommand {
 pub enum DhtCommand {
     /// Show how it stands with it: table, sessions, records of our own and of others.
     Status,
-    /// Look for a member, and show who was asked.
+    /// Look for a member or a service, and show who was asked.
     Lookup {
-        /// A name, an id, or an overlay address.
+        /// A name, an id, or an overlay address; or a service, as _http._tcp.site-b.
+        what: String,
+    },
+    /// Show a record as it lies there: envelope, value, who was asked.
+    Get {
+        /// What it is about.
+        #[arg(value_parser = PossibleValuesParser::new(Kind::ALL.map(Kind::name)))]
+        kind: String,
+        /// The name, id, overlay address or service whose record it is; or 64 hex digits, which say where it lies.
         what: String,
     },
     /// Offer our own records to those who should have them once more, now.
@@ -608,6 +629,9 @@ pub enum PolicyCommand {
         /// Its destination port.
         #[arg(long)]
         port: Option<u16>,
+        /// Ask about a message of this topic instead, from one member to another.
+        #[arg(long, conflicts_with_all = ["proto", "port"])]
+        topic: Option<String>,
     },
 }
 
@@ -641,7 +665,7 @@ pub enum ConfigCommand {
 }
 
 /// As `90s`, `30m`, `1h`, `2d`; a bare number is seconds.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = match text.char_indices().next_back() {
         Some((at, unit)) if !unit.is_ascii_digit() => (&text[..at], unit),
         _ => (text, 's'),

@@ -10,14 +10,14 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::arguments::{Arguments, CaCommand, CertCommand, Command, DhtCommand, InvitesCommand, PolicyCommand};
-use super::{FAILED, Failure, Outcome, failed, files, passphrase, print, show};
+use super::{FAILED, Failure, Outcome, failed, files, messages, passphrase, print, progress, show};
 use crate::api::Call;
 use crate::api::client;
 use crate::api::types::{
-    Backup, BackupRequest, BundleApplyRequest, Bundles, Crl, Done, ExplainRequest, FindRequest, Found, InviteRequest,
-    Invited, JoinRequest, LogRequest, LogVerified, LogVerifyRequest, Ping, PingRequest, PolicyApplyRequest,
-    PolicyRollbackRequest, RekeyRequest, RevocationList, RevocationListRequest, RevocationsApplyRequest,
-    RevokeIssuerRequest, RevokeRequest, Revoked, Secret, Status, WithdrawRequest,
+    Backup, BackupRequest, BundleApplyRequest, Bundles, Crl, DhtRecordRequest, Done, ExplainRequest, FindRequest,
+    Found, InviteRequest, Invited, JoinRequest, LogRequest, LogVerified, LogVerifyRequest, Ping, PingRequest,
+    PolicyApplyRequest, PolicyRollbackRequest, RekeyRequest, RevocationList, RevocationListRequest,
+    RevocationsApplyRequest, RevokeIssuerRequest, RevokeRequest, Revoked, Secret, Status, WithdrawRequest,
 };
 use crate::pki::bundle::text;
 use crate::time::UnixSecs;
@@ -46,11 +46,14 @@ impl Answer {
     }
 }
 
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)
+}
+
 /// Makes a call.
 fn ask(arguments: &Arguments, call: &Call) -> Result<Answer, Failure> {
     let socket = arguments.socket().map_err(failed)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    let json = runtime.block_on(client::call(&socket, call))?;
+    let json = runtime()?.block_on(client::call(&socket, call))?;
     Ok(Answer { socket, json })
 }
 
@@ -61,7 +64,10 @@ pub(super) fn ask_for<A: DeserializeOwned>(arguments: &Arguments, call: &Call) -
 
 /// Makes a call and prints the answer: as JSON as it came, or as `text` has it.
 fn shown<A: DeserializeOwned>(arguments: &Arguments, call: &Call, text: impl FnOnce(&A) -> String) -> Outcome {
-    let answer = ask(arguments, call)?;
+    printed(arguments, &ask(arguments, call)?, text)
+}
+
+fn printed<A: DeserializeOwned>(arguments: &Arguments, answer: &Answer, text: impl FnOnce(&A) -> String) -> Outcome {
     if arguments.json { json(&answer.json) } else { print(&text(&answer.read()?)) }
 }
 
@@ -96,8 +102,13 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         Command::Find { what, dht } => find(arguments, what, *dht, *dht),
         Command::Dht { command: DhtCommand::Status } => shown(arguments, &Call::DhtStatus, show::dht_status),
         Command::Dht { command: DhtCommand::Lookup { what } } => find(arguments, what, true, true),
+        Command::Dht { command: DhtCommand::Get { kind, what } } => {
+            let request = DhtRecordRequest { kind: kind.clone(), what: what.clone() };
+            looked_for(arguments, &Call::DhtRecord(request), what, |record| show::dht_record(record, now()))
+        }
         Command::Dht { command: DhtCommand::Put } => done(arguments, &Call::DhtPublish),
         Command::Rekey { peer } => done(arguments, &Call::Rekey(RekeyRequest { peer: peer.clone() })),
+        Command::Messages => shown(arguments, &Call::Messages, |waiting| messages::waiting(waiting, now())),
         Command::Invite(invite) => {
             let call = Call::Invite(InviteRequest {
                 name: invite.name.clone(),
@@ -117,7 +128,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         Command::Invites { command: Some(InvitesCommand::Withdraw { invite }) } => {
             done(arguments, &Call::WithdrawInvite(WithdrawRequest { invite: invite.clone() }))
         }
-        Command::Join { token, name } => {
+        Command::Join { token, name, via } => {
             let token = if token == "-" { token_from(io::stdin().lock())? } else { token.as_str().into() };
             let name = match name {
                 Some(name) => Some(name.clone()),
@@ -125,7 +136,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
                 None if arguments.socket.is_some() => None,
                 None => arguments.configuration().map_err(failed)?.node.name,
             };
-            let call = Call::Join(JoinRequest { token, name });
+            let call = Call::Join(JoinRequest { token, name, via: via.iter().map(ToString::to_string).collect() });
             shown(arguments, &call, show::joined)
         }
         Command::Leave { yes } => {
@@ -161,6 +172,8 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         Command::Init(_)
         | Command::Config { .. }
         | Command::Run
+        | Command::Send(_)
+        | Command::Recv(_)
         | Command::Control(_)
         | Command::Issuer(_)
         | Command::Mdns(_)
@@ -253,8 +266,9 @@ fn policy(arguments: &Arguments, command: &PolicyCommand) -> Outcome {
         }
         // Whoever calls has taken these.
         PolicyCommand::Check { .. } | PolicyCommand::Diff { .. } | PolicyCommand::Sign(_) => return Ok(()),
-        PolicyCommand::Explain { src, dst, proto, port } => {
-            let request = ExplainRequest { src: src.clone(), dst: dst.clone(), proto: proto.clone(), port: *port };
+        PolicyCommand::Explain { src, dst, proto, port, topic } => {
+            let (src, dst, proto, topic) = (src.clone(), dst.clone(), proto.clone(), topic.clone());
+            let request = ExplainRequest { src, dst, proto, port: *port, topic };
             return shown(arguments, &Call::PolicyExplain(request), show::explanation);
         }
     };
@@ -264,7 +278,19 @@ fn policy(arguments: &Arguments, command: &PolicyCommand) -> Outcome {
 /// With the way, where the DHT is asked.
 fn find(arguments: &Arguments, what: &str, dht: bool, with_trace: bool) -> Outcome {
     let call = Call::Find(FindRequest { what: what.to_owned(), dht });
-    shown(arguments, &call, |found: &Found| show::found(found, with_trace))
+    looked_for(arguments, &call, what, |found: &Found| show::found(found, with_trace))
+}
+
+/// Makes a call that looks for something, which may take a while.
+fn looked_for<A: DeserializeOwned>(
+    arguments: &Arguments,
+    call: &Call,
+    what: &str,
+    text: impl FnOnce(&A) -> String,
+) -> Outcome {
+    let socket = arguments.socket().map_err(failed)?;
+    let answer = runtime()?.block_on(progress::call(&socket, call, what, !arguments.json))?;
+    printed(arguments, &Answer { socket, json: answer }, text)
 }
 
 /// Those of `weir ca` that ask the node; the others are ceremonies.

@@ -11,7 +11,7 @@ use crate::api::types::{
 };
 use crate::time::UnixSecs;
 
-pub(super) use discovery::{dht_status, found};
+pub(super) use discovery::{dht_record, dht_status, found};
 
 use Side::{Left, Right};
 
@@ -46,7 +46,7 @@ pub(super) fn span(secs: u64) -> String {
 }
 
 /// How long until then, or since.
-fn distance(moment: Moment, now: UnixSecs) -> String {
+pub(super) fn distance(moment: Moment, now: UnixSecs) -> String {
     if moment.0 >= now {
         format!("in {}", span(moment.0.since(now).as_secs()))
     } else {

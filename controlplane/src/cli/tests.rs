@@ -77,6 +77,11 @@ fn every_command_is_there_and_has_a_line_of_help() {
         "status",
         "peers",
         "ping",
+        "find",
+        "dht status",
+        "dht lookup",
+        "dht get",
+        "dht put",
         "config check",
         "run",
         "completions",
@@ -102,7 +107,11 @@ fn arguments_are_read_and_defaults_filled_in() {
     let arguments = parse("weir --instance lab --config /c status --check").unwrap();
     assert_eq!((arguments.instance.to_string(), arguments.config), ("lab".into(), Some(PathBuf::from("/c"))));
     assert!(matches!(arguments.command, Command::Status { check: true }));
-    assert!(matches!(parse("weir join -").unwrap().command, Command::Join { token, name: None } if token == "-"));
+    let plain = parse("weir join -").unwrap().command;
+    assert!(matches!(plain, Command::Join { token, name: None, via } if token == "-" && via.is_empty()));
+    let through = parse("weir join - --via 192.0.2.7:4646 --via [2001:db8::7]:4646").unwrap().command;
+    assert!(matches!(through, Command::Join { via, .. } if via.len() == 2));
+    assert!(parse("weir join - --via site-b").is_err(), "an address, with a port");
     assert!(matches!(parse("weir invites").unwrap().command, Command::Invites { command: None }));
     let withdraw = parse("weir invites withdraw ab").unwrap().command;
     assert!(matches!(withdraw, Command::Invites { command: Some(InvitesCommand::Withdraw { .. }) }));
@@ -133,6 +142,8 @@ fn what_does_not_fit_is_refused_with_status_two() {
         ("weir invite", ErrorKind::MissingRequiredArgument),
         ("weir invite --name a --uses 0", ErrorKind::ValueValidation),
         ("weir invite --name a --ttl 1w", ErrorKind::ValueValidation),
+        ("weir dht get member a", ErrorKind::InvalidValue),
+        ("weir dht get node", ErrorKind::MissingRequiredArgument),
         ("weir ping a --count 21", ErrorKind::ValueValidation),
         ("weir --instance Lab status", ErrorKind::ValueValidation),
         ("weir revoke", ErrorKind::MissingRequiredArgument),

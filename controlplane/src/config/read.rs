@@ -12,6 +12,8 @@ use weir_dataplane::config::file::value::{
 
 use super::{Config, DiscoveryMode, Instance, LIST_MAX, Latency, NODE_NAME_LEN_MAX, Peers, Principal};
 use crate::audit::ENTRIES_MAX_RANGE;
+use crate::dht::record::ServiceValue;
+use crate::node::services::{SERVICES_MAX, TEXTS_LEN_MAX};
 use crate::pki::id::NodeId;
 
 /// Every section with its keys.
@@ -25,9 +27,12 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
     ("api", &["socket", "read", "operate", "admin"]),
     ("issuer", &["log_entries_max"]),
     ("peers", &["legacy_kyber"]),
-    ("discovery", &["mode", "bootstrap", "mdns_interfaces"]),
+    ("discovery", &["mode", "bootstrap", "mdns_interfaces", "services"]),
     ("dataplane", &[]),
 ];
+
+/// Keys of each `[[discovery.services]]`.
+const SERVICE_KEYS: &[&str] = &["name", "port", "text"];
 
 /// What `[dataplane]` may set: keys of the packet plane's configuration, by section; the first section is the top of that file.
 pub(super) const PLANE_KEYS: &[(&str, &[&str])] = &[
@@ -177,7 +182,51 @@ fn discovery(config: &mut Config, discovery: &Section<'_>) -> Result<(), Located
     }
     set(&mut config.discovery.mode, discovery.text("mode", discovery_mode)?);
     (config.discovery.bootstrap, config.discovery.mdns_interfaces) = (bootstrap, mdns_interfaces);
+    config.discovery.services = services(discovery)?;
     Ok(())
+}
+
+fn services(discovery: &Section<'_>) -> Result<Vec<ServiceValue>, Located> {
+    let mut all: Vec<ServiceValue> = vec![];
+    for service in discovery.tables("services", SERVICES_MAX, SERVICE_KEYS)? {
+        let label = service.text("name", service_label)?;
+        let label =
+            label.ok_or_else(|| service.missing("name", "what the service is called, as name = \"_http._tcp\""))?;
+        let port = service.number("port", 1..=u16::MAX.into())?;
+        let port = port.ok_or_else(|| service.missing("port", "where the service listens, as port = 80"))?;
+        if all.iter().any(|other| other.label == label) {
+            return Err(service.refuse("name", format!("{label} stands here twice: a member has one of each name")));
+        }
+        let texts = service.texts("text", ServiceValue::TEXTS_MAX, service_text)?.unwrap_or_default();
+        all.push(ServiceValue { label, port, texts });
+    }
+    let len: usize = all.iter().flat_map(|service| &service.texts).map(Vec::len).sum();
+    if len > TEXTS_LEN_MAX {
+        let why = format!(
+            "texts of {len} bytes, at most {TEXTS_LEN_MAX} for all services together: others keep no more of a member, so shorten them"
+        );
+        return Err(discovery.refuse("services", why));
+    }
+    Ok(all)
+}
+
+fn service_label(text: &str) -> Result<String, String> {
+    let value = ServiceValue { label: text.into(), port: 1, texts: vec![] };
+    match value.check() {
+        Ok(()) => Ok(value.label),
+        Err(_) => Err(format!(
+            "{text:?} names no service: write _, its registered name (at most {} of a-z, 0-9 and -, a letter among them), and ._tcp or ._udp, as _http._tcp",
+            ServiceValue::NAME_LEN_MAX
+        )),
+    }
+}
+
+fn service_text(text: &str) -> Result<Vec<u8>, String> {
+    let (len, max) = (text.len(), ServiceValue::TEXT_LEN_MAX);
+    if len == 0 || len > max {
+        return Err(format!("a text of {len} bytes: write between 1 and {max}, as \"path=/\""));
+    }
+    Ok(text.as_bytes().to_vec())
 }
 
 fn discovery_mode(word: &str) -> Result<DiscoveryMode, String> {

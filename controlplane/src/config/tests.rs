@@ -4,6 +4,7 @@ use weir_dataplane::config::file::FILE_LEN_MAX;
 use weir_dataplane::config::file::value::{LAN_INTERFACES_MAX, WORKERS_MAX};
 
 use super::*;
+use crate::node::services::SERVICES_MAX;
 
 fn parse(text: &str) -> Result<Config, String> {
     Config::parse(Path::new("weir.toml"), text, &Instance::default()).map_err(|error| error.to_string())
@@ -74,6 +75,13 @@ fn every_key_is_read() {
         mode = "client"
         bootstrap = ["203.0.113.1:4646"]
         mdns_interfaces = ["eth1", "eth2"]
+        [[discovery.services]]
+        name = "_http._tcp"
+        port = 80
+        text = ["path=/", "v=1"]
+        [[discovery.services]]
+        name = "_dns-sd._udp"
+        port = 65535
         [dataplane]
         transit = true
         wan.attach = "generic"
@@ -113,6 +121,10 @@ fn every_key_is_read() {
             mode: DiscoveryMode::Client,
             bootstrap: vec!["203.0.113.1:4646".parse().unwrap()],
             mdns_interfaces: vec!["eth1".into(), "eth2".into()],
+            services: vec![
+                ServiceValue { label: "_http._tcp".into(), port: 80, texts: vec![b"path=/".to_vec(), b"v=1".to_vec()] },
+                ServiceValue { label: "_dns-sd._udp".into(), port: 65535, texts: vec![] },
+            ],
         },
         dataplane: toml::from_str("transit = true\nwan.attach = \"generic\"\nxsk.mode = \"copy\"").unwrap(),
     };
@@ -238,6 +250,55 @@ fn lists_names_and_paths_are_taken_at_their_limits_and_refused_beyond() {
     let runtime = |len: usize| format!("[node]\nruntime_directory = \"/{}\"", "s".repeat(len - 1));
     assert!(parse(&runtime(98)).is_ok());
     assert!(parse(&runtime(99)).unwrap_err().contains("set api.socket"));
+}
+
+#[test]
+fn services_are_taken_at_their_limits_and_refused_beyond_with_what_to_write() {
+    let services = |len: usize| -> String {
+        (0..len).map(|n| format!("[[discovery.services]]\nname = \"_s{n}._tcp\"\nport = 1\n")).collect()
+    };
+    assert_eq!(parse(&services(SERVICES_MAX)).unwrap().discovery.services.len(), SERVICES_MAX);
+    assert!(parse(&services(SERVICES_MAX + 1)).unwrap_err().contains("`discovery.services`: 17 entries; at most 16"));
+    let of = |keys: &str| parse(&format!("[[discovery.services]]\n{keys}"));
+    let named = |name: &str| of(&format!("name = \"{name}\"\nport = 1"));
+    for good in ["_http._tcp", "_a._udp", "_abcdefghijklmno._tcp"] {
+        assert!(named(good).is_ok(), "{good}");
+    }
+    for bad in ["http", "_http", "_HTTP._tcp", "_http._tcp.a", "_http._sctp", "_80._tcp", "_abcdefghijklmnop._tcp"] {
+        let error = named(bad).unwrap_err();
+        assert!(error.starts_with("weir.toml:2:8: `discovery.services.name`: "), "{error}");
+        assert!(error.ends_with("and ._tcp or ._udp, as _http._tcp") && error.lines().count() == 1, "{error}");
+    }
+    let error = of("port = 80").unwrap_err();
+    assert!(error.contains("`discovery.services.name` is missing: add what the service is called"), "{error}");
+    let error = of("name = \"_a._tcp\"").unwrap_err();
+    assert!(error.contains("`discovery.services.port` is missing: add where the service listens"), "{error}");
+    for port in ["0", "65536"] {
+        assert!(of(&format!("name = \"_a._tcp\"\nport = {port}")).unwrap_err().contains("between 1 and 65535"));
+    }
+    let error = of("name = \"_a._tcp\"\nprot = 1").unwrap_err();
+    assert!(error.contains("did you mean `discovery.services.port`?"), "{error}");
+    refused(
+        "discovery.services = 1",
+        "weir.toml:1:22: `discovery.services` is a whole number: write one [[section]] for each",
+    );
+    refused(
+        "discovery.services = [1]",
+        "weir.toml:1:23: `discovery.services` is a whole number: write one [[section]] for each",
+    );
+    let twice = "[[discovery.services]]\nname = \"_a._tcp\"\nport = 1\n".repeat(2);
+    assert!(parse(&twice).unwrap_err().contains("weir.toml:5:8: `discovery.services.name`: _a._tcp stands here twice"));
+    let texts = |len: usize, text: usize| {
+        let texts: Vec<String> = (0..len).map(|n| format!("{n}{}", "x".repeat(text - 1))).collect();
+        format!("[[discovery.services]]\nname = \"_a._tcp\"\nport = 1\ntext = {texts:?}\n")
+    };
+    assert!(parse(&texts(ServiceValue::TEXTS_MAX, ServiceValue::TEXT_LEN_MAX)).is_ok());
+    assert!(parse(&texts(ServiceValue::TEXTS_MAX + 1, 2)).unwrap_err().contains("at most 8 are allowed"));
+    assert!(parse(&texts(1, ServiceValue::TEXT_LEN_MAX + 1)).unwrap_err().contains("write between 1 and 255"));
+    assert!(of("name = \"_a._tcp\"\nport = 1\ntext = [\"\"]").unwrap_err().contains("a text of 0 bytes"));
+    let many = texts(8, 255) + &texts(1, 9).replace("_a.", "_b.");
+    assert!(parse(&many).unwrap_err().contains("texts of 2049 bytes, at most 2048 for all services together"));
+    assert!(parse(&(texts(8, 255) + &texts(1, 8).replace("_a.", "_b."))).is_ok());
 }
 
 #[test]

@@ -18,8 +18,10 @@ pub const TAG_LEN: usize = 16;
 pub const PLAINTEXT_LEN_MAX: usize = 1232 - HEADER_LEN - TAG_LEN;
 /// How many counters before the newest are told apart.
 pub(super) const WINDOW: u64 = 128;
+/// The first byte of each: the overlay's bits, and the type (docs/wire-format.md).
+pub const FIRST_BYTE: u8 = 0x22;
 /// The first four bytes: ours, RPC, version 1.
-const BEGIN: [u8; 4] = [0x22, 1, 0, 0];
+const BEGIN: [u8; 4] = [FIRST_BYTE, 1, 0, 0];
 
 /// The bytes before the ciphertext.
 #[derive(Clone, Copy, Debug)]
@@ -33,10 +35,12 @@ impl Header {
         let (begin, rest) = datagram.split_first_chunk::<4>().ok_or(OpenError::Malformed)?;
         let (index, rest) = rest.split_first_chunk::<4>().ok_or(OpenError::Malformed)?;
         let (counter, rest) = rest.split_first_chunk::<8>().ok_or(OpenError::Malformed)?;
-        if *begin != BEGIN || rest.len() < TAG_LEN {
+        let counter = u64::from_be_bytes(*counter);
+        // Nobody seals with the last counter.
+        if *begin != BEGIN || rest.len() < TAG_LEN || counter == u64::MAX {
             return Err(OpenError::Malformed);
         }
-        Ok(Self { index: u32::from_be_bytes(*index), counter: u64::from_be_bytes(*counter) })
+        Ok(Self { index: u32::from_be_bytes(*index), counter })
     }
 
     fn encode(self) -> [u8; HEADER_LEN] {
@@ -77,7 +81,7 @@ impl Window {
         if counter >= self.next {
             let ahead = counter - self.next + 1;
             self.seen = if ahead >= WINDOW { 0 } else { self.seen << ahead };
-            // The last counter is never sealed with, so this does not overflow.
+            // The last counter is refused, so this does not overflow.
             self.next = counter.saturating_add(1);
         }
         self.seen |= 1 << (self.next - 1 - counter);
@@ -90,7 +94,7 @@ pub(super) struct Session {
     remote: SocketAddr,
     theirs: u32,
     unanswered: u32,
-    /// When the first of those was sealed.
+    /// When the last of those was sealed that make one wonder.
     waits_since: Instant,
     next_counter: u64,
     window: Window,
@@ -98,7 +102,6 @@ pub(super) struct Session {
     used: Instant,
     seal_key: Zeroizing<[u8; 32]>,
     open_key: Zeroizing<[u8; 32]>,
-    has_heard: bool,
 }
 
 /// What the design allows for one of some hundred contacts.
@@ -134,7 +137,6 @@ impl Session {
             used: now,
             seal_key: key(&agreed.secret, own, node),
             open_key: key(&agreed.secret, node, own),
-            has_heard: false,
         }
     }
 
@@ -164,10 +166,6 @@ impl Session {
         self.unanswered >= UNANSWERED_MAX && now.saturating_duration_since(self.waits_since) >= UNANSWERED_FOR
     }
 
-    pub(super) const fn has_heard(&self) -> bool {
-        self.has_heard
-    }
-
     /// `None` when it has ended.
     pub(super) fn seal(&mut self, plaintext: &[u8], now: Instant) -> Option<Vec<u8>> {
         if !self.is_good(now) || self.next_counter == u64::MAX {
@@ -175,7 +173,8 @@ impl Session {
         }
         let header = Header { index: self.theirs, counter: self.next_counter };
         self.next_counter += 1;
-        if self.unanswered == 0 {
+        // The last of those that make one wonder gets its time as well.
+        if self.unanswered < UNANSWERED_MAX {
             self.waits_since = now;
         }
         self.unanswered = self.unanswered.saturating_add(1);
@@ -203,7 +202,7 @@ impl Session {
         let len = opened.map_err(|_| OpenError::Forged)?.len();
         text.truncate(len);
         self.window.put(header.counter);
-        (self.unanswered, self.has_heard) = (0, true);
+        self.unanswered = 0;
         Ok(text)
     }
 }

@@ -7,15 +7,15 @@ use crate::pki::id::NodeId;
 use crate::random::Random;
 use crate::time::Now;
 
-/// Whom to begin with, the next first: one node may stand at several addresses.
+/// Whom to begin with, the next first: one node may stand at several addresses. And whom we came across last while nobody else answered.
 #[derive(Clone, Debug)]
-pub(super) struct Bootstrap(Vec<Contact>);
+pub(super) struct Bootstrap(Vec<Contact>, Option<Contact>);
 
 impl Bootstrap {
     /// From those who were kept.
     pub(super) fn new(mut anchors: Vec<Contact>) -> Self {
         anchors.truncate(ANCHORS_MAX);
-        Self(anchors)
+        Self(anchors, None)
     }
 
     /// Whom an operator names comes first.
@@ -28,11 +28,15 @@ impl Bootstrap {
         }
     }
 
-    /// Whom we came across, if there is room.
-    fn put_last_of_all(&mut self, contact: Contact) {
-        if self.0.len() < ANCHORS_MAX && !self.0.contains(&contact) {
+    /// Whom we came across; `true` when that is new. It has a place of its own: a list full of those who have moved, or are gone, left it out, and
+    /// whoever comes to us must not put all others out.
+    fn meet(&mut self, contact: Contact) -> bool {
+        let is_new = self.1 != Some(contact) && !self.0.contains(&contact);
+        if self.0.len() < ANCHORS_MAX && is_new {
             self.0.push(contact);
         }
+        self.1 = Some(contact);
+        is_new
     }
 
     pub(super) fn all(&self) -> &[Contact] {
@@ -41,7 +45,7 @@ impl Bootstrap {
 
     /// As many as one look-up can ask, each node once.
     fn next(&self) -> Vec<Contact> {
-        each_node_once(self.0.iter().copied()).take(PATH_REQUESTS_MAX).collect()
+        each_node_once(self.1.iter().chain(&self.0).copied()).take(PATH_REQUESTS_MAX).collect()
     }
 
     /// None of those who were asked answered: others have their turn.
@@ -51,6 +55,7 @@ impl Bootstrap {
 
     pub(super) fn remove(&mut self, node: NodeId) {
         self.0.retain(|contact| contact.node != node);
+        self.1 = self.1.filter(|contact| contact.node != node);
     }
 
     pub(super) fn heap_len(&self) -> usize {
@@ -80,12 +85,24 @@ impl<R: Random> Dht<R> {
 
     /// Somebody is there whom one may begin with, if nobody else was.
     pub fn meet(&mut self, contact: Contact, now: Now) {
-        if contact.node == self.own || self.joined.is_some() {
-            return;
+        let is_nobody_there = self.joined.is_none() || self.table.is_empty();
+        if contact.node != self.own && is_nobody_there && self.bootstrap.meet(contact) && !self.is_joining() {
+            self.timers.set_at_latest(Timer::Join, now.mono);
         }
-        self.bootstrap.put_last_of_all(contact);
-        if self.lookups.values().all(|job| job.why != Why::Join) {
-            self.timers.set(Timer::Join, now.mono);
+    }
+
+    fn is_joining(&self) -> bool {
+        self.lookups.values().any(|job| job.why == Why::Join)
+    }
+
+    /// Somebody who serves has answered: with as many as a look-up needs it is done, and with fewer worth looking for our neighbourhood again.
+    pub(super) fn somebody_serves(&mut self, now: Now) {
+        if self.joined.is_none() {
+            if self.table.len() >= JOIN_WIDTH {
+                self.become_usable(now);
+            } else if !self.is_joining() {
+                self.timers.set_at_latest(Timer::Join, now.mono);
+            }
         }
     }
 
@@ -176,5 +193,18 @@ mod tests {
         assert_eq!(bootstrap.next(), [one]);
         bootstrap.put_last(|contact| contact == one);
         assert_eq!(bootstrap.next(), [moved]);
+    }
+
+    /// All of a network had moved: the one that was found was no anchor, and there were twenty of those.
+    #[test]
+    fn who_is_met_comes_first_though_all_places_are_taken_by_others() {
+        let mut bootstrap = Bootstrap::new(numbered(0..ANCHORS_MAX as u16));
+        let [one, other] = [100, 101].map(|number| numbered(number..number + 1)[0]);
+        bootstrap.meet(one);
+        assert_eq!(bootstrap.next()[..2], [one, numbered(0..1)[0]]);
+        bootstrap.meet(other);
+        assert_eq!(bootstrap.next()[..2], [other, numbered(0..1)[0]], "one place, whoever comes");
+        bootstrap.remove(other.node);
+        assert_eq!(bootstrap.next(), numbered(0..PATH_REQUESTS_MAX as u16));
     }
 }

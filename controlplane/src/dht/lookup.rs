@@ -109,6 +109,19 @@ pub struct Hop {
     pub has_answered: bool,
 }
 
+/// How far a look-up is, for people who wait for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Requests so far.
+    pub asked: u16,
+    /// Those that were answered.
+    pub answered: u16,
+    /// Paths.
+    pub paths: u8,
+    /// The most nodes that led one to the next, those that answered.
+    pub hops: u8,
+}
+
 /// One look-up.
 #[derive(Clone, Debug)]
 pub(super) struct Lookup {
@@ -189,6 +202,21 @@ impl Lookup {
     /// Paths so far.
     pub(super) fn paths(&self) -> usize {
         self.paths.len()
+    }
+
+    /// How far it is.
+    pub(super) fn progress(&self) -> Progress {
+        let all = self.paths.iter().flat_map(|path| &path.list);
+        let answered = all.filter(|candidate| candidate.state == State::Answered);
+        let (count, hops) = answered.fold((0, 0), |(count, hops): (u16, u8), candidate| {
+            (count.saturating_add(1), hops.max(candidate.depth.saturating_add(1)))
+        });
+        Progress {
+            asked: u16::try_from(self.requests()).unwrap_or(u16::MAX),
+            answered: count,
+            paths: u8::try_from(self.paths()).unwrap_or(u8::MAX),
+            hops,
+        }
     }
 
     fn add_paths(&mut self, count: usize, seeds: &[Contact]) {
@@ -499,6 +527,29 @@ mod tests {
         assert_eq!(lookup.next(&mut SeededRandom::new(1)), Next::Done);
         let best = lookup.best().unwrap();
         assert_eq!((best.envelope.sequence, best.hops, best.rounds, lookup.requests()), (1, 1, 1, 4));
+    }
+
+    #[test]
+    fn progress_counts_who_was_asked_who_answered_and_how_far_they_led() {
+        let (seeds, others) = (contacts(4, 4), contacts(2, 5));
+        let mut lookup = value(&seeds, 1.0);
+        let at = |lookup: &Lookup| {
+            let Progress { asked, answered, paths, hops } = lookup.progress();
+            (asked, answered, usize::from(paths), hops)
+        };
+        assert_eq!(at(&lookup), (0, 0, PATHS, 0));
+        let first = asks(&mut lookup);
+        assert_eq!(at(&lookup), (4, 0, PATHS, 0));
+        lookup.answered(first[0], &others);
+        lookup.failed(first[1]);
+        lookup.said_nothing(first[2]);
+        assert_eq!(at(&lookup), (4, 1, PATHS, 1));
+        let next = asks(&mut lookup);
+        assert!(next.len() == 1 && others.contains(&next[0]), "{next:?}");
+        lookup.answered(next[0], &[]);
+        assert_eq!(at(&lookup), (5, 2, PATHS, 2));
+        lookup.double(&contacts(20, 6));
+        assert_eq!(lookup.progress().paths, 2 * PATHS as u8);
     }
 
     #[test]

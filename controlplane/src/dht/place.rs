@@ -92,7 +92,7 @@ pub struct Peer {
 
 /// Whether everybody reaches this address. Others are told only to those that are not public themselves: a fleet behind one router has
 /// nothing else, and nobody outside has any use for them.
-pub(super) fn is_public(address: IpAddr) -> bool {
+pub(crate) fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
             !(v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_unspecified() || v4.octets()[0] == 0)
@@ -106,14 +106,14 @@ pub(super) fn is_public(address: IpAddr) -> bool {
 
 /// The part of a public address that one owner gets as a rule: a /24, or a /48 (RFC 6177).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Prefix {
+pub(crate) enum Prefix {
     V4([u8; 3]),
     V6([u8; 6]),
 }
 
 impl Prefix {
     /// `None` for addresses that are not public: those say nothing of who owns them.
-    pub(super) fn of(address: IpAddr) -> Option<Self> {
+    pub(crate) fn of(address: IpAddr) -> Option<Self> {
         if !is_public(address) {
             return None;
         }

@@ -8,7 +8,7 @@ use super::message::{Query, Refusal, Reply};
 use super::place::Key;
 use super::record::{Envelope, Judge, Kind, RecordError, SignedRecord};
 use super::store::{Highest, PutError, digest};
-use super::{Dht, K, Mode, Output, Purpose, Timer, Why};
+use super::{Dht, K, LOOKUPS_MAX, Mode, Output, Purpose, Timer, Why};
 use crate::pki::id::NodeId;
 use crate::random::Random;
 use crate::time::{Now, UnixSecs};
@@ -19,6 +19,10 @@ const COPIES_MIN: usize = 8;
 const RESIZE: f64 = 1.4;
 /// Records of our own at a time. Ours: one of each kind, and two dozen services.
 pub const PUBLICATIONS_MAX: usize = 32;
+/// Look-ups at a time for records of our own. Ours: half of all, the others are for people and for upkeep.
+const PUBLISHING_MAX: usize = LOOKUPS_MAX / 2;
+/// Before a record has its turn again for which there was no such look-up: as long as most of them take.
+const TURN: Duration = Duration::from_secs(1);
 /// Before something is tried again that could not even begin, or that nobody took.
 pub(super) const AGAIN: Duration = Duration::from_secs(30);
 
@@ -175,6 +179,10 @@ impl<R: Random> Dht<R> {
         }
         let (region, why) = (region(self.servers()), Why::Publish(kind, key));
         let is_looking = self.lookups.values().any(|job| job.why == why);
+        let others = self.lookups.values().filter(|job| matches!(job.why, Why::Publish(..))).count();
+        if others >= PUBLISHING_MAX && !is_looking {
+            return self.timers.set(Timer::Publish(kind, key), now.mono + TURN);
+        }
         let seeds = self.seeds(key, 2 * K);
         if is_looking || self.look_up(key, Goal::Region, region, &seeds, why, now).is_err() {
             self.timers.set(Timer::Publish(kind, key), now.mono + AGAIN);

@@ -19,8 +19,8 @@ const SUSPECTS: usize = 3;
 const YOUNG: u32 = 2;
 const RESTLESS: u32 = 6;
 const REFRESH_MIN: Duration = Duration::from_secs(4);
-/// How far what is around us may be from what we took the network for. Ours: some twenty neighbours are seen, so more is hardly chance.
-const AS_BEFORE: std::ops::Range<f64> = 0.6..1.6;
+/// How far what we took the network for may be from what is around us. Ours: some twenty neighbours are seen, so it is hardly chance.
+const AS_BEFORE: std::ops::Range<f64> = 0.5..2.0;
 
 /// A part of the time since then: what we have known for a minute only may be another in the next.
 fn part_since(since: Option<Instant>, part: u32, now: Now) -> Duration {

@@ -138,15 +138,15 @@ fn is_label(label: &str) -> bool {
         && !(name.starts_with('-') || name.ends_with('-') || name.contains("--"))
 }
 
-/// What a [`Kind::Revocations`](super::record::Kind::Revocations) record says: which revocation list its signer, an issuer's node, holds. The list
-/// itself goes from member to member.
+/// What a [`Kind::Revocations`](super::record::Kind::Revocations) record says: which revocation lists its signer, an issuer's node, holds. The lists
+/// themselves go from member to member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RevocationsValue {
-    /// Of the list.
+    /// Of all lists, added up.
     pub version: u64,
-    /// SHA-256 of the list as it is signed.
+    /// Digest of signers and versions, as members tell each other.
     pub hash: [u8; 32],
-    /// Its bytes.
+    /// Their bytes.
     pub size: u32,
 }
 

@@ -124,7 +124,7 @@ impl<R: Random> Node<R> {
     /// Somebody asks. `by` is who, for the audit log.
     pub fn handle_call(&mut self, id: CallId, call: Call, by: &str, links: &mut dyn Links, now: Now) {
         match call {
-            Call::Join(request) => self.join(id, &request.token.0, request.name, links, now),
+            Call::Join(request) => self.join(id, request, links, now),
             Call::Status => {
                 let status = self.status(now);
                 self.answer(id, Ok(Answer::Status(Box::new(status))));
@@ -184,10 +184,21 @@ impl<R: Random> Node<R> {
                 self.ask_for(id, IssuerCallKind::VerifyAudit, by, Request::VerifyAudit { from });
             }
             Call::DhtStatus => self.dht_status(id),
+            Call::DhtLookups(request) => self.lookups_call(id, request.after, now),
+            Call::DhtRecord(request) => self.record_call(id, &request.kind, &request.what, links, now),
             Call::Find(request) => self.find_call(id, &request.what, request.dht, links, now),
             Call::DhtPublish => self.publish_call(id, links, now),
             Call::RevocationList(request) => self.revocation_list(id, &request.signer),
             Call::RevocationsApply(request) => self.apply_revocations(id, &request.list, links, now),
+            Call::SendMessage(request) => self.send_message(id, request, links, now),
+            Call::MessageOutcomes(request) => self.message_outcomes(id, &request, now),
+            Call::ReceiveMessages(request) => self.receive_messages(id, request, now),
+            Call::MessagesTaken(request) => self.messages_taken(id, &request, links),
+            Call::MessagesReturned(request) => self.messages_returned(id, &request),
+            Call::Messages => {
+                let messages = self.messages();
+                self.answer(id, Ok(Answer::Messages(messages)));
+            }
             Call::ExportCrl => self.ask_for(id, IssuerCallKind::ExportCrl, by, Request::ExportCrl),
             Call::Backup(request) => {
                 let passphrase = SecretText(request.passphrase.0);
@@ -600,6 +611,7 @@ impl<R: Random> Node<R> {
                     node: node.to_string(),
                     state,
                     address: overlay_address(network.id, node).to_string(),
+                    endpoints: entry.record.endpoints.iter().map(ToString::to_string).collect(),
                     prefixes: entry.statement.prefixes.iter().map(Prefix::to_string).collect(),
                     groups: entry.statement.groups.clone(),
                     roles: seen.map(|seen| seen.roles.clone()).unwrap_or_default(),

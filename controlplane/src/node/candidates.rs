@@ -1,8 +1,8 @@
-//! Addresses at which somebody says that a member is: a list in the configuration, a voice on the local network.
+//! Addresses at which somebody says that a member is: a list in the configuration, a voice on the local network, a record in the DHT.
 //!
 //! ```text
 //!  bootstrap list ─┐           ┌─────────┐  due   ┌────────┐ a member ──▶ its address is told to the peer that it is; it is dialled
-//!  mDNS ───────────┴─ offer ──▶│ Waiting │───────▶│ Trying │ ourselves ─▶ never tried again
+//!  mDNS, DHT ──────┴─ offer ──▶│ Waiting │───────▶│ Trying │ ourselves ─▶ never tried again
 //!                              └─────────┘        └────────┘ nobody ────▶ later, ever later; after some times it is forgotten
 //! ```
 //!
@@ -35,17 +35,20 @@ pub enum Source {
     Bootstrap,
     /// Somebody on the local network.
     Mdns,
+    /// Another member has a link to it.
+    Exchange,
+    /// The DHT, which was asked for a member that the directory does not have.
+    Dht,
 }
 
 impl Source {
-    /// All of them.
-    pub const ALL: [Self; 2] = [Self::Bootstrap, Self::Mdns];
-
     /// As people read it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Bootstrap => "bootstrap",
             Self::Mdns => "mdns",
+            Self::Exchange => "exchange",
+            Self::Dht => "dht",
         }
     }
 }
@@ -76,6 +79,10 @@ pub struct Candidate {
     pub state: State,
     /// Failures in a row.
     pub failures: u32,
+    /// Failures since there was reason for haste: what the next wait goes by.
+    waits: u32,
+    /// Who answered there last.
+    member: Option<NodeId>,
     due: Option<Instant>,
     link: Option<LinkId>,
 }
@@ -107,7 +114,7 @@ pub struct Candidates {
 
 /// Whether somebody can be at an address: a host of its own, on this link or beyond it. One that is good on one link only needs its
 /// interface named, which records and sessions have no place for.
-fn may_be_dialled(address: SocketAddr) -> bool {
+pub fn may_be_dialled(address: SocketAddr) -> bool {
     let is_host = match address.ip() {
         IpAddr::V4(ip) => !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_broadcast()),
         IpAddr::V6(ip) => !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_unicast_link_local()),
@@ -133,7 +140,8 @@ impl Candidates {
             return Offered::Full;
         }
         let (sources, seen, due) = (vec![source], now.wall, Some(now.mono));
-        let new = Candidate { sources, seen, state: State::Waiting, failures: 0, due, link: None };
+        let new =
+            Candidate { sources, seen, state: State::Waiting, failures: 0, waits: 0, member: None, due, link: None };
         self.by_address.insert(address, new);
         Offered::New
     }
@@ -174,17 +182,25 @@ impl Candidates {
         self.by_address.iter().find(|(_, known)| known.link == Some(link)).map(|(address, _)| *address)
     }
 
-    /// Who is at an address is known.
-    pub fn found(&mut self, address: SocketAddr, state: State) {
-        if let Some(candidate) = self.by_address.get_mut(&address) {
-            (candidate.state, candidate.failures, candidate.due, candidate.link) = (state, 0, None, None);
-        }
+    /// Who is at an address is known. `true` when it is a member that was not there the last time that somebody was.
+    pub fn found(&mut self, address: SocketAddr, state: State) -> bool {
+        let Some(candidate) = self.by_address.get_mut(&address) else { return false };
+        let member = match &state {
+            State::Member(node) => Some(*node),
+            State::Waiting | State::Trying | State::Own | State::Failed(_) => None,
+        };
+        let is_news = member.is_some() && member != candidate.member;
+        (candidate.failures, candidate.waits) = (0, 0);
+        (candidate.state, candidate.due, candidate.link) = (state, None, None);
+        candidate.member = member;
+        is_news
     }
 
     /// Nobody of ours is there. It is tried again later, or forgotten: then `true`. `share` in 0..256 spreads those that fail together.
     pub fn failed(&mut self, address: SocketAddr, why: &str, share: u8, now: Instant) -> bool {
         let Some(candidate) = self.by_address.get_mut(&address) else { return false };
-        let doubled = BACK_OFF_MIN.saturating_mul(1 << candidate.failures.min(16)).min(BACK_OFF_MAX);
+        let doubled = BACK_OFF_MIN.saturating_mul(1 << candidate.waits.min(16)).min(BACK_OFF_MAX);
+        candidate.waits = candidate.waits.saturating_add(1);
         candidate.failures = candidate.failures.saturating_add(1);
         (candidate.state, candidate.link) = (State::Failed(why.to_owned()), None);
         candidate.due = Some(now + doubled / 2 + doubled * u32::from(share) / 512);
@@ -192,10 +208,12 @@ impl Candidates {
         is_over && self.by_address.remove(&address).is_some()
     }
 
-    /// This host is somewhere else now, or was asleep: whatever failed is worth another attempt at once.
+    /// This host is somewhere else now, or was asleep: whatever failed is worth another attempt at once, and soon after if it is being tried. Not
+    /// more of them in all: on a host that changes all the time nothing would ever be given up.
     pub fn hurry(&mut self, now: Instant) {
+        self.by_address.values_mut().for_each(|candidate| candidate.waits = 0);
         for candidate in self.by_address.values_mut().filter(|known| matches!(known.state, State::Failed(_))) {
-            (candidate.failures, candidate.due) = (0, Some(now));
+            candidate.due = Some(now);
         }
     }
 
@@ -283,6 +301,44 @@ mod tests {
         assert_eq!(candidates.begin(now.mono - Duration::from_secs(1)), None, "it is not due");
         candidates.hurry(now.mono);
         assert_eq!(candidates.begin(now.mono), Some(address(2)));
+        // The attempt that was under way when the host changed is the first that failed.
+        for _ in 0..FAILURES_MAX {
+            candidates.failed(address(2), "no answer", 255, now.mono);
+        }
+        now.mono = candidates.next_due().unwrap();
+        assert_eq!(candidates.begin(now.mono), Some(address(2)));
+        candidates.hurry(now.mono);
+        candidates.failed(address(2), "no answer", 255, now.mono);
+        assert!(candidates.next_due().unwrap() - now.mono <= BACK_OFF_MIN);
+    }
+
+    /// A host whose interfaces come and go tried whoever is not there for ever.
+    #[test]
+    fn haste_gives_nobody_more_attempts() {
+        let (mut candidates, now) = (Candidates::default(), start());
+        candidates.offer(Source::Mdns, address(1), now);
+        for round in 1..=FAILURES_MAX {
+            assert_eq!(candidates.begin(now.mono), Some(address(1)));
+            assert_eq!(candidates.failed(address(1), "no answer", 0, now.mono), round == FAILURES_MAX);
+            candidates.hurry(now.mono);
+        }
+        assert_eq!((candidates.all().count(), candidates.next_due()), (0, None));
+    }
+
+    #[test]
+    fn a_member_is_news_where_it_was_not_the_last_time() {
+        let (mut candidates, now) = (Candidates::default(), start());
+        candidates.offer(Source::Mdns, address(1), now);
+        let mut is_news = |state: State| {
+            candidates.search(now.mono);
+            candidates.begin(now.mono);
+            candidates.found(address(1), state)
+        };
+        let [one, other] = [1, 2].map(|byte| State::Member(NodeId([byte; 32])));
+        let all = [one.clone(), one.clone(), other.clone(), one.clone(), one].map(&mut is_news);
+        assert_eq!(all, [true, false, true, true, false]);
+        assert!(!is_news(State::Own));
+        assert!(!candidates.found(address(2), other), "nobody named it");
     }
 
     #[test]
@@ -314,7 +370,9 @@ mod tests {
             );
         }
         assert_eq!(candidates.offer(Source::Mdns, address(CANDIDATES_MAX), now), Offered::Full, "all of them wait");
-        [0, 7, 3].into_iter().for_each(|number| candidates.found(address(number), State::Own));
+        for number in [0, 7, 3] {
+            candidates.found(address(number), State::Own);
+        }
         for number in [CANDIDATES_MAX, CANDIDATES_MAX + 1] {
             assert_eq!(candidates.offer(Source::Mdns, address(number), now), Offered::New);
         }

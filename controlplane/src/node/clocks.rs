@@ -15,6 +15,7 @@ use super::{Node, documents};
 use crate::codec;
 use crate::pki::clock::{Learned, Skew, ahead};
 use crate::pki::id::NodeId;
+use crate::pki::trust::SharedTrust;
 use crate::quic::{Alpn, LinkId};
 use crate::random::Random;
 use crate::store::{Batch, Table};
@@ -35,7 +36,9 @@ pub(super) const fn needs_time(message: &Message) -> bool {
         | Message::Issuer(_)
         | Message::IssuerSaid { .. }
         | Message::Ping(_)
-        | Message::Pong(_) => false,
+        | Message::Pong(_)
+        | Message::Mail(_)
+        | Message::Peers(_) => false,
     }
 }
 
@@ -51,14 +54,20 @@ impl<R: Random> Node<R> {
 
     /// A chain that is not valid yet, and good but for that, proves that it is later than we believe.
     pub(super) fn learn_proved_time(&mut self, now: Now) {
-        let Some(trust) = &self.trust else { return };
-        if let Some(proved) = trust.proved().filter(|proved| *proved > now.wall)
-            && self.clock.at_least(proved)
-        {
-            tracing::warn!(from = %now.wall, to = %proved, "the network's clock was set by a certificate");
-            self.counters.count("clock_proved");
-            self.clock_moved(now.wall, proved);
+        if let Some(proved) = self.trust.as_ref().and_then(SharedTrust::proved) {
+            self.is_at_least(proved, now);
         }
+    }
+
+    /// A certificate that is good but for its beginning says that it is as late as that at least; whether a clock that was never set was set by it.
+    pub(super) fn is_at_least(&mut self, proved: UnixSecs, now: Now) -> bool {
+        if !self.clock.at_least(proved) {
+            return false;
+        }
+        tracing::warn!(from = %now.wall, to = %proved, "the network's clock was set by a certificate");
+        self.counters.count("clock_proved");
+        self.clock_moved(now.wall, proved);
+        true
     }
 
     /// Keeps the latest moment that is sure, so that a restart does not fall behind it.

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use super::link::{Code, Links};
 use super::message::{FEATURE_CONTACT, Message};
-use super::{Node, Output, Timer};
-use crate::contact::{Agreed, PLAINTEXT_LEN_MAX};
+use super::{Node, Output, Timer, reach};
+use crate::contact::{Agreed, Contacts, PLAINTEXT_LEN_MAX};
 use crate::dht::place::Contact;
 use crate::pki::id::NodeId;
 use crate::quic::{Alpn, LinkId};
@@ -58,8 +58,8 @@ impl<R: Random> Node<R> {
     /// The other end of a link has told what it can do.
     pub(super) fn offer_contact(&mut self, link: LinkId, node: NodeId, links: &mut dyn Links, now: Now) {
         let told = self.peers.get(&node).and_then(|peer| peer.features).unwrap_or(0);
-        // Nothing else is said by such sessions so far.
-        let can = self.discovery.is_some() && told & FEATURE_CONTACT != 0;
+        // Nothing else is said by such sessions so far; and who has another time drops the offer.
+        let can = self.discovery.is_some() && told & FEATURE_CONTACT != 0 && !self.is_time_only(link);
         if !can || self.meetings.offered.contains_key(&link) || self.contacts.has(node, now.mono) {
             return;
         }
@@ -70,6 +70,9 @@ impl<R: Random> Node<R> {
 
     /// The other end of a link has drawn an index.
     pub(super) fn heard_contact(&mut self, link: LinkId, theirs: u32, links: &mut dyn Links, now: Now) {
+        if self.discovery.is_none() {
+            return self.counters.count("contact_unwanted");
+        }
         let (Some(own), Some(node)) = (self.id(), self.links.get(&link).and_then(|held| held.peer)) else { return };
         let ours = match self.meetings.offered.remove(&link) {
             Some(ours) => ours,
@@ -89,9 +92,15 @@ impl<R: Random> Node<R> {
         self.contact_agreed(node, remote, links, now);
     }
 
+    /// What was offered on a link was not heard, for the other end had another time than we.
+    pub(super) fn withdraw_offer(&mut self, link: LinkId) {
+        self.meetings.offered.remove(&link);
+    }
+
     fn contact_agreed(&mut self, node: NodeId, remote: SocketAddr, links: &mut dyn Links, now: Now) {
         let contact = Contact { node, address: remote };
         self.discovery_met(contact, now);
+        self.reach_met(now);
         let Some(dial) = self.meetings.dials.get_mut(&node) else { return };
         dial.has_served = true;
         let (to, waiting) = (dial.to, std::mem::take(&mut dial.waiting));
@@ -170,8 +179,8 @@ impl<R: Random> Node<R> {
     fn end_meeting(&mut self, node: NodeId, links: &mut dyn Links) {
         self.timers.cancel(Timer::Contact(node));
         let Some(dial) = self.meetings.dials.remove(&node) else { return };
-        // The link may have become one that is kept.
-        if let Some(link) = dial.link.filter(|_| !self.keeps_link(node)) {
+        // The link may have become one that is kept, or be all that we have: whoever was found last is the way to all others.
+        if let Some(link) = dial.link.filter(|link| !self.keeps_link(node) && !self.is_only_link(*link)) {
             self.drop_link(link, Code::Done, "the contact session is there", links);
         }
     }
@@ -187,9 +196,10 @@ impl<R: Random> Node<R> {
         }
     }
 
-    /// A sealed datagram for us.
-    pub fn handle_datagram(&mut self, bytes: &[u8], links: &mut dyn Links, now: Now) {
+    /// A sealed datagram for us, which came from this address.
+    pub fn handle_datagram(&mut self, from: SocketAddr, bytes: &[u8], links: &mut dyn Links, now: Now) {
         match self.contacts.open(bytes, now.mono) {
+            Ok(opened) if opened.plaintext.first() == Some(&reach::FIRST_BYTE) => self.reach_said(&opened, from, now),
             Ok(opened) => {
                 let contact = Contact { node: opened.node, address: opened.remote };
                 self.discovery_said(contact, &opened.plaintext, links, now);
@@ -204,6 +214,14 @@ impl<R: Random> Node<R> {
         let node = self.links.get(&link).and_then(|held| held.peer);
         if let (Some(node), Some(address)) = (node, links.remote(link)) {
             self.discovery_said(Contact { node, address }, message, links, now);
+        }
+    }
+
+    /// We are a member no more, so with nobody.
+    pub(super) fn forget_contacts(&mut self) {
+        self.contacts = Contacts::default();
+        for node in std::mem::take(&mut self.meetings).dials.into_keys() {
+            self.timers.cancel(Timer::Contact(node));
         }
     }
 

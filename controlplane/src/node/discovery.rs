@@ -1,24 +1,27 @@
 //! The DHT in a node: what it is fed with, and what comes of it.
 //!
 //! The machine itself is in [`crate::dht`]. Here it gets sessions to speak by, judges for records, our own records to publish, and a place in the
-//! store; and people get their look-ups. Without it (`discovery.mode = "off"`) a node knows others by the directory alone.
+//! store; what people look for is in `finding.rs`. Without it (`discovery.mode = "off"`) a node knows others by the directory alone.
 
 use std::collections::BTreeMap;
-use std::net::Ipv6Addr;
+use std::time::{Duration, Instant};
 
-use super::calls::error;
+use super::calls::{error, not_a_member};
+use super::finding::Wanted;
 use super::link::Links;
-use super::{CallId, Node, Timer};
+use super::lookups::Watch;
+use super::{CallId, Network, Node, Part, Timer, services};
 use crate::api::call::Answer;
-use crate::api::types::{Counter, DhtHop, DhtPublication, DhtStatus, Done, ErrorCode, Found, Moment};
+use crate::api::types::{Counter, DhtPublication, DhtStatus, Done, ErrorCode, Moment};
 use crate::codec;
 use crate::dht::place::{Contact, Key, Peer};
-use crate::dht::record::{Envelope, Judge, Kind, LIFETIME_MAX_SECS, NodeValue, SignedRecord, name_key, overlay_key};
+use crate::dht::record::{Envelope, Judge, Kind, LIFETIME_MAX_SECS, NodeValue, SignedRecord};
 use crate::dht::store::Highest;
 use crate::dht::{ANCHORS_MAX, Dht, LookupId, Mode, Outcome, Output, Saved};
-use crate::pki::id::{NodeId, overlay_address};
+use crate::pki::id::NodeId;
+use crate::pki::revocation::RevocationSet;
 use crate::pki::seen::Seen;
-use crate::random::Random;
+use crate::random::{Random, draw};
 use crate::store::{Batch, Store, StoreError, Table};
 use crate::time::{Now, UnixSecs};
 
@@ -28,40 +31,52 @@ const BEGIN_WITH: usize = ANCHORS_MAX;
 const UNREACHABLE_MAX: usize = 256;
 /// A sequence that somebody claims to have seen is believed up to so far ahead of the clock; ours come from it.
 const SEQUENCE_AHEAD_MAX: u64 = 86_400;
+/// Between two times that our sequences are raised above what others claim to have seen. Ours: one round of offers takes less, and whoever claims
+/// ever more has us sign once a minute.
+const RAISE_GAP: Duration = Duration::from_secs(60);
+/// How often anchors and sequences are written down. Ours: what comes in between is learned again, and a store may be some megabytes long.
+const SAVE_INTERVAL: Duration = Duration::from_secs(600);
 /// Where anchors and sequences lie in [`Table::Discovery`].
 pub(super) const SAVED: &[u8] = b"dht";
 /// Longest form of that: as many sequences as a store keeps, and anchors.
 const SAVED_LEN_MAX: usize = 16 << 20;
 
+/// A service of ours, by its label.
+#[derive(Clone, Debug)]
+struct Service {
+    label: String,
+    /// It is not offered any more.
+    is_withdrawn: bool,
+}
+
 /// What was published last.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Published {
     sequence: u64,
+    service: Option<Service>,
     stored: u16,
     asked: u16,
     at: Option<UnixSecs>,
 }
 
-/// Who waits for a look-up, and what it is a step of.
-#[derive(Clone, Debug)]
-struct Wanted {
-    call: CallId,
-    what: String,
-    /// What earlier look-ups asked.
-    trace: Vec<DhtHop>,
-    took_ms: u64,
-}
-
 /// The machine and what is around it.
 pub(super) struct Discovery<R> {
-    dht: Dht<R>,
+    pub(super) dht: Dht<R>,
     /// Signatures that were good before.
     seen: Seen,
     unreachable: Vec<Contact>,
-    wanted: BTreeMap<LookupId, Wanted>,
-    published: BTreeMap<Kind, Published>,
-    /// What is on disk.
+    pub(super) wanted: BTreeMap<LookupId, Wanted>,
+    pub(super) watch: Watch,
+    /// Members that do not answer where they are said to be, and are looked for.
+    pub(super) sought: BTreeMap<LookupId, NodeId>,
+    /// Issuers' nodes whose lists are looked for.
+    pub(super) lists: BTreeMap<LookupId, NodeId>,
+    published: BTreeMap<(Kind, Key), Published>,
+    /// What is on disk, and when it is looked at again.
     saved: Vec<u8>,
+    save_at: Instant,
+    /// When our sequences were raised last.
+    raised: Option<Instant>,
 }
 
 /// Anchors and sequences as they lie in the store.
@@ -75,7 +90,9 @@ pub(super) fn kept(store: &impl Store) -> Result<Saved, StoreError> {
 impl<R: Random> Node<R> {
     /// Begins, once we are a member.
     pub(super) fn begin_discovery(&mut self, now: Now) {
-        let (Some(mode), Some(own)) = (self.settings.discovery, self.id()) else { return };
+        let (Some(part), Some(own)) = (self.settings.discovery, self.id()) else { return };
+        // Until others have said that they reach us.
+        let mode = if part == Part::Server { Mode::Server } else { Mode::Client };
         let saved = std::mem::take(&mut self.kept_discovery);
         let dht = Dht::new(own, mode, saved, self.random.split(), now);
         self.discovery = Some(Discovery {
@@ -83,8 +100,13 @@ impl<R: Random> Node<R> {
             seen: Seen::default(),
             unreachable: vec![],
             wanted: BTreeMap::new(),
+            sought: BTreeMap::new(),
+            lists: BTreeMap::new(),
+            watch: Watch::default(),
             published: BTreeMap::new(),
             saved: vec![],
+            save_at: now.mono + SAVE_INTERVAL,
+            raised: None,
         });
         self.publish_own(now);
         let known = self.directory.entries().filter(|entry| entry.record.node != own);
@@ -92,11 +114,7 @@ impl<R: Random> Node<R> {
         let mut contacts: Vec<Contact> =
             known.filter_map(|entry| contact(entry.record.node, entry.record.endpoints.first())).collect();
         // Not the first ones by id, who would be asked by everybody.
-        for at in 0..contacts.len().min(BEGIN_WITH) {
-            let other = at + (self.random.u64() % (contacts.len() - at) as u64) as usize;
-            contacts.swap(at, other);
-        }
-        contacts.truncate(BEGIN_WITH);
+        draw(&mut contacts, BEGIN_WITH, &mut self.random);
         if let Some(discovery) = &mut self.discovery {
             discovery.dht.join(&contacts, now);
         }
@@ -106,10 +124,22 @@ impl<R: Random> Node<R> {
     /// We are a member no more.
     pub(super) fn end_discovery(&mut self) {
         self.timers.cancel(Timer::Discover);
+        self.told_services.clear();
         let Some(discovery) = self.discovery.take() else { return };
-        for wanted in discovery.wanted.into_values() {
-            self.answer(wanted.call, Err(super::calls::not_a_member()));
+        for call in discovery.wanted.into_values().map(|wanted| wanted.call).chain(discovery.watch.end()) {
+            self.timers.cancel(Timer::Watcher(call));
+            self.answer(call, Err(not_a_member()));
         }
+    }
+
+    /// Has another part from now on; `false` when it is the one that we have.
+    pub(super) fn take_part(&mut self, mode: Mode, now: Now) -> bool {
+        let Some(discovery) = self.discovery.as_mut().filter(|discovery| discovery.dht.mode() != mode) else {
+            return false;
+        };
+        discovery.dht.set_mode(mode, now);
+        self.timers.set_at_latest(Timer::Discover, now.mono);
+        true
     }
 
     /// A session with a member is there.
@@ -145,13 +175,7 @@ impl<R: Random> Node<R> {
         if self.revocations.is_node_revoked(contact.node) {
             return self.counters.count("contact_revoked");
         }
-        let judge = Judge {
-            network: network.id,
-            bundle: &network.bundle,
-            revoked: &self.revocations,
-            seen: &discovery.seen,
-            now: now.wall,
-        };
+        let judge = judge(network, &self.revocations, &discovery.seen, now);
         discovery.dht.handle_message(Peer { contact, site: None }, message, judge, now);
         self.discover(links, now);
     }
@@ -167,17 +191,30 @@ impl<R: Random> Node<R> {
             match output {
                 Output::Send { to, message } => self.send_rpc(to, message, links, now),
                 Output::Joined => tracing::info!("the DHT can be asked"),
-                Output::Found { id, outcome } => self.discovered(id, *outcome, now),
-                Output::Published { kind, stored, asked, superseded, .. } => {
-                    self.was_published(kind, stored, asked, superseded, now);
+                Output::Found { id, outcome } => self.looked_up(id, *outcome, links, now),
+                Output::Published { kind, key, stored, asked, superseded, .. } => {
+                    self.was_published((kind, key), stored, asked, superseded, now);
                 }
             }
         }
+        self.look_at_lookups(now);
         let Some(discovery) = &self.discovery else { return };
         let next = if discovery.unreachable.is_empty() { discovery.dht.poll_timeout() } else { Some(now.mono) };
         match next {
             Some(next) => self.timers.set(Timer::Discover, next),
             None => self.timers.cancel(Timer::Discover),
+        }
+    }
+
+    /// A look-up is over, for whatever it was.
+    fn looked_up(&mut self, id: LookupId, outcome: Outcome, links: &mut dyn Links, now: Now) {
+        let Some(discovery) = &mut self.discovery else { return };
+        if let Some(node) = discovery.sought.remove(&id) {
+            self.was_sought(node, &outcome, now);
+        } else if let Some(node) = discovery.lists.remove(&id) {
+            self.lists_told(node, &outcome, links, now);
+        } else {
+            self.discovered(id, outcome, links, now);
         }
     }
 
@@ -187,6 +224,7 @@ impl<R: Random> Node<R> {
             return;
         }
         let endpoints = self.own_endpoints();
+        let lists = self.is_issuing.then(|| self.lists_held());
         let (Some(discovery), Some(network), Some(membership)) = (&mut self.discovery, &self.network, &self.membership)
         else {
             return;
@@ -194,55 +232,62 @@ impl<R: Random> Node<R> {
         let Ok(member) = membership.statement.peek() else { return };
         let anchors = if endpoints.is_empty() { discovery.dht.save().anchors } else { vec![] };
         let anchors = anchors.into_iter().take(NodeValue::ANCHORS_MAX).collect();
-        for kind in [Kind::Node, Kind::Name, Kind::Overlay] {
-            let value = match kind {
-                Kind::Node => NodeValue { endpoints: endpoints.clone(), anchors: Vec::clone(&anchors) }.encode(),
-                // Whose it is stands in the statement.
-                Kind::Name | Kind::Overlay | Kind::Zone | Kind::Service | Kind::Revocations => vec![],
-            };
+        let until = UnixSecs(now.wall.0.saturating_add(LIFETIME_MAX_SECS / 2));
+        let node = NodeValue { endpoints, anchors }.encode();
+        // Of a name and an address, whose it is stands in the statement.
+        let ours = [(Kind::Node, node), (Kind::Name, vec![]), (Kind::Overlay, vec![])].into_iter();
+        let ours = ours.chain(lists.map(|lists| (Kind::Revocations, lists.encode())));
+        let ours = ours.map(|(kind, value)| (kind, value, until, None));
+        let before = self.told_services.clone();
+        let services = services::to_say(&self.settings.services, &mut self.told_services, until, now.wall);
+        let services = services.into_iter().map(|(service, until)| {
+            let value = service.encode();
+            (Kind::Service, value, until, Some(Service { label: service.label, is_withdrawn: service.port == 0 }))
+        });
+        let mut said = vec![];
+        for (kind, value, not_after, service) in ours.chain(services) {
             let Ok(key) = kind.key_of(&member, &value) else { continue };
-            let published = discovery.published.entry(kind).or_default();
-            published.sequence = now.wall.0.max(published.sequence + 1);
-            let envelope = Envelope {
-                network: network.id,
-                kind,
-                key,
-                sequence: published.sequence,
-                not_after: UnixSecs(now.wall.0.saturating_add(LIFETIME_MAX_SECS / 2)),
-                node: membership.node,
-                value,
-            };
+            said.push((kind, key));
+            let published = discovery.published.entry((kind, key)).or_default();
+            (published.sequence, published.service) = (now.wall.0.max(published.sequence + 1), service);
+            let (network_id, node, sequence) = (network.id, membership.node, published.sequence);
+            let envelope = Envelope { network: network_id, kind, key, sequence, not_after, node, value };
             let record = SignedRecord::sign(&envelope, membership.statement.clone(), &membership.identity);
-            let judge = Judge {
-                network: network.id,
-                bundle: &network.bundle,
-                revoked: &self.revocations,
-                seen: &discovery.seen,
-                now: now.wall,
-            };
+            let judge = judge(network, &self.revocations, &discovery.seen, now);
             if let Err(error) = discovery.dht.publish(record, None, judge, now) {
-                tracing::warn!(?kind, %error, "our record is not published");
+                let service = published.service.as_ref().map(|service| service.label.as_str());
+                tracing::warn!(?kind, service, %error, "our record is not published");
                 self.counters.count("dht_publish_failed");
             }
+        }
+        for (kind, key) in discovery.published.keys().filter(|named| !said.contains(named)) {
+            discovery.dht.withdraw(*kind, *key);
+        }
+        discovery.published.retain(|named, _| said.contains(named));
+        if self.told_services != before {
+            self.store(services::save(&self.told_services));
         }
         self.timers.set_at_latest(Timer::Discover, now.mono);
     }
 
-    fn was_published(&mut self, kind: Kind, stored: u16, asked: u16, superseded: Option<u64>, now: Now) {
+    fn was_published(&mut self, named: (Kind, Key), stored: u16, asked: u16, superseded: Option<u64>, now: Now) {
         let Some(discovery) = &mut self.discovery else { return };
-        let published = discovery.published.entry(kind).or_default();
+        let Some(published) = discovery.published.get_mut(&named) else { return };
         (published.stored, published.asked, published.at) = (stored, asked, Some(now.wall));
         // An earlier life of ours may have had a clock that was ahead. Who claims more is not believed.
         let limit = now.wall.0.saturating_add(SEQUENCE_AHEAD_MAX);
-        if let Some(above) = superseded.filter(|above| *above >= published.sequence && *above < limit) {
+        let is_early = discovery.raised.is_some_and(|raised| now.mono < raised + RAISE_GAP);
+        if let Some(above) = superseded.filter(|above| !is_early && *above >= published.sequence && *above < limit) {
+            discovery.raised = Some(now.mono);
             discovery.published.values_mut().for_each(|other| other.sequence = other.sequence.max(above));
             self.publish_own(now);
         }
     }
 
     /// Writes down whom to begin with, and what must not go back.
-    pub(super) fn save_discovery(&mut self) {
-        let Some(discovery) = &mut self.discovery else { return };
+    pub(super) fn save_discovery(&mut self, now: Now) {
+        let Some(discovery) = self.discovery.as_mut().filter(|discovery| discovery.save_at <= now.mono) else { return };
+        discovery.save_at = now.mono + SAVE_INTERVAL;
         let Saved { anchors, highest } = discovery.dht.save();
         let bytes = codec::encode(&(anchors, highest));
         if bytes == discovery.saved {
@@ -259,8 +304,11 @@ impl<R: Random> Node<R> {
         let sessions = self.contacts.len() as u32;
         let Some(discovery) = &self.discovery else { return self.answer(id, Err(switched_off())) };
         let (dht, counters) = (&discovery.dht, discovery.dht.counters());
-        let published = discovery.published.iter().map(|(kind, published)| DhtPublication {
+        let is_witnessed = self.settings.discovery == Some(Part::Auto);
+        let published = discovery.published.iter().map(|((kind, _), published)| DhtPublication {
             kind: kind.name().to_owned(),
+            service: published.service.as_ref().map(|service| service.label.clone()),
+            withdrawn: published.service.as_ref().is_some_and(|service| service.is_withdrawn),
             sequence: published.sequence,
             stored: published.stored.into(),
             asked: published.asked.into(),
@@ -268,6 +316,8 @@ impl<R: Random> Node<R> {
         });
         let status = DhtStatus {
             mode: if dht.mode() == Mode::Server { "server" } else { "client" }.to_owned(),
+            witnesses: self.witnesses() as u32,
+            witnesses_wanted: if is_witnessed { self.witnesses_wanted() as u32 } else { 0 },
             is_joined: dht.is_joined(),
             contacts: dht.table().len() as u32,
             sessions,
@@ -296,106 +346,13 @@ impl<R: Random> Node<R> {
         let message = "our records are signed anew and offered; `weir dht status` shows who has them".to_owned();
         self.answer(id, Ok(Answer::Done(Done { message })));
     }
-
-    /// Finds a member by name, id, or overlay address: by the directory, or else by the DHT.
-    pub(super) fn find_call(&mut self, id: CallId, what: &str, is_dht_only: bool, links: &mut dyn Links, now: Now) {
-        if !is_dht_only
-            && let Ok(node) = self.find(what)
-            && let Some(entry) = self.directory.entry(node)
-        {
-            let found = Found {
-                node: node.to_string(),
-                name: entry.statement.name.clone(),
-                address: self.overlay_of(node).map(|address| address.to_string()).unwrap_or_default(),
-                endpoints: entry.record.endpoints.iter().map(ToString::to_string).collect(),
-                anchors: vec![],
-                source: "directory".to_owned(),
-                sequence: entry.record.sequence,
-                took_ms: 0,
-                requests: 0,
-                trace: vec![],
-            };
-            return self.answer(id, Ok(Answer::Found(Box::new(found))));
-        }
-        let Some(network) = &self.network else { return };
-        let (kind, key) = match (what.parse::<NodeId>(), what.parse::<Ipv6Addr>()) {
-            (Ok(node), _) => (Kind::Node, node.into()),
-            (Err(_), Ok(address)) => (Kind::Overlay, overlay_key(network.id, address)),
-            (Err(_), Err(_)) => (Kind::Name, name_key(network.id, what)),
-        };
-        let wanted = Wanted { call: id, what: what.to_owned(), trace: vec![], took_ms: 0 };
-        self.look_for(wanted, kind, key, links, now);
-    }
-
-    fn look_for(&mut self, wanted: Wanted, kind: Kind, key: Key, links: &mut dyn Links, now: Now) {
-        let call = wanted.call;
-        let Some(discovery) = &mut self.discovery else { return self.answer(call, Err(switched_off())) };
-        match discovery.dht.get(kind, key, now) {
-            Ok(id) => {
-                discovery.wanted.insert(id, wanted);
-                self.discover(links, now);
-            }
-            Err(busy) => self.answer(call, Err(error(ErrorCode::Busy, busy.to_string(), "try again"))),
-        }
-    }
-
-    fn overlay_of(&self, node: NodeId) -> Option<Ipv6Addr> {
-        self.network.as_ref().map(|network| overlay_address(network.id, node))
-    }
-
-    /// A look-up is over.
-    fn discovered(&mut self, id: LookupId, outcome: Outcome, now: Now) {
-        let Some(discovery) = &mut self.discovery else { return };
-        let Some(mut wanted) = discovery.wanted.remove(&id) else { return };
-        wanted.took_ms += u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX);
-        wanted.trace.extend(outcome.trace.iter().map(|hop| DhtHop {
-            node: hop.contact.node.to_string(),
-            address: hop.contact.address.to_string(),
-            path: u32::from(hop.path) + 1,
-            step: hop.step.into(),
-            depth: hop.depth.into(),
-            shared_bits: hop.shared_bits.into(),
-            answered: hop.has_answered,
-        }));
-        let read = outcome.record.as_ref().and_then(|record| {
-            let member = record.statement.peek().ok()?;
-            let envelope = record.read(member.network, now.wall).ok()?;
-            Some((member, envelope))
-        });
-        let Some((member, envelope)) = read else {
-            let asked = wanted.trace.len();
-            let message = format!("{} is not to be found: {asked} members were asked", wanted.what);
-            let remedy = "`weir members` lists whom this node knows; a name is written as in the invitation";
-            return self.answer(wanted.call, Err(error(ErrorCode::NotFound, message, remedy)));
-        };
-        if envelope.kind != Kind::Node {
-            // Whose it is, is known now; where that member is, its own record says.
-            let Some(discovery) = &mut self.discovery else { return };
-            return match discovery.dht.get(Kind::Node, member.node.into(), now) {
-                Ok(next) => {
-                    discovery.wanted.insert(next, wanted);
-                }
-                Err(busy) => self.answer(wanted.call, Err(error(ErrorCode::Busy, busy.to_string(), "try again"))),
-            };
-        }
-        let value = NodeValue::decode(&envelope.value).unwrap_or_default();
-        let texts = |all: Vec<std::net::SocketAddr>| all.iter().map(ToString::to_string).collect();
-        let found = Found {
-            node: member.node.to_string(),
-            name: member.name,
-            address: overlay_address(member.network, member.node).to_string(),
-            endpoints: texts(value.endpoints),
-            anchors: value.anchors.iter().map(|anchor| anchor.node.to_string()).collect(),
-            source: "dht".to_owned(),
-            sequence: envelope.sequence,
-            took_ms: wanted.took_ms,
-            requests: wanted.trace.len() as u32,
-            trace: wanted.trace,
-        };
-        self.answer(wanted.call, Ok(Answer::Found(Box::new(found))));
-    }
 }
 
-fn switched_off() -> crate::api::types::Error {
+/// By what records are judged now.
+fn judge<'a>(network: &'a Network, revoked: &'a RevocationSet, seen: &'a Seen, now: Now) -> Judge<'a> {
+    Judge { network: network.id, bundle: &network.bundle, revoked, seen, now: now.wall }
+}
+
+pub(super) fn switched_off() -> crate::api::types::Error {
     error(ErrorCode::Conflict, "this node takes no part in the DHT", "set discovery.mode to \"auto\" in weir.toml")
 }

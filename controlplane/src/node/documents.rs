@@ -20,7 +20,7 @@ use crate::membership::{self, MembershipError};
 use crate::pki::admission::{AdmissionError, AdmissionKeys, SignedAdmission};
 use crate::pki::bundle::{BundleError, Chain, Extended, SignedBundle};
 use crate::pki::id::{NodeId, overlay_network};
-use crate::pki::revocation::{RevocationError, SignedRevocationList};
+use crate::pki::revocation::{RevocationError, Revoked, SignedRevocationList};
 use crate::pki::statement::StatementError;
 use crate::policy::SignedPolicy;
 use crate::quic::{Alpn, LinkId};
@@ -164,6 +164,8 @@ impl<R: Random> Node<R> {
             }
             Message::Contact { index } => self.heard_contact(link, index, links, now),
             Message::Rpc(message) => self.heard_rpc(link, &message, links, now),
+            Message::Mail(frame) => self.heard_mail(link, *frame, links, now),
+            Message::Peers(peers) => self.heard_peers(link, peers, links, now),
         }
     }
 
@@ -179,13 +181,16 @@ impl<R: Random> Node<R> {
                 peer.unspoken = None;
                 peer.features = Some(hello.features);
             }
-            self.offer_contact(link, node, links, now);
+            self.hello_to_mail(link, node, &hello, now);
             self.heard_time(node, hello.wall, now);
             if self.judge_clock(node, hello.wall, now) {
+                self.withdraw_offer(link);
                 // What each refused of the other meanwhile shows by what both say to have.
                 let hello = self.hello(now);
                 self.say(link, &Message::Hello(hello), links);
             }
+            self.offer_contact(link, node, links, now);
+            self.tell_peers(link, node, links);
         }
         let is_time_only = self.is_time_only(link);
         let Some(network) = &self.network else { return };
@@ -313,11 +318,15 @@ impl<R: Random> Node<R> {
     ) -> ListsHeard {
         let mut heard = ListsHeard::default();
         let Some(network) = &self.network else { return heard };
-        let (mut batch, mut news) = (Batch::default(), vec![]);
+        let (mut batch, mut news, mut cut) = (Batch::default(), vec![], vec![]);
         for signed in lists {
             match self.revocations.apply(signed.clone(), &network.bundle) {
                 Ok(applied) => {
                     heard.added += applied.added.len();
+                    cut.extend(applied.added.into_iter().filter_map(|entry| match entry.what {
+                        Revoked::Node(node) => Some(node),
+                        Revoked::Issuer(_) | Revoked::Invite(_) => None,
+                    }));
                     let signer = signed.head.signer;
                     if let Some(whole) = self.revocations.list(signer, 0) {
                         batch.put(Table::Revocations, signer.0, codec::encode(&whole));
@@ -349,6 +358,14 @@ impl<R: Random> Node<R> {
         // Before links are cut. Who is revoked does not hear it: a link that ends takes along what was said on it last.
         self.say_to_all(&Message::Revocations(news), from, links);
         self.leave_distrusted(links, now);
+        // Also those of whom nothing is held but a place in the DHT.
+        for node in cut {
+            self.part_contact(node);
+            self.discovery_revoked(node, now);
+        }
+        if self.is_issuing {
+            self.publish_own(now);
+        }
         heard
     }
 
@@ -433,9 +450,25 @@ impl<R: Random> Node<R> {
         }
         let news: Vec<SignedRecord> =
             records.into_iter().filter(|record| self.heard_record(record.clone(), now)).collect();
+        for record in &news {
+            let node = record.statement.peek().map(|statement| statement.node);
+            let entry = node.ok().and_then(|node| self.directory.entry(node));
+            if let Some((node, endpoints)) = entry.map(|entry| (entry.record.node, entry.record.endpoints.clone())) {
+                self.give_up_elsewhere(node, &endpoints, links);
+            }
+        }
         if !news.is_empty() {
             self.say_to_all(&Message::Records(news), Some(link), links);
         }
+    }
+
+    /// Whether routes and policy know the member of a record by just what its statement says.
+    fn is_as_before(&self, record: &SignedRecord) -> bool {
+        let Ok(statement) = record.statement.peek() else { return false };
+        self.directory.entry(statement.node).is_some_and(|known| {
+            let known = &known.statement;
+            known.name == statement.name && known.prefixes == statement.prefixes && known.groups == statement.groups
+        })
     }
 
     /// Takes a record; `true` when it is news.
@@ -448,6 +481,7 @@ impl<R: Random> Node<R> {
             now: now.wall,
         };
         let bytes = codec::encode(&record);
+        let is_as_before = self.is_as_before(&record);
         let node = match self.directory.accept(record, judge) {
             Ok(Some(node)) => node,
             Ok(None) => return false,
@@ -460,9 +494,12 @@ impl<R: Random> Node<R> {
         let mut batch = Batch::default();
         batch.put(Table::Directory, node.0, bytes);
         self.store(batch);
-        (self.are_routes_dirty, self.is_policy_dirty) = (true, true);
+        // Where somebody is and how long its certificate lasts is nothing to routes and rules. A network that moves says both of everybody at once.
+        self.are_routes_dirty |= !is_as_before;
+        self.is_policy_dirty |= !is_as_before;
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.next_endpoint = 0;
+            peer.begins_anew();
         }
         self.meet(node, now);
         true

@@ -18,11 +18,11 @@ use super::link::{Code, Connected, Links};
 use super::message::{IssuerCall, MemberRequest, Message, Network as NetworkMessage};
 use super::{CallId, Network, Node, Timer};
 use crate::api::call::Answer;
-use crate::api::types::{Error, ErrorCode};
+use crate::api::types::{Error, ErrorCode, JoinRequest as ApiRequest};
 use crate::issuer::{Grant, JoinBody, JoinRequest, Refused, Reply};
 use crate::membership::{self, Membership};
 use crate::pki::bundle::{Bundle, Chain};
-use crate::pki::id::NetworkId;
+use crate::pki::id::{NetworkId, NodeId};
 use crate::pki::key::PrivateKey;
 use crate::pki::revocation::RevocationSet;
 use crate::pki::token::Token;
@@ -34,6 +34,8 @@ use crate::time::{Now, UnixSecs};
 
 /// How long one address may take to answer.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// Most addresses of members to join by that are not the token's.
+const VIA_MAX: usize = 8;
 /// Label of the exporter that requests to an issuer are bound to.
 pub(super) const EXPORT_LABEL: &[u8] = b"EXPORTER-weir-issuer-1";
 
@@ -45,8 +47,12 @@ pub(super) struct Joining {
     identity: PrivateKey,
     leaf: PrivateKey,
     link: Option<LinkId>,
-    /// Addresses that were tried.
+    /// Where it is tried, in this order, and whether it is the token that says so: at other addresses any member will do.
+    doors: Vec<(SocketAddr, bool)>,
+    /// How many of them were tried.
     tried: usize,
+    /// Who let us in at the last one, once its chain was judged.
+    by: Option<NodeId>,
     /// The certificates that the server showed.
     shown: Vec<Vec<u8>>,
     /// The network, once the server's chain was judged by it.
@@ -74,7 +80,8 @@ fn verify_in_time(
 
 impl<R: Random> Node<R> {
     /// Begins to join.
-    pub(super) fn join(&mut self, call: CallId, text: &str, name: Option<String>, links: &mut dyn Links, now: Now) {
+    pub(super) fn join(&mut self, call: CallId, request: ApiRequest, links: &mut dyn Links, now: Now) {
+        let ApiRequest { token, name, via } = request;
         if let Some(membership) = &self.membership {
             let message = format!("this node is {} of network {} already", membership.node, membership.network);
             let error =
@@ -85,7 +92,19 @@ impl<R: Random> Node<R> {
             let message = "a join is under way already".to_owned();
             return self.answer(call, Err(failed(ErrorCode::Conflict, message, "wait for it to end")));
         }
-        let token = match text.parse::<Token>().and_then(|token| token.check(now.wall).map(|()| token)) {
+        if via.len() > VIA_MAX {
+            let message = format!("{} addresses to join by; {VIA_MAX} are the most", via.len());
+            return self.answer(call, Err(failed(ErrorCode::BadRequest, message, "name a few of them")));
+        }
+        let via: Vec<SocketAddr> = match via.iter().map(|text| text.parse()).collect() {
+            Ok(via) => via,
+            Err(error) => {
+                let message = format!("{}: {error}", via.join(", "));
+                let remedy = "an address has a port, as 198.51.100.7:4646 or [2001:db8::7]:4646";
+                return self.answer(call, Err(failed(ErrorCode::BadRequest, message, remedy)));
+            }
+        };
+        let token = match token.0.parse::<Token>().and_then(|token| token.check(now.wall).map(|()| token)) {
             Ok(token) => token,
             Err(error) => {
                 let remedy = "copy the token again, or ask for a new one";
@@ -94,26 +113,32 @@ impl<R: Random> Node<R> {
         };
         let identity = self.identity.clone();
         let leaf = PrivateKey::generate(&mut self.random);
-        let (link, tried, shown, chain) = (None, 0, vec![], None);
-        self.joining = Some(Joining { call, token, name, identity, leaf, link, tried, shown, chain });
+        let (link, tried, by, shown, chain) = (None, 0, None, vec![], None);
+        let told = token.endpoints.iter().map(|address| (*address, true));
+        let doors = via.into_iter().map(|address| (address, false)).chain(told).collect();
+        self.joining = Some(Joining { call, token, name, identity, leaf, link, doors, tried, by, shown, chain });
         self.join_next("no address in the token", links, now);
     }
 
-    /// Tries the next address of the token; when there is none, says why the last one failed.
+    /// Tries the next address; when there is none, says why the last one failed.
     fn join_next(&mut self, why: &str, links: &mut dyn Links, now: Now) {
         let Some(joining) = &mut self.joining else { return };
-        let Some(remote) = joining.token.endpoints.get(joining.tried).copied() else {
+        let Some((remote, is_told)) = joining.doors.get(joining.tried).copied() else {
             let message = format!("the network does not answer: {why}");
             let remedy = "check that its gateway runs and that UDP to it passes, then try the same token again";
             return self.join_ended(Err(failed(ErrorCode::NoAnswer, message, remedy)), links);
         };
         joining.tried += 1;
-        joining.chain = None;
-        let target = DialTarget {
-            node: Some(joining.token.issuer),
-            proof: Proof::IdOnly,
-            admission: joining.token.admission.as_ref().map(|day| AdmissionKey::new(&day.key)),
-            legacy_kyber: false,
+        (joining.chain, joining.by) = (None, None);
+        let target = match is_told {
+            true => DialTarget {
+                node: Some(joining.token.issuer),
+                proof: Proof::IdOnly,
+                admission: joining.token.admission.as_ref().map(|day| AdmissionKey::new(&day.key)),
+                legacy_kyber: false,
+            },
+            // Whose tag it would have to be is not known either.
+            false => DialTarget { proof: Proof::Later, ..DialTarget::any_member() },
         };
         match links.dial(Alpn::Join, target, remote) {
             Ok(link) => {
@@ -150,11 +175,12 @@ impl<R: Random> Node<R> {
         let judged = Chain::walk(network, &message.bundles).map_err(|error| error.to_string()).and_then(|chain| {
             let shown: Vec<_> = joining.shown.iter().map(|der| der.as_slice().into()).collect();
             let member = verify_in_time(&shown, chain.current(), network, now.wall);
-            member.map(|(_, at)| (chain, at)).map_err(|error| error.to_string())
+            member.map(|(member, at)| (chain, member.node, at)).map_err(|error| error.to_string())
         });
         let chain = match judged {
-            Ok((chain, at)) => {
+            Ok((chain, by, at)) => {
                 self.clock.at_least(at);
+                joining.by = Some(by);
                 chain
             }
             Err(why) => {
@@ -239,6 +265,8 @@ impl<R: Random> Node<R> {
             return self.join_ended(Err(error), links);
         }
         let (issuer, endpoints) = (joining.token.issuer, joining.token.endpoints.clone());
+        let door = joining.doors.get(joining.tried.saturating_sub(1)).map(|(address, _)| *address);
+        let by = joining.by.filter(|by| *by != issuer).zip(door);
         let membership = Membership::of_grant(id, &grant, joining.identity.clone(), joining.leaf.clone());
         let mut batch = Batch::default();
         membership.put(&mut batch);
@@ -251,13 +279,17 @@ impl<R: Random> Node<R> {
         self.heard_admission(None, grant.admission, links, now);
         self.enter(links, now);
         self.teach_issuer();
+        self.remember_issuer(issuer);
         self.introduce(issuer, endpoints, now);
+        if let Some((by, address)) = by {
+            self.introduce(by, vec![address], now);
+        }
         let joined = self.joined_answer();
         self.join_ended(joined.map(|joined| Answer::Joined(Box::new(joined))), links);
     }
 
     /// A member that we know by its address only: enough to dial it, and the rest it says itself.
-    fn introduce(&mut self, node: crate::pki::id::NodeId, endpoints: Vec<SocketAddr>, now: Now) {
+    fn introduce(&mut self, node: NodeId, endpoints: Vec<SocketAddr>, now: Now) {
         self.peer(node).told_endpoints = endpoints;
         self.timers.set(Timer::Connect(node), now.mono);
     }

@@ -10,9 +10,11 @@
 //! handshake for each address, once.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::candidates::{Offered, Source, State};
 use super::link::{Code, Link};
+use super::peer::BACK_OFF_MAX;
 use super::{Links, Node, Timer};
 use crate::api::types::{Candidate as Row, CandidateState, Moment};
 use crate::pki::id::NodeId;
@@ -27,6 +29,11 @@ const TOLD_ENDPOINTS_MAX: usize = 8;
 impl<R: Random> Node<R> {
     /// Somebody says that members are at these addresses. They are tried as soon as this node is a member.
     pub fn handle_found(&mut self, source: Source, addresses: &[SocketAddr], links: &mut dyn Links, now: Now) {
+        self.try_at(source, addresses, links, now);
+        self.settle(links);
+    }
+
+    pub(super) fn try_at(&mut self, source: Source, addresses: &[SocketAddr], links: &mut dyn Links, now: Now) {
         for address in addresses {
             match self.candidates.offer(source, *address, now) {
                 Offered::New => self.settle_known(*address, links),
@@ -36,7 +43,6 @@ impl<R: Random> Node<R> {
             }
         }
         self.schedule_knocks();
-        self.settle(links);
     }
 
     /// Who has a link to us from there need not be asked.
@@ -85,7 +91,10 @@ impl<R: Random> Node<R> {
     /// Somebody of our network is there.
     pub(super) fn knock_answered(&mut self, link: LinkId, member: Option<Member>, links: &mut dyn Links, now: Now) {
         let Some(address) = self.candidates.tried_by(link) else { return };
-        let Some(member) = member else { return };
+        let Some(member) = member else {
+            // The handshake sees to it that there is one; if not, this is no address of a member, and is not tried for ever.
+            return self.fail_link(link, Code::NotMember, "no certificate", links, now);
+        };
         let node = member.node;
         if Some(node) == self.id() {
             self.counters.count("candidate_self");
@@ -93,16 +102,18 @@ impl<R: Random> Node<R> {
         } else {
             self.counters.count("candidate_member");
             tracing::debug!(peer = %node.short(), %address, "found");
-            self.candidates.found(address, State::Member(node));
+            let is_other = self.candidates.found(address, State::Member(node));
+            self.told_of(node, address);
             let peer = self.peer(node);
-            peer.told_endpoints.retain(|known| *known != address);
-            peer.told_endpoints.insert(0, address);
-            peer.told_endpoints.truncate(TOLD_ENDPOINTS_MAX);
-            peer.next_endpoint = 0;
+            // Where nobody has answered, an answer is news as well.
+            let is_news = std::mem::take(&mut peer.is_silent) || is_other;
             peer.member.get_or_insert(member);
             self.await_end(node, now);
+            self.give_up_elsewhere(node, &[address], links);
             if self.peers.get(&node).is_some_and(|peer| peer.link.is_none()) {
-                self.timers.set(Timer::Connect(node), now.mono);
+                // Whoever answers here and closes each link would be asked and dialled again without end: each end of a last link has all asked.
+                let wait = if is_news { Duration::ZERO } else { BACK_OFF_MAX };
+                self.timers.set_at_latest(Timer::Connect(node), now.mono + wait);
             }
         }
         self.schedule_knocks();
@@ -111,6 +122,18 @@ impl<R: Random> Node<R> {
         if !(is_ended && Some(node) != self.id() && self.renews_by(link, links)) {
             self.drop_link(link, Code::Done, "that was all", links);
         }
+    }
+
+    /// A member is at this address, by its own word: it is tried first. `true` when that is news.
+    pub(super) fn told_of(&mut self, node: NodeId, address: SocketAddr) -> bool {
+        let peer = self.peer(node);
+        let before = peer.told_endpoints.len();
+        peer.told_endpoints.retain(|known| *known != address);
+        let is_news = peer.told_endpoints.len() == before;
+        peer.told_endpoints.insert(0, address);
+        peer.told_endpoints.truncate(TOLD_ENDPOINTS_MAX);
+        peer.next_endpoint = 0;
+        is_news
     }
 
     /// A link by which an address was tried is gone; `false` when it was another one.
@@ -137,6 +160,11 @@ impl<R: Random> Node<R> {
     /// Whether no member has a link with us.
     pub(super) fn is_alone(&self) -> bool {
         self.peers.values().all(|peer| peer.link.is_none())
+    }
+
+    /// Whether we would be alone without this link.
+    pub(super) fn is_only_link(&self, link: LinkId) -> bool {
+        self.peers.values().filter_map(|peer| peer.link).all(|known| known == link)
     }
 
     /// The last link to a member may have gone: then everybody who was ever named is worth asking.

@@ -158,13 +158,20 @@ impl<R: Random> Node<R> {
         }
         let open: Vec<_> = self.links.keys().copied().collect();
         for link in open {
+            // An address that was being tried is tried again as a member of the next network.
+            self.knock_closed(link, "this node left its network", now);
             self.drop_link(link, Code::Done, "leaving", links);
         }
+        self.forget_contacts();
+        self.forget_issuers();
         self.end_waiting();
         self.end_discovery();
+        self.end_mail();
         self.identity = PrivateKey::generate(&mut self.random);
         let mut batch = Batch::default();
         batch.delete(Table::Discovery, super::discovery::SAVED);
+        batch.delete(Table::Discovery, super::issuers::KEPT);
+        batch.delete(Table::Discovery, super::services::TOLD);
         membership::forget(&mut batch, &self.identity);
         for entry in self.directory.entries() {
             batch.delete(Table::Directory, entry.record.node.0);

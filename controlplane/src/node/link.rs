@@ -2,7 +2,7 @@
 
 use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use weir_dataplane::api::message::SessionId;
 use zeroize::Zeroizing;
@@ -135,6 +135,8 @@ pub struct Link {
     pub peer: Option<NodeId>,
     /// It stands.
     pub is_connected: bool,
+    /// When its other end told addresses last.
+    pub heard_peers: Option<Instant>,
 }
 
 impl<R: Random> Node<R> {
@@ -171,11 +173,19 @@ impl<R: Random> Node<R> {
         allowed && self.settings.legacy_kyber.contains(&node)
     }
 
+    /// Whether messages go to this member by a link now.
+    pub fn has_link(&self, node: NodeId) -> bool {
+        self.peers.get(&node).is_some_and(|peer| peer.link.is_some())
+    }
+
     /// Whether a link to this member is kept even when nothing is to be said.
     pub(super) fn keeps_link(&self, node: NodeId) -> bool {
         let Some(own) = self.id() else { return false };
         // Whom we know by its address only has something to tell us.
         if self.directory.entry(node).is_none() || self.directory.len() <= FULL_MESH_MAX {
+            return true;
+        }
+        if self.mail_wants_link(node) {
             return true;
         }
         self.directory.is_neighbour(own, node, NEIGHBOURS)
@@ -199,6 +209,15 @@ impl<R: Random> Node<R> {
                 }
             }
             Err(why) => self.connect_later(node, &why, now),
+        }
+    }
+
+    /// A member says where it is: an attempt at another address would only be in the way until it is given up.
+    pub(super) fn give_up_elsewhere(&mut self, node: NodeId, is_there: &[SocketAddr], links: &mut dyn Links) {
+        let dialling = self.peers.get(&node).and_then(|peer| peer.dialling);
+        let is_elsewhere = |link: &LinkId| links.remote(*link).is_some_and(|remote| !is_there.contains(&remote));
+        if let Some(link) = dialling.filter(is_elsewhere) {
+            self.drop_link(link, Code::Done, "it is somewhere else", links);
         }
     }
 
@@ -241,6 +260,7 @@ impl<R: Random> Node<R> {
             let wait = peer.failed(why, share);
             self.timers.set(Timer::Connect(node), now.mono + wait);
         }
+        self.seek(node, now);
     }
 
     /// Where to dial a member next: where its session is, else what its record says, one address after the other.
@@ -248,7 +268,7 @@ impl<R: Random> Node<R> {
         let endpoints = self.directory.entry(node).map(|entry| entry.record.endpoints.as_slice()).unwrap_or_default();
         let peer = self.peers.get_mut(&node)?;
         let known = peer.session.as_ref().map(|session| session.endpoint);
-        let told = peer.told_endpoints.iter().chain(endpoints).copied();
+        let told = peer.told_endpoints.iter().chain(endpoints).chain(&peer.hearsay).copied();
         let candidates: Vec<SocketAddr> =
             known.into_iter().chain(told.filter(|endpoint| Some(*endpoint) != known)).collect();
         if candidates.is_empty() {
@@ -330,6 +350,7 @@ impl<R: Random> Node<R> {
             return self.drop_link(link, Code::NotMember, "that is ourselves", links);
         }
         let in_grace = member.in_grace;
+        self.learn_issuer(&member);
         let entry = self.peer(node);
         let changed = entry.member.as_ref().is_none_or(|known| known.prefixes != member.prefixes);
         entry.member = Some(member);
@@ -381,6 +402,7 @@ impl<R: Random> Node<R> {
         let hello = self.hello(now);
         self.say(link, &Message::Hello(hello), links);
         tracing::debug!(peer = %node.short(), %remote, "link up");
+        self.issuer_connected(node, links, now);
         self.begin_soon(node, now);
     }
 
@@ -525,6 +547,9 @@ impl<R: Random> Node<R> {
         self.farewell_link_gone(link);
         self.contact_link_gone(link);
         let held = self.links.remove(&link)?;
+        if let Some(node) = held.peer {
+            self.mail_link_gone(link, node);
+        }
         let peer = held.peer.and_then(|node| self.peers.get_mut(&node));
         let was_of_peer = peer.is_some_and(|peer| peer.forget_link(link));
         Some((held, was_of_peer))
@@ -538,9 +563,12 @@ impl<R: Random> Node<R> {
         for link in of_peer {
             self.drop_link(link, code, why, links);
         }
+        if code == Code::Revoked {
+            self.forget_mail(node, now);
+        }
         self.end_session(node, links, now);
         self.part_contact(node);
-        if code == Code::Revoked {
+        if matches!(code, Code::Revoked | Code::NotMember) {
             self.discovery_revoked(node, now);
         }
         self.directory.remove(node);
@@ -560,7 +588,9 @@ impl<R: Random> Node<R> {
     pub(super) fn hello(&self, now: Now) -> Hello {
         Hello {
             version: message::VERSION,
-            features: if self.discovery.is_some() { message::FEATURE_CONTACT } else { 0 },
+            features: message::FEATURE_MESSAGES
+                | message::FEATURE_PEERS
+                | if self.discovery.is_some() { message::FEATURE_CONTACT } else { 0 },
             program: env!("CARGO_PKG_VERSION").to_owned(),
             bundle: self.network.as_ref().map_or(0, |network| network.bundle.version),
             revocations: self.revocations.digest(),
@@ -576,6 +606,6 @@ impl<R: Random> Node<R> {
 impl Link {
     /// One that does not stand yet.
     pub(super) fn new(alpn: Alpn, side: Side, peer: Option<NodeId>) -> Self {
-        Self { alpn, side, peer, is_connected: false }
+        Self { alpn, side, peer, is_connected: false, heard_peers: None }
     }
 }

@@ -5,6 +5,7 @@
 //!               Ask ─▶              ◀─ Bundles | Revocations | Policy | Admission | Records
 //!               Issuer{ticket, …} ─▶                   ◀─ IssuerSaid{ticket, …}        renewal, through any member
 //!               Ping ─▶             ◀─ Pong
+//!               Mail ◀─▶ Mail                                 messages of applications: `mail::wire`
 //!
 //!  weir-key/1   responder, with its handshake: Offer ─▶ ; initiator, once it has installed: Offer ─▶ ; responder, the same: Installed ─▶
 //!
@@ -14,11 +15,15 @@
 //! Each message is one frame of the link's control stream, in postcard's format; variants are only ever appended. A peer that says
 //! something else is answered by closing the link.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 use weir_dataplane::api::message::Offer;
 
 use super::directory::SignedRecord;
+use crate::dht::place::Contact;
 use crate::issuer::{JoinRequest, LeaveRequest, Refused, RenewRequest, Reply};
+use crate::mail::wire::Frame;
 use crate::pki::admission::SignedAdmission;
 use crate::pki::bundle::SignedBundle;
 use crate::pki::id::NodeId;
@@ -33,6 +38,14 @@ const VERSION_FIRST: u16 = 1;
 /// A bit of [`Hello::features`], which tell abilities beyond the version: [`Message::Contact`] and [`Message::Rpc`] are wanted. What is said by an
 /// ability is said only to those who told its bit.
 pub const FEATURE_CONTACT: u64 = 1;
+/// The same of [`Message::Mail`]: messages of applications are taken.
+pub const FEATURE_MESSAGES: u64 = 2;
+/// A bit of the same: [`Message::Peers`] is wanted.
+pub const FEATURE_PEERS: u64 = 4;
+/// Most addresses that a member tells of itself at a time.
+pub const PEERS_HERE_MAX: usize = 4;
+/// Most of others.
+pub const PEERS_OTHERS_MAX: usize = 16;
 /// Longest message.
 pub const MESSAGE_LEN_MAX: usize = 1 << 20;
 /// Most records in one message, so that it stays below its longest.
@@ -164,6 +177,19 @@ pub enum Message {
     },
     /// What is too long for a datagram of a contact session, or came before there was one.
     Rpc(Vec<u8>),
+    /// About messages of applications.
+    Mail(Box<Frame>),
+    /// Addresses of the speaker, and of others that it has links with.
+    Peers(Peers),
+}
+
+/// Peer exchange: addresses, which prove nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peers {
+    /// Private addresses of the speaker, for those who happen to be near; at most [`PEERS_HERE_MAX`].
+    pub here: Vec<SocketAddr>,
+    /// Public addresses at which it has links with others; at most [`PEERS_OTHERS_MAX`].
+    pub others: Vec<Contact>,
 }
 
 /// A message of a key exchange.

@@ -13,8 +13,10 @@ use crate::quic::LinkId;
 /// First wait after a failed dial; doubles up to [`BACK_OFF_MAX`].
 const BACK_OFF_MIN: Duration = Duration::from_millis(250);
 /// Longest wait between dials of a member that does not answer.
-const BACK_OFF_MAX: Duration = Duration::from_secs(60);
+pub(super) const BACK_OFF_MAX: Duration = Duration::from_secs(60);
 
+/// Addresses of a member by hearsay: who lies about them costs so many dials more.
+const HEARSAY_MAX: usize = 4;
 /// Incarnations of a member's packet plane that are kept in mind: as many copies of one state directory are told apart.
 const LIVES_MAX: usize = 4;
 
@@ -73,10 +75,16 @@ pub struct Peer {
     pub link: Option<LinkId>,
     /// What the other end of that link can do, once it has said so.
     pub features: Option<u64>,
+    /// The link on which it takes messages of applications.
+    pub mail_link: Option<LinkId>,
     /// A link that is being dialled, and how many of the peer's endpoints were tried.
     pub dialling: Option<LinkId>,
     /// Where it is, as somebody told us who is no record: a token.
     pub told_endpoints: Vec<SocketAddr>,
+    /// Where it may be as well, by the word of others or as a neighbour of ours: tried last.
+    pub hearsay: Vec<SocketAddr>,
+    /// When it was looked for in the DHT.
+    pub sought: Option<Instant>,
     /// Which endpoint is tried next.
     pub next_endpoint: usize,
     /// The exchange that is under way.
@@ -132,11 +140,31 @@ impl Peer {
         Skew::of(self.clock_ahead_secs.map_or(0, i64::unsigned_abs))
     }
 
+    /// Somebody says where it is. `true` when that is news.
+    pub fn heard_of(&mut self, endpoint: SocketAddr) -> bool {
+        let is_known = self.told_endpoints.contains(&endpoint) || self.hearsay.contains(&endpoint);
+        if !is_known {
+            self.hearsay.insert(0, endpoint);
+            self.hearsay.truncate(HEARSAY_MAX);
+        }
+        !is_known
+    }
+
+    /// Whether attempts came to nothing since the last that did, so often.
+    pub const fn has_failed(&self, times: u32) -> bool {
+        self.failures >= times
+    }
+
     /// Something worked.
     pub fn succeeded(&mut self) {
         self.failures = 0;
         self.is_silent = false;
         self.trouble = None;
+    }
+
+    /// What came to nothing says nothing any more: it told where it is now, or this host is somewhere else.
+    pub fn begins_anew(&mut self) {
+        self.failures = 0;
     }
 
     /// Something did not; how long to wait before the next attempt. `share` in 0..256 spreads those who fail together.

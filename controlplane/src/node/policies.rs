@@ -69,10 +69,14 @@ impl<R: Random> Node<R> {
         Ok(())
     }
 
-    /// What is said where there is no policy: nothing, with the default that the network was founded with.
-    fn document(&self) -> Document {
+    /// What the network was founded with: that holds where there is no policy.
+    pub(super) fn default_action(&self) -> Action {
         let allow = self.network.as_ref().is_none_or(|network| network.bundle.default_allow);
-        let default = if allow { Action::Allow } else { Action::Deny };
+        if allow { Action::Allow } else { Action::Deny }
+    }
+
+    fn document(&self) -> Document {
+        let default = self.default_action();
         self.policy.current().map_or_else(|| Document::empty(default), |version| version.document.clone())
     }
 
@@ -173,6 +177,9 @@ impl<R: Random> Node<R> {
 
     fn explain(&self, request: &ExplainRequest) -> Result<Explanation, Error> {
         let members = self.member_views();
+        if let Some(topic) = &request.topic {
+            return self.explain_message(request, topic, &members);
+        }
         let Some((source, destination)) = policy::ask(&members, &request.src, &request.dst) else {
             let message = format!("{} or {} is neither an address nor a member's name", request.src, request.dst);
             return Err(error(ErrorCode::BadRequest, message, "`weir members` lists names and addresses"));
@@ -192,15 +199,25 @@ impl<R: Random> Node<R> {
         };
         let document = self.document();
         let explained = policy::explain(&document, &members, source, destination, protocol, request.port);
-        let considered = explained.considered.iter().map(|row| format!("rule {} does not fit: {}", row.rule, row.why));
-        Ok(Explanation {
-            allowed: explained.action == Action::Allow,
-            rule: match &explained.decided_by {
-                Decider::Rule { number, .. } => Some(*number as u64),
-                Decider::Default => None,
-            },
-            reasons: considered.chain([explained.why.clone()]).collect(),
-        })
+        Ok(told(explained))
+    }
+
+    fn explain_message(
+        &self,
+        request: &ExplainRequest,
+        topic: &str,
+        members: &[MemberView],
+    ) -> Result<Explanation, Error> {
+        let topic = topic.parse().map_err(|wrong: crate::mail::wire::TopicError| {
+            error(ErrorCode::BadRequest, wrong.to_string(), "name a topic as in `report/daily`")
+        })?;
+        let member = |word: &str| {
+            let node = self.find(word)?;
+            let unknown = || error(ErrorCode::NotFound, format!("no member {word}"), "`weir members` lists all");
+            members.iter().find(|member| member.node == node).ok_or_else(unknown)
+        };
+        let (from, to) = (member(&request.src)?, member(&request.dst)?);
+        Ok(told(policy::explain_message(&self.document(), from, to, &topic)))
     }
 
     /// Puts a policy in force: one that an operator has signed, or one that the issuer beside us signs.
@@ -292,5 +309,18 @@ impl<R: Random> Node<R> {
                 self.answer(id, Err(error(ErrorCode::Conflict, refused.to_string(), remedy)));
             }
         }
+    }
+}
+
+/// An explanation as the API tells it.
+fn told(explained: policy::Explanation) -> Explanation {
+    let considered = explained.considered.iter().map(|row| format!("rule {} does not fit: {}", row.rule, row.why));
+    Explanation {
+        allowed: explained.action == Action::Allow,
+        rule: match &explained.decided_by {
+            Decider::Rule { number, .. } => Some(*number as u64),
+            Decider::Default => None,
+        },
+        reasons: considered.chain([explained.why.clone()]).collect(),
     }
 }

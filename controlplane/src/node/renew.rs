@@ -11,6 +11,7 @@ use super::calls::{WAITING_MAX, error, not_a_member};
 use super::join::EXPORT_LABEL;
 use super::link::{Code, Links};
 use super::message::{IssuerCall, MemberRequest, Message};
+use super::peer::Peer;
 use super::{CallId, Node, Output, Ticket, Timer};
 use crate::api::types::ErrorCode;
 use crate::issuer::{self, Asked, Grant, Refused, RenewBody, RenewRequest, Reply, Request};
@@ -18,7 +19,7 @@ use crate::pki::admission::SignedAdmission;
 use crate::pki::id::NodeId;
 use crate::pki::key::PrivateKey;
 use crate::pki::revocation::SignedRevocationList;
-use crate::pki::verifier::{Member, verify};
+use crate::pki::verifier::{Member, VerifyError, verify};
 use crate::quic::{Alpn, LinkId};
 use crate::random::Random;
 use crate::store::Batch;
@@ -35,7 +36,7 @@ const RETRY_MIN: Duration = Duration::from_secs(5);
 /// Time between two attempts when the certificate has ended: nothing is to be gained by haste any more, and many may be in that state.
 const RETRY_ENDED: Duration = Duration::from_secs(60);
 /// The role of a member with an issuer beside it.
-const ROLE_ISSUER: &str = "issuer";
+pub(super) const ROLE_ISSUER: &str = "issuer";
 
 /// A renewal that is under way.
 #[derive(Default)]
@@ -297,17 +298,35 @@ impl<R: Random> Node<R> {
         }
     }
 
+    /// Judges a certificate that was made for us, and says what time it is by now. To a clock that was never set all that is new is from the
+    /// future: a certificate that is good but for that says how late it is at least.
+    fn judge_grant(&mut self, grant: &Grant, now: Now) -> Result<Now, String> {
+        let (Some(network), Some(membership)) = (&self.network, &self.membership) else {
+            return Err("this node is no member".to_owned());
+        };
+        let shown: Vec<_> = grant.chain.iter().map(|der| der.as_slice().into()).collect();
+        let judged_at = |at| verify(&shown, &network.bundle, network.id, &self.revocations, at);
+        let (judged, wall) = match judged_at(now.wall) {
+            Err(VerifyError::NotYetValid(begin)) => (judged_at(begin), begin),
+            judged => (judged, now.wall),
+        };
+        let own = membership.identity.public();
+        match judged {
+            Ok(member) if member.identity != own => Err("the certificate that came is for another key".to_owned()),
+            Ok(_) if wall == now.wall || self.is_at_least(wall, now) => Ok(Now { wall, ..now }),
+            Ok(_) => Err(format!("the certificate that came is not good: {}", VerifyError::NotYetValid(wall))),
+            Err(error) => Err(format!("the certificate that came is not good: {error}")),
+        }
+    }
+
     /// The next certificate is here.
     fn renewed(&mut self, leaf: PrivateKey, grant: Grant, links: &mut dyn Links, now: Now) {
-        let Some(network) = &self.network else { return };
-        let shown: Vec<_> = grant.chain.iter().map(|der| der.as_slice().into()).collect();
-        let judged = verify(&shown, &network.bundle, network.id, &self.revocations, now.wall);
+        let now = match self.judge_grant(&grant, now) {
+            Ok(now) => now,
+            Err(why) => return self.renewal_failed(&why),
+        };
+        let was_ended = self.leaf_fields().is_some_and(|fields| now.wall > fields.validity.not_after);
         let Some(membership) = &mut self.membership else { return };
-        match judged {
-            Ok(member) if member.identity == membership.identity.public() => {}
-            Ok(_) => return self.renewal_failed("the certificate that came is for another key"),
-            Err(error) => return self.renewal_failed(&format!("the certificate that came is not good: {error}")),
-        }
         (membership.leaf, membership.chain, membership.statement) = (leaf, grant.chain, grant.statement);
         let mut batch = Batch::default();
         membership.put(&mut batch);
@@ -323,6 +342,11 @@ impl<R: Random> Node<R> {
         self.heard_lists(None, grant.revocations, links, now);
         self.heard_admission(None, grant.admission, links, now);
         self.sign_record(now);
+        if was_ended {
+            // Others had reason to refuse us, which is gone: what failed before says nothing of what follows.
+            self.peers.values_mut().filter(|peer| peer.link.is_none()).for_each(Peer::succeeded);
+            self.dial_missing_anew(now);
+        }
         for call in std::mem::take(&mut self.renewal.calls) {
             self.answer_certificate(call, now);
         }
@@ -330,17 +354,25 @@ impl<R: Random> Node<R> {
 
     /// A member, or one that joins, wants an issuer.
     pub(super) fn pass_to_issuer(&mut self, link: LinkId, call: IssuerCall, links: &mut dyn Links, now: Now) {
-        let IssuerCall { ticket, hops, exporter, request } = call;
         let Some(held) = self.links.get(&link) else { return };
         let (alpn, peer) = (held.alpn, held.peer);
         // Who speaks for itself is bound to this link; who passes another's request on is believed about the other's, for it could only
         // lie about a connection of its own.
-        let is_own = alpn == Alpn::Join || hops == HOPS_MAX;
+        let is_own = alpn == Alpn::Join || call.hops == HOPS_MAX;
         let exporter = match links.export(link, EXPORT_LABEL, b"") {
             Ok(ours) if is_own => *ours,
-            Ok(_) => exporter,
+            Ok(_) => call.exporter,
             Err(_) => return self.misspoke(link, links, now),
         };
+        let can_pass = call.hops > 0 && self.relayed.len() + self.issuers.waiting() < RELAYED_MAX;
+        let call = match can_pass && !self.is_issuing && self.link_of_issuer(Some(link)).is_none() {
+            true => match self.wait_for_issuer(link, call, links, now) {
+                Some(call) => call,
+                None => return,
+            },
+            false => call,
+        };
+        let IssuerCall { ticket, hops, request, .. } = call;
         if self.is_issuing && self.issuer_tickets.len() >= ASKED_MAX {
             self.counters.count("issuer_busy");
             let reply = Box::new(Err(Refused::Store("the issuer is behind; ask again".to_owned())));
@@ -356,7 +388,7 @@ impl<R: Random> Node<R> {
             self.ask_issuer(IssuerPurpose::Member(link, ticket), Asked { by, request });
             return;
         }
-        let way = if hops > 0 && self.relayed.len() < RELAYED_MAX { self.way_to_issuer(Some(link)) } else { None };
+        let way = if can_pass { self.way_to_issuer(Some(link)) } else { None };
         let Some(way) = way else {
             self.counters.count("issuer_unreachable");
             let reply = Box::new(Err(Refused::NotIssuer));
@@ -397,6 +429,12 @@ impl<R: Random> Node<R> {
     /// Answers that would go back by this link, or come by it, will not any more.
     pub(super) fn forget_relayed(&mut self, link: LinkId) {
         self.relayed.retain(|(way, _), relayed| *way != link && relayed.from != link);
+        self.issuers.forget_link(link);
+    }
+
+    /// Whether answers to others are still to come by this link.
+    pub(super) fn is_relayed_by(&self, link: LinkId) -> bool {
+        self.relayed.keys().any(|(way, _)| *way == link)
     }
 
     /// The issuer beside us answered.

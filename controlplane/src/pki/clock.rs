@@ -208,6 +208,11 @@ impl NetworkClock {
         self.mono
     }
 
+    /// What [`Self::tick`] said last.
+    pub const fn seen(&self) -> Now {
+        Now { mono: self.mono, wall: self.wall }
+    }
+
     /// What to write to disk, so that a restart does not fall behind it.
     pub const fn to_disk(&self) -> UnixSecs {
         self.floor

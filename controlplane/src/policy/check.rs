@@ -33,23 +33,14 @@ pub struct Finding {
 pub fn check(document: &Document, members: &[MemberView]) -> Vec<Finding> {
     let mut findings = vec![];
     for (at, rule) in document.rules.iter().enumerate() {
-        let mut find = |what: String| {
-            findings.push(Finding { severity: Severity::Warning, rule: Some(rule.name.clone()), what });
-        };
-        for (side, terms) in [("from", &rule.from), ("to", &rule.to)] {
-            for term in terms {
-                let is_name = matches!(term, Term::Group(_) | Term::Node(_));
-                if is_name && !members.is_empty() && !members.iter().any(|member| term.names(member)) {
-                    find(format!("`{side}` names {term}, which is nobody now: `weir members` shows who there is"));
-                }
-            }
-        }
-        if let Some(before) = document.rules[..at].iter().find(|before| hides(before, rule)) {
-            find(format!(
-                "it never decides, because {} before it fits all that it fits: move it up, or remove it",
-                before.name
-            ));
-        }
+        let before = document.rules[..at].iter().find(|before| hides(before, rule));
+        look(&rule.name, [&rule.from, &rule.to], before.map(|rule| &rule.name), members, &mut findings);
+    }
+    for (at, rule) in document.messages.iter().enumerate() {
+        let before = document.messages[..at].iter().find(|before| {
+            covers(&before.from, &rule.from) && covers(&before.to, &rule.to) && before.topic.covers(&rule.topic)
+        });
+        look(&rule.name, [&rule.from, &rule.to], before.map(|rule| &rule.name), members, &mut findings);
     }
     let sides = Sides::new(document, members);
     for member in members {
@@ -67,24 +58,50 @@ pub fn check(document: &Document, members: &[MemberView]) -> Vec<Finding> {
     findings
 }
 
+/// Looks at one rule: at the names on its sides, and at the one before that leaves it nothing to decide.
+fn look(
+    rule: &str,
+    sides: [&Vec<Term>; 2],
+    hidden_by: Option<&String>,
+    members: &[MemberView],
+    findings: &mut Vec<Finding>,
+) {
+    let mut find = |what: String| {
+        findings.push(Finding { severity: Severity::Warning, rule: Some(rule.to_owned()), what });
+    };
+    for (side, terms) in ["from", "to"].into_iter().zip(sides) {
+        for term in terms {
+            let is_name = matches!(term, Term::Group(_) | Term::Node(_));
+            if is_name && !members.is_empty() && !members.iter().any(|member| term.names(member)) {
+                find(format!("`{side}` names {term}, which is nobody now: `weir members` shows who there is"));
+            }
+        }
+    }
+    if let Some(before) = hidden_by {
+        find(format!("it never decides, because {before} before it fits all that it fits: move it up, or remove it"));
+    }
+}
+
+/// Whether the one side says of itself that it has everybody in it whom the other has.
+fn covers(one: &[Term], other: &[Term]) -> bool {
+    let covered = |term: &Term| match term {
+        Term::Prefix(inner) => one.iter().any(|outer| match outer {
+            Term::Any => true,
+            Term::Prefix(outer) => outer.bit_len() <= inner.bit_len() && outer.contains(inner.address()),
+            Term::Group(_) | Term::Node(_) => false,
+        }),
+        Term::Any | Term::Group(_) | Term::Node(_) => one.contains(term) || one.contains(&Term::Any),
+    };
+    other.iter().all(covered)
+}
+
 /// Whether the one rule says of itself that it fits all that the other does.
 fn hides(one: &Rule, other: &Rule) -> bool {
-    let side = |one: &[Term], other: &[Term]| {
-        let covered = |term: &Term| match term {
-            Term::Prefix(inner) => one.iter().any(|outer| match outer {
-                Term::Any => true,
-                Term::Prefix(outer) => outer.bit_len() <= inner.bit_len() && outer.contains(inner.address()),
-                Term::Group(_) | Term::Node(_) => false,
-            }),
-            Term::Any | Term::Group(_) | Term::Node(_) => one.contains(term) || one.contains(&Term::Any),
-        };
-        other.iter().all(covered)
-    };
     let ports = one.ports.is_empty()
         || !other.ports.is_empty()
             && other.ports.iter().all(|o| one.ports.iter().any(|range| range.first <= o.first && o.last <= range.last));
-    side(&one.from, &other.from)
-        && side(&one.to, &other.to)
+    covers(&one.from, &other.from)
+        && covers(&one.to, &other.to)
         && (one.protocol == Protocol::Any || one.protocol == other.protocol)
         && ports
 }

@@ -81,26 +81,37 @@ pub fn diff(before: &Document, after: &Document) -> Vec<Change> {
     if before.default != after.default {
         changes.push(Change::Default { before: before.default.to_string(), after: after.default.to_string() });
     }
-    let find = |document: &'_ Document, name: &str| document.rules.iter().position(|rule| rule.name == name);
-    for rule in before.rules.iter().filter(|rule| find(after, &rule.name).is_none()) {
-        changes.push(Change::Removed { rule: rule.name.clone(), said: rule.to_string() });
+    let of_packets = |document: &Document| -> Vec<(String, String)> {
+        document.rules.iter().map(|rule| (rule.name.clone(), rule.to_string())).collect()
+    };
+    let of_messages = |document: &Document| -> Vec<(String, String)> {
+        document.messages.iter().map(|rule| (rule.name.clone(), rule.to_string())).collect()
+    };
+    rules(&of_packets(before), &of_packets(after), &mut changes);
+    rules(&of_messages(before), &of_messages(after), &mut changes);
+    changes
+}
+
+/// The same for rules of one kind, each a name and what it says.
+fn rules(before: &[(String, String)], after: &[(String, String)], changes: &mut Vec<Change>) {
+    let find = |rules: &[(String, String)], name: &str| rules.iter().position(|(known, _)| known == name);
+    for (rule, said) in before.iter().filter(|(name, _)| find(after, name).is_none()) {
+        changes.push(Change::Removed { rule: rule.clone(), said: said.clone() });
     }
     // Where the rules that stayed were, in the order in which they are now.
     let mut reached: Option<usize> = None;
-    for (place, rule) in (1..).zip(&after.rules) {
-        let Some(was) = find(before, &rule.name) else {
-            changes.push(Change::Added { rule: rule.name.clone(), place, says: rule.to_string() });
+    for (place, (rule, says)) in (1..).zip(after) {
+        let Some(was) = find(before, rule) else {
+            changes.push(Change::Added { rule: rule.clone(), place, says: says.clone() });
             continue;
         };
-        let said = &before.rules[was];
-        if said != rule {
-            let (said, says) = (said.to_string(), rule.to_string());
-            changes.push(Change::Changed { rule: rule.name.clone(), said, says });
+        let (_, said) = &before[was];
+        if said != says {
+            changes.push(Change::Changed { rule: rule.clone(), said: said.clone(), says: says.clone() });
         }
         if reached.is_some_and(|reached| was < reached) {
-            changes.push(Change::Moved { rule: rule.name.clone(), place });
+            changes.push(Change::Moved { rule: rule.clone(), place });
         }
         reached = reached.max(Some(was));
     }
-    changes
 }

@@ -10,6 +10,12 @@
 //! proto = "tcp"                   # any (the default), tcp, udp, icmp, or a number
 //! ports = [443, "8000-8100"]      # destination ports of tcp and udp; all of them when left out
 //! action = "allow"                # the default
+//!
+//! [[message]]                     # of applications, by `weir send`; the same default
+//! name = "reports"
+//! from = ["group:edge"]           # no prefixes: a message comes from a member
+//! to = ["node:collector"]
+//! topic = "report/*"              # one topic, or all that begin alike; all of them when left out
 //! ```
 
 use std::collections::HashSet;
@@ -18,12 +24,17 @@ use std::fmt;
 use toml::{Table, Value};
 use weir_dataplane::api::policy::{PortRange, Protocol};
 
-use super::{Action, DOCUMENT_LEN_MAX, Document, NAME_LEN_MAX, PORTS_MAX, RULES_MAX, Rule, TERMS_MAX, Term, list};
+use super::{
+    Action, DOCUMENT_LEN_MAX, Document, MessageRule, NAME_LEN_MAX, PORTS_MAX, RULES_MAX, Rule, TERMS_MAX, Term, list,
+};
+use crate::mail::wire::TopicPattern;
 
 /// Keys of a rule.
 const RULE_KEYS: &[&str] = &["name", "from", "to", "proto", "ports", "action"];
+/// Keys of a rule about messages.
+const MESSAGE_KEYS: &[&str] = &["name", "from", "to", "topic", "action"];
 /// Keys of a document.
-const DOCUMENT_KEYS: &[&str] = &["default", "rule"];
+const DOCUMENT_KEYS: &[&str] = &["default", "rule", "message"];
 /// Longest key or word that is compared with the known ones: the comparison takes time with the product of the lengths.
 const COMPARED_LEN_MAX: usize = 64;
 /// Bytes of a document's own words that an error repeats.
@@ -73,15 +84,18 @@ fn suggestion(nearest: Option<&str>) -> String {
 pub struct ParseError {
     /// The rule's number, counted from one, and its name if it has one. `None` for the document as a whole.
     pub rule: Option<(usize, Option<String>)>,
+    /// The rule is one about messages.
+    pub is_message: bool,
     /// What is wrong.
     pub problem: Problem,
 }
 
 impl fmt::Display for ParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.is_message { "message rule" } else { "rule" };
         match &self.rule {
-            Some((number, Some(name))) => write!(f, "rule {number} ({name:?}): {}", self.problem),
-            Some((number, None)) => write!(f, "rule {number}: {}", self.problem),
+            Some((number, Some(name))) => write!(f, "{kind} {number} ({name:?}): {}", self.problem),
+            Some((number, None)) => write!(f, "{kind} {number}: {}", self.problem),
             None => self.problem.fmt(f),
         }
     }
@@ -94,7 +108,7 @@ impl std::error::Error for ParseError {}
 /// # Errors
 /// [`ParseError`].
 pub fn parse(text: &str) -> Result<Document, ParseError> {
-    let whole = |problem| ParseError { rule: None, problem };
+    let whole = |problem| ParseError { rule: None, is_message: false, problem };
     if text.len() > DOCUMENT_LEN_MAX {
         return Err(whole(Problem::TooLong(text.len())));
     }
@@ -105,33 +119,81 @@ pub fn parse(text: &str) -> Result<Document, ParseError> {
         Some(value) => word(value, "default", &["deny", "allow"]),
     };
     let default = action(default.map_err(whole)?);
-    let items = match table.get("rule") {
+    let rules = items(&table, "rule", rule, |rule: &Rule| &rule.name)?;
+    let messages = items(&table, "message", message_rule, |rule: &MessageRule| &rule.name)?;
+    Ok(Document { default, rules, messages })
+}
+
+/// The rules of one kind.
+fn items<T>(
+    table: &Table,
+    key: &'static str,
+    read: impl Fn(&Table) -> Result<T, Problem>,
+    name_of: impl Fn(&T) -> &String,
+) -> Result<Vec<T>, ParseError> {
+    let is_message = key == "message";
+    let whole = |problem| ParseError { rule: None, is_message, problem };
+    let apart = || whole(wrong(key, format!("write each rule below a [[{key}]] of its own")));
+    let items = match table.get(key) {
         None => &[][..],
         Some(Value::Array(items)) => items,
-        Some(_) => return Err(whole(wrong("rule", "write each rule below a [[rule]] of its own"))),
+        Some(_) => return Err(apart()),
     };
     if items.len() > RULES_MAX {
-        return Err(whole(wrong("rule", format!("{} rules; at most {RULES_MAX} are read", items.len()))));
+        return Err(whole(wrong(key, format!("{} rules; at most {RULES_MAX} are read", items.len()))));
     }
-    let mut rules: Vec<Rule> = Vec::with_capacity(items.len());
+    let mut rules: Vec<T> = Vec::with_capacity(items.len());
     let mut names = HashSet::new();
     for (number, item) in (1..).zip(items) {
         let name = item.get("name").and_then(Value::as_str).map(quoted);
-        let named = |problem| ParseError { rule: Some((number, name.clone())), problem };
-        let rule = match item {
-            Value::Table(table) => rule(table).map_err(named)?,
-            _ => return Err(whole(wrong("rule", "write each rule below a [[rule]] of its own"))),
-        };
-        if !names.insert(rule.name.clone()) {
+        let named = |problem| ParseError { rule: Some((number, name.clone())), is_message, problem };
+        let Value::Table(item) = item else { return Err(apart()) };
+        let rule = read(item).map_err(named)?;
+        if !names.insert(name_of(&rule).clone()) {
             return Err(named(wrong("name", "an earlier rule has this name: choose another")));
         }
         rules.push(rule);
     }
-    Ok(Document { default, rules })
+    Ok(rules)
 }
 
 fn rule(table: &Table) -> Result<Rule, Problem> {
     known(table, RULE_KEYS)?;
+    let name = name(table)?;
+    let protocol = table.get("proto").map_or(Ok(Protocol::Any), protocol)?;
+    let ports = table.get("ports").map_or(Ok(vec![]), ports)?;
+    if !ports.is_empty() && !matches!(protocol, Protocol::Tcp | Protocol::Udp) {
+        return Err(wrong("ports", "only tcp and udp have ports: write proto = \"tcp\" or proto = \"udp\""));
+    }
+    let action = verdict(table)?;
+    Ok(Rule { name, from: side(table, "from")?, to: side(table, "to")?, protocol, ports, action })
+}
+
+fn message_rule(table: &Table) -> Result<MessageRule, Problem> {
+    known(table, MESSAGE_KEYS)?;
+    let name = name(table)?;
+    let members = |key: &'static str| {
+        let terms = side(table, key)?;
+        match terms.iter().find(|term| matches!(term, Term::Prefix(_))) {
+            None => Ok(terms),
+            Some(prefix) => {
+                let why = "messages go from member to member: write group:NAME, node:NAME or any";
+                Err(wrong(key, format!("`{prefix}` is no member; {why}")))
+            }
+        }
+    };
+    let topic = match table.get("topic") {
+        None => TopicPattern::any(),
+        Some(value) => {
+            let found = text(value, "topic")?;
+            let why = |error| format!("{:?}: {error}, and perhaps a `*` at its end", quoted(found));
+            found.parse().map_err(|error: crate::mail::wire::TopicError| wrong("topic", why(error)))?
+        }
+    };
+    Ok(MessageRule { name, from: members("from")?, to: members("to")?, topic, action: verdict(table)? })
+}
+
+fn name(table: &Table) -> Result<String, Problem> {
     let name = match table.get("name") {
         None => {
             return Err(Problem::Missing { key: "name", remedy: "name = \"…\", by which it is shown and counted" });
@@ -142,20 +204,21 @@ fn rule(table: &Table) -> Result<Rule, Problem> {
     if name.is_empty() || name.len() > NAME_LEN_MAX || !name.chars().all(printable) {
         return Err(wrong("name", format!("1 to {NAME_LEN_MAX} letters, digits, `-`, `_` and `.` make a name")));
     }
-    let side = |key: &'static str| match table.get(key) {
+    Ok(name.to_owned())
+}
+
+fn side(table: &Table, key: &'static str) -> Result<Vec<Term>, Problem> {
+    match table.get(key) {
         None => Err(Problem::Missing { key, remedy: "for example [\"group:edge\"], or [\"any\"]" }),
         Some(value) => terms(value, key),
-    };
-    let protocol = table.get("proto").map_or(Ok(Protocol::Any), protocol)?;
-    let ports = table.get("ports").map_or(Ok(vec![]), ports)?;
-    if !ports.is_empty() && !matches!(protocol, Protocol::Tcp | Protocol::Udp) {
-        return Err(wrong("ports", "only tcp and udp have ports: write proto = \"tcp\" or proto = \"udp\""));
     }
-    let action = match table.get("action") {
-        None => Action::Allow,
-        Some(value) => action(word(value, "action", &["allow", "deny"])?),
-    };
-    Ok(Rule { name: name.to_owned(), from: side("from")?, to: side("to")?, protocol, ports, action })
+}
+
+fn verdict(table: &Table) -> Result<Action, Problem> {
+    match table.get("action") {
+        None => Ok(Action::Allow),
+        Some(value) => Ok(action(word(value, "action", &["allow", "deny"])?)),
+    }
 }
 
 fn terms(value: &Value, key: &'static str) -> Result<Vec<Term>, Problem> {

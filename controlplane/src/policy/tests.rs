@@ -89,7 +89,7 @@ fn a_document_is_read_as_it_stands() {
     assert_eq!(document.rules[0], expected);
     let other = &document.rules[1];
     assert_eq!((other.action, other.protocol, other.ports.len()), (Action::Deny, Protocol::Any, 0));
-    assert_eq!(parse("default = \"allow\""), Ok(Document { default: Action::Allow, rules: vec![] }));
+    assert_eq!(parse("default = \"allow\""), Ok(Document::empty(Action::Allow)));
     assert_eq!(parse(&with("proto = 47")).unwrap().rules[0].protocol, Protocol::Number(47));
     assert_eq!(parse(&with("proto = 6\nports = [1]")).unwrap().rules[0].protocol, Protocol::Tcp);
 }
@@ -463,7 +463,7 @@ fn arbitrary_document() -> impl Strategy<Value = Document> {
     });
     (prop::collection::vec(rule, 0..8), any::<bool>()).prop_map(|(mut rules, allow)| {
         (0..).zip(&mut rules).for_each(|(i, rule)| rule.name = format!("r{i}"));
-        Document { default: Action::of(allow), rules }
+        Document { default: Action::of(allow), rules, messages: vec![] }
     })
 }
 

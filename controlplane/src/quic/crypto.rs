@@ -136,7 +136,7 @@ impl crypto::Session for Session {
     fn handshake_data(&self) -> Option<Box<dyn Any>> {
         let (member, refusal) = match self.verdict.get() {
             Some(Verdict::Member(member)) => (Some(member.clone()), None),
-            Some(Verdict::IdOnly) | None => (None, None),
+            Some(Verdict::Unjudged) | None => (None, None),
             Some(Verdict::Refused(refusal)) => (None, Some(refusal.clone())),
         };
         Some(Box::new(Negotiated {

@@ -52,6 +52,8 @@ pub enum Proof {
     /// By the id alone, which a stranger can copy: for a joiner, who has no trust bundle yet. Whoever dials so judges the chain of
     /// [`Event::Connected`] once there is a bundle, and before then sends nothing that a stranger could use.
     IdOnly,
+    /// By nothing yet: for a joiner that was told where a member is and not which. All that is said of [`Proof::IdOnly`] holds.
+    Later,
 }
 
 /// Whom to dial, and how.
@@ -246,6 +248,7 @@ impl Driver {
             (Proof::Chain, Some((_, trust))) => Judge::Chain { trust: SharedTrust::clone(trust), dialled: target.node },
             (Proof::Chain, None) => return Err(DialError::NoTrust),
             (Proof::IdOnly, _) => Judge::IdOnly { dialled: target.node.ok_or(DialError::NoId)? },
+            (Proof::Later, _) => Judge::Later,
         };
         if self.links.len() >= self.shared.limits.links_max {
             return Err(DialError::TooMany(self.links.len()));

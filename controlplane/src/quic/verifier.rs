@@ -26,8 +26,8 @@ pub(super) static SIGNATURES: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorit
 pub(super) enum Verdict {
     /// A member.
     Member(Box<Member>),
-    /// The id that was dialled; who vouches for it was not asked.
-    IdOnly,
+    /// The id that was dialled, or any; who vouches for it was not asked.
+    Unjudged,
     /// No.
     Refused(VerifyError),
 }
@@ -39,6 +39,8 @@ pub(super) enum Judge {
     Chain { trust: SharedTrust, dialled: Option<NodeId> },
     /// The id that was dialled, alone.
     IdOnly { dialled: NodeId },
+    /// Nothing but that it is a certificate of ours in its form.
+    Later,
 }
 
 impl Judge {
@@ -56,11 +58,15 @@ impl Judge {
                 Ok(fields) => {
                     let found = NodeId::derive(fields.network, &fields.identity.0, fields.nonce);
                     if found == *dialled {
-                        Verdict::IdOnly
+                        Verdict::Unjudged
                     } else {
                         Verdict::Refused(VerifyError::OtherNode { expected: *dialled, found })
                     }
                 }
+                Err(error) => Verdict::Refused(VerifyError::Certificate(Step::Leaf, error)),
+            },
+            Self::Later => match read_leaf(leaf) {
+                Ok(_) => Verdict::Unjudged,
                 Err(error) => Verdict::Refused(VerifyError::Certificate(Step::Leaf, error)),
             },
         }
@@ -82,7 +88,7 @@ impl std::fmt::Debug for PeerVerifier {
 impl PeerVerifier {
     fn ask(&self, leaf: &CertificateDer<'_>, above: &[CertificateDer<'_>]) -> Result<(), Error> {
         match self.verdict.get_or_init(|| self.judge.judge(leaf, above)) {
-            Verdict::Member(_) | Verdict::IdOnly => Ok(()),
+            Verdict::Member(_) | Verdict::Unjudged => Ok(()),
             Verdict::Refused(error) => Err(Error::InvalidCertificate(tls_error(error))),
         }
     }

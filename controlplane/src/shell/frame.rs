@@ -7,10 +7,13 @@
 //! ```
 
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixListener;
 use zeroize::Zeroizing;
 
 use crate::codec;
@@ -26,6 +29,21 @@ pub struct TooLong {
     pub len: usize,
     /// How long it may be.
     pub max: usize,
+}
+
+/// Listens at a path, for our own user alone. One that was killed left its socket behind; that no other process of its kind runs is for the caller
+/// to know.
+///
+/// # Errors
+/// Of the file system.
+pub fn listen(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
 }
 
 /// A message with its length. What is sent may hold secrets, so the bytes are erased when they are dropped.

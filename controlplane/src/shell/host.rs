@@ -25,8 +25,13 @@ use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 use weir_dataplane::io::netlink::{Changes, Error as NetlinkError, HostAddress, Netlink};
 
+use crate::dht::place::is_public;
+use crate::node::candidates::may_be_dialled;
+
 /// Shortest time between two looks: interfaces come with several changes in a row, and one that flaps must not keep this process busy.
 const PACE: Duration = Duration::from_millis(250);
+/// How soon it is asked again, and listened anew, after that has failed.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// Less is the difference between two readings of clocks.
 const SLEPT_MIN: Duration = Duration::from_secs(1);
 /// Changes that are read in one turn; whatever there are more of is the next turn's.
@@ -42,6 +47,15 @@ impl HostView {
     /// The addresses of these interfaces.
     fn of<'a>(&'a self, interfaces: &'a [String]) -> impl Iterator<Item = &'a HostAddress> {
         interfaces.iter().filter_map(|name| self.by_interface.get(name)).flatten()
+    }
+
+    /// All by which a member could be reached. What is good on one link or host only says nothing of that, and containers come and go with it.
+    fn reaching(&self) -> impl Iterator<Item = (&str, &HostAddress)> {
+        let all = self.by_interface.iter().flat_map(|(name, all)| all.iter().map(move |own| (name.as_str(), own)));
+        all.filter(|(_, own)| match own.address.address() {
+            IpAddr::V4(ip) => !(ip.is_loopback() || ip.is_link_local()),
+            IpAddr::V6(ip) => !(ip.is_loopback() || ip.is_unicast_link_local()),
+        })
     }
 
     /// Whether there is such an interface, and it runs.
@@ -66,18 +80,12 @@ impl HostView {
         let addresses = self.by_interface.get(interface).into_iter().flatten().map(|own| own.address.address());
         addresses.filter(|ip| is_public(*ip)).map(|ip| SocketAddr::new(ip, port)).collect()
     }
-}
 
-/// Whether an address means the same host everywhere, or may: not private (RFC 1918, RFC 6598, RFC 4193), not of this link or host only.
-fn is_public(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => {
-            let is_shared = ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64;
-            !(ip.is_private() || is_shared || ip.is_loopback() || ip.is_link_local() || ip.is_unspecified())
-        }
-        IpAddr::V6(ip) => {
-            !(ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_loopback() || ip.is_unspecified())
-        }
+    /// Where it is reached on a private network (RFC 1918, RFC 6598, RFC 4193), at this port.
+    pub fn private_endpoints(&self, interface: &str, port: u16) -> Vec<SocketAddr> {
+        let addresses = self.by_interface.get(interface).into_iter().flatten().map(|own| own.address.address());
+        let private = addresses.filter(|ip| !is_public(*ip));
+        private.map(|ip| SocketAddr::new(ip, port)).filter(|endpoint| may_be_dialled(*endpoint)).collect()
     }
 }
 
@@ -126,10 +134,42 @@ fn arm(timer: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
+/// When to look at the host.
+#[derive(Clone, Copy, Debug, Default)]
+struct Looks {
+    next: Option<Instant>,
+    last: Option<Instant>,
+}
+
+impl Looks {
+    fn by(&mut self, at: Instant) {
+        self.next = Some(self.next.map_or(at, |next| next.min(at)));
+    }
+
+    /// Something has changed.
+    fn heard(&mut self, now: Instant) {
+        self.by(self.last.map_or(now, |last| now.max(last + PACE)));
+    }
+
+    /// Something has failed.
+    fn failed(&mut self, now: Instant) {
+        self.by(now + ASK_AGAIN);
+    }
+
+    /// Whether it is time for one, which counts as that.
+    fn take(&mut self, now: Instant) -> bool {
+        let is_due = self.next.is_some_and(|next| next <= now);
+        if is_due {
+            (self.next, self.last) = (None, Some(now));
+        }
+        is_due
+    }
+}
+
 /// What happened to this host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostNews {
-    /// How it is now, where that is not as it was.
+    /// How it is now, where what members could be reached by is not as it was.
     pub changed: Option<HostView>,
     /// How long it slept.
     pub slept: Option<Duration>,
@@ -166,31 +206,31 @@ pub struct HostWatch {
     sleep: SleepWatch,
     tun: String,
     view: HostView,
-    /// When to look again, after a change that came too soon after the last look.
-    look_at: Option<Instant>,
-    looked_at: Option<Instant>,
+    looks: Looks,
 }
 
 impl HostWatch {
     /// Opens what it needs. What cannot be had is done without, and said: the node runs, and notices changes later.
     pub fn open(tun: &str) -> Self {
         let said = |what: &str, error: String| tracing::warn!("{what}: {error}; changes of this host are noticed late");
-        let subscribe = || Changes::subscribe_to_addresses().map_err(|error| error.to_string());
-        let changes = subscribe().and_then(|socket| Watched::new(socket).map_err(|error| error.to_string()));
-        let netlink = Netlink::open().map_err(|error| error.to_string());
         let alarm = clock_alarm().map_err(|error| error.to_string());
         let (boot, mono) = clocks();
         let mut watch = Self {
-            changes: changes.map_err(|error| said("cannot listen to changes of addresses", error)).ok(),
-            netlink: netlink.map_err(|error| said("cannot ask for addresses", error)).ok(),
+            changes: None,
+            netlink: None,
             alarm: alarm.map_err(|error| said("cannot watch the clock", error)).ok(),
             sleep: SleepWatch::new(boot, mono),
             tun: tun.to_owned(),
             view: HostView::default(),
-            look_at: None,
-            looked_at: None,
+            looks: Looks::default(),
         };
-        watch.view = watch.ask().unwrap_or_default();
+        match watch.look() {
+            Ok(view) => watch.view = view,
+            Err(error) => {
+                said("cannot look at this host's addresses", error);
+                watch.looks.failed(Instant::now());
+            }
+        }
         watch
     }
 
@@ -201,7 +241,7 @@ impl HostWatch {
 
     /// When [`Self::news`] is wanted although nothing has happened.
     pub const fn next_deadline(&self) -> Option<Instant> {
-        self.look_at
+        self.looks.next
     }
 
     /// Waits until something happens.
@@ -229,43 +269,53 @@ impl HostWatch {
 
     /// What happened since the last time.
     pub fn news(&mut self, now: Instant) -> HostNews {
-        if self.hear() {
-            let soonest = self.looked_at.map_or(now, |at| at + PACE);
-            self.look_at = Some(self.look_at.map_or(soonest, |at| at.min(soonest)));
+        match self.hear() {
+            Ok(true) => self.looks.heard(now),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!("changes of addresses are not heard: {error}; they are listened to anew");
+                self.changes = None;
+                self.looks.failed(now);
+            }
         }
         self.hear_alarm();
         let (boot, mono) = clocks();
         let slept = self.sleep.look(boot, mono);
-        if self.look_at.is_none_or(|at| at > now) {
-            return HostNews { changed: None, slept };
-        }
-        (self.look_at, self.looked_at) = (None, Some(now));
-        let changed = self.ask().filter(|view| *view != self.view);
-        self.view = changed.clone().unwrap_or_else(|| std::mem::take(&mut self.view));
+        let changed = if self.looks.take(now) { self.look_again(now) } else { None };
         HostNews { changed, slept }
     }
 
+    /// How this host is now, where that makes a difference.
+    fn look_again(&mut self, now: Instant) -> Option<HostView> {
+        match self.look() {
+            Ok(view) => {
+                let before = std::mem::replace(&mut self.view, view);
+                (!before.reaching().eq(self.view.reaching())).then(|| self.view.clone())
+            }
+            Err(error) => {
+                tracing::debug!("cannot look at this host's addresses: {error}");
+                self.looks.failed(now);
+                None
+            }
+        }
+    }
+
     /// Takes what netlink has told; whether that was anything.
-    fn hear(&mut self) -> bool {
-        let Some(changes) = &mut self.changes else { return false };
-        let mut any = false;
-        for _ in 0..CHANGES_BUDGET {
+    fn hear(&mut self) -> io::Result<bool> {
+        let Some(changes) = &mut self.changes else { return Ok(false) };
+        for number in 0..CHANGES_BUDGET {
             let polled = changes.try_io(|changes| match changes.poll_event() {
                 Ok(Some(_)) => Ok(()),
                 Ok(None) => Err(io::ErrorKind::WouldBlock.into()),
                 Err(error) => Err(io::Error::other(error)),
             });
             match polled {
-                Ok(()) => any = true,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => {
-                    tracing::warn!("changes of addresses are not heard any more: {error}");
-                    self.changes = None;
-                    return true;
-                }
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(number > 0),
+                Err(error) => return Err(error),
             }
         }
-        any
+        Ok(true)
     }
 
     fn hear_alarm(&mut self) {
@@ -278,23 +328,33 @@ impl HostWatch {
         }
     }
 
-    fn ask(&mut self) -> Option<HostView> {
-        let tun = &self.tun;
-        let asked = self.netlink.as_mut()?;
-        let look = |asked: &mut Netlink| -> Result<HostView, NetlinkError> {
-            let (interfaces, addresses) = (asked.interfaces()?, asked.addresses()?);
-            let mut by_interface: BTreeMap<String, Vec<HostAddress>> = BTreeMap::new();
-            for interface in interfaces.into_iter().filter(|it| it.running && it.name != *tun) {
-                let of = addresses.iter().filter(|address| address.link == interface.index);
-                let mut of: Vec<HostAddress> = of.copied().collect();
-                of.sort_unstable();
-                by_interface.insert(interface.name, of);
-            }
-            Ok(HostView { by_interface })
+    /// Looks at all addresses, by sockets that are opened where there are none. It listens first: what changes later is heard.
+    fn look(&mut self) -> Result<HostView, String> {
+        if self.changes.is_none() {
+            let socket = Changes::subscribe_to_addresses().map_err(|error| error.to_string())?;
+            self.changes = Some(Watched::new(socket).map_err(|error| error.to_string())?);
+        }
+        let mut netlink = match self.netlink.take() {
+            Some(netlink) => netlink,
+            None => Netlink::open().map_err(|error| error.to_string())?,
         };
-        // A host whose tables change under a dump is asked again by the change itself.
-        look(asked).map_err(|error| tracing::debug!(%error, "asking for addresses")).ok()
+        let view = ask(&mut netlink, &self.tun).map_err(|error| error.to_string())?;
+        // One that failed is not asked again.
+        self.netlink = Some(netlink);
+        Ok(view)
     }
+}
+
+fn ask(netlink: &mut Netlink, tun: &str) -> Result<HostView, NetlinkError> {
+    let (interfaces, addresses) = (netlink.interfaces()?, netlink.addresses()?);
+    let mut by_interface: BTreeMap<String, Vec<HostAddress>> = BTreeMap::new();
+    for interface in interfaces.into_iter().filter(|it| it.running && it.name != tun) {
+        let of = addresses.iter().filter(|address| address.link == interface.index);
+        let mut of: Vec<HostAddress> = of.copied().collect();
+        of.sort_unstable();
+        by_interface.insert(interface.name, of);
+    }
+    Ok(HostView { by_interface })
 }
 
 #[cfg(test)]
@@ -338,6 +398,49 @@ mod tests {
         assert_eq!(watch.news(Instant::now()).slept, None);
         assert!(watch.view().is_on_link("127.0.0.1".parse().unwrap(), &["lo".to_owned()]));
         assert!(!HostWatch::open("lo").view().is_on_link("127.0.0.1".parse().unwrap(), &["lo".to_owned()]));
+        assert_eq!((watch.next_deadline(), watch.news(Instant::now()).changed), (None, None));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_watch_whose_sockets_failed_listens_anew_and_sees_what_changed_meanwhile() {
+        let (mut watch, now) = (HostWatch::open("weir0"), Instant::now());
+        (watch.changes, watch.netlink) = (None, None);
+        watch.looks.failed(now);
+        watch.view = view(&[("gone", &["192.0.2.1/24"])]);
+        assert_eq!(watch.next_deadline(), Some(now + ASK_AGAIN));
+        assert_eq!(watch.news(now + ASK_AGAIN - Duration::from_millis(1)).changed, None, "it is not time");
+        let changed = watch.news(now + ASK_AGAIN).changed.expect("a change");
+        assert!(changed.has("lo") && !changed.has("gone") && changed == *watch.view(), "{changed:?}");
+        assert!(watch.changes.is_some() && watch.netlink.is_some());
+        assert_eq!((watch.next_deadline(), watch.news(now + 2 * ASK_AGAIN).changed), (None, None));
+    }
+
+    #[test]
+    fn looks_come_at_a_pace_and_after_a_failure_later() {
+        let (mut looks, start) = (Looks::default(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        assert!(!looks.take(at(0)));
+        looks.heard(at(0));
+        assert!(looks.take(at(0)) && !looks.take(at(0)));
+        looks.heard(at(100));
+        looks.heard(at(200));
+        assert_eq!((looks.next, looks.take(at(249)), looks.take(at(250))), (Some(at(250)), false, true));
+        looks.failed(at(300));
+        assert_eq!((looks.next, looks.take(at(5299))), (Some(at(5300)), false));
+        looks.heard(at(5299));
+        assert!(looks.take(at(5299)), "a change is looked at once");
+    }
+
+    /// Each container brings an interface, with an address that is good on its link alone.
+    #[test]
+    fn what_is_good_on_one_link_only_is_no_news() {
+        let before = view(&[("wan", &["192.0.2.1/24", "fe80::1/64"]), ("lo", &["127.0.0.1/8", "::1/128"])]);
+        let is_news = |interfaces: &[(&str, &[&str])]| !before.reaching().eq(view(interfaces).reaching());
+        let wan: (&str, &[&str]) = ("wan", &["192.0.2.1/24"]);
+        assert!(!is_news(&[wan]));
+        assert!(!is_news(&[wan, ("veth", &["fe80::2/64", "169.254.1.1/16"]), ("bare", &[])]));
+        assert!(is_news(&[]) && is_news(&[wan, ("lan", &["10.0.0.1/24"])]));
+        assert!(is_news(&[("wan", &["192.0.2.2/24"])]) && is_news(&[("lan", &["192.0.2.1/24"])]));
     }
 
     #[test]

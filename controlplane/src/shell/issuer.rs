@@ -11,13 +11,12 @@
 //! The process has no other socket and opens none, nor any file once it listens. It serves one connection at a time: the control plane's.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::io::AsyncWriteExt as _;
+use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
-use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::timeout_at;
@@ -189,7 +188,8 @@ pub async fn run(config: &Config) -> Result<(), IssuerProcessError> {
         tracing::info!("the key is no issuer's yet: `weir ca add-issuer` makes it one, in a ceremony");
     }
     let path = socket_path(&config.node.runtime_directory);
-    let listener = listen(&path).map_err(|error| IssuerProcessError::Socket { path: path.clone(), error })?;
+    // The store's lock says that no other issuer runs.
+    let listener = frame::listen(&path).map_err(|error| IssuerProcessError::Socket { path: path.clone(), error })?;
     confine(&config.node.runtime_directory)?;
     tracing::info!("ready at {}", path.display());
     loop {
@@ -211,17 +211,6 @@ pub async fn run(config: &Config) -> Result<(), IssuerProcessError> {
             }
         }
     }
-}
-
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    // One that was killed left its socket behind; the store's lock says that no other issuer runs.
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
 }
 
 /// Why a connection is served no more.
@@ -272,7 +261,7 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("weir-issuer-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let path = directory.join("issuer.sock");
-        let listener = listen(&path).unwrap();
+        let listener = frame::listen(&path).unwrap();
         let (to, requests) = mpsc::channel(QUEUE_MAX);
         let (sender, mut replies) = mpsc::channel(QUEUE_MAX);
         let task = tokio::spawn(maintain(path.clone(), requests, sender));

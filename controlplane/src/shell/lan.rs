@@ -24,6 +24,12 @@ pub fn endpoints(wan: &Wan, view: &HostView) -> Vec<SocketAddr> {
     all
 }
 
+/// Where those reach it who are on the same private network: the addresses of the WAN interface, or of the one that the default `route` leaves by.
+pub fn local_endpoints(wan: &Wan, route: Option<&str>, view: &HostView) -> Vec<SocketAddr> {
+    let interface = wan.interface.as_deref().or(route);
+    interface.map(|interface| view.private_endpoints(interface, wan.port)).unwrap_or_default()
+}
+
 /// What was heard, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counters {
@@ -168,7 +174,7 @@ mod tests {
         let mdns_interfaces = interfaces.iter().map(|name| (*name).to_owned()).collect();
         Lan::start(
             Path::new("/nowhere"),
-            &Discovery { mode: DiscoveryMode::Off, bootstrap: vec![], mdns_interfaces },
+            &Discovery { mode: DiscoveryMode::Off, bootstrap: vec![], mdns_interfaces, services: vec![] },
             &HostView::default(),
         )
     }

@@ -10,22 +10,21 @@
 //! process ends, and the supervisor starts it again, ever later. And it holds nothing that is worth taking.
 //!
 //! The library is told nothing about changes of the host: it is started anew instead, with new names and a new salt, which is what a host wants
-//! that has come to another network. It is not to look for changes by itself every few seconds. What is heard is passed on as it is, at most so
-//! many services in one life of the library; whether it is of our network, and where it says to be, the control plane judges.
+//! that has come to another network. It is not to look for changes by itself every few seconds. What is heard is passed on as it is, of so many
+//! services at a time; whether it is of our network, and where it says to be, the control plane judges.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
-use mdns_sd::{IfKind, Receiver, ResolvedService, ServiceDaemon, ServiceEvent, ServiceInfo};
+use mdns_sd::{DaemonStatus, IfKind, Receiver, ResolvedService, ServiceDaemon, ServiceEvent, ServiceInfo};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Serialize};
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedReadHalf;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -40,13 +39,19 @@ use crate::random::{Random as _, SystemRandom};
 pub const SERVICE_TYPE: &str = "_weir._udp.local.";
 /// What was heard and waits for the node. More is dropped, and is heard again when its time to live is over.
 pub const QUEUE_MAX: usize = 128;
-/// Services that are passed on in one life of the library, and addresses of each.
+/// Services that are there at a time and passed on, and addresses of each.
 const SERVICES_MAX: usize = 128;
 const ADDRESSES_MAX: usize = 8;
-/// Events of the library after which it is started anew, and with it what it remembers.
+/// Events of the library in one window after which it is started anew, and with it what it remembers.
 const EVENTS_MAX: u32 = 4096;
-/// How long after that nothing is said or heard: whoever floods the network gets a moment of it each minute.
+/// The window: a host that comes and goes makes three events, so this is two hosts a second. Where there were more services than are passed on,
+/// it is started anew at the end of one, so that others are heard.
+const WINDOW: Duration = Duration::from_secs(600);
+/// How long after a flood nothing is said or heard: whoever floods the network gets a moment of it each minute.
 const FLOOD_PAUSE: Duration = Duration::from_secs(60);
+/// First and longest wait when it cannot begin.
+const BEGIN_MIN: Duration = Duration::from_secs(1);
+const BEGIN_MAX: Duration = Duration::from_secs(60);
 /// How long the library may take to say goodbye.
 const GOODBYE_PATIENCE: Duration = Duration::from_secs(1);
 /// Most memory of the process that is its own to write (RLIMIT_DATA): some thousand services, and a hundred times what it needs.
@@ -172,7 +177,8 @@ pub async fn run(config: &Config) -> Result<(), MdnsError> {
     }
     let mut terminate = signal(SignalKind::terminate()).map_err(system("installing a signal handler"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system("installing a signal handler"))?;
-    let listener = listen(&socket_path(&config.node.runtime_directory)).map_err(system("opening the mDNS socket"))?;
+    let listener =
+        frame::listen(&socket_path(&config.node.runtime_directory)).map_err(system("opening the mDNS socket"))?;
     let limit = Rlimit { current: Some(MEMORY_MAX), maximum: Some(MEMORY_MAX) };
     setrlimit(Resource::Data, limit).map_err(system("limiting the memory of this process"))?;
     confine(&config.node.runtime_directory)?;
@@ -188,22 +194,11 @@ pub async fn run(config: &Config) -> Result<(), MdnsError> {
             _ = interrupt.recv() => true,
             served = serve => { served?; false }
         };
-        voice.fall_silent().await;
+        voice.say(None).await;
         if is_over {
             return Ok(());
         }
     }
-}
-
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    // One that was killed left its socket behind.
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
 }
 
 async fn serve(stream: UnixStream, voice: &mut Voice) {
@@ -221,15 +216,11 @@ async fn serve(stream: UnixStream, voice: &mut Voice) {
             },
             told = voice.next() => told,
         };
-        if tell(&mut write, &told).await.is_err() {
+        if frame::send(&mut write, &told, MESSAGE_LEN_MAX).await.is_err() {
             break;
         }
     }
     reader.abort();
-}
-
-async fn tell(write: &mut OwnedWriteHalf, told: &FromMdns) -> io::Result<()> {
-    frame::send(write, told, MESSAGE_LEN_MAX).await
 }
 
 async fn read_orders(mut from: OwnedReadHalf, to: mpsc::Sender<Option<Saying>>) {
@@ -246,8 +237,9 @@ async fn read_orders(mut from: OwnedReadHalf, to: mpsc::Sender<Option<Saying>>) 
 struct Life {
     daemon: ServiceDaemon,
     events: Receiver<ServiceEvent>,
-    count: u32,
     ear: Ear,
+    /// When the window ends that is counted in.
+    window_end: Instant,
 }
 
 /// What is passed on of what is heard.
@@ -255,7 +247,9 @@ struct Ear {
     /// Our own name, which is heard as well.
     own: String,
     heard: BTreeSet<String>,
-    is_over_told: bool,
+    /// Events of this window.
+    events: u32,
+    is_over: bool,
 }
 
 /// Says and hears, on some interfaces.
@@ -263,8 +257,14 @@ struct Voice {
     interfaces: Vec<String>,
     saying: Option<Saying>,
     life: Option<Life>,
-    /// When to begin again after a flood.
-    again_at: Option<Instant>,
+    /// One that would not be told to end.
+    stuck: Option<ServiceDaemon>,
+    /// When to begin.
+    begin_at: Option<Instant>,
+    /// Not before that, after a flood.
+    flooded_until: Option<Instant>,
+    /// How often it could not begin, in a row.
+    failures: u32,
 }
 
 /// A name that nobody has seen: of an instance, of a host.
@@ -272,35 +272,58 @@ fn name() -> String {
     HEXLOWER.encode(&SystemRandom.array::<8>())
 }
 
+/// How long to wait after so many failures in a row to begin.
+fn begin_wait(failures: u32) -> Duration {
+    BEGIN_MIN.saturating_mul(1 << failures.min(16)).min(BEGIN_MAX)
+}
+
 impl Voice {
     const fn new(interfaces: Vec<String>) -> Self {
-        Self { interfaces, saying: None, life: None, again_at: None }
+        Self { interfaces, saying: None, life: None, stuck: None, begin_at: None, flooded_until: None, failures: 0 }
     }
 
     async fn say(&mut self, saying: Option<Saying>) {
         self.fall_silent().await;
         self.saying = saying;
+        let now = Instant::now();
         // Whoever is flooded is not helped by a change of the host.
-        if self.again_at.is_none() {
-            self.begin();
-        }
+        self.begin_at = saying.map(|_| self.flooded_until.map_or(now, |until| until.max(now)));
     }
 
     fn begin(&mut self) {
         let Some(saying) = self.saying else { return };
-        match begin(&self.interfaces, saying) {
-            Ok(life) => self.life = Some(life),
+        self.stuck.take_if(|daemon| !matches!(daemon.shutdown(), Err(mdns_sd::Error::Again)));
+        let begun = match &self.stuck {
+            None => begin(&self.interfaces, saying),
+            Some(_) => Err(mdns_sd::Error::Again),
+        };
+        match begun {
+            Ok(life) => (self.life, self.failures) = (Some(life), 0),
             Err(error) => {
-                tracing::warn!("mDNS cannot begin: {error}; it is tried again");
-                self.again_at = Some(Instant::now() + FLOOD_PAUSE);
+                let wait = begin_wait(self.failures);
+                tracing::warn!("mDNS cannot begin: {error}; it is tried again in {} s", wait.as_secs());
+                self.failures = self.failures.saturating_add(1);
+                self.begin_at = Some(Instant::now() + wait);
             }
+        }
+    }
+
+    /// Tells the library to say goodbye and end, where there is one; what it answers when it has. Its end is not waited for here.
+    fn leave(&mut self) -> Option<Receiver<DaemonStatus>> {
+        let Life { daemon, .. } = self.life.take()?;
+        match daemon.shutdown() {
+            Ok(done) => Some(done),
+            Err(mdns_sd::Error::Again) => {
+                self.stuck = Some(daemon);
+                None
+            }
+            Err(_) => None,
         }
     }
 
     /// Says goodbye, where anything was said.
     async fn fall_silent(&mut self) {
-        let Some(life) = self.life.take() else { return };
-        if let Ok(done) = life.daemon.shutdown() {
+        if let Some(done) = self.leave() {
             // It has a thread that must end before there is another one; one that hangs is left to itself.
             let _ = timeout(GOODBYE_PATIENCE, done.recv_async()).await;
         }
@@ -310,45 +333,73 @@ impl Voice {
     async fn next(&mut self) -> FromMdns {
         loop {
             let Some(life) = &mut self.life else {
-                match self.again_at {
+                match self.begin_at {
                     Some(at) => drop(timeout_at(at, std::future::pending::<()>()).await),
                     None => std::future::pending().await,
                 }
-                self.again_at = None;
+                self.begin_at = None;
                 self.begin();
                 continue;
             };
-            let event = life.events.recv_async().await;
-            life.count += 1;
-            match event {
-                Ok(_) if life.count > EVENTS_MAX => {}
-                Ok(ServiceEvent::ServiceResolved(service)) => match life.ear.hear(&service) {
-                    Some(told) => return told,
-                    None => continue,
-                },
-                Ok(_) => continue,
+            let told = match timeout_at(life.window_end, life.events.recv_async()).await {
+                Ok(Ok(event)) => life.ear.hear(&event),
                 // The library lets go of whoever does not listen fast enough.
-                Err(_) => {}
+                Ok(Err(_)) => Some(FromMdns::Flooded),
+                Err(_) => {
+                    let now = Instant::now();
+                    life.window_end = now + WINDOW;
+                    if life.ear.end_window() {
+                        self.leave();
+                        self.begin_at = Some(now + GOODBYE_PATIENCE);
+                    }
+                    None
+                }
+            };
+            if told == Some(FromMdns::Flooded) {
+                // What it still has to say is left behind, and nobody waits for its end: there is a pause.
+                self.leave();
+                self.flooded_until = Some(Instant::now() + FLOOD_PAUSE);
+                self.begin_at = self.flooded_until;
             }
-            self.again_at = Some(Instant::now() + FLOOD_PAUSE);
-            self.fall_silent().await;
-            return FromMdns::Flooded;
+            if let Some(told) = told {
+                return told;
+            }
         }
     }
 }
 
 impl Ear {
     const fn new(own: String) -> Self {
-        Self { own, heard: BTreeSet::new(), is_over_told: false }
+        Self { own, heard: BTreeSet::new(), events: 0, is_over: false }
     }
 
-    fn hear(&mut self, service: &ResolvedService) -> Option<FromMdns> {
+    fn hear(&mut self, event: &ServiceEvent) -> Option<FromMdns> {
+        self.events += 1;
+        match event {
+            _ if self.events > EVENTS_MAX => Some(FromMdns::Flooded),
+            ServiceEvent::ServiceResolved(service) => self.resolved(service),
+            // Who has gone makes room.
+            ServiceEvent::ServiceRemoved(_, name) => {
+                self.heard.remove(name);
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// The window is over; whether there were more services in it than were passed on.
+    const fn end_window(&mut self) -> bool {
+        self.events = 0;
+        std::mem::replace(&mut self.is_over, false)
+    }
+
+    fn resolved(&mut self, service: &ResolvedService) -> Option<FromMdns> {
         if service.fullname == self.own {
             return None;
         }
         if !self.heard.contains(&service.fullname) {
             if self.heard.len() >= SERVICES_MAX {
-                return (!std::mem::replace(&mut self.is_over_told, true)).then_some(FromMdns::Over);
+                return (!std::mem::replace(&mut self.is_over, true)).then_some(FromMdns::Over);
             }
             self.heard.insert(service.fullname.clone());
         }
@@ -365,6 +416,22 @@ impl Ear {
 
 fn begin(interfaces: &[String], saying: Saying) -> mdns_sd::Result<Life> {
     let daemon = ServiceDaemon::new()?;
+    match set_up(&daemon, interfaces, saying) {
+        Ok((own, events)) => Ok(Life { daemon, events, ear: Ear::new(own), window_end: Instant::now() + WINDOW }),
+        Err(error) => {
+            // Its thread would stay. It was told a few things at most, so there is room for this.
+            let _ = daemon.shutdown();
+            Err(error)
+        }
+    }
+}
+
+/// Speaks and listens by this daemon; our own name, and what is heard.
+fn set_up(
+    daemon: &ServiceDaemon,
+    interfaces: &[String],
+    saying: Saying,
+) -> mdns_sd::Result<(String, Receiver<ServiceEvent>)> {
     // The control plane says when something has changed.
     daemon.set_ip_check_interval(0)?;
     daemon.disable_interface(IfKind::All)?;
@@ -376,8 +443,7 @@ fn begin(interfaces: &[String], saying: Saying) -> mdns_sd::Result<Life> {
     let service = service.enable_addr_auto();
     let own = service.get_fullname().to_owned();
     daemon.register(service)?;
-    let events = daemon.browse(SERVICE_TYPE)?;
-    Ok(Life { daemon, events, count: 0, ear: Ear::new(own) })
+    Ok((own, daemon.browse(SERVICE_TYPE)?))
 }
 
 #[cfg(test)]
@@ -392,9 +458,13 @@ mod tests {
         Beacon::new(NetworkId([1; 32]), &mut SeededRandom::new(seed))
     }
 
-    fn service(name: &str, addresses: &str, txt: &[(&str, String)]) -> ResolvedService {
+    fn service(name: &str, addresses: &str, txt: &[(&str, String)]) -> ServiceEvent {
         let service = ServiceInfo::new(SERVICE_TYPE, name, "host.local.", addresses, 4646, txt).unwrap();
-        service.as_resolved_service()
+        ServiceEvent::ServiceResolved(Box::new(service.as_resolved_service()))
+    }
+
+    fn removed(name: &str) -> ServiceEvent {
+        ServiceEvent::ServiceRemoved(SERVICE_TYPE.to_owned(), format!("{name}.{SERVICE_TYPE}"))
     }
 
     #[test]
@@ -411,10 +481,45 @@ mod tests {
             let heard = ear.hear(&service(&format!("s{number}"), "10.0.0.3", &said.to_txt()));
             assert!(matches!(heard, Some(FromMdns::Heard(_))), "{number}");
         }
-        let mut over = |name: &str| ear.hear(&service(name, "10.0.0.3", &said.to_txt()));
-        assert_eq!((over("over"), over("more")), (Some(FromMdns::Over), None), "told once");
-        assert!(matches!(over("a"), Some(FromMdns::Heard(_))), "who is known is heard again");
+        let hear = |ear: &mut Ear, name: &str| ear.hear(&service(name, "10.0.0.3", &said.to_txt()));
+        let is_heard = |told: Option<FromMdns>| matches!(told, Some(FromMdns::Heard(_)));
+        assert_eq!((hear(&mut ear, "over"), hear(&mut ear, "more")), (Some(FromMdns::Over), None), "told once");
+        assert!(is_heard(hear(&mut ear, "a")), "who is known is heard again");
         assert_eq!(ear.heard.len(), SERVICES_MAX);
+        // Who goes makes room for one, and the next window begins with whoever speaks first.
+        assert_eq!((ear.hear(&removed("printer")), ear.hear(&removed("nobody"))), (None, None));
+        assert!(is_heard(hear(&mut ear, "over")));
+        assert_eq!(hear(&mut ear, "more"), None);
+        assert_eq!((ear.end_window(), ear.end_window()), (true, false));
+        assert_eq!(hear(&mut ear, "more"), Some(FromMdns::Over));
+    }
+
+    #[test]
+    fn a_flood_is_what_comes_in_one_window() {
+        let mut ear = Ear::new("own".to_owned());
+        for window in 0..3 {
+            assert!((0..EVENTS_MAX).all(|_| ear.hear(&removed("a")).is_none()), "{window}");
+            assert!(!ear.end_window());
+        }
+        assert!((0..EVENTS_MAX).all(|_| ear.hear(&removed("a")).is_none()));
+        assert_eq!(ear.hear(&removed("a")), Some(FromMdns::Flooded));
+    }
+
+    /// It waited a minute after the first failure, as when an interface was about to come up, and a change of the host did not help.
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_cannot_begin_waits_ever_longer_but_for_a_new_word_and_a_flood_is_waited_out() {
+        let waits = [0, 1, 2, 5, 6, 40].map(|failures| begin_wait(failures).as_secs());
+        assert_eq!(waits, [1, 2, 4, 32, 60, 60]);
+        let mut voice = Voice::new(vec!["lan".to_owned()]);
+        let saying = Some(Saying { port: 1, beacon: beacon(1) });
+        (voice.failures, voice.begin_at) = (9, Some(Instant::now() + BEGIN_MAX));
+        voice.say(saying).await;
+        assert!(voice.begin_at.is_some_and(|at| at <= Instant::now()));
+        voice.flooded_until = Some(Instant::now() + FLOOD_PAUSE);
+        voice.say(saying).await;
+        assert_eq!(voice.begin_at, voice.flooded_until);
+        voice.say(None).await;
+        assert_eq!(voice.begin_at, None);
     }
 
     #[test]
@@ -436,7 +541,7 @@ mod tests {
         let task = tokio::spawn(maintain(path.clone(), to_process, to_node));
         saying.send_replace(said(2));
         for round in 0..2 {
-            let listener = listen(&path).unwrap();
+            let listener = frame::listen(&path).unwrap();
             let (mut stream, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
             let asked = frame::receive::<Option<Saying>>(&mut stream, MESSAGE_LEN_MAX).await.unwrap();
             assert_eq!(asked, Some(said(2)), "{round}");

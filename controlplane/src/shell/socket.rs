@@ -11,6 +11,7 @@ use quinn_udp::{EcnCodepoint, RecvMeta, UdpSockRef, UdpSocketState};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
+use crate::contact::FIRST_BYTE;
 use crate::quic::Transmit;
 
 /// Bytes of one receive: a whole merged train.
@@ -19,8 +20,6 @@ const BUFFER_LEN: usize = 64 * 1024;
 const BATCH: usize = 8;
 /// The first byte of a sealed datagram of ours is 0x20..0x3f (docs/wire-format.md); the packet plane's own, but for those of contact sessions.
 const SEALED: std::ops::RangeInclusive<u8> = 0x20..=0x3f;
-/// The first byte of a datagram of a contact session.
-pub const CONTACT: u8 = 0x22;
 
 /// A socket of one family.
 struct Socket {
@@ -163,7 +162,7 @@ impl ControlSockets {
                 let Ok(count) = got else { break };
                 for (meta, buffer) in metas.iter().zip(&self.buffers).take(count) {
                     for datagram in buffer[..meta.len].chunks(meta.stride.max(1)) {
-                        if datagram.first().is_none_or(|first| SEALED.contains(first) && *first != CONTACT) {
+                        if datagram.first().is_none_or(|first| SEALED.contains(first) && *first != FIRST_BYTE) {
                             self.sealed += u64::from(!datagram.is_empty());
                             continue;
                         }
@@ -192,6 +191,22 @@ impl ControlSockets {
         };
         let _ = socket.state.try_send(UdpSockRef::from(&socket.inner), &transmit);
     }
+
+    /// Sends a datagram from a port that nothing else is sent from. What the kernel does not take is lost.
+    pub fn probe(&self, to: SocketAddr, contents: &[u8]) {
+        if let Err(error) = send_from_elsewhere(to, contents) {
+            tracing::debug!(%error, %to, "a probe is not sent");
+        }
+    }
+}
+
+/// Sends one datagram from a port of its own, which is let go again: to who has a firewall with a memory it comes from nobody.
+fn send_from_elsewhere(to: SocketAddr, contents: &[u8]) -> io::Result<()> {
+    let any: SocketAddr =
+        if to.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+    let socket = StdUdpSocket::bind(any)?;
+    socket.set_nonblocking(true)?;
+    socket.send_to(contents, to).map(drop)
 }
 
 /// An IPv4 address that came by an IPv6 socket, as the IPv4 address that it is.

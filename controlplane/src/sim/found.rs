@@ -96,8 +96,14 @@ impl World {
 
     /// Asks on a machine to join by a token.
     pub fn join(&mut self, site: Site, token: &str) -> crate::node::CallId {
-        let request = JoinRequest { token: Secret::from(token), name: None };
+        let request = JoinRequest { token: Secret::from(token), name: None, via: vec![] };
         self.call(site, Call::Join(request))
+    }
+
+    /// The same through another member, of which the address is all that is known.
+    pub fn join_through(&mut self, site: Site, token: &str, member: Site) -> crate::node::CallId {
+        let via = vec![self.net.address(member).to_string()];
+        self.call(site, Call::Join(JoinRequest { token: Secret::from(token), name: None, via }))
     }
 
     /// New machines that join by one token, and the time that it took. They run afterwards.

@@ -22,8 +22,10 @@ use zeroize::Zeroizing;
 
 use super::queue::{Due, Queue};
 use super::{Costs, Faults, Site};
+use crate::codec;
 use crate::membership::Membership;
 use crate::node::Links;
+use crate::node::message::Message;
 use crate::pki::admission::DayKey;
 use crate::pki::certificate::read_leaf;
 use crate::pki::id::{NodeId, sha256};
@@ -65,6 +67,12 @@ const PORT: u16 = 6500;
 pub(super) fn address_of(site: Site) -> SocketAddr {
     let number = FIRST_ADDRESS.wrapping_add(u32::try_from(site.0).unwrap_or(u32::MAX));
     SocketAddr::new(Ipv4Addr::from(number).into(), PORT)
+}
+
+/// Whether a message tells records of the directory, or revocation lists.
+fn is_news(message: &[u8]) -> bool {
+    let message = codec::decode::<Message>(message, MESSAGE_LEN_MAX);
+    matches!(message, Ok(Message::Records(_) | Message::Revocations(_)))
 }
 
 /// The other end of a link has the same number but for the last bit.
@@ -130,6 +138,12 @@ pub(super) struct Place {
     pub(super) moved_to: Option<SocketAddr>,
     /// Where it believes to be, once it was told that it has moved.
     pub(super) told: Option<SocketAddr>,
+    /// A private address of it, which it tells those that it has links with.
+    pub(super) local: Option<SocketAddr>,
+    /// It passes no records and no revocation lists on, whosever they are.
+    pub(super) withholds_news: bool,
+    /// Where it has sent to, when nothing else is let in.
+    pub(super) firewall: Option<BTreeSet<SocketAddr>>,
     pub(super) identity: Option<Vec<Vec<u8>>>,
     pub(super) trust: Option<(NodeId, SharedTrust)>,
     pub(super) costs: Costs,
@@ -178,6 +192,9 @@ impl Net {
     }
 
     pub(super) fn site_at(&self, address: SocketAddr) -> Option<Site> {
+        if let Some(at) = self.places.iter().position(|place| place.local == Some(address)) {
+            return Some(Site(at));
+        }
         let SocketAddr::V4(v4) = address else { return None };
         let number = u32::from(*v4.ip()).checked_sub(FIRST_ADDRESS)?;
         let site = Site(usize::try_from(number).ok()?);
@@ -203,7 +220,7 @@ impl Net {
         [link, other(link)]
             .iter()
             .filter_map(|end| self.ends.get(end))
-            .all(|end| self.reaches(end.site, end.peer) && end.remote == self.address(end.peer))
+            .all(|end| self.reaches(end.site, end.peer) && self.site_at(end.remote) == Some(end.peer))
     }
 
     pub(super) fn rtt(&self, one: Site, to: Site) -> Duration {
@@ -335,7 +352,7 @@ impl Net {
         let judged = match target {
             Some((Some(node), Proof::IdOnly)) => judge_id(&chain, node).map(|()| None),
             Some((node, Proof::Chain)) => self.judge(client, &chain, node).map(Some),
-            Some((None, Proof::IdOnly)) | None => Ok(None),
+            Some((None, Proof::IdOnly) | (_, Proof::Later)) | None => Ok(None),
         };
         let at = self.arrival(client, server);
         let member = match judged {
@@ -540,6 +557,10 @@ impl Links for ModelLinks<'_> {
         }
         if end.under_way + message.len() > QUEUED_MAX {
             return Err(SendError::Full(end.under_way));
+        }
+        // A neighbour that keeps to itself what others say of themselves.
+        if net.places[site.0].withholds_news && is_news(message) {
+            return Ok(());
         }
         let to = other(link);
         let arrives = net.arrival(site, peer);

@@ -1,6 +1,6 @@
 //! Machines that move to other addresses, and what somebody on the path makes of their datagrams.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::{Roaming, Site, World};
 use crate::node::candidates::Source;
@@ -23,8 +23,22 @@ impl World {
     pub fn readdress(&mut self, site: Site) -> SocketAddr {
         let after = self.rebind(site);
         self.net.places[site.0].told = Some(after);
-        self.with_node(site, |node, links, now| node.handle_host_changed(vec![after], links, now));
+        self.with_node(site, |node, links, now| node.handle_host_changed(vec![after], vec![], links, now));
         after
+    }
+
+    /// Gives a machine a private address beside its own, by which all others reach it as well; it knows from its next start on.
+    pub fn give_private(&mut self, site: Site) {
+        let address = self.net.address(site);
+        let IpAddr::V4(v4) = address.ip() else { return };
+        let [_, b, c, d] = v4.octets();
+        self.net.places[site.0].local = Some((Ipv4Addr::new(10, b, c, d), address.port()).into());
+    }
+
+    /// Something changes on a machine that is none of ours: an interface of a container comes or goes.
+    pub fn flap(&mut self, site: Site) {
+        let same = self.net.places[site.0].told.unwrap_or_else(|| super::links::address_of(site));
+        self.with_node(site, |node, links, now| node.handle_host_changed(vec![same], vec![], links, now));
     }
 
     /// A machine hears that members are where these machines are.

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use super::links::{HANDSHAKE_CPU, ModelLinks, Net, Place};
 use super::queue::Due;
 use super::{Machine, Site, World};
+use crate::contact::FIRST_BYTE;
 use crate::membership::Membership;
 use crate::node::Links;
 use crate::node::driver_links::DriverLinks;
@@ -145,12 +146,14 @@ impl World {
 
     /// A datagram reaches a machine.
     pub(super) fn arrive(&mut self, site: Site, flight: &Flight) {
-        if self.net.places[site.0].is_asleep {
+        let place = &self.net.places[site.0];
+        if place.is_asleep || place.firewall.as_ref().is_some_and(|sent_to| !sent_to.contains(&flight.from)) {
             return;
         }
         // By the byte that real sockets go by.
-        if flight.bytes.first() == Some(&0x22) {
-            return self.with_node(site, |node, links, now| node.handle_datagram(&flight.bytes, links, now));
+        if flight.bytes.first() == Some(&FIRST_BYTE) {
+            return self
+                .with_node(site, |node, links, now| node.handle_datagram(flight.from, &flight.bytes, links, now));
         }
         let now = self.moment(site);
         if let Some(driver) = self.wire.as_mut().and_then(|wire| wire.driver(site)) {
@@ -210,6 +213,9 @@ impl World {
 impl Net {
     pub(super) fn launch(&mut self, from: Site, flight: Flight) {
         self.places[from.0].costs.bytes += HEADERS_LEN + flight.bytes.len() as u64;
+        if let Some(sent_to) = &mut self.places[from.0].firewall {
+            sent_to.insert(flight.to);
+        }
         let Some(to) = self.site_at(flight.to).filter(|to| self.reaches(from, *to)) else { return };
         let (loss, repeat) = (self.faults.loss, self.faults.repeat);
         if self.draw(loss) {

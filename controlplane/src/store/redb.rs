@@ -209,14 +209,18 @@ impl RedbStore {
         Ok(())
     }
 
-    fn read<T>(
+    /// A table that the program that made the file did not know yet has nothing in it.
+    fn read<T: Default>(
         &self,
         table: Table,
         read: impl FnOnce(::redb::ReadOnlyTable<&'static [u8], &'static [u8]>) -> Result<T, StorageError>,
     ) -> Result<T, RedbError> {
         let transaction = self.database.begin_read().map_err(::redb::Error::from)?;
-        let opened = transaction.open_table(definition(table)).map_err(::redb::Error::from)?;
-        Ok(read(opened)?)
+        match transaction.open_table(definition(table)) {
+            Ok(opened) => Ok(read(opened)?),
+            Err(::redb::TableError::TableDoesNotExist(_)) => Ok(T::default()),
+            Err(error) => Err(::redb::Error::from(error).into()),
+        }
     }
 
     fn error(&self, doing: &str, error: RedbError) -> StoreError {

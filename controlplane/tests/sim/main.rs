@@ -14,6 +14,7 @@ mod growth;
 mod hostile;
 mod issuers;
 mod lan;
+mod mail;
 mod messages;
 mod outages;
 mod policies;

@@ -3,11 +3,12 @@
 use weir_controlplane::ceremony::{self, Ceremony, Founding, FoundingKeys};
 use weir_controlplane::codec;
 use weir_controlplane::issuer::{JoinBody, JoinRequest, LeaveBody, LeaveRequest, Refused, RenewBody, RenewRequest};
+use weir_controlplane::mail::wire::Frame;
 use weir_controlplane::membership;
 use weir_controlplane::node::directory::{ENDPOINTS_MAX, Record, SignedRecord};
 use weir_controlplane::node::link::Code;
 use weir_controlplane::node::message::{
-    Ask, Hello, IssuerCall, KeyMessage, MESSAGE_LEN_MAX, MemberRequest, Message, RECORDS_PER_MESSAGE, VERSION,
+    Ask, Hello, IssuerCall, KeyMessage, MESSAGE_LEN_MAX, MemberRequest, Message, Peers, RECORDS_PER_MESSAGE, VERSION,
 };
 use weir_controlplane::pki::admission::{AdmissionDocument, SignedAdmission};
 use weir_controlplane::pki::bundle::SignedBundle;
@@ -166,9 +167,11 @@ fn kind(message: &Message) -> usize {
         Message::Pong(_) => 10,
         Message::Contact { .. } => 11,
         Message::Rpc(_) => 12,
+        Message::Mail(_) => 13,
+        Message::Peers(_) => 14,
     }
 }
-const KINDS: usize = 13;
+const KINDS: usize = 15;
 
 /// One good message of each kind, and of each form of a kind.
 fn good(known: &Known, misuse: &Misuse) -> Vec<Message> {
@@ -193,6 +196,8 @@ fn good(known: &Known, misuse: &Misuse) -> Vec<Message> {
         Message::Pong(2),
         Message::Contact { index: 9 },
         Message::Rpc(vec![1, 2, 3]),
+        Message::Mail(Box::new(Frame::Credit(0))),
+        Message::Peers(Peers { here: vec![], others: vec![] }),
     ]);
     all
 }

@@ -55,6 +55,81 @@ fn a_token_is_redeemed_through_any_member() {
     assert!(is_mesh(&world, &others) && agree(&world, &world.sites().collect::<Vec<_>>()));
 }
 
+/// A joiner was told where a member is, and not which; whom the token names does not answer.
+#[test]
+fn who_joins_through_a_member_that_was_named_by_its_address_needs_no_way_to_the_issuer() {
+    let (mut world, sites) = network(614, 3);
+    let token = world.invite(sites[0], 2, None).unwrap();
+    let (new, stranger) = (world.add_machine(), world.add_machine());
+    [new, stranger].iter().for_each(|site| world.start(*site));
+    world.sever(sites[0], new);
+    let call = world.join_through(new, &token, sites[1]);
+    world.run(5 * SECOND);
+    assert!(matches!(world.answer(call), Some(Ok(Answer::Joined(_)))));
+    world.run(MINUTE);
+    assert!(is_mesh(&world, &[sites[1], sites[2], new]) && agree(&world, &[sites[0], sites[1], sites[2], new]));
+    // Nobody is there, or a stranger is: then the token's own addresses have their turn.
+    let late = world.add_machine();
+    world.start(late);
+    let call = world.join_through(late, &token, stranger);
+    world.run(MINUTE);
+    assert!(matches!(world.answer(call), Some(Ok(Answer::Joined(_)))));
+}
+
+/// The same over real handshakes.
+#[test]
+fn who_joins_through_another_member_shows_and_believes_real_certificates() {
+    let mut world = World::real(seed(615), |_, _| RTT);
+    let founder = world.found().unwrap();
+    world.run(5 * SECOND);
+    let door = world.grow(founder, 1).expect("it joins")[0];
+    world.run(5 * SECOND);
+    let token = world.invite(founder, 1, None).unwrap();
+    let new = world.add_machine();
+    world.sever(founder, new);
+    world.start(new);
+    let call = world.join_through(new, &token, door);
+    world.run(10 * SECOND);
+    let answer = world.answer(call);
+    assert!(matches!(answer, Some(Ok(Answer::Joined(_)))), "{answer:?}");
+    assert!(agree(&world, &[founder, door, new]));
+}
+
+/// In a large network links go to neighbours, and after a restart the issuer is nobody's who is not one: requests came back from wherever they
+/// were passed on to, renewals among them.
+#[test]
+fn a_member_that_is_no_neighbour_of_the_issuer_dials_it_for_others() {
+    let (mut world, sites) = network(616, 40);
+    sites.iter().for_each(|site| world.power_off(*site));
+    world.run(SECOND);
+    sites.iter().for_each(|site| world.start(*site));
+    world.run(MINUTE);
+    let (issuer, founder) = (sites[0], world.id(sites[0]).unwrap());
+    let far = |world: &World| {
+        let linked = |site: Site| world.node(site).is_some_and(|node| node.has_link(founder));
+        sites[1..].iter().copied().filter(|site| !linked(*site)).collect::<Vec<_>>()
+    };
+    let doors = far(&world);
+    assert!(doors.len() > 20, "{} of 39 have no link to the issuer", doors.len());
+    let token = world.invite(issuer, 1, None).unwrap();
+    let new = world.add_machine();
+    world.sever(issuer, new);
+    world.start(new);
+    let call = world.join_through(new, &token, doors[7]);
+    world.run(5 * SECOND);
+    let answer = world.answer(call);
+    assert!(matches!(answer, Some(Ok(Answer::Joined(_)))), "{answer:?}");
+    assert_eq!(world.count(doors[7], "issuer_dialled"), 1);
+    // The link was for that alone.
+    world.run(MINUTE);
+    assert_eq!(far(&world).len(), doors.len());
+    // And so everybody renews, whoever its neighbours are.
+    world.run(20 * HOUR);
+    let failed = |world: &World| sites.iter().map(|site| world.count(*site, "renewal_failed")).collect::<Vec<_>>();
+    assert!(sites.iter().all(|site| world.count(*site, "renewed") >= 1), "{:?}", failed(&world));
+    assert_eq!(failed(&world).iter().sum::<u64>(), 0, "{:?}", failed(&world));
+}
+
 #[test]
 fn a_request_that_no_issuer_takes_is_passed_on_once_and_counted() {
     let (mut world, sites) = network(612, 4);

@@ -156,3 +156,40 @@ fn a_move_in_the_middle_of_a_key_exchange_costs_no_more_than_another() {
         assert!(stats[1].gap <= ms(50), "{after} ms: {stats:?}");
     }
 }
+
+/// Both moved while nothing passed between them, and do not know it themselves: no record says where they are, and who has a link with both does.
+#[test]
+fn two_that_moved_unaware_are_told_by_others_where_they_are() {
+    let (mut world, sites) = network(706, 5);
+    let [one, _, _, _, other] = sites[..] else { panic!() };
+    world.sever(one, other);
+    world.run(70 * MINUTE);
+    assert!(!world.is_session(one, other));
+    world.rebind(one);
+    world.rebind(other);
+    world.run(MINUTE);
+    world.heal();
+    world.run(6 * MINUTE);
+    assert!(world.is_session(one, other), "{:?}", [one, other].map(|site| world.count(site, "peers_news")));
+}
+
+/// Nobody else is there to tell: each has told the other where it is on the network behind both.
+#[test]
+fn two_that_are_near_find_each_other_by_their_private_addresses() {
+    let (mut world, sites) = network(707, 2);
+    for site in &sites {
+        world.give_private(*site);
+        world.kill(*site);
+        world.start(*site);
+    }
+    world.run(6 * MINUTE);
+    world.sever(sites[0], sites[1]);
+    world.run(70 * MINUTE);
+    assert!(!is_mesh(&world, &sites));
+    for site in &sites {
+        world.rebind(*site);
+    }
+    world.heal();
+    world.run(5 * MINUTE);
+    assert!(is_mesh(&world, &sites));
+}

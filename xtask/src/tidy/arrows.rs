@@ -74,13 +74,14 @@ const OUTSIDE_WORLD: [&str; 21] = [
 ];
 
 /// Modules at the top of the control plane that decide and do not act.
-const CORES: [&str; 14] = [
+const CORES: [&str; 15] = [
     "audit",
     "ceremony",
     "codec",
     "contact",
     "dht",
     "issuer",
+    "mail",
     "membership",
     "node",
     "pki",

@@ -45,8 +45,13 @@ fn access(role: Option<Role>) -> Access {
     access
 }
 
-const QUICK: Limits =
-    Limits { connections: 4, body_len: 1000, request: Duration::from_millis(300), answer: Duration::from_millis(300) };
+const QUICK: Limits = Limits {
+    connections: 4,
+    body_len: 1000,
+    message_len: 2000,
+    request: Duration::from_millis(300),
+    answer: Duration::from_millis(300),
+};
 
 /// A server and a node that answers as it is told.
 fn start(

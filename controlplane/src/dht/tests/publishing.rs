@@ -213,6 +213,24 @@ fn a_member_publishes_several_services_and_withdraws_one() {
     assert_eq!(found(&mut world, labels[1]), 2);
 }
 
+/// Sixteen services beside the records of a node took all look-ups that there may be, and people were told to try again.
+#[test]
+fn many_records_leave_look_ups_for_people_and_each_has_its_turn() {
+    let mut world = World::fleet(6);
+    world.told.clear();
+    for number in 1..=LOOKUPS_MAX {
+        let record = service(&world, 4, &format!("_a{number}._tcp"), 1);
+        say(&mut world, 4, record).unwrap();
+    }
+    let now = world.moment();
+    for number in 0..LOOKUPS_MAX / 2 {
+        assert!(world.node(4).get(Kind::Name, Key([number as u8; 32]), now).is_ok(), "{number}");
+    }
+    world.drain(4);
+    world.run(Duration::from_secs(5));
+    assert_eq!(published(&world, 4), [(5, 5, None, 0, None); LOOKUPS_MAX]);
+}
+
 #[test]
 fn publications_end_at_their_limit_and_of_other_kinds_there_is_one() {
     let mut world = World::fleet(3);

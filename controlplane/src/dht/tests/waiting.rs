@@ -130,9 +130,8 @@ fn a_quiet_network_is_left_quiet_and_one_that_grows_is_looked_at() {
     (30..150).for_each(|number| add(&mut world, number));
     world.run(Duration::from_secs(900));
     let servers: Vec<f64> = (0..30).map(|at| world.node(at).servers()).collect();
-    // A neighbourhood may be denser or thinner than others by chance; in most it shows.
-    let knows = |servers: &&f64| (90.0..300.0).contains(*servers);
-    assert!(servers.iter().filter(knows).count() >= 20, "{servers:?}");
+    // What is taken for the same network is within a factor of two, and the estimate of it scatters.
+    assert!(servers.iter().all(|servers| (60.0..300.0).contains(servers)), "{servers:?}");
 }
 
 /// A network that had been quiet for long was taken for quiet when half of it was gone: contacts had their turn hours later.

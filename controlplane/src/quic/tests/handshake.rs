@@ -166,6 +166,8 @@ fn a_joiner_dials_by_the_id_alone() {
     assert_eq!(joiner.dial(Alpn::Join, &target(id(0), Proof::Chain), remote, now), Err(DialError::NoTrust));
     let right = joiner.dial(Alpn::Join, &target(id(0), Proof::IdOnly), remote, now).unwrap();
     let wrong = joiner.dial(Alpn::Join, &target(id(3), Proof::IdOnly), remote, now).unwrap();
+    let unknown = DialTarget { proof: Proof::Later, ..DialTarget::any_member() };
+    let whichever = joiner.dial(Alpn::Join, &unknown, remote, now).unwrap();
     world.run(Duration::from_secs(1));
     match world.connected(1, right) {
         Some(Event::Connected { peer: None, chain, alpn: Alpn::Join, .. }) => {
@@ -173,6 +175,9 @@ fn a_joiner_dials_by_the_id_alone() {
         }
         other => panic!("{other:?}"),
     }
+    assert!(
+        matches!(world.connected(1, whichever), Some(Event::Connected { peer: None, chain, .. }) if !chain.is_empty())
+    );
     assert!(matches!(world.closed(1, wrong), Some(CloseReason::Refused(VerifyError::OtherNode { .. }))));
     let keys =
         [(1, right), (0, LinkId(1))].map(|(index, link)| *world.nodes[index].driver.export(link, b"l", b"").unwrap());

@@ -101,6 +101,23 @@ fn an_older_schema_is_taken_forward_and_a_newer_one_refused() {
     assert_eq!(store.value(Table::Clock, b"new-new-key").unwrap().as_deref(), Some(b"value".as_slice()));
 }
 
+/// A node did not start after an upgrade to a program with one table more.
+#[test]
+fn a_table_that_is_younger_than_the_file_is_empty_and_can_be_written() {
+    let directory = Directory::new("younger");
+    drop(RedbStore::open(&directory.file()).unwrap());
+    let database = Database::open(directory.file()).unwrap();
+    let transaction = database.begin_write().unwrap();
+    assert!(transaction.delete_table(super::definition(Table::Outbox)).unwrap());
+    transaction.commit().unwrap();
+    drop(database);
+    let mut store = RedbStore::open(&directory.file()).unwrap();
+    assert_eq!(store.entries(Table::Outbox).unwrap(), []);
+    assert_eq!(store.value(Table::Outbox, b"key").unwrap(), None);
+    store.commit(put(Table::Outbox, b"key", b"value")).unwrap();
+    assert_eq!(store.value(Table::Outbox, b"key").unwrap().as_deref(), Some(b"value".as_slice()));
+}
+
 #[test]
 fn what_is_no_store_is_refused_and_left_alone() {
     let directory = Directory::new("foreign");

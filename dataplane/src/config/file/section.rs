@@ -137,6 +137,27 @@ impl<'a> Section<'a> {
         Section { name: self.path(name), table, known }.checked()
     }
 
+    /// The tables of a list, as in `[[list]]`: at most `len_max`.
+    ///
+    /// # Errors
+    /// Something else than tables, too many, or a key in one that is not among `known`.
+    pub fn tables<'b>(&self, name: &str, len_max: usize, known: &'b [&'b str]) -> Read<Vec<Section<'b>>>
+    where
+        'a: 'b,
+    {
+        let Some(value) = self.value(name) else { return Ok(vec![]) };
+        let expected = "one [[section]] for each";
+        let DeValue::Array(items) = value.get_ref() else { return Err(self.wrong_type(name, value, expected)) };
+        if items.len() > len_max {
+            return Err(self.refuse(name, format!("{} entries; at most {len_max} are allowed", items.len())));
+        }
+        let section = |item: &'a Spanned<DeValue<'a>>| match item.get_ref() {
+            DeValue::Table(table) => Section { name: self.path(name), table: Some(table), known }.checked(),
+            _ => Err(self.wrong_type(name, item, expected)),
+        };
+        items.iter().map(section).collect()
+    }
+
     fn checked(self) -> Read<Self> {
         for (key, _) in self.table.into_iter().flatten() {
             let text = key.get_ref().as_ref();

@@ -1,0 +1,123 @@
+//! Messages of applications, through what happens to links and processes.
+
+use data_encoding::BASE64;
+use weir_controlplane::api::messages::{
+    MessageState, OutcomesRequest, ReceiveRequest, Received, SendRequest, Sent, TakenAnswer, TakenRequest,
+};
+use weir_controlplane::api::types::PolicyApplyRequest;
+
+use super::*;
+
+fn send(world: &mut World, from: Site, to: &str, topic: &str, body: &[u8]) -> Vec<Sent> {
+    let (to, topic, body) = (to.to_owned(), Some(topic.to_owned()), BASE64.encode(body));
+    let call = Call::SendMessage(SendRequest { to, topic, body, ttl_secs: None, datagram: false });
+    match world.ask(from, call, SECOND) {
+        Some(Ok(Answer::Sent(sent))) => sent,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn receive(world: &mut World, at: Site, wait_ms: u32) -> Vec<Received> {
+    let call = Call::ReceiveMessages(ReceiveRequest { topic: None, count: Some(64), wait_ms: Some(wait_ms) });
+    match world.ask(at, call, MINUTE) {
+        Some(Ok(Answer::Received(received))) => received,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn taken(world: &mut World, at: Site, received: &[Received]) {
+    let ids = received.iter().map(|one| one.id.clone()).collect();
+    assert!(world.ask(at, Call::MessagesTaken(TakenRequest { ids }), SECOND).is_some_and(|answer| answer.is_ok()));
+}
+
+fn state(world: &mut World, at: Site, id: &str) -> MessageState {
+    let call = Call::MessageOutcomes(OutcomesRequest { ids: vec![id.to_owned()], wait_ms: None });
+    match world.ask(at, call, SECOND) {
+        Some(Ok(Answer::Sent(sent))) => sent[0].state,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn messages_to_a_member_that_is_away_come_in_order_and_once_when_it_is_back() {
+    let (mut world, sites) = network(901, 3);
+    let to = world.id(sites[2]).unwrap().to_string();
+    world.power_off(sites[2]);
+    let bodies: Vec<Vec<u8>> = (0..40u32).map(|number| vec![number as u8; number as usize * 5000]).collect();
+    let ids: Vec<String> = bodies.iter().map(|body| send(&mut world, sites[1], &to, "a", body)[0].id.clone()).collect();
+    world.run(HOUR);
+    // The sender forgets nothing, and the receiver dies once on the way.
+    world.kill(sites[1]);
+    world.start(sites[1]);
+    world.start(sites[2]);
+    let mut got = vec![];
+    let first = receive(&mut world, sites[2], 30_000);
+    got.extend(first.iter().map(|one| BASE64.decode(one.body.as_bytes()).unwrap()));
+    taken(&mut world, sites[2], &first);
+    world.kill(sites[2]);
+    world.start(sites[2]);
+    while got.len() < bodies.len() {
+        let some = receive(&mut world, sites[2], 30_000);
+        assert!(!some.is_empty(), "{} of {}", got.len(), bodies.len());
+        got.extend(some.iter().map(|one| BASE64.decode(one.body.as_bytes()).unwrap()));
+        taken(&mut world, sites[2], &some);
+    }
+    assert!(got == bodies);
+    world.run(SECOND);
+    for id in ids {
+        assert!(matches!(state(&mut world, sites[1], &id), MessageState::Delivered));
+    }
+    assert!(receive(&mut world, sites[2], 1000).is_empty());
+}
+
+/// A policy in force everywhere that lets nobody send such messages to this member.
+fn forbid(world: &mut World, issuer: Site, to: &str, topic: &str) {
+    let text = format!(
+        "default = \"allow\"\n[[message]]\nname = \"no\"\nfrom = [\"any\"]\nto = [\"node:{to}\"]\ntopic = \"{topic}\"\n\
+         action = \"deny\"\n"
+    );
+    let call = Call::PolicyApply(PolicyApplyRequest { text: Some(text), signed: None });
+    assert!(world.ask(issuer, call, SECOND).is_some_and(|answer| answer.is_ok()));
+    world.run(SECOND);
+}
+
+#[test]
+fn the_policy_says_who_may_send_and_what_waits_is_judged_by_each_new_one() {
+    let (mut world, sites) = network(902, 3);
+    let to = world.id(sites[2]).unwrap().to_string();
+    forbid(&mut world, sites[0], &to, "x*");
+    assert_eq!(send(&mut world, sites[1], &to, "xy", b"1")[0].state, MessageState::Refused);
+    let held = send(&mut world, sites[1], &to, "y", b"2").remove(0);
+    assert_eq!(held.state, MessageState::Queued);
+    world.run(SECOND);
+    assert_eq!(state(&mut world, sites[1], &held.id), MessageState::Held);
+    // A policy that is taken back in time costs no message.
+    forbid(&mut world, sites[0], &to, "y");
+    assert_eq!(receive(&mut world, sites[2], 5000), []);
+    forbid(&mut world, sites[0], &to, "x");
+    let received = receive(&mut world, sites[2], 5000);
+    assert_eq!(received.iter().map(|one| one.topic.as_str()).collect::<Vec<_>>(), ["y"]);
+    taken(&mut world, sites[2], &received);
+    // One that stays does.
+    let refused = send(&mut world, sites[1], &to, "y", b"3").remove(0);
+    world.run(SECOND);
+    forbid(&mut world, sites[0], &to, "y");
+    world.run(MINUTE + SECOND);
+    assert_eq!(state(&mut world, sites[1], &refused.id), MessageState::Refused);
+    assert_eq!(receive(&mut world, sites[2], 5000), []);
+}
+
+#[test]
+fn what_a_program_gives_back_is_there_for_the_next_one_at_once() {
+    let (mut world, sites) = network(903, 2);
+    let to = world.id(sites[1]).unwrap().to_string();
+    (0..3).for_each(|number| drop(send(&mut world, sites[0], &to, "a", &[number])));
+    world.run(SECOND);
+    let received = receive(&mut world, sites[1], 5000);
+    assert_eq!((received.len(), receive(&mut world, sites[1], 1000)), (3, vec![]));
+    let ids = received[1..].iter().map(|one| one.id.clone()).collect();
+    let answer = world.ask(sites[1], Call::MessagesReturned(TakenRequest { ids }), SECOND);
+    assert!(matches!(answer, Some(Ok(Answer::Taken(TakenAnswer { messages: 2 })))), "{answer:?}");
+    taken(&mut world, sites[1], &received[..1]);
+    assert_eq!(receive(&mut world, sites[1], 1000), received[1..]);
+}
