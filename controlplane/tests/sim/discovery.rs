@@ -283,8 +283,8 @@ fn a_service_is_found_with_its_port_and_gone_at_once_when_it_is_configured_no_mo
         services.collect::<Vec<_>>()
     };
     // A look-up for the region may miss one of five.
-    let http = told(&status).into_iter().find(|(label, ..)| label == "_http._tcp");
-    assert!(http.is_some_and(|(_, withdrawn, stored)| !withdrawn && stored >= 4), "{status:?}");
+    let shown = told(&status).into_iter().find(|(label, ..)| label == "_http._tcp");
+    assert!(shown.is_some_and(|(_, withdrawn, stored)| !withdrawn && stored >= 4), "{status:?}");
     assert_eq!((told(&status).len(), status.published.len()), (16, 19));
     let shown = record(&mut world, sites[4], "service", &service).unwrap();
     assert_eq!(shown.says, ["_http._tcp at port 8080", "text path=/", "text v=1"]);
