@@ -47,7 +47,6 @@ use wire::{DATAGRAM_LEN_MAX, Frame, MessageId, Topic, TopicPattern};
 
 use crate::codec;
 use crate::pki::id::NodeId;
-use crate::random::Random;
 use crate::store::{Batch, Store, StoreError};
 use crate::time::Now;
 use crate::timer::Timers;
@@ -189,9 +188,9 @@ impl Mail {
     ///
     /// # Errors
     /// [`LoadError`].
-    pub fn load(store: &impl Store, random: &mut impl Random, now: Now) -> Result<Self, LoadError> {
+    pub fn load(store: &impl Store, now: Now) -> Result<Self, LoadError> {
         let mut effects = Effects::default();
-        let outbox = Outbox::load(store, random, now, &mut effects)?;
+        let outbox = Outbox::load(store, now, &mut effects)?;
         Ok(Self { outbox, inbox: Inbox::load(store)?, effects })
     }
 

@@ -326,7 +326,7 @@ impl<R: Random> Node<R> {
         let own = membership.as_ref().and_then(Membership::not_before).unwrap_or_default();
         let mut clock = NetworkClock::new(mono, system, kept, settings.build, own);
         let now = clock.tick(mono, system);
-        let mail = Mail::load(store, &mut random, now)?;
+        let mail = Mail::load(store, now)?;
         let mut node = Self {
             is_issuing: settings.has_issuer,
             settings,

@@ -14,7 +14,6 @@ use weir_controlplane::mail::{
 };
 use weir_controlplane::node::message::MESSAGE_LEN_MAX;
 use weir_controlplane::pki::id::NodeId;
-use weir_controlplane::random::SeededRandom;
 use weir_controlplane::store::{MemoryStore, Store as _};
 use weir_controlplane::time::Now;
 use weir_fuzz::{NOW, later};
@@ -135,7 +134,7 @@ fuzz_target!(|steps: Vec<Step>| {
     };
     let mut world = World::default();
     let load = |world: &World, ms: u64| {
-        Mail::load(&world.store, &mut SeededRandom::new(ms), at(ms)).expect("what was written is read")
+        Mail::load(&world.store, at(ms)).expect("what was written is read")
     };
     let mut mail = load(&world, 0);
     let (mut ours, mut theirs, mut forbidden) = (vec![], vec![], 3u8);

@@ -115,7 +115,6 @@ impl Inbox {
     pub(super) fn link_down(&mut self, node: NodeId, effects: &mut Effects) {
         let Some(sender) = self.senders.get_mut(&node) else { return };
         (sender.has_begun, sender.credit, sender.misplaced) = (false, 0, 0);
-        sender.refused.clear();
         for id in std::mem::take(&mut sender.offered) {
             sender.known.remove(&id);
             effects.timers.cancel(Key::Stale(node, id));
@@ -166,6 +165,7 @@ impl Inbox {
         let is_pending = |id: &MessageId| is_same && pending.binary_search(id).is_ok();
         sender.row.life = life;
         sender.row.taken.retain(is_pending);
+        sender.refused.retain(is_pending);
         let gone: Vec<MessageId> = sender.known.keys().filter(|id| !is_pending(id)).copied().collect();
         for id in gone {
             sender.remove(total, id);
@@ -208,6 +208,7 @@ impl Inbox {
             return Ok(());
         }
         if sender.refused.contains(&id) {
+            effects.say(node, Frame::Refused { id, why: Refusal::Policy });
             return Ok(());
         }
         if let Some(known) = sender.known.get(&id) {
@@ -227,7 +228,7 @@ impl Inbox {
         }
         // One that ended here a moment before it does at the sender is not waited for by those after it.
         let is_after = |(known, other): (&MessageId, &Known)| {
-            *known > id && other.topic == head.topic && !sender.denied.contains(known)
+            *known > id && other.topic == head.topic && other.lent.is_none() && !sender.denied.contains(known)
         };
         if sender.known.iter().any(is_after) {
             effects.count("message_misordered");
@@ -301,13 +302,23 @@ impl Inbox {
     pub(super) fn denied(&mut self, node: NodeId, id: MessageId, effects: &mut Effects) {
         let Self { senders, bytes: total, .. } = self;
         let Some(sender) = senders.get_mut(&node).filter(|sender| sender.denied.contains(&id)) else { return };
-        sender.remove(total, id);
-        forget_timers(node, id, effects);
         if sender.has_begun {
+            sender.remove(total, id);
+            forget_timers(node, id, effects);
             sender.refused.insert(id);
             effects.say(node, Frame::Refused { id, why: Refusal::Policy });
-        } else if sender.is_idle() {
-            senders.remove(&node);
+        } else {
+            // A policy comes with the next link, so it is judged anew then; and those behind it in its topic with it.
+            let topic = sender.known.get(&id).map(|known| known.topic.clone());
+            let is_of_topic = |id: &&MessageId| sender.known.get(id).map(|known| &known.topic) == topic.as_ref();
+            let with_it: Vec<MessageId> = sender.denied.iter().filter(is_of_topic).copied().collect();
+            for id in with_it {
+                sender.remove(total, id);
+                forget_timers(node, id, effects);
+            }
+            if sender.is_idle() {
+                senders.remove(&node);
+            }
         }
         self.admit(effects);
     }

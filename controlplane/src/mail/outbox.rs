@@ -25,7 +25,6 @@ use super::wire::{
 use super::{Effects, Key, LoadError, Violation};
 use crate::codec;
 use crate::pki::id::NodeId;
-use crate::random::Random;
 use crate::store::{Batch, Store, Table};
 use crate::time::{Now, UnixSecs};
 
@@ -239,13 +238,9 @@ fn key(node: NodeId, id: MessageId) -> Vec<u8> {
 
 impl Outbox {
     /// What was kept.
-    pub(super) fn load(
-        store: &impl Store,
-        random: &mut impl Random,
-        now: Now,
-        effects: &mut Effects,
-    ) -> Result<Self, LoadError> {
-        let mut outbox = Self { life: Life { life: random.u64(), last: MessageId(0) }, ..Self::default() };
+    pub(super) fn load(store: &impl Store, now: Now, effects: &mut Effects) -> Result<Self, LoadError> {
+        // An outbox that is made anew under one identity is made at another time.
+        let mut outbox = Self { life: Life { life: now.wall.0, last: MessageId(0) }, ..Self::default() };
         let mut kept: BTreeMap<MessageId, (Arc<[u8]>, usize)> = BTreeMap::new();
         let mut parts: BTreeMap<MessageId, usize> = BTreeMap::new();
         for (id, (bytes, count)) in bodies::load(store)? {

@@ -83,7 +83,7 @@ pub(super) struct Sender {
     pub(super) offered: BTreeSet<MessageId>,
     /// Those that the policy is against; they are not among the others.
     pub(super) denied: BTreeSet<MessageId>,
-    /// Those that were refused on this link, until they are gone: an offer of one may be on its way still.
+    /// Those that were refused, until they are gone: an offer may be on its way still, or the refusal lost with its link.
     pub(super) refused: BTreeSet<MessageId>,
     pub(super) datagrams: VecDeque<Datagram>,
     pub(super) datagram_bytes: usize,
@@ -96,7 +96,8 @@ pub(super) struct Sender {
 impl Sender {
     /// Whether nothing of it need be kept in mind.
     pub(super) fn is_idle(&self) -> bool {
-        !self.has_begun && self.row.taken.is_empty() && self.known.is_empty() && self.datagrams.is_empty()
+        let is_empty = self.known.is_empty() && self.refused.is_empty() && self.datagrams.is_empty();
+        !self.has_begun && self.row.taken.is_empty() && is_empty
     }
 
     /// Takes room.

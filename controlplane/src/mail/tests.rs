@@ -11,7 +11,7 @@ use super::wire::{
     WINDOW_MAX, WINDOW_MIN,
 };
 use super::*;
-use crate::random::SeededRandom;
+use crate::random::{Random as _, SeededRandom};
 use crate::store::MemoryStore;
 use crate::store::Table;
 use crate::time::UnixSecs;
@@ -48,7 +48,7 @@ struct Side {
 impl Side {
     fn new(now: Now) -> Self {
         let store = MemoryStore::default();
-        let mail = Mail::load(&store, &mut SeededRandom::new(1), now).unwrap();
+        let mail = Mail::load(&store, now).unwrap();
         Self { store, mail, counted: BTreeMap::new() }
     }
 
@@ -67,8 +67,7 @@ impl Side {
     }
 
     fn restart(&mut self, now: Now) {
-        let seed = now.wall.0;
-        self.mail = Mail::load(&self.store, &mut SeededRandom::new(seed), now).unwrap();
+        self.mail = Mail::load(&self.store, now).unwrap();
     }
 
     /// Rows on disk: messages with what the outbox keeps of itself, parts of bodies, senders of whom something was taken.

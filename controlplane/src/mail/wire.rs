@@ -236,7 +236,7 @@ pub struct Head {
 pub enum Frame {
     /// First of a sender on a link that has something to offer.
     Begin {
-        /// Drawn when the sender's outbox was made.
+        /// When the sender's outbox was made, in seconds since 1970.
         life: u64,
         /// All that the sender has not settled, in order.
         pending: Vec<MessageId>,
