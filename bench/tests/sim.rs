@@ -32,10 +32,8 @@ fn a_small_network_finds_its_records_whoever_does_harm() {
     }
     let missed: Vec<_> =
         report.figures.iter().filter(|figure| !figure.is_met() && figure.what.contains("found")).collect();
-    // 32 ids next to a key are a sixth of so small a network, and most of a region: the target is that of a large one.
-    assert!(missed.iter().all(|figure| figure.what.starts_with("eclipse")), "seed {}: {missed:?}", plan.seed);
+    assert!(missed.is_empty(), "seed {}: {missed:?}", plan.seed);
     let figure = |what: &str| report.figures.iter().find(|figure| figure.what == what).unwrap().median;
-    assert!(figure("eclipse adversaries: found the newest record") >= 0.85);
     // Nothing is faster than light: without a session an answer takes two round trips, and one with it.
     assert!(
         figure("calm, no session yet: time over the median round trip")

@@ -344,6 +344,10 @@ impl<R: Random> Dht<R> {
                 self.timers.set(Timer::Request(*transaction), now.mono + self.pace.soft());
             }
         }
+        // It was asked in vain before there was a session.
+        if self.shun.answered(peer.contact) {
+            self.heard_of(&[peer.contact], now.mono);
+        }
     }
 
     /// No session with a member comes about at this address, which says nothing of others.
@@ -381,16 +385,16 @@ impl<R: Random> Dht<R> {
             true => self.pace.answered_late(),
             false => self.pace.answered(now.mono.saturating_duration_since(asked.sent)),
         }
-        if let Some(entry) = self.table.entry(node) {
-            self.upkeep.stayed(now.mono.saturating_duration_since(entry.heard));
+        let known_since = self.table.entry(node).map(|entry| entry.heard);
+        if let Some(heard) = known_since {
+            self.upkeep.stayed(now.mono.saturating_duration_since(heard));
         }
         self.shun.answered(peer.contact);
         if answer.reply == Reply::Refused(Refusal::NotServer) {
             self.table.remove(node);
         } else {
             // Where the session is, it is; where it was asked is what somebody said.
-            let is_known = self.table.entry(node).is_some();
-            if self.table.answered(peer, now.mono) && !is_known {
+            if self.table.answered(peer, now.mono) && known_since.is_none() {
                 self.is_new_here(peer.contact, now);
             }
             self.somebody_serves(now);
@@ -605,7 +609,11 @@ impl<R: Random> Dht<R> {
         let Some(job) = self.lookups.remove(&id) else { return };
         self.timers.cancel(Timer::Lookup(id));
         if self.says_the_size(&job) {
+            if self.is_restless() {
+                self.size.forget_oldest();
+            }
             self.size.sample(&job.lookup.known_distances());
+            self.follow_size(now);
         }
         match job.why {
             Why::Get => {

@@ -1,11 +1,11 @@
 //! How many servers there are, from how near the nearest ones lie to a place; and so, within which distance of a key its records are kept.
 //!
 //! ```text
-//!   place ├──x1──┼───x2───┼─x3─┼──── … ──┤xm          servers ≈ (m − 1) / xm          distances as shares of the id space
+//!   place ├──x1──┼───x2───┼─x3─┼──── … ──┤xm          servers ≈ (m − 1/3) / xm        distances as shares of the id space
 //! ```
 //!
-//! (m − 1) / xm is unbiased where ids are drawn at random. The median over many places counts: whoever crowds one place, or withholds its
-//! neighbours, changes one sample. Before there is one, what others name around our own place has to do.
+//! xm is Gamma distributed where ids are drawn at random, and its median is (m − 1/3) / servers nearly. The median over many places counts: whoever
+//! crowds one place, or withholds its neighbours, changes one sample. Before there is one, what others name around our own place has to do.
 
 use std::collections::VecDeque;
 
@@ -41,7 +41,7 @@ pub(super) struct Size {
 fn servers_of(nearest: &[Distance]) -> Option<f64> {
     let nearest = &nearest[..nearest.len().min(NEIGHBOURS_MAX)];
     let last = nearest.last().filter(|_| nearest.len() >= NEIGHBOURS_MIN)?;
-    Some((nearest.len() - 1) as f64 / last.share().max(f64::MIN_POSITIVE))
+    Some((nearest.len() as f64 - 1.0 / 3.0) / last.share().max(f64::MIN_POSITIVE))
 }
 
 impl Size {

@@ -7,7 +7,7 @@
 //! A record after the other, and not faster than anybody may ask; who is new judges each as it judges any.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::estimate::region;
 use super::message::Query;
@@ -22,33 +22,48 @@ use crate::time::Now;
 const GIVERS: usize = 2;
 /// Servers that wait for what we have. Ours: a region of newcomers; the oldest is forgotten, and gets what is published again.
 const WAITING_MAX: usize = 16;
+/// Servers that are remembered to have got it. Ours: as many newcomers in a minute as four regions have.
+const LATELY_MAX: usize = 64;
+/// Between two times that one server gets what we have. Ours: whoever says all the time that it begins has us say little more than it does.
+const ONCE_IN: Duration = Duration::from_secs(60);
 /// Between two records.
 const GAP: Duration = Duration::from_millis(100);
 
-/// Who gets something, and after which record.
+/// Who gets something, and after which record; and who got it lately.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Handover(VecDeque<(Contact, Option<(Key, Kind)>)>);
+pub(super) struct Handover {
+    waiting: VecDeque<(Contact, Option<(Key, Kind)>)>,
+    lately: VecDeque<(NodeId, Instant)>,
+}
 
 impl Handover {
-    fn push(&mut self, contact: Contact) {
-        self.remove(contact.node);
-        if self.0.len() == WAITING_MAX {
-            self.0.pop_front();
+    fn push(&mut self, contact: Contact, now: Instant) {
+        self.lately.retain(|(_, since)| now.saturating_duration_since(*since) < ONCE_IN);
+        if self.lately.iter().any(|(node, _)| *node == contact.node) {
+            return;
         }
-        self.0.push_back((contact, None));
+        if self.lately.len() == LATELY_MAX {
+            self.lately.pop_front();
+        }
+        if self.waiting.len() == WAITING_MAX {
+            self.waiting.pop_front();
+        }
+        self.waiting.push_back((contact, None));
+        self.lately.push_back((contact.node, now));
     }
 
     /// Somebody does not answer, or is no member any more.
     pub(super) fn remove(&mut self, node: NodeId) {
-        self.0.retain(|(contact, _)| contact.node != node);
+        self.waiting.retain(|(contact, _)| contact.node != node);
     }
 
     pub(super) fn clear(&mut self) {
-        self.0.clear();
+        *self = Self::default();
     }
 
     pub(super) fn heap_len(&self) -> usize {
-        self.0.capacity() * size_of::<(Contact, Option<(Key, Kind)>)>()
+        self.waiting.capacity() * size_of::<(Contact, Option<(Key, Kind)>)>()
+            + self.lately.capacity() * size_of::<(NodeId, Instant)>()
     }
 }
 
@@ -56,20 +71,21 @@ impl<R: Random> Dht<R> {
     /// Somebody got a place in the table.
     pub(super) fn is_new_here(&mut self, contact: Contact, now: Now) {
         if self.mode == Mode::Server && !self.store.is_empty() {
-            self.handover.push(contact);
+            self.handover.push(contact, now.mono);
             self.timers.set_at_latest(Timer::Handover, now.mono + GAP);
         }
     }
 
     /// Gives one record to whoever has waited longest.
     pub(super) fn hand_over(&mut self, now: Now) {
-        while let Some((to, after)) = self.handover.0.pop_front() {
+        while let Some((to, after)) = self.handover.waiting.pop_front() {
             let Some(at) = self.next_for(to, after, now) else { continue };
-            if let Some((_, record)) = self.store.get(at.1, at.0, now.wall) {
-                let query = Query::Put { record: record.clone(), replaces: None };
-                self.ask(to, query, Purpose::Handover, now);
-            }
-            self.handover.0.push_back((to, Some(at)));
+            let record = self.store.get(at.1, at.0, now.wall).map(|(_, record)| record.clone());
+            let is_asked = record.is_none_or(|record| {
+                self.ask(to, Query::Put { record, replaces: None }, Purpose::Handover, now)
+            });
+            // Without room for the answer its turn comes again.
+            self.handover.waiting.push_back((to, if is_asked { Some(at) } else { after }));
             self.timers.set(Timer::Handover, now.mono + GAP);
             return;
         }
@@ -87,6 +103,7 @@ impl<R: Random> Dht<R> {
         };
         // Its own it has.
         let mut held = self.store.held_after(after, now.wall).filter(|(_, signer)| *signer != to.node);
-        held.find(|((key, _), _)| is_its(*key) && is_ours(*key)).map(|(at, _)| at)
+        // What we say ourselves is ours to give, whoever is nearer.
+        held.find(|((key, _), signer)| is_its(*key) && (*signer == self.own || is_ours(*key))).map(|(at, _)| at)
     }
 }

@@ -34,6 +34,8 @@ impl<R: Random> Dht<R> {
 
     pub(super) fn serve(&mut self, peer: Peer, request: Request, judge: Judge<'_>, now: Now) {
         let Request { transaction, is_server, query } = request;
+        // It looks for its own neighbourhood: what it kept may be gone with an earlier life of it.
+        let begins = matches!(&query, Query::Find { target, .. } if *target == peer.contact.node.into());
         let reply = if self.limit.admit(peer.contact.node, now.mono) {
             self.reply(peer, query, judge)
         } else {
@@ -43,7 +45,12 @@ impl<R: Random> Dht<R> {
         // Whoever serves is worth knowing; it gets a place once it has answered us.
         if is_server && reply != Reply::Refused(Refusal::Busy) {
             match self.table.met(peer.contact, now.mono) {
-                Met::Stays(silent) => self.upkeep.stayed(silent),
+                Met::Stays(silent) => {
+                    self.upkeep.stayed(silent);
+                    if begins {
+                        self.is_new_here(peer.contact, now);
+                    }
+                }
                 Met::Waits { has_room: true } => self.timers.set_at_latest(Timer::Check, now.mono + CHECK_GAP),
                 Met::Waits { has_room: false } => {}
             }

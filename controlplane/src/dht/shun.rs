@@ -37,15 +37,19 @@ impl Shun {
     }
 
     fn push(&mut self, shunned: Shunned) {
+        // Who is shunned again has one place, and pushes out nobody else.
+        self.0.retain(|known| (known.node, known.address) != (shunned.node, shunned.address));
         if self.0.len() == SHUNNED_MAX {
             self.0.pop_front();
         }
         self.0.push_back(shunned);
     }
 
-    /// Somebody answered at this address.
-    pub(super) fn answered(&mut self, contact: Contact) {
+    /// Somebody answered at this address; `true` when it had not before.
+    pub(super) fn answered(&mut self, contact: Contact) -> bool {
+        let before = self.0.len();
         self.0.retain(|shunned| (shunned.node, shunned.address) != (contact.node, Some(contact.address)));
+        self.0.len() != before
     }
 
     /// Whether somebody is to be passed over.

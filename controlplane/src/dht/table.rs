@@ -239,10 +239,12 @@ impl Table {
     }
 
     /// How many servers there seem to be, from those who are in the buckets next to us that have room: all that are so near, as far as we
-    /// know. One place in the network only, and so worth less than many; but it is looked after all the time.
-    pub(super) fn servers_around(&self) -> Option<f64> {
-        let first = self.buckets.iter().rposition(|bucket| !bucket.has_room()).map_or(0, |full| full + 1);
-        let around: usize = self.buckets[first..].iter().map(|bucket| bucket.entries().len()).sum();
+    /// know. One place in the network only, and so worth less than many; but it is looked after all the time. Nearer than in bucket `levels` there is
+    /// hardly anybody in an honest network, so whoever crowds our place does not count.
+    pub(super) fn servers_around(&self, levels: usize) -> Option<f64> {
+        let honest = self.buckets.iter().take(levels);
+        let first = honest.clone().rposition(|bucket| !bucket.has_room()).map_or(0, |full| full + 1);
+        let around: usize = honest.skip(first).map(|bucket| bucket.entries().len()).sum();
         (around >= NEIGHBOURS_MIN).then(|| around as f64 * 2f64.powi(first as i32))
     }
 
@@ -336,9 +338,17 @@ mod tests {
             (0..count).for_each(|seed| {
                 table.answered(peer(contact(node(seed), seed as u16)), now);
             });
-            let around = table.servers_around();
-            let is_near = around.is_some_and(|around| (0.5..2.0).contains(&(around / count as f64)));
-            assert!(if count < 4 { around.is_none() } else { is_near }, "{around:?} of {count}");
+            let levels = (count as f64 / K as f64).log2().ceil().max(0.0) as usize + 4;
+            let is_near = |around: Option<f64>| around.is_some_and(|around| (0.5..2.0).contains(&(around / count as f64)));
+            let around = table.servers_around(levels);
+            assert!(if count < 4 { around.is_none() } else { is_near(around) }, "{around:?} of {count}");
+            // Nor do 32 ids next to us say that there are more.
+            for number in 0..32u8 {
+                let mut node = [0x5a; 32];
+                (node[6], node[31]) = (0xa5, number);
+                table.answered(peer(contact(NodeId(node), 60_000 + u16::from(number))), now);
+            }
+            assert_eq!(table.servers_around(levels), around, "{count}");
         }
     }
 

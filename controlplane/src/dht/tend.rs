@@ -65,7 +65,10 @@ impl<R: Random> Dht<R> {
         if let Some(contact) = due {
             self.ask(contact, Query::Ping, Purpose::Check, now);
         }
-        self.refresh_if_restless(now);
+        // Once it is, each refresh says when the next one is.
+        if self.restless.is_none() || !self.is_restless() {
+            self.refresh_if_restless(now);
+        }
         if self.table.is_empty() && self.joined.is_some() {
             self.timers.set_at_latest(Timer::Join, now.mono);
         }
@@ -89,9 +92,9 @@ impl<R: Random> Dht<R> {
     }
 
     /// Whether the network is another than we took it for: it grows, or falls apart.
-    fn is_restless(&self) -> bool {
+    pub(super) fn is_restless(&self) -> bool {
         // As many as we know there are, at least.
-        let around = self.table.servers_around();
+        let around = self.table.servers_around(self.levels());
         around.is_some_and(|around| !AS_BEFORE.contains(&(around / self.servers())))
     }
 
@@ -107,16 +110,12 @@ impl<R: Random> Dht<R> {
 
     pub(super) fn refresh(&mut self, now: Now) {
         self.store.expire(now.wall);
-        if self.is_restless() {
-            self.size.forget_oldest();
-        }
         let depth = self.table.depth().min(self.levels());
         if depth > 0 {
             self.refresh = (self.refresh + 1) % depth;
             self.look_into(self.refresh, Why::Refresh, now);
         }
         self.schedule_refresh(now);
-        self.follow_size(now);
     }
 
     /// Somebody did not answer: if it was one of ours, others may be gone as well.

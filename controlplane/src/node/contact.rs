@@ -189,7 +189,14 @@ impl<R: Random> Node<R> {
     pub(super) fn contact_link_gone(&mut self, link: LinkId) {
         self.meetings.offered.remove(&link);
         let of_link = self.meetings.dials.iter().find(|(_, dial)| dial.link == Some(link)).map(|(node, _)| *node);
-        let Some(dial) = of_link.and_then(|node| self.meetings.dials.remove(&node)) else { return };
+        let Some(node) = of_link else { return };
+        // It was there, and one of us dials again: the session comes by that link, or the time for it ends.
+        let is_there = self.links.get(&link).is_some_and(|held| held.is_connected) && self.keeps_link(node);
+        if let Some(dial) = self.meetings.dials.get_mut(&node).filter(|dial| is_there && !dial.has_served) {
+            dial.link = None;
+            return;
+        }
+        let Some(dial) = self.meetings.dials.remove(&node) else { return };
         self.timers.cancel(Timer::Contact(dial.to.node));
         if !dial.has_served {
             self.discovery_unreachable(dial.to);

@@ -24,6 +24,31 @@ fn a_new_server_gets_the_records_of_its_region() {
     assert!(world.node(client).store().is_empty());
 }
 
+/// The others have it in their tables still, so nobody saw that it was new: after a restart of all, one after the other, a record was with its owner alone.
+#[test]
+fn a_server_that_was_restarted_gets_them_back_and_not_as_often_as_it_says_so() {
+    let mut world = World::fleet(8);
+    world.run(Duration::from_secs(120));
+    let records: Vec<Key> = world.contacts.iter().map(|contact| contact.node.into()).collect();
+    let saved = world.node(3).save();
+    world.start(3, Mode::Server, saved, &[]);
+    world.run(Duration::from_secs(10));
+    let wall = world.moment().wall;
+    let has = |world: &mut World, key| world.node(3).store().get(Kind::Node, key, wall).is_some();
+    let lacking: Vec<&Key> = records.iter().filter(|key| !has(&mut world, **key)).collect();
+    assert!(lacking.is_empty(), "{lacking:?}");
+    let given =
+        |world: &World| -> u64 { (0..8).map(|at| world.nodes[at].as_ref().unwrap().counters().handed_over).sum() };
+    let before = given(&world);
+    for _ in 0..5 {
+        let now = world.moment();
+        world.node(3).begin(now);
+        world.drain(3);
+        world.run(Duration::from_secs(2));
+    }
+    assert_eq!(given(&world), before);
+}
+
 #[test]
 fn what_is_handed_over_is_judged_as_any_record() {
     let mut world = World::fleet(4);

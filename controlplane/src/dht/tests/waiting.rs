@@ -129,9 +129,9 @@ fn a_quiet_network_is_left_quiet_and_one_that_grows_is_looked_at() {
     // Five times as many come: whoever was there soon knows, though its turn to look is far away.
     (30..150).for_each(|number| add(&mut world, number));
     world.run(Duration::from_secs(900));
-    let servers: Vec<f64> = (0..30).map(|at| world.node(at).servers()).collect();
-    // What is taken for the same network is within a factor of two, and the estimate of it scatters.
-    assert!(servers.iter().all(|servers| (60.0..300.0).contains(servers)), "{servers:?}");
+    // Not the least that there are, which a table says, but what was seen.
+    let servers: Vec<f64> = (0..30).filter_map(|at| world.node(at).size.servers()).collect();
+    assert!(servers.len() == 30 && servers.iter().all(|servers| (75.0..300.0).contains(servers)), "{servers:?}");
 }
 
 /// A network that had been quiet for long was taken for quiet when half of it was gone: contacts had their turn hours later.
@@ -152,4 +152,19 @@ fn when_one_is_gone_others_are_looked_after() {
     let left =
         world.contacts[15..].iter().filter(|gone| world.nodes[1].as_ref().unwrap().table().has(gone.node)).count();
     assert!(left <= 3 && world.node(1).half_life() < quiet / 8, "{left}, {:?}", world.node(1).half_life());
+}
+
+/// A node that was restarted asked somebody in vain whose old link it could not know of; there was a session a moment later, and the member was passed over
+/// for an hour.
+#[test]
+fn who_was_asked_in_vain_before_there_was_a_session_is_asked_again() {
+    let mut world = World::fleet(6);
+    let (other, now) = (world.contacts[4], world.moment());
+    let node = world.node(0);
+    node.table.remove(other.node);
+    node.shun.unreachable(other, now.mono);
+    node.handle_session(Peer { contact: other, site: None }, now);
+    world.drain(0);
+    world.run(Duration::from_secs(2));
+    assert!(world.node(0).table.entry(other.node).is_some());
 }
