@@ -81,9 +81,8 @@ impl<R: Random> Dht<R> {
         while let Some((to, after)) = self.handover.waiting.pop_front() {
             let Some(at) = self.next_for(to, after, now) else { continue };
             let record = self.store.get(at.1, at.0, now.wall).map(|(_, record)| record.clone());
-            let is_asked = record.is_none_or(|record| {
-                self.ask(to, Query::Put { record, replaces: None }, Purpose::Handover, now)
-            });
+            let is_asked =
+                record.is_none_or(|record| self.ask(to, Query::Put { record, replaces: None }, Purpose::Handover, now));
             // Without room for the answer its turn comes again.
             self.handover.waiting.push_back((to, if is_asked { Some(at) } else { after }));
             self.timers.set(Timer::Handover, now.mono + GAP);

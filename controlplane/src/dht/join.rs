@@ -152,7 +152,7 @@ impl<R: Random> Dht<R> {
     }
 
     /// Whom to begin with after a restart: those who have been here longest, and while there are few, whom we began with ourselves.
-    pub(super) fn anchors(&self) -> Vec<Contact> {
+    pub fn anchors(&self) -> Vec<Contact> {
         let here = self.table.anchors(ANCHORS_MAX).into_iter();
         each_node_once(here.chain(self.bootstrap.all().iter().copied())).take(ANCHORS_MAX).collect()
     }

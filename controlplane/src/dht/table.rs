@@ -339,7 +339,8 @@ mod tests {
                 table.answered(peer(contact(node(seed), seed as u16)), now);
             });
             let levels = (count as f64 / K as f64).log2().ceil().max(0.0) as usize + 4;
-            let is_near = |around: Option<f64>| around.is_some_and(|around| (0.5..2.0).contains(&(around / count as f64)));
+            let is_near =
+                |around: Option<f64>| around.is_some_and(|around| (0.5..2.0).contains(&(around / count as f64)));
             let around = table.servers_around(levels);
             assert!(if count < 4 { around.is_none() } else { is_near(around) }, "{around:?} of {count}");
             // Nor do 32 ids next to us say that there are more.

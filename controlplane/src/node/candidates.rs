@@ -23,6 +23,9 @@ pub const CANDIDATES_MAX: usize = 256;
 pub const TRIED_MAX: usize = 4;
 /// How often in a row one may fail that nobody configured: about four minutes.
 pub const FAILURES_MAX: u32 = 8;
+/// Most that nobody but other members have named; each is tried once. Ours: members with a link name sixteen a minute, and those that they make up take no
+/// attempts from the others.
+pub const EXCHANGED_MAX: usize = 16;
 /// First wait after a failure; doubles.
 const BACK_OFF_MIN: Duration = Duration::from_secs(1);
 /// Longest wait: a bootstrap address that is off costs a dial in so much time.
@@ -91,6 +94,11 @@ impl Candidate {
     fn is_configured(&self) -> bool {
         self.sources.contains(&Source::Bootstrap)
     }
+
+    /// Nobody but another member has named it.
+    fn is_hearsay(&self) -> bool {
+        self.sources == [Source::Exchange]
+    }
 }
 
 /// What became of an offer.
@@ -136,7 +144,9 @@ impl Candidates {
             }
             return Offered::Known;
         }
-        if self.by_address.len() >= CANDIDATES_MAX && !self.make_room() {
+        let is_full = source == Source::Exchange
+            && self.by_address.values().filter(|known| known.is_hearsay()).count() >= EXCHANGED_MAX;
+        if is_full || self.by_address.len() >= CANDIDATES_MAX && !self.make_room() {
             return Offered::Full;
         }
         let (sources, seen, due) = (vec![source], now.wall, Some(now.mono));
@@ -204,7 +214,8 @@ impl Candidates {
         candidate.failures = candidate.failures.saturating_add(1);
         (candidate.state, candidate.link) = (State::Failed(why.to_owned()), None);
         candidate.due = Some(now + doubled / 2 + doubled * u32::from(share) / 512);
-        let is_over = candidate.failures >= FAILURES_MAX && !candidate.is_configured();
+        let most = if candidate.is_hearsay() { 1 } else { FAILURES_MAX };
+        let is_over = candidate.failures >= most && !candidate.is_configured();
         is_over && self.by_address.remove(&address).is_some()
     }
 

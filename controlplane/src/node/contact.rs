@@ -191,7 +191,7 @@ impl<R: Random> Node<R> {
         let of_link = self.meetings.dials.iter().find(|(_, dial)| dial.link == Some(link)).map(|(node, _)| *node);
         let Some(node) = of_link else { return };
         // It was there, and one of us dials again: the session comes by that link, or the time for it ends.
-        let is_there = self.links.get(&link).is_some_and(|held| held.is_connected) && self.keeps_link(node);
+        let is_there = self.links.get(&link).is_some_and(|held| held.since.is_some()) && self.keeps_link(node);
         if let Some(dial) = self.meetings.dials.get_mut(&node).filter(|dial| is_there && !dial.has_served) {
             dial.link = None;
             return;
@@ -235,6 +235,7 @@ impl<R: Random> Node<R> {
     /// Nothing is said to this member any more.
     pub(super) fn part_contact(&mut self, node: NodeId) {
         self.contacts.forget(node);
+        self.reach.forget(node);
         self.meetings.dials.remove(&node);
         self.timers.cancel(Timer::Contact(node));
     }

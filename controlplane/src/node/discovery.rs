@@ -18,7 +18,7 @@ use crate::dht::place::{Contact, Key, Peer};
 use crate::dht::record::{Envelope, Judge, Kind, LIFETIME_MAX_SECS, NodeValue, SignedRecord};
 use crate::dht::store::Highest;
 use crate::dht::{ANCHORS_MAX, Dht, LookupId, Mode, Outcome, Output, Saved};
-use crate::pki::id::NodeId;
+use crate::pki::id::{NodeId, sha256};
 use crate::pki::revocation::RevocationSet;
 use crate::pki::seen::Seen;
 use crate::random::{Random, draw};
@@ -31,7 +31,7 @@ const BEGIN_WITH: usize = ANCHORS_MAX;
 const UNREACHABLE_MAX: usize = 256;
 /// A sequence that somebody claims to have seen is believed up to so far ahead of the clock; ours come from it.
 const SEQUENCE_AHEAD_MAX: u64 = 86_400;
-/// Between two times that our sequences are raised above what others claim to have seen. Ours: one round of offers takes less, and whoever claims
+/// Between two times that a sequence of ours is raised above what others claim to have seen. Ours: one round of offers takes less, and whoever claims
 /// ever more has us sign once a minute.
 const RAISE_GAP: Duration = Duration::from_secs(60);
 /// How often anchors and sequences are written down. Ours: what comes in between is learned again, and a store may be some megabytes long.
@@ -49,14 +49,31 @@ struct Service {
     is_withdrawn: bool,
 }
 
-/// What was published last.
+/// Something that we say in the DHT.
+#[derive(Clone, Debug)]
+struct Saying {
+    kind: Kind,
+    value: Vec<u8>,
+    until: UnixSecs,
+    service: Option<Service>,
+}
+
+/// What became of it.
 #[derive(Clone, Debug, Default)]
 struct Published {
+    saying: Option<Saying>,
     sequence: u64,
-    service: Option<Service>,
     stored: u16,
     asked: u16,
     at: Option<UnixSecs>,
+    /// When its sequence was raised last.
+    raised: Option<Instant>,
+}
+
+impl Published {
+    fn service(&self) -> Option<&Service> {
+        self.saying.as_ref()?.service.as_ref()
+    }
 }
 
 /// The machine and what is around it.
@@ -72,11 +89,9 @@ pub(super) struct Discovery<R> {
     /// Issuers' nodes whose lists are looked for.
     pub(super) lists: BTreeMap<LookupId, NodeId>,
     published: BTreeMap<(Kind, Key), Published>,
-    /// What is on disk, and when it is looked at again.
-    saved: Vec<u8>,
+    /// Digest of what is on disk, and when it is looked at again.
+    saved: [u8; 32],
     save_at: Instant,
-    /// When our sequences were raised last.
-    raised: Option<Instant>,
 }
 
 /// Anchors and sequences as they lie in the store.
@@ -104,9 +119,8 @@ impl<R: Random> Node<R> {
             lists: BTreeMap::new(),
             watch: Watch::default(),
             published: BTreeMap::new(),
-            saved: vec![],
+            saved: [0; 32],
             save_at: now.mono + SAVE_INTERVAL,
-            raised: None,
         });
         self.publish_own(now);
         let known = self.directory.entries().filter(|entry| entry.record.node != own);
@@ -124,6 +138,9 @@ impl<R: Random> Node<R> {
     /// We are a member no more.
     pub(super) fn end_discovery(&mut self) {
         self.timers.cancel(Timer::Discover);
+        self.timers.cancel(Timer::Reach);
+        // Who reached us, and which lists were looked for, was a matter of that network.
+        (self.reach, self.lists_due) = Default::default();
         self.told_services.clear();
         let Some(discovery) = self.discovery.take() else { return };
         for call in discovery.wanted.into_values().map(|wanted| wanted.call).chain(discovery.watch.end()) {
@@ -220,54 +237,67 @@ impl<R: Random> Node<R> {
 
     /// Signs what we say in the DHT, in the place of what we said.
     pub(super) fn publish_own(&mut self, now: Now) {
-        if self.clock.is_doubted() {
-            return;
-        }
+        let Some(discovery) = self.discovery.as_ref().filter(|_| !self.clock.is_doubted()) else { return };
         let endpoints = self.own_endpoints();
-        let lists = self.is_issuing.then(|| self.lists_held());
-        let (Some(discovery), Some(network), Some(membership)) = (&mut self.discovery, &self.network, &self.membership)
-        else {
-            return;
-        };
-        let Ok(member) = membership.statement.peek() else { return };
-        let anchors = if endpoints.is_empty() { discovery.dht.save().anchors } else { vec![] };
+        let anchors = if endpoints.is_empty() { discovery.dht.anchors() } else { vec![] };
         let anchors = anchors.into_iter().take(NodeValue::ANCHORS_MAX).collect();
-        let until = UnixSecs(now.wall.0.saturating_add(LIFETIME_MAX_SECS / 2));
-        let node = NodeValue { endpoints, anchors }.encode();
+        let until = said_until(now);
+        let of = |kind, value| Saying { kind, value, until, service: None };
         // Of a name and an address, whose it is stands in the statement.
-        let ours = [(Kind::Node, node), (Kind::Name, vec![]), (Kind::Overlay, vec![])].into_iter();
-        let ours = ours.chain(lists.map(|lists| (Kind::Revocations, lists.encode())));
-        let ours = ours.map(|(kind, value)| (kind, value, until, None));
+        let mut all = vec![
+            of(Kind::Node, NodeValue { endpoints, anchors }.encode()),
+            of(Kind::Name, vec![]),
+            of(Kind::Overlay, vec![]),
+        ];
+        all.extend(self.is_issuing.then(|| of(Kind::Revocations, self.lists_held().encode())));
         let before = self.told_services.clone();
         let services = services::to_say(&self.settings.services, &mut self.told_services, until, now.wall);
-        let services = services.into_iter().map(|(service, until)| {
-            let value = service.encode();
-            (Kind::Service, value, until, Some(Service { label: service.label, is_withdrawn: service.port == 0 }))
-        });
-        let mut said = vec![];
-        for (kind, value, not_after, service) in ours.chain(services) {
-            let Ok(key) = kind.key_of(&member, &value) else { continue };
-            said.push((kind, key));
-            let published = discovery.published.entry((kind, key)).or_default();
-            (published.sequence, published.service) = (now.wall.0.max(published.sequence + 1), service);
-            let (network_id, node, sequence) = (network.id, membership.node, published.sequence);
-            let envelope = Envelope { network: network_id, kind, key, sequence, not_after, node, value };
-            let record = SignedRecord::sign(&envelope, membership.statement.clone(), &membership.identity);
-            let judge = judge(network, &self.revocations, &discovery.seen, now);
-            if let Err(error) = discovery.dht.publish(record, None, judge, now) {
-                let service = published.service.as_ref().map(|service| service.label.as_str());
-                tracing::warn!(?kind, service, %error, "our record is not published");
-                self.counters.count("dht_publish_failed");
+        all.extend(services.into_iter().map(|(service, until)| {
+            let (value, is_withdrawn) = (service.encode(), service.port == 0);
+            let service = Some(Service { label: service.label, is_withdrawn });
+            Saying { kind: Kind::Service, value, until, service }
+        }));
+        let said: Vec<(Kind, Key)> = all.into_iter().filter_map(|saying| self.publish(saying, now)).collect();
+        if let Some(discovery) = &mut self.discovery {
+            for (kind, key) in discovery.published.keys().filter(|named| !said.contains(named)) {
+                discovery.dht.withdraw(*kind, *key);
             }
+            discovery.published.retain(|named, _| said.contains(named));
         }
-        for (kind, key) in discovery.published.keys().filter(|named| !said.contains(named)) {
-            discovery.dht.withdraw(*kind, *key);
-        }
-        discovery.published.retain(|named, _| said.contains(named));
         if self.told_services != before {
             self.store(services::save(&self.told_services));
         }
+    }
+
+    /// Says which revocation lists this node holds, where an issuer is beside it.
+    pub(super) fn publish_lists(&mut self, now: Now) {
+        if self.is_issuing && !self.clock.is_doubted() {
+            let value = self.lists_held().encode();
+            self.publish(Saying { kind: Kind::Revocations, value, until: said_until(now), service: None }, now);
+        }
+    }
+
+    /// Signs one thing, and says where it lies.
+    fn publish(&mut self, saying: Saying, now: Now) -> Option<(Kind, Key)> {
+        let (discovery, network) = (self.discovery.as_mut()?, self.network.as_ref()?);
+        let membership = self.membership.as_ref()?;
+        let member = membership.statement.peek().ok()?;
+        let Saying { kind, ref value, until, .. } = saying;
+        let key = kind.key_of(&member, value).ok()?;
+        let published = discovery.published.entry((kind, key)).or_default();
+        published.sequence = now.wall.0.max(published.sequence + 1);
+        let (network_id, node, sequence, value) = (network.id, membership.node, published.sequence, value.clone());
+        let envelope = Envelope { network: network_id, kind, key, sequence, not_after: until, node, value };
+        let record = SignedRecord::sign(&envelope, membership.statement.clone(), &membership.identity);
+        let judge = judge(network, &self.revocations, &discovery.seen, now);
+        if let Err(error) = discovery.dht.publish(record, None, judge, now) {
+            let service = saying.service.as_ref().map(|service| service.label.as_str());
+            tracing::warn!(?kind, service, %error, "our record is not published");
+            self.counters.count("dht_publish_failed");
+        }
+        published.saying = Some(saying);
         self.timers.set_at_latest(Timer::Discover, now.mono);
+        Some((kind, key))
     }
 
     fn was_published(&mut self, named: (Kind, Key), stored: u16, asked: u16, superseded: Option<u64>, now: Now) {
@@ -276,11 +306,13 @@ impl<R: Random> Node<R> {
         (published.stored, published.asked, published.at) = (stored, asked, Some(now.wall));
         // An earlier life of ours may have had a clock that was ahead. Who claims more is not believed.
         let limit = now.wall.0.saturating_add(SEQUENCE_AHEAD_MAX);
-        let is_early = discovery.raised.is_some_and(|raised| now.mono < raised + RAISE_GAP);
-        if let Some(above) = superseded.filter(|above| !is_early && *above >= published.sequence && *above < limit) {
-            discovery.raised = Some(now.mono);
-            discovery.published.values_mut().for_each(|other| other.sequence = other.sequence.max(above));
-            self.publish_own(now);
+        let is_early = published.raised.is_some_and(|raised| now.mono < raised + RAISE_GAP);
+        let Some(above) = superseded.filter(|above| !is_early && *above >= published.sequence && *above < limit) else {
+            return;
+        };
+        (published.raised, published.sequence) = (Some(now.mono), above);
+        if let Some(saying) = published.saying.clone() {
+            self.publish(saying, now);
         }
     }
 
@@ -290,10 +322,11 @@ impl<R: Random> Node<R> {
         discovery.save_at = now.mono + SAVE_INTERVAL;
         let Saved { anchors, highest } = discovery.dht.save();
         let bytes = codec::encode(&(anchors, highest));
-        if bytes == discovery.saved {
+        let digest = sha256("weir-discovery-saved-1", &[&bytes]);
+        if digest == discovery.saved {
             return;
         }
-        discovery.saved.clone_from(&bytes);
+        discovery.saved = digest;
         let mut batch = Batch::default();
         batch.put(Table::Discovery, SAVED, bytes);
         self.store(batch);
@@ -307,8 +340,8 @@ impl<R: Random> Node<R> {
         let is_witnessed = self.settings.discovery == Some(Part::Auto);
         let published = discovery.published.iter().map(|((kind, _), published)| DhtPublication {
             kind: kind.name().to_owned(),
-            service: published.service.as_ref().map(|service| service.label.clone()),
-            withdrawn: published.service.as_ref().is_some_and(|service| service.is_withdrawn),
+            service: published.service().map(|service| service.label.clone()),
+            withdrawn: published.service().is_some_and(|service| service.is_withdrawn),
             sequence: published.sequence,
             stored: published.stored.into(),
             asked: published.asked.into(),
@@ -346,6 +379,11 @@ impl<R: Random> Node<R> {
         let message = "our records are signed anew and offered; `weir dht status` shows who has them".to_owned();
         self.answer(id, Ok(Answer::Done(Done { message })));
     }
+}
+
+/// When what is said now ends, unless it is said again.
+fn said_until(now: Now) -> UnixSecs {
+    UnixSecs(now.wall.0.saturating_add(LIFETIME_MAX_SECS / 2))
 }
 
 /// By what records are judged now.

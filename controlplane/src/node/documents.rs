@@ -174,10 +174,8 @@ impl<R: Random> Node<R> {
             return self.refuse_version(link, hello.version, links, now);
         }
         if let Some(node) = self.links.get(&link).and_then(|held| held.peer) {
-            // Only now: a link stands for its dialling side before the other one has judged its certificate, so one that is refused would
-            // begin anew at once, again and again.
             if let Some(peer) = self.peers.get_mut(&node) {
-                peer.succeeded();
+                peer.answered();
                 peer.unspoken = None;
                 peer.features = Some(hello.features);
             }
@@ -363,9 +361,7 @@ impl<R: Random> Node<R> {
             self.part_contact(node);
             self.discovery_revoked(node, now);
         }
-        if self.is_issuing {
-            self.publish_own(now);
-        }
+        self.publish_lists(now);
         heard
     }
 
@@ -500,6 +496,8 @@ impl<R: Random> Node<R> {
         if let Some(peer) = self.peers.get_mut(&node) {
             peer.next_endpoint = 0;
             peer.begins_anew();
+            // What others told of it is older than what it says itself.
+            peer.told_endpoints.clear();
         }
         self.meet(node, now);
         true

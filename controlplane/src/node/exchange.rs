@@ -149,9 +149,9 @@ impl Exchange {
         self.role
     }
 
-    /// Whether keys are in the packet plane, or on their way there.
-    pub fn has_installed(&self) -> bool {
-        self.installed != Installed::No
+    /// Whether the peer has shown who it is. Of an initiator: so its own certificate is on the way.
+    pub fn is_connected(&self) -> bool {
+        self.is_connected
     }
 
     /// The packet plane reserved.

@@ -48,7 +48,9 @@ impl<R: Random> Node<R> {
         }
         let is_first = held.heard_peers.replace(now.mono).is_none();
         for endpoint in here.into_iter().filter(|endpoint| may_be_dialled(*endpoint)) {
-            self.peer(node).heard_of(endpoint);
+            if !self.is_in_record(node, endpoint) {
+                self.peer(node).heard_of(endpoint);
+            }
         }
         for Contact { node, address } in others {
             if Some(node) == self.id() || self.revocations.is_node_revoked(node) || !is_public(address.ip()) {
@@ -68,9 +70,14 @@ impl<R: Random> Node<R> {
         self.schedule_knocks();
     }
 
+    /// Whether a member's own record says that it is there.
+    pub(super) fn is_in_record(&self, node: NodeId, address: SocketAddr) -> bool {
+        self.directory.entry(node).is_some_and(|entry| entry.record.endpoints.contains(&address))
+    }
+
     /// Somebody says where a member is that is known already.
     fn heard_where(&mut self, node: NodeId, address: SocketAddr, now: Now) {
-        let is_in_record = self.directory.entry(node).is_some_and(|entry| entry.record.endpoints.contains(&address));
+        let is_in_record = self.is_in_record(node, address);
         let Some(peer) = self.peers.get_mut(&node) else { return };
         if !is_in_record && may_be_dialled(address) && peer.heard_of(address) {
             let is_missed = peer.link.is_none() && peer.dialling.is_none() && peer.has_failed(1);

@@ -84,10 +84,15 @@ impl<R: Random> Node<R> {
         if self.issuers.known.first() == Some(&node) {
             return;
         }
+        let before = self.issuers.known.len();
         self.issuers.known.retain(|known| *known != node);
+        let is_new = self.issuers.known.len() == before;
         self.issuers.known.insert(0, node);
         self.issuers.known.truncate(KNOWN_MAX);
-        self.keep_issuers();
+        // Who was seen last is worth no write to the disk.
+        if is_new {
+            self.keep_issuers();
+        }
     }
 
     fn keep_issuers(&mut self) {
@@ -121,8 +126,11 @@ impl<R: Random> Node<R> {
         self.issuers.known.iter().copied().filter(may_be).collect()
     }
 
-    /// Dials one that there is no link with; `false` when there is none such.
+    /// Dials one that there is no link with, unless one is dialled already; `false` when there is none such.
     pub(super) fn dial_issuer(&mut self, links: &mut dyn Links, now: Now) -> bool {
+        if self.issuers.dialled.is_some() {
+            return true;
+        }
         for node in self.other_issuers() {
             if self.peer(node).link.is_some() {
                 continue;
@@ -163,6 +171,8 @@ impl<R: Random> Node<R> {
         }
         let Some(node) = self.issuers.dialled else { return };
         let Some(link) = self.peers.get(&node).and_then(|peer| peer.link) else {
+            // Another one has its turn before it.
+            self.issuers.known.sort_by_key(|known| *known == node);
             return self.issuers.dialled = None;
         };
         if self.is_relayed_by(link) {

@@ -29,6 +29,8 @@ pub const FULL_MESH_MAX: usize = 24;
 pub const NEIGHBOURS: usize = 4;
 /// Whoever has the higher id lets the other one dial, and dials itself only after this.
 const COURTESY: Duration = Duration::from_secs(2);
+/// How long a link has to have stood, for its end to be no failure. Ours: whoever closes each link sooner is dialled ever more rarely.
+const STOOD: Duration = Duration::from_secs(10);
 /// How long an address may take to answer before the next one is tried as well.
 pub(super) const DIAL_PATIENCE: Duration = Duration::from_millis(1500);
 
@@ -133,8 +135,8 @@ pub struct Link {
     pub side: Side,
     /// Who is, or should be, at the other end.
     pub peer: Option<NodeId>,
-    /// It stands.
-    pub is_connected: bool,
+    /// Since when it stands.
+    pub since: Option<Instant>,
     /// When its other end told addresses last.
     pub heard_peers: Option<Instant>,
 }
@@ -257,7 +259,7 @@ impl<R: Random> Node<R> {
     fn connect_later(&mut self, node: NodeId, why: &str, now: Now) {
         let share = self.random.u64() as u8;
         if let Some(peer) = self.peers.get_mut(&node) {
-            let wait = peer.failed(why, share);
+            let wait = peer.link_failed(why, share);
             self.timers.set(Timer::Connect(node), now.mono + wait);
         }
         self.seek(node, now);
@@ -269,8 +271,12 @@ impl<R: Random> Node<R> {
         let peer = self.peers.get_mut(&node)?;
         let known = peer.session.as_ref().map(|session| session.endpoint);
         let told = peer.told_endpoints.iter().chain(endpoints).chain(&peer.hearsay).copied();
-        let candidates: Vec<SocketAddr> =
-            known.into_iter().chain(told.filter(|endpoint| Some(*endpoint) != known)).collect();
+        let mut candidates: Vec<SocketAddr> = vec![];
+        for endpoint in known.into_iter().chain(told) {
+            if !candidates.contains(&endpoint) {
+                candidates.push(endpoint);
+            }
+        }
         if candidates.is_empty() {
             return None;
         }
@@ -282,7 +288,7 @@ impl<R: Random> Node<R> {
     /// A dialled address does not answer.
     pub(super) fn dial_timed_out(&mut self, link: LinkId, links: &mut dyn Links, now: Now) {
         let Some(held) = self.links.get(&link) else { return };
-        if held.is_connected {
+        if held.since.is_some() {
             return;
         }
         self.fell_silent(link);
@@ -325,7 +331,7 @@ impl<R: Random> Node<R> {
         self.timers.cancel(Timer::Dial(link));
         let node = peer.as_ref().map(|member| member.node);
         let held = self.links.entry(link).or_insert_with(|| Link::new(alpn, side, node));
-        held.is_connected = true;
+        held.since = Some(now.mono);
         held.peer = node.or(held.peer);
         if group == GROUP_X25519KYBER768 && !node.is_some_and(|node| self.may_use_draft(node)) {
             self.counters.count("link_draft_group");
@@ -450,7 +456,7 @@ impl<R: Random> Node<R> {
 
     pub(super) fn link_said(&mut self, link: LinkId, bytes: &[u8], links: &mut dyn Links, now: Now) {
         let Some(held) = self.links.get(&link) else { return };
-        let (alpn, side, is_connected) = (held.alpn, held.side, held.is_connected);
+        let (alpn, side, is_connected) = (held.alpn, held.side, held.since.is_some());
         match alpn {
             Alpn::Key => match codec::decode::<KeyMessage>(bytes, MESSAGE_LEN_MAX) {
                 Ok(message) => self.exchange_said(link, message, links, now),
@@ -516,7 +522,7 @@ impl<R: Random> Node<R> {
     /// A link is gone, whoever closed it.
     pub(super) fn link_closed(&mut self, link: LinkId, why: &str, links: &mut dyn Links, now: Now) {
         let Some((held, was_of_peer)) = self.forget_link(link, why) else { return };
-        if !held.is_connected {
+        if held.since.is_none() {
             self.learn_proved_time(now);
         }
         if self.knock_closed(link, why, now) {
@@ -527,9 +533,13 @@ impl<R: Random> Node<R> {
             Alpn::Join => self.join_closed(link, why, links, now),
             Alpn::Member => {
                 let Some(node) = held.peer.filter(|_| was_of_peer) else { return };
-                if self.peers.get(&node).is_some_and(|peer| peer.link.is_none()) {
+                if let Some(peer) = self.peers.get_mut(&node).filter(|peer| peer.link.is_none()) {
+                    // A link stands for its dialling side before the other one has judged it, and even a greeting costs nothing.
+                    if held.since.is_some_and(|since| now.mono >= since + STOOD) {
+                        peer.begins_anew();
+                    }
                     self.connect_later(node, why, now);
-                    if held.is_connected {
+                    if held.since.is_some() {
                         self.search_when_alone(now);
                     }
                 }
@@ -606,6 +616,6 @@ impl<R: Random> Node<R> {
 impl Link {
     /// One that does not stand yet.
     pub(super) fn new(alpn: Alpn, side: Side, peer: Option<NodeId>) -> Self {
-        Self { alpn, side, peer, is_connected: false, heard_peers: None }
+        Self { alpn, side, peer, since: None, heard_peers: None }
     }
 }

@@ -73,6 +73,8 @@ impl<R: Random> Discovery<R> {
 impl<R: Random> Node<R> {
     /// Says how far look-ups are, as soon as that is something else than at change number `after`, or in a second.
     pub(super) fn lookups_call(&mut self, id: CallId, after: Option<u64>, now: Now) {
+        // Whoever waits already hears of it before.
+        self.look_at_lookups(now);
         let Some(discovery) = &mut self.discovery else { return self.answer(id, Err(switched_off())) };
         discovery.has_changed();
         if after != Some(discovery.watch.change) {

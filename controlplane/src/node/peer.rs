@@ -101,6 +101,8 @@ pub struct Peer {
     pub seen_twice: Option<Instant>,
     /// Incarnations of its packet plane, the newest first, each with when it became that.
     lives: Vec<(Incarnation, Instant)>,
+    /// Links that came to nothing, or did not last, and exchanges that failed, in a row each.
+    link_failures: u32,
     failures: u32,
     /// Why the last attempt came to nothing.
     pub trouble: Option<String>,
@@ -150,30 +152,46 @@ impl Peer {
         !is_known
     }
 
-    /// Whether attempts came to nothing since the last that did, so often.
+    /// Whether so many attempts in a row led to no link that lasted.
     pub const fn has_failed(&self, times: u32) -> bool {
-        self.failures >= times
+        self.link_failures >= times
     }
 
-    /// Something worked.
-    pub fn succeeded(&mut self) {
-        self.failures = 0;
+    /// It is there.
+    pub fn answered(&mut self) {
         self.is_silent = false;
         self.trouble = None;
     }
 
-    /// What came to nothing says nothing any more: it told where it is now, or this host is somewhere else.
-    pub fn begins_anew(&mut self) {
+    /// An exchange with it worked.
+    pub fn succeeded(&mut self) {
         self.failures = 0;
+        self.answered();
     }
 
-    /// Something did not; how long to wait before the next attempt. `share` in 0..256 spreads those who fail together.
-    pub fn failed(&mut self, why: &str, share: u8) -> Duration {
-        let doubled = BACK_OFF_MIN.saturating_mul(1 << self.failures.min(10)).min(BACK_OFF_MAX);
-        self.failures = self.failures.saturating_add(1);
-        self.trouble = Some(why.to_owned());
-        doubled / 2 + doubled * u32::from(share) / 512
+    /// What came to nothing says nothing any more: it told where it is now, or this host is somewhere else.
+    pub fn begins_anew(&mut self) {
+        (self.link_failures, self.failures) = (0, 0);
     }
+
+    /// An exchange did not; how long to wait before the next. `share` in 0..256 spreads those who fail together.
+    pub fn failed(&mut self, why: &str, share: u8) -> Duration {
+        self.trouble = Some(why.to_owned());
+        wait_after(&mut self.failures, share)
+    }
+
+    /// The same of a link.
+    pub fn link_failed(&mut self, why: &str, share: u8) -> Duration {
+        self.trouble = Some(why.to_owned());
+        wait_after(&mut self.link_failures, share)
+    }
+}
+
+/// How long to wait after one more failure.
+fn wait_after(failures: &mut u32, share: u8) -> Duration {
+    let doubled = BACK_OFF_MIN.saturating_mul(1 << (*failures).min(10)).min(BACK_OFF_MAX);
+    *failures = failures.saturating_add(1);
+    doubled / 2 + doubled * u32::from(share) / 512
 }
 
 #[cfg(test)]

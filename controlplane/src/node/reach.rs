@@ -56,8 +56,8 @@ pub const FIRST_BYTE: u8 = 2;
 /// What is said by a contact session, after [`FIRST_BYTE`].
 ///
 /// ```text
-///  02 │ 00 │ nonce, 8 bytes, big endian │ address    Ask
-///  02 │ 01 │ nonce, 8 bytes, big endian              Probe
+///  02 │ 00 │ nonce, 8 bytes │ address    Ask
+///  02 │ 01 │ nonce, 8 bytes              Probe
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message {
@@ -125,6 +125,20 @@ impl Reach {
         prefixes.len() + private.count()
     }
 
+    /// When the oldest of the newest `wanted` witnesses was one: those before it may go.
+    fn oldest_of(&self, wanted: usize) -> Option<Instant> {
+        let mut since: Vec<Instant> = self.witnesses.values().map(|witness| witness.since).collect();
+        since.sort_unstable_by_key(|since| std::cmp::Reverse(*since));
+        since.get(wanted.checked_sub(1)?).copied()
+    }
+
+    /// A member was cut off.
+    pub(super) fn forget(&mut self, node: NodeId) {
+        self.asked.remove(&node);
+        self.witnesses.remove(&node);
+        self.probed.remove(&node);
+    }
+
     /// Whether a probe is to be sent for a member now.
     fn may_probe(&mut self, node: NodeId, now: Instant) -> bool {
         self.probed.retain(|_, at| now.saturating_duration_since(*at) < PROBE_GAP);
@@ -180,7 +194,7 @@ impl<R: Random> Node<R> {
         self.reach.witnesses.retain(|_, witness| now.mono.saturating_duration_since(witness.since) < TRUSTED_FOR);
         self.judge_reach(now);
         let is_enough = self.witnesses() >= self.witnesses_wanted();
-        let oldest = self.reach.witnesses.values().map(|witness| witness.since).min();
+        let oldest = self.reach.oldest_of(self.witnesses_wanted());
         let wait = match (is_enough, oldest) {
             // Others are asked in time before the first of these counts no more.
             (true, Some(oldest)) => (oldest + TRUSTED_FOR / 2).saturating_duration_since(now.mono),
@@ -193,7 +207,10 @@ impl<R: Random> Node<R> {
     }
 
     fn ask_witnesses(&mut self, now: Now) {
-        let Some(address) = self.own_endpoints().first().copied() else { return };
+        let own = self.own_endpoints();
+        if own.is_empty() {
+            return;
+        }
         let old = |witness: &Witness| now.mono.saturating_duration_since(witness.since) >= TRUSTED_FOR / 2;
         let is_fresh = |node: &NodeId| self.reach.witnesses.get(node).is_some_and(|witness| !old(witness));
         let able =
@@ -203,6 +220,8 @@ impl<R: Random> Node<R> {
         crate::random::draw(&mut able, count, &mut self.random);
         for node in able {
             let nonce = self.random.array();
+            // One of them may be of a family that others lack, or lead nowhere.
+            let address = own[(self.random.u64() % own.len() as u64) as usize];
             let text = Message::Ask { nonce, address }.encode();
             if let Some((remote, datagram)) = self.contacts.seal(node, &text, now.mono) {
                 self.reach.asked.insert(node, (nonce, now.mono));

@@ -3,6 +3,7 @@
 //! The directory comes by neighbours, of whom some may keep news to themselves; a record in the DHT is kept by twenty that a hash has chosen, and
 //! signed by the member all the same.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::candidates::may_be_dialled;
@@ -43,9 +44,14 @@ impl<R: Random> Node<R> {
         let value = envelope.and_then(|envelope| NodeValue::decode(&envelope.value).ok()).unwrap_or_default();
         // It may have been cut off while it was looked for.
         let is_wanted = self.peers.contains_key(&node) && !self.revocations.is_node_revoked(node);
+        let endpoints = value
+            .endpoints
+            .into_iter()
+            .filter(|endpoint| is_wanted && may_be_dialled(*endpoint) && !self.is_in_record(node, *endpoint));
+        let endpoints: Vec<SocketAddr> = endpoints.collect();
         let mut is_news = false;
         // What it named first is tried first.
-        for endpoint in value.endpoints.into_iter().rev().filter(|endpoint| is_wanted && may_be_dialled(*endpoint)) {
+        for endpoint in endpoints.into_iter().rev() {
             is_news |= self.told_of(node, endpoint);
         }
         self.counters.count(if is_news { "dht_sought_found" } else { "dht_sought_in_vain" });

@@ -6,8 +6,8 @@
 //!                                                                   └── later, ever later ◀──┘ failed
 //! ```
 //!
-//! Either side may begin. Where both do, the exchange of the lower id goes on: the other side's is refused or given up, unless its keys
-//! are on their way into the packet plane already.
+//! Either side may begin. Where both do, the exchange of the lower id goes on once the other side's certificate has come by it, and so both see
+//! it alike: the lower id refuses the other one's from then on, and the higher id gives up its own.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -143,9 +143,9 @@ impl<R: Random> Node<R> {
         if let Some(rival) = rival {
             let held = self.exchanges.get(&rival);
             let is_ours = held.is_some_and(|held| held.machine.role() == Role::Initiator);
-            let has_installed = held.is_some_and(|held| held.machine.has_installed());
+            let is_connected = held.is_some_and(|held| held.machine.is_connected());
             // We began the rival, the peer this one. Of two that the peer began it has lost the first: it was started again.
-            if is_ours && (own < node || has_installed) {
+            if is_ours && own < node && is_connected {
                 self.counters.count("exchange_busy");
                 let failure = Failure::Link("our own exchange goes on instead".to_owned());
                 return self.end_exchange(id, Some((Code::Busy, failure)), links, now);
@@ -278,6 +278,8 @@ impl<R: Random> Node<R> {
                         self.ping_ready(node, now);
                     }
                 }
+                // Its own goes on, and ours is refused; if not, the peer says that it has installed.
+                Action::WaitForFirstData if self.is_rivalled(id) => {}
                 Action::WaitForFirstData => {
                     let took = held.asked_at.map(|at| now.mono.saturating_duration_since(at)).unwrap_or_default();
                     self.timers.set(Timer::FirstData(id), now.mono + first_data_delay(took));
@@ -289,6 +291,15 @@ impl<R: Random> Node<R> {
                 Action::Fail(failure) => self.end_exchange(id, Some((Code::Failed, failure)), links, now),
             }
         }
+    }
+
+    /// Whether the member that we dialled for an exchange, and whose id is lower, has most likely dialled us for one as well: somebody there has.
+    fn is_rivalled(&self, id: ExchangeId) -> bool {
+        let Some(held) = self.exchanges.get(&id) else { return false };
+        let is_rival = |other: &Held| {
+            other.machine.role() == Role::Responder && other.peer.is_none() && other.endpoint == held.endpoint
+        };
+        held.peer < self.id() && self.exchanges.values().any(is_rival)
     }
 
     /// Lets go of an exchange. A failed one is tried again, ever later, by the side that needs it.

@@ -69,10 +69,10 @@ pub(super) fn address_of(site: Site) -> SocketAddr {
     SocketAddr::new(Ipv4Addr::from(number).into(), PORT)
 }
 
-/// Whether a message tells records of the directory, or revocation lists.
+/// Whether a message tells what members say of themselves, where they are, or revocation lists.
 fn is_news(message: &[u8]) -> bool {
     let message = codec::decode::<Message>(message, MESSAGE_LEN_MAX);
-    matches!(message, Ok(Message::Records(_) | Message::Revocations(_)))
+    matches!(message, Ok(Message::Records(_) | Message::Revocations(_) | Message::Peers(_)))
 }
 
 /// The other end of a link has the same number but for the last bit.

@@ -105,8 +105,6 @@ fn live(world: World) -> (Vec<Act>, End) {
     let mut all = vec![founder];
     all.extend(sites);
     life.until("mesh", |world| is_mesh(world, &all) && agree(world, &all));
-    // Two that dialled each other at once have agreed on one exchange by then; a packet that is under way by the other's keys is lost.
-    life.rest(2 * SECOND);
     let streams: Vec<_> = pairs(&all).map(|(one, other)| life.world.stream(one, other, ms(500))).collect();
     life.rest(MINUTE);
     life.world.run(20 * MINUTE);
