@@ -1,5 +1,6 @@
 //! Looking after the table: who is asked whether it is there, and which bucket is looked into.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::lookup::Goal;
@@ -20,7 +21,9 @@ const YOUNG: u32 = 2;
 const RESTLESS: u32 = 6;
 const REFRESH_MIN: Duration = Duration::from_secs(4);
 /// How far what we took the network for may be from what is around us. Ours: some twenty neighbours are seen, so it is hardly chance.
-const AS_BEFORE: std::ops::Range<f64> = 0.5..2.0;
+const AS_BEFORE: Range<f64> = 0.5..2.0;
+/// How far once it is looked at: a network that has grown is not left half known.
+const SETTLED: Range<f64> = 0.7..1.4;
 
 /// A part of the time since then: what we have known for a minute only may be another in the next.
 fn part_since(since: Option<Instant>, part: u32, now: Now) -> Duration {
@@ -93,9 +96,12 @@ impl<R: Random> Dht<R> {
 
     /// Whether the network is another than we took it for: it grows, or falls apart.
     pub(super) fn is_restless(&self) -> bool {
-        // As many as we know there are, at least.
-        let around = self.table.servers_around(self.levels());
-        around.is_some_and(|around| !AS_BEFORE.contains(&(around / self.servers())))
+        let Some(around) = self.table.servers_around(self.levels()) else { return false };
+        // Where no bucket is full the table itself says how many there are, at least.
+        let all = self.table.len() as f64;
+        let more = around / self.size.servers().unwrap_or(all);
+        let calm = if self.restless.is_some() { SETTLED } else { AS_BEFORE };
+        around / self.servers() < calm.start || around > all && more >= calm.end
     }
 
     fn refresh_if_restless(&mut self, now: Now) {
