@@ -1,7 +1,7 @@
 //! Outside judges of what the trust core writes: OpenSSL and GnuTLS read our certificates, revocation lists and key files, and come to our
 //! own verdicts.
 //!
-//! `cargo xtask setup` installs both; without them the tests fail and say so.
+//! `cargo xtask test` installs both; without them the tests fail and say so.
 
 #![allow(clippy::unwrap_used, reason = "everything here is a test")]
 
@@ -81,7 +81,7 @@ fn ask(program: &str, args: &[&str]) -> (bool, String) {
     let Output { status, stdout, stderr } = Command::new(program)
         .args(args)
         .output()
-        .unwrap_or_else(|error| panic!("{program}: {error}; cargo xtask setup installs it"));
+        .unwrap_or_else(|error| panic!("{program}: {error}; cargo xtask test installs it"));
     let said = [stdout, stderr].concat();
     (status.success(), String::from_utf8_lossy(&said).into_owned())
 }

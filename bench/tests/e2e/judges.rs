@@ -125,7 +125,7 @@ fn a_wan_shows_quic_and_sealed_datagrams_and_no_name_from_the_first_join_to_a_re
 /// Runs a judge; its verdict and all it said.
 fn ask(program: &str, args: &[&str]) -> (bool, String) {
     let done = Command::new(program).args(args).stdin(Stdio::null()).output();
-    let done = done.unwrap_or_else(|error| panic!("{program}: {error}; cargo xtask setup installs it"));
+    let done = done.unwrap_or_else(|error| panic!("{program}: {error}; cargo xtask test installs it"));
     (done.status.success(), String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned())
 }
 

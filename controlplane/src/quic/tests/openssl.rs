@@ -22,7 +22,7 @@ fn judged(command: impl FnOnce(u16) -> Command) -> (Result<(), Error>, Option<u1
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut command = command(listener.local_addr().unwrap().port());
     let judge = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let judge = judge.unwrap_or_else(|error| panic!("{command:?}: {error}; cargo xtask setup installs it"));
+    let judge = judge.unwrap_or_else(|error| panic!("{command:?}: {error}; cargo xtask test installs it"));
     let mut stream = listener.accept().unwrap().0;
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let shaken = shake_hands(&mut server, &mut stream);

@@ -244,8 +244,10 @@ fn via_address(via: &RouteVia) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::super::HostRoutes;
-    use super::super::testing::{Namespace, ip};
+    use super::super::testing::{Namespace, ip, ip_text};
     use super::*;
 
     fn routing() -> Routing {
@@ -310,6 +312,11 @@ mod tests {
         let _namespace = Namespace::with_veth();
         for command in ["link set va up", "link set vb up", "addr add 10.9.0.1/24 dev va", "link set vb down"] {
             ip(command);
+        }
+        // The kernel notices a lost carrier in a work queue of its own.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !ip_text("route show 10.9.0.0/24").contains("linkdown") {
+            assert!(Instant::now() < deadline, "{}", ip_text("route show 10.9.0.0/24"));
         }
         let mut netlink = Netlink::open().unwrap();
         let mut kind = || {
