@@ -323,6 +323,26 @@ mod tests {
         assert!(candidates.next_due().unwrap() - now.mono <= BACK_OFF_MIN);
     }
 
+    /// Members that made up addresses had all attempts.
+    #[test]
+    fn what_only_members_name_is_little_and_is_tried_once() {
+        let (mut candidates, now) = (Candidates::default(), start());
+        for number in 0..100 {
+            let offered = candidates.offer(Source::Exchange, address(number), now);
+            assert_eq!(offered, if number < EXCHANGED_MAX { Offered::New } else { Offered::Full }, "{number}");
+        }
+        // Others have room, and who else names one of these makes it a candidate as any.
+        assert_eq!(candidates.offer(Source::Mdns, address(200), now), Offered::New);
+        assert_eq!(candidates.offer(Source::Mdns, address(3), now), Offered::Known);
+        assert_eq!(candidates.offer(Source::Exchange, address(99), now), Offered::New);
+        let mut forgotten = 0;
+        while let Some(begun) = candidates.begin(now.mono) {
+            forgotten += usize::from(candidates.failed(begun, "no answer", 255, now.mono));
+        }
+        let left: Vec<SocketAddr> = candidates.all().map(|(address, _)| *address).collect();
+        assert_eq!((forgotten, left), (EXCHANGED_MAX, vec![address(3), address(200)]));
+    }
+
     /// A host whose interfaces come and go tried whoever is not there for ever.
     #[test]
     fn haste_gives_nobody_more_attempts() {

@@ -59,6 +59,18 @@ pub(super) struct Wanted {
     is_dht_only: bool,
 }
 
+impl Wanted {
+    fn new(call: CallId, what: &str, aim: Aim, is_dht_only: bool, now: Now) -> Self {
+        Self { call, what: what.to_owned(), since: now.mono, trace: vec![], took_ms: 0, aim, is_dht_only }
+    }
+}
+
+/// What is no service of a member.
+fn no_service(what: &str) -> Error {
+    let remedy = "write _http._tcp.site-b: service, protocol (_tcp or _udp) and member";
+    error(ErrorCode::BadRequest, format!("{what} is no service of a member"), remedy)
+}
+
 /// A service as it is written, apart: its label, and whose it is. `None` for what is no service at all.
 fn service_of(what: &str) -> Option<Result<(String, &str), Error>> {
     if !what.starts_with('_') {
@@ -72,10 +84,7 @@ fn service_of(what: &str) -> Option<Result<(String, &str), Error>> {
         // Lower case has the same length: letters of ASCII only were changed.
         (value.check().is_ok() && end < what.len()).then(|| (value.label, &what[end..]))
     });
-    Some(parted.ok_or_else(|| {
-        let message = format!("{what} is no service of a member");
-        error(ErrorCode::BadRequest, message, "write _http._tcp.site-b: service, protocol (_tcp or _udp) and member")
-    }))
+    Some(parted.ok_or_else(|| no_service(what)))
 }
 
 fn hops(outcome: &Outcome) -> impl Iterator<Item = DhtHop> {
@@ -131,15 +140,7 @@ impl<R: Random> Node<R> {
         let Some(network) = self.network.as_ref().map(|network| network.id) else {
             return self.answer(id, Err(not_a_member()));
         };
-        let wanted = Wanted {
-            call: id,
-            what: what.to_owned(),
-            since: now.mono,
-            trace: vec![],
-            took_ms: 0,
-            aim: Aim::Member(None),
-            is_dht_only,
-        };
+        let wanted = Wanted::new(id, what, Aim::Member(None), is_dht_only, now);
         let (kind, key) = match service_of(what) {
             Some(Ok((label, name))) => (Kind::Service, service_key(network, &label, name)),
             Some(Err(wrong)) => return self.answer(id, Err(wrong)),
@@ -169,15 +170,7 @@ impl<R: Random> Node<R> {
         };
         match self.key_of(kind, what) {
             Ok(key) => {
-                let wanted = Wanted {
-                    call: id,
-                    what: what.to_owned(),
-                    since: now.mono,
-                    trace: vec![],
-                    took_ms: 0,
-                    aim: Aim::Record(kind),
-                    is_dht_only: true,
-                };
+                let wanted = Wanted::new(id, what, Aim::Record(kind), true, now);
                 self.look_for(wanted, kind, key, links, now);
             }
             Err(wrong) => self.answer(id, Err(wrong)),
@@ -206,10 +199,7 @@ impl<R: Random> Node<R> {
                 if kind == Kind::Name { name_key(network, name) } else { zone_key(network, name) }
             }
             Kind::Service => {
-                let (label, name) = service_of(what).unwrap_or_else(|| {
-                    let remedy = "write _http._tcp.site-b: service, protocol (_tcp or _udp) and member";
-                    Err(error(ErrorCode::BadRequest, format!("{what} is no service of a member"), remedy))
-                })?;
+                let (label, name) = service_of(what).unwrap_or_else(|| Err(no_service(what)))?;
                 service_key(network, &label, name)
             }
         })

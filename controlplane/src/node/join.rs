@@ -32,8 +32,10 @@ use crate::random::Random;
 use crate::store::Batch;
 use crate::time::{Now, UnixSecs};
 
-/// How long one address may take to answer.
+/// How long one address may take to answer, and the issuer behind it.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// How long all addresses may take: whoever asks by the local API is answered within a minute.
+const PATIENCE_ALL: Duration = Duration::from_secs(48);
 /// Most addresses of members to join by that are not the token's.
 const VIA_MAX: usize = 8;
 /// Label of the exporter that requests to an issuer are bound to.
@@ -144,7 +146,8 @@ impl<R: Random> Node<R> {
             Ok(link) => {
                 joining.link = Some(link);
                 self.links.insert(link, super::link::Link::new(Alpn::Join, crate::quic::Side::Dialled, None));
-                self.timers.set(Timer::Join, now.mono + PATIENCE);
+                let each = PATIENCE.min(PATIENCE_ALL / joining.doors.len() as u32);
+                self.timers.set(Timer::Join, now.mono + each);
             }
             Err(error) => self.join_next(&format!("{remote}: {error}"), links, now),
         }

@@ -4,10 +4,14 @@ use std::collections::BTreeSet;
 
 use weir_controlplane::api::call::{Answer, Call};
 use weir_controlplane::api::types::{ErrorCode, LogRequest, RevokeRequest};
+use weir_controlplane::codec;
+use weir_controlplane::node::link::Code;
+use weir_controlplane::node::message::{Message, VERSION};
 use weir_controlplane::pki::key::PrivateKey;
 use weir_controlplane::quic::{Alpn, Event};
 use weir_controlplane::store::{Store, Table};
 
+use super::messages::hello;
 use super::policies::{DENY, signed};
 use super::*;
 
@@ -55,6 +59,33 @@ fn a_renewal_on_a_silent_link_is_given_up_and_tried_again() {
     assert_eq!(code(answer), Some(ErrorCode::NoAnswer));
     assert!(joins.len() >= 2, "{} attempts", joins.len());
     assert!(world.links_open(sites[1]) <= 3, "{} links", world.links_open(sites[1]));
+}
+
+/// A member whose records are of another time, say, greets and hangs up: each link began the waits anew, and it was dialled every second.
+#[test]
+fn who_greets_and_hangs_up_is_dialled_ever_more_rarely() {
+    let (mut world, sites) = network(505, 2);
+    let puppet = sites[0];
+    world.make_puppet(puppet);
+    let mut dials = 0;
+    let hello = hello(VERSION, world.true_time());
+    for _ in 0..30 * 60 {
+        for event in world.heard(puppet) {
+            match event {
+                Event::Connected { link, alpn: Alpn::Member, .. } => {
+                    dials += 1;
+                    let greeting = codec::encode(&Message::Hello(hello.clone()));
+                    world.links(puppet).send(link, &greeting).unwrap();
+                    world.links(puppet).close(link, Code::Failed as u32, "not now");
+                }
+                Event::Opening { link, alpn: Alpn::Member, .. } => world.links(puppet).keep_alive(link),
+                Event::Opening { link, .. } => world.links(puppet).close(link, 0, "no"),
+                _ => {}
+            }
+        }
+        world.run(SECOND);
+    }
+    assert!((10..=80).contains(&dials), "{dials} dials in half an hour");
 }
 
 #[test]
