@@ -63,6 +63,45 @@ fn all_renewed_by(world: &mut World, sites: &[Site], issuer: KeyId) {
     }
 }
 
+/// In a large network, after a restart, whoever passes a request on dials an issuer: it dialled the same one again, which was off.
+#[test]
+fn who_dials_an_issuer_for_others_in_vain_dials_another_one_next() {
+    let (mut world, mut sites, _) = two_issuers(617, 10);
+    // Who was there while the network was small has met both.
+    let old = sites.clone();
+    sites.extend(world.grow(sites[0], 28).expect("all join"));
+    world.run(MINUTE);
+    let ids = [0, 1].map(|at| world.id(sites[at]).unwrap());
+    let mut dialled = vec![];
+    for off in [0, 1] {
+        sites.iter().for_each(|site| world.power_off(*site));
+        world.run(SECOND);
+        let on: Vec<Site> = sites.iter().copied().filter(|site| *site != sites[off]).collect();
+        on.iter().for_each(|site| world.start(*site));
+        world.run(MINUTE);
+        let linked = |site: Site| ids.iter().any(|id| world.node(site).unwrap().has_link(*id));
+        let far: Vec<Site> = on.iter().copied().filter(|site| *site != sites[1 - off] && !linked(*site)).collect();
+        let is_near = |(one, other): &(Site, Site)| world.node(*one).unwrap().has_link(world.id(*other).unwrap());
+        let mut ways = pairs(&far).filter(|(door, _)| old.contains(door));
+        let (door, asker) = ways.find(is_near).expect("neighbours that are far from both issuers");
+        sites.iter().filter(|site| **site != door && **site != asker).for_each(|site| world.sever(*site, asker));
+        world.run(MINUTE);
+        let before = world.count(door, "issuer_dialled");
+        let mut is_renewed = false;
+        for _ in 0..2 {
+            if !is_renewed {
+                let answer = world.ask(asker, Call::CertRenew, 12 * SECOND);
+                is_renewed = matches!(answer, Some(Ok(Answer::Certificate(_))));
+            }
+        }
+        let count = world.count(door, "issuer_dialled") - before;
+        assert!(is_renewed && count >= 1, "{off}: {count}");
+        dialled.push(count);
+        world.heal();
+    }
+    assert!(dialled.contains(&2), "who is off was never dialled first: {dialled:?}");
+}
+
 /// The one of its members that has no way to the other issuer but through it, too.
 #[test]
 fn a_node_whose_issuer_has_ended_renews_through_another_and_passes_requests_on() {
