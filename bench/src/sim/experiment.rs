@@ -273,7 +273,11 @@ impl<'a> Lab<'a> {
         for _ in 0..count {
             self.world.run_until(self.world.now + Duration::from_millis(100));
             let is_server = self.is_server();
-            let bootstrap = self.somebody(|world, other| world.machines[other as usize].is_server);
+            // One that an operator would name: not a newcomer that knows nobody itself.
+            let bootstrap = self.somebody(|world, other| {
+                let machine = &world.machines[other as usize];
+                machine.is_server && machine.joined.is_some_and(|joined| world.now - joined >= GROWN)
+            });
             let (number, target) = (self.world.add(is_server, Some(bootstrap)), self.any_two().0);
             self.world.machines[number as usize].first = Some(target);
             new.push(number);
