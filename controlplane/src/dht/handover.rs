@@ -1,10 +1,12 @@
-//! A server that is new among our neighbours gets the records of its region that we keep: whoever looks for them asks it as well.
+//! A server that is new among our neighbours gets the records of its region that we keep: whoever looks for them asks it as well. So does one that
+//! looks for its own neighbourhood: what it had may be gone with an earlier life of it, of which tables know nothing.
 //!
 //! ```text
 //!   ──○──●──────○───key──○──■──○────▶      ○ keep the record, the two nearest to the key (of those that know ■) give it to ■, the new one
 //! ```
 //!
-//! A record after the other, and not faster than anybody may ask; who is new judges each as it judges any.
+//! A record after the other, and not faster than anybody may ask; who is new judges each as it judges any. Two ids that work together and stand
+//! nearest to a key can keep its records to themselves; so an owner gives its own whoever is nearer, and puts them again in any case.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -68,7 +70,7 @@ impl Handover {
 }
 
 impl<R: Random> Dht<R> {
-    /// Somebody got a place in the table.
+    /// Somebody got a place in the table, or begins again.
     pub(super) fn is_new_here(&mut self, contact: Contact, now: Now) {
         if self.mode == Mode::Server && !self.store.is_empty() {
             self.handover.push(contact, now.mono);

@@ -86,7 +86,7 @@ pub struct Contact {
 pub struct Peer {
     /// Who and where.
     pub contact: Contact,
-    /// Its site, if its issuer names one.
+    /// Its site, if its issuer names one. Nothing names sites yet.
     pub site: Option<Site>,
 }
 

@@ -41,7 +41,7 @@ pub enum Kind {
     Overlay,
     /// Where a service of a member is; one record for each.
     Service,
-    /// Which revocation list an issuer's node holds.
+    /// Which revocation lists an issuer's node holds.
     Revocations,
 }
 
@@ -115,7 +115,7 @@ pub fn service_key(network: NetworkId, label: &str, name: &str) -> Key {
     Key(sha256("weir-dht-key-service-1", &[&network.0, label.as_bytes(), b".", name.as_bytes()]))
 }
 
-/// Where the record of the revocation list that a node holds lies.
+/// Where the record of the revocation lists that a node holds lies.
 pub fn revocations_key(network: NetworkId, node: NodeId) -> Key {
     Key(sha256("weir-dht-key-revocations-1", &[&network.0, &node.0]))
 }

@@ -5,7 +5,7 @@
 //!
 //!  a contact is asked again after  H · 0.145    one in twenty is gone by then, on the average of all
 //!  a bucket is refreshed after     H / 2
-//!  a record is put again after     H / 2        seven in ten of those that kept it are still there; and at a third of its life
+//!  a record is put again after     H / 2        seven in ten of those that kept it are still there; or a third of what is left of its life
 //! ```
 
 use std::time::Duration;

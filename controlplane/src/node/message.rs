@@ -5,7 +5,11 @@
 //!               Ask ─▶              ◀─ Bundles | Revocations | Policy | Admission | Records
 //!               Issuer{ticket, …} ─▶                   ◀─ IssuerSaid{ticket, …}        renewal, through any member
 //!               Ping ─▶             ◀─ Pong
-//!               Mail ◀─▶ Mail                                 messages of applications: `mail::wire`
+//!               either, where the other told the ability:
+//!               Contact{index}                                for a contact session
+//!               Rpc                                           what belongs into its datagrams and is too long, or early
+//!               Peers{here, others}                           where the speaker is, and others are
+//!               Mail                                          messages of applications: `mail::wire`
 //!
 //!  weir-key/1   responder, with its handshake: Offer ─▶ ; initiator, once it has installed: Offer ─▶ ; responder, the same: Installed ─▶
 //!

@@ -198,7 +198,7 @@ fn who_is_reached_by_others_becomes_a_server() {
     }
 }
 
-/// Nobody can have a member send to somebody else, nor more than once in five seconds.
+/// Nobody can have a member send to somebody else, nor more than once in four seconds.
 #[test]
 fn two_members_are_enough_to_witness_for_each_other_and_one_alone_is_nothing() {
     let mut world = World::new(seed(807), spread);

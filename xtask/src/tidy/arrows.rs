@@ -12,8 +12,9 @@
 //!
 //!  inside the control plane, what decides knows nothing of what acts:
 //!
-//!  codec, random, time, timer ◄── pki ◄── policy, audit, issuer, membership, quic, ceremony, dht, node ◄── shell, supervisor, cli, the binary
-//!  └──────────────── no socket, file, thread, environment, clock, runtime ────────────────┘
+//!  codec, random, time, timer ◄── pki ◄── policy, audit, issuer, membership, quic, ceremony, contact, dht, mail, node
+//!  └───────────────────────── no socket, file, thread, environment, clock, runtime ─────────────────────────┘  ▲
+//!                                                                              shell, supervisor, cli, the binary
 //! ```
 
 use super::Finding;

@@ -34,7 +34,7 @@ object! {
 
     /// A record of our own.
     pub struct DhtPublication {
-        /// `node`, `name`, `overlay`, or `service`.
+        /// `node`, `name`, `overlay`, `service`, or `revocations`.
         kind: String,
         /// Which service; nothing for the others.
         service: Option<String>,
