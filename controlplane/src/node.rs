@@ -206,6 +206,8 @@ enum Timer {
     Contact(NodeId),
     /// The DHT has something to do.
     Discover,
+    /// What we say in the DHT is to be said anew.
+    Say,
     /// Others are to be asked whether they reach us.
     Reach,
     /// Something is due of the messages of applications.
@@ -480,6 +482,7 @@ impl<R: Random> Node<R> {
                 Timer::Ping(id) => self.ping_timed_out(id, now),
                 Timer::Contact(node) => self.contact_timed_out(node, links),
                 Timer::Discover => self.discover(links, now),
+                Timer::Say => self.publish_own(now),
                 Timer::Reach => self.reach_due(now),
                 Timer::Mail => self.mail.handle_timeout(now),
                 Timer::MailCall(id) => self.mail_call_over(id),

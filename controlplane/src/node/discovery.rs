@@ -34,6 +34,8 @@ const SEQUENCE_AHEAD_MAX: u64 = 86_400;
 /// Between two times that a sequence of ours is raised above what others claim to have seen. Ours: one round of offers takes less, and whoever claims
 /// ever more has us sign once a minute.
 const RAISE_GAP: Duration = Duration::from_secs(60);
+/// How often what we say is said anew, though it is the same: the statement beside it may have no issuer to renew it, and it is good for twice as long.
+const SAY_INTERVAL: Duration = Duration::from_secs(LIFETIME_MAX_SECS / 4);
 /// How often anchors and sequences are written down. Ours: what comes in between is learned again, and a store may be some megabytes long.
 const SAVE_INTERVAL: Duration = Duration::from_secs(600);
 /// Where anchors and sequences lie in [`Table::Discovery`].
@@ -139,6 +141,7 @@ impl<R: Random> Node<R> {
     pub(super) fn end_discovery(&mut self) {
         self.timers.cancel(Timer::Discover);
         self.timers.cancel(Timer::Reach);
+        self.timers.cancel(Timer::Say);
         // Who reached us, and which lists were looked for, was a matter of that network.
         (self.reach, self.lists_due) = Default::default();
         self.told_services.clear();
@@ -237,7 +240,11 @@ impl<R: Random> Node<R> {
 
     /// Signs what we say in the DHT, in the place of what we said.
     pub(super) fn publish_own(&mut self, now: Now) {
-        let Some(discovery) = self.discovery.as_ref().filter(|_| !self.clock.is_doubted()) else { return };
+        let Some(discovery) = &self.discovery else { return };
+        if self.clock.is_doubted() {
+            return self.timers.set(Timer::Say, now.mono + super::UPKEEP_INTERVAL);
+        }
+        self.timers.set(Timer::Say, now.mono + SAY_INTERVAL);
         let endpoints = self.own_endpoints();
         let anchors = if endpoints.is_empty() { discovery.dht.anchors() } else { vec![] };
         let anchors = anchors.into_iter().take(NodeValue::ANCHORS_MAX).collect();

@@ -128,7 +128,10 @@ fn said(envelope: &Envelope) -> Vec<String> {
         }),
         Kind::Revocations => RevocationsValue::decode(&envelope.value).map_or(vec![], |value| {
             let hash = HEXLOWER.encode(&value.hash);
-            vec![format!("list version {}, {} bytes, SHA-256 {hash}", value.version, value.size)]
+            vec![format!(
+                "lists of all signers: versions sum up to {}, {} bytes, digest {hash}",
+                value.version, value.size
+            )]
         }),
         Kind::Name | Kind::Zone | Kind::Overlay => vec![],
     }
@@ -410,7 +413,7 @@ mod tests {
         assert_eq!(of(Kind::Service, service(80)), ["_a._tcp at port 80", "text k=v"]);
         assert_eq!(of(Kind::Service, service(0))[0], "_a._tcp is not offered any more");
         let list = RevocationsValue { version: 3, hash: [9; 32], size: 300 };
-        let said = format!("list version 3, 300 bytes, SHA-256 {}", "09".repeat(32));
+        let said = format!("lists of all signers: versions sum up to 3, 300 bytes, digest {}", "09".repeat(32));
         assert_eq!(of(Kind::Revocations, list.encode()), [said]);
         for kind in Kind::ALL {
             assert!(of(kind, vec![0xff; 3]).is_empty(), "{kind:?}");

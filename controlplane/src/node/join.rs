@@ -10,7 +10,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls_pki_types::CertificateDer;
 
@@ -34,8 +34,8 @@ use crate::time::{Now, UnixSecs};
 
 /// How long one address may take to answer, and the issuer behind it.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// How long all addresses may take: whoever asks by the local API is answered within a minute.
-const PATIENCE_ALL: Duration = Duration::from_secs(48);
+/// How long all of them may take: whoever asks by the local API is answered within a minute.
+const PATIENCE_ALL: Duration = Duration::from_secs(50);
 /// Most addresses of members to join by that are not the token's.
 const VIA_MAX: usize = 8;
 /// Label of the exporter that requests to an issuer are bound to.
@@ -53,6 +53,8 @@ pub(super) struct Joining {
     doors: Vec<(SocketAddr, bool)>,
     /// How many of them were tried.
     tried: usize,
+    /// When there is no more time for any.
+    until: Instant,
     /// Who let us in at the last one, once its chain was judged.
     by: Option<NodeId>,
     /// The certificates that the server showed.
@@ -116,16 +118,18 @@ impl<R: Random> Node<R> {
         let identity = self.identity.clone();
         let leaf = PrivateKey::generate(&mut self.random);
         let (link, tried, by, shown, chain) = (None, 0, None, vec![], None);
+        let until = now.mono + PATIENCE_ALL;
         let told = token.endpoints.iter().map(|address| (*address, true));
         let doors = via.into_iter().map(|address| (address, false)).chain(told).collect();
-        self.joining = Some(Joining { call, token, name, identity, leaf, link, doors, tried, by, shown, chain });
+        self.joining = Some(Joining { call, token, name, identity, leaf, link, doors, tried, until, by, shown, chain });
         self.join_next("no address in the token", links, now);
     }
 
     /// Tries the next address; when there is none, says why the last one failed.
     fn join_next(&mut self, why: &str, links: &mut dyn Links, now: Now) {
         let Some(joining) = &mut self.joining else { return };
-        let Some((remote, is_told)) = joining.doors.get(joining.tried).copied() else {
+        let next = joining.doors.get(joining.tried).filter(|_| now.mono < joining.until);
+        let Some((remote, is_told)) = next.copied() else {
             let message = format!("the network does not answer: {why}");
             let remedy = "check that its gateway runs and that UDP to it passes, then try the same token again";
             return self.join_ended(Err(failed(ErrorCode::NoAnswer, message, remedy)), links);
@@ -147,7 +151,7 @@ impl<R: Random> Node<R> {
                 joining.link = Some(link);
                 self.links.insert(link, super::link::Link::new(Alpn::Join, crate::quic::Side::Dialled, None));
                 let each = PATIENCE.min(PATIENCE_ALL / joining.doors.len() as u32);
-                self.timers.set(Timer::Join, now.mono + each);
+                self.timers.set(Timer::Join, joining.until.min(now.mono + each));
             }
             Err(error) => self.join_next(&format!("{remote}: {error}"), links, now),
         }
@@ -212,7 +216,7 @@ impl<R: Random> Node<R> {
         joining.chain = Some(chain);
         let call =
             IssuerCall { ticket: 0, hops: super::renew::HOPS_MAX, exporter, request: MemberRequest::Join(request) };
-        self.timers.set(Timer::Join, now.mono + PATIENCE);
+        self.timers.set(Timer::Join, joining.until.min(now.mono + PATIENCE));
         self.say(link, &Message::Issuer(call), links);
     }
 

@@ -129,6 +129,15 @@ fn a_client_is_found_and_finds_and_stands_in_no_table() {
     }
 }
 
+/// What a member says ended after four days, and it said nothing new before it signed its next record, after six.
+#[test]
+fn members_are_found_though_no_issuer_is_there_for_days() {
+    let (mut world, sites) = found_by_all(812, 4);
+    world.end_issuer(sites[0]);
+    world.run(5 * DAY);
+    all_find_all(&mut world, &sites);
+}
+
 #[test]
 fn a_revoked_member_is_found_no_more() {
     let (mut world, sites) = found_by_all(804, 6);
