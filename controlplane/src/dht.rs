@@ -64,6 +64,8 @@ pub const LOOKUPS_MAX: usize = 16;
 pub const OUTSTANDING_MAX: usize = 256;
 /// Contacts that are kept to begin anew from.
 pub const ANCHORS_MAX: usize = 20;
+/// Room for outputs that stays when all are taken.
+const OUTPUTS_KEPT: usize = 8;
 /// A look-up that is not over by then ends with what it has.
 const LOOKUP_MAX: Duration = Duration::from_secs(30);
 /// Between two looks for somebody to ask while there is somebody. Ours: a table fills within seconds, and one message at a time.
@@ -654,7 +656,12 @@ impl<R: Random> Dht<R> {
 
     /// What is to be done, and what there is to tell.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        let output = self.outputs.pop_front();
+        if output.is_none() {
+            // A burst of them leaves no room taken.
+            self.outputs.shrink_to(OUTPUTS_KEPT);
+        }
+        output
     }
 
     /// When [`Self::handle_timeout`] is wanted.

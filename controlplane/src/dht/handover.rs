@@ -59,6 +59,12 @@ impl Handover {
         self.waiting.retain(|(contact, _)| contact.node != node);
     }
 
+    /// Nobody waits: no room is taken for it.
+    fn shrink(&mut self) {
+        self.waiting.shrink_to_fit();
+        self.lately.shrink_to_fit();
+    }
+
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
@@ -90,6 +96,7 @@ impl<R: Random> Dht<R> {
             self.timers.set(Timer::Handover, now.mono + GAP);
             return;
         }
+        self.handover.shrink();
     }
 
     /// The next of our records that are in the region of somebody, and that we are to give away.
