@@ -35,8 +35,11 @@ use crate::random::Random;
 
 /// How long a session is used (ours): 330 contacts then cost a handshake every eleven seconds, and one that is stolen ends soon.
 pub const LIFE: Duration = Duration::from_secs(3600);
-/// Sessions that are kept; beyond, the one that was used longest ago goes. Ours: the table of a node among ten thousand, and as many that ask it.
-pub const SESSIONS_MAX: usize = 4096;
+/// Sessions that are kept; beyond, the one that was used longest ago goes, and costs a handshake when it is wanted again. Ours: 20 KiB; simulated with
+/// ten thousand nodes (docs/discovery.md).
+pub const SESSIONS_MAX: usize = 80;
+/// Most bytes of one.
+pub const SESSION_LEN: usize = 256;
 /// Datagrams that are sealed to somebody from whom none comes, and for how long, before the session is taken for one that the other side has
 /// forgotten. Ours: somebody who was asked twice and says nothing within a slow round trip has most likely begun anew.
 const UNANSWERED_MAX: u32 = 2;

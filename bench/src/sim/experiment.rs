@@ -1,7 +1,7 @@
 //! What is tried with a network of nodes, one thing after the other, and what is seen.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -62,6 +62,23 @@ pub(super) enum Way {
     Warm,
 }
 
+/// What became of a trial; its events with those from before.
+struct Tried {
+    trial: Trial,
+    samples: Samples,
+    events: u64,
+}
+
+fn tried(trial: Trial, plan: &Plan, world: World) -> Tried {
+    let mut silent = |_: &str, _: f64| {};
+    let mut lab = Lab { plan, world, samples: Samples::default(), progress: &mut silent };
+    match trial {
+        Trial::Churn => lab.churn(),
+        Trial::Attack(adversary) => lab.attack(adversary),
+    }
+    Tried { trial, samples: lab.samples, events: lab.world.costs.events }
+}
+
 impl<'a> Lab<'a> {
     pub(super) fn new(plan: &'a Plan, progress: &'a mut dyn FnMut(&str, f64)) -> Result<Self, CertificateError> {
         let mut random = SeededRandom::new(plan.seed);
@@ -77,51 +94,49 @@ impl<'a> Lab<'a> {
         self.newcomers();
         self.calm();
         self.stale_entries();
-        self.break_it();
-        self.samples
+        self.break_it()
     }
 
-    /// What breaks the network: each thing begins from the same one, so two are tried at a time, and their order changes nothing.
-    fn break_it(&mut self) {
-        let trials: Vec<Trial> = std::iter::once(Trial::Churn)
+    /// What breaks the network: each thing begins from the same one, so two are tried at a time, and their order changes nothing. A flood comes last
+    /// and has the machine to itself, since it fills all stores.
+    fn break_it(mut self) -> Samples {
+        let all = std::iter::once(Trial::Churn)
             .filter(|_| self.plan.churn > 0.0)
-            .chain(self.plan.adversaries.iter().map(|adversary| Trial::Attack(*adversary)))
-            .collect();
-        let (next, done) = (AtomicUsize::new(0), Mutex::new(vec![]));
+            .chain(self.plan.adversaries.iter().map(|adversary| Trial::Attack(*adversary)));
+        let (last, trials): (Vec<Trial>, Vec<Trial>) =
+            all.partition(|trial| matches!(trial, Trial::Attack(Adversary::Flood)));
+        let count = trials.len() + last.len();
+        let next = AtomicUsize::new(0);
         let (whole, plan) = (&self.world, self.plan);
-        let events = whole.costs.events;
+        let mut events = whole.costs.events;
+        let before = events;
         let (tell, told) = mpsc::channel();
         let work = || {
             let tell = tell.clone();
             while let Some(trial) = trials.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let mut silent = |_: &str, _: f64| {};
-                let mut lab = Lab { plan, world: whole.clone(), samples: Samples::default(), progress: &mut silent };
-                match trial {
-                    Trial::Churn => lab.churn(),
-                    Trial::Attack(adversary) => lab.attack(*adversary),
-                }
-                let events = lab.world.costs.events - events;
-                done.lock().unwrap_or_else(PoisonError::into_inner).push((*trial, lab.samples, events));
                 // Nobody listens any more when the run is given up.
-                let _ = tell.send(());
+                let _ = tell.send(tried(*trial, plan, whole.clone()));
             }
         };
+        let mut done = vec![];
         thread::scope(|scope| {
             let workers: Vec<_> = (0..THREADS.min(trials.len())).map(|_| scope.spawn(work)).collect();
-            let mut over = 0;
             while workers.iter().any(|worker| !worker.is_finished()) {
-                over += usize::from(told.recv_timeout(TELL).is_ok());
-                (self.progress)("churn and attacks", over as f64 / trials.len() as f64);
+                done.extend(told.recv_timeout(TELL));
+                (self.progress)("churn and attacks", done.len() as f64 / count as f64);
             }
         });
-        let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-        done.sort_by_key(|(trial, ..)| *trial);
-        let mut events = self.world.costs.events;
-        for (_, samples, more) in done {
-            self.samples.0.extend(samples.0);
-            events += more;
+        done.extend(told.try_iter());
+        // The network itself, not another copy of it: there is one flood at most.
+        done.extend(last.first().map(|trial| tried(*trial, plan, self.world)));
+        (self.progress)("churn and attacks", 1.0);
+        done.sort_by_key(|tried| tried.trial);
+        for tried in done {
+            self.samples.0.extend(tried.samples.0);
+            events += tried.events - before;
         }
         self.samples.add("events of the simulation".into(), "", None, events as f64);
+        self.samples
     }
 
     fn tell(&mut self, what: &str, share: f64) {

@@ -2,12 +2,7 @@
 
 use std::time::Duration;
 
-/// Bytes of one (docs/discovery.md).
-pub(super) const SESSION_LEN: usize = 256;
-/// How long one lives.
-const LIFETIME: Duration = Duration::from_secs(3600);
-/// How many a node keeps; the one that was not used for longest goes. Ours: 24 KiB.
-pub(super) const SESSIONS_MAX: usize = 96;
+use weir_controlplane::contact::{LIFE, SESSIONS_MAX};
 
 #[derive(Clone, Copy, Debug)]
 struct Times {
@@ -35,7 +30,7 @@ impl Sessions {
     /// Whether there is one with this node, which is used now.
     pub(super) fn take(&mut self, with: u32, now: Duration) -> bool {
         let Some(at) = self.position(with) else { return false };
-        if self.times[at].since + LIFETIME <= now {
+        if self.times[at].since + LIFE <= now {
             self.remove(at);
             return false;
         }

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use weir_controlplane::contact::SESSION_LEN;
 use weir_controlplane::dht::message::{Message, Query, Request};
 use weir_controlplane::dht::place::{Contact, Key, Peer};
 use weir_controlplane::dht::record::{Kind, SignedRecord};
@@ -24,7 +25,7 @@ use super::hasher::IdHasher;
 use super::hostile::{self, Adversary, Deed, FLOOD_INTERVAL, Gang};
 use super::latency::{Location, unit};
 use super::members::{BEGIN, Member, Network, address};
-use super::session::{SESSION_LEN, Sessions};
+use super::session::Sessions;
 use super::traffic::{Purpose, Tally};
 
 /// What a handshake costs: bytes on the wire in both directions together, and processor time of each side. Measured: docs/benchmarks.md.

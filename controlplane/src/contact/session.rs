@@ -104,8 +104,7 @@ pub(super) struct Session {
     open_key: Zeroizing<[u8; 32]>,
 }
 
-/// What the design allows for one of some hundred contacts.
-const _: () = assert!(size_of::<Session>() <= 256);
+const _: () = assert!(size_of::<Session>() <= super::SESSION_LEN);
 
 /// The key of one direction. Both ids are in it, so that two members that agreed on one secret cannot be played against a third.
 fn key(secret: &[u8; 32], from: NodeId, to: NodeId) -> Zeroizing<[u8; 32]> {
