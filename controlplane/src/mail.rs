@@ -298,8 +298,8 @@ impl Mail {
     }
 
     /// An application does not want these messages after all: they are there for others, in their old places. Says how many of them it had.
-    pub fn returned(&mut self, ids: &[(NodeId, MessageId)]) -> usize {
-        self.inbox.returned(ids, &mut self.effects)
+    pub fn returned(&mut self, ids: &[(NodeId, MessageId)], now: Instant) -> usize {
+        self.inbox.returned(ids, now, &mut self.effects)
     }
 
     /// The policy, or what it has to know of members, has changed: `allows` is what it says now of a sender and a topic.
@@ -308,8 +308,8 @@ impl Mail {
     }
 
     /// Whoever made this call did not hear its answer: what it was lent is there for others.
-    pub fn give_back(&mut self, by: u64) {
-        self.inbox.give_back(by, &mut self.effects);
+    pub fn give_back(&mut self, by: u64, now: Instant) {
+        self.inbox.give_back(by, now, &mut self.effects);
     }
 
     /// This member is one no more: nothing is sent to it or taken from it.
@@ -335,7 +335,7 @@ impl Mail {
                     }
                 }
                 Key::Stale(node, id) => inbox.stale(node, id, effects),
-                Key::Lease(node, id) => inbox.lease_ended(node, id, now, effects),
+                Key::Lease(node, id) => inbox.lease_ended(node, id, now.mono, effects),
                 Key::Denied(node, id) => inbox.denied(node, id, effects),
                 Key::Stall(node) => outbox.stalled(node, now, effects),
                 Key::Store => outbox.store_next(now, effects),

@@ -181,9 +181,9 @@ fuzz_target!(|steps: Vec<Step>| {
             }
             Step::Returned { from, which } => {
                 let named = theirs.get(usize::from(which)).copied().unwrap_or((node(from), MessageId(which.into())));
-                assert!(mail.returned(&[named, named]) <= 1, "returned twice");
+                assert!(mail.returned(&[named, named], now.mono) <= 1, "returned twice");
             }
-            Step::Unheard(by) => mail.give_back(by.into()),
+            Step::Unheard(by) => mail.give_back(by.into(), now.mono),
             Step::Policy { forbids } => {
                 forbidden = forbids % 4;
                 mail.rejudge(|_, about| forbidden == 3 || *about != topic(forbidden), now);

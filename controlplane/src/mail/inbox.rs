@@ -614,41 +614,38 @@ impl Inbox {
     }
 
     /// Whoever made this call is gone, and what it was lent is there for others.
-    pub(super) fn give_back(&mut self, by: u64, effects: &mut Effects) {
-        for (node, sender) in &mut self.senders {
-            for (id, known) in sender.known.iter_mut().filter(|(_, known)| known.lent == Some(by)) {
-                known.lent = None;
-                effects.timers.cancel(Key::Lease(*node, *id));
-                self.has_arrived = true;
-            }
-        }
+    pub(super) fn give_back(&mut self, by: u64, now: Instant, effects: &mut Effects) {
+        let of_sender = |(node, sender): (&NodeId, &Sender)| -> Vec<(NodeId, MessageId)> {
+            let lent = sender.known.iter().filter(|(_, known)| known.lent == Some(by));
+            lent.map(|(id, _)| (*node, *id)).collect()
+        };
+        let lent: Vec<(NodeId, MessageId)> = self.senders.iter().flat_map(of_sender).collect();
+        self.returned(&lent, now, effects);
     }
 
     /// An application does not want what it was lent after all. Says how many of them it had.
-    pub(super) fn returned(&mut self, ids: &[(NodeId, MessageId)], effects: &mut Effects) -> usize {
-        let mut returned = 0;
-        for (node, id) in ids {
-            let known = self.senders.get_mut(node).and_then(|sender| sender.known.get_mut(id));
-            if let Some(known) = known.filter(|known| known.lent.is_some()) {
-                known.lent = None;
-                effects.timers.cancel(Key::Lease(*node, *id));
-                self.has_arrived = true;
-                returned += 1;
-            }
-        }
-        returned
+    pub(super) fn returned(&mut self, ids: &[(NodeId, MessageId)], now: Instant, effects: &mut Effects) -> usize {
+        ids.iter().filter(|(node, id)| self.unlend(*node, *id, now, effects)).count()
     }
 
     /// Nobody said in time that it has the message: it is there for others.
-    pub(super) fn lease_ended(&mut self, node: NodeId, id: MessageId, now: Now, effects: &mut Effects) {
+    pub(super) fn lease_ended(&mut self, node: NodeId, id: MessageId, now: Instant, effects: &mut Effects) {
+        if self.unlend(node, id, now, effects) {
+            effects.count("message_lease_ended");
+        }
+    }
+
+    /// A message is in nobody's hands any more, and there for others unless it is past its time. Says whether somebody had it.
+    fn unlend(&mut self, node: NodeId, id: MessageId, now: Instant, effects: &mut Effects) -> bool {
         let known = self.senders.get_mut(&node).and_then(|sender| sender.known.get_mut(&id));
-        let Some(known) = known.filter(|known| known.lent.is_some()) else { return };
+        let Some(known) = known.filter(|known| known.lent.is_some()) else { return false };
         known.lent = None;
         self.has_arrived = true;
-        effects.count("message_lease_ended");
-        if known.not_after <= now.mono {
+        effects.timers.cancel(Key::Lease(node, id));
+        if known.not_after <= now {
             self.stale(node, id, effects);
         }
+        true
     }
 
     /// A message is past its time. One that an application has in its hands is left to it.

@@ -23,7 +23,7 @@ use crate::quic::LinkId;
 use crate::random::Random;
 use crate::time::Now;
 
-/// Calls that wait for messages, and for the end of messages: half of the API's connections, so that others can be made.
+/// Calls that wait for messages, or for the end of messages: half of the API's connections, so that others can be made.
 pub(super) const WAITING_MAX: usize = 32;
 /// How long a call waits at most: half of what the API's server waits for an answer.
 const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -44,6 +44,13 @@ pub(super) struct Waiting {
     sends: BTreeMap<MessageId, (CallId, Vec<Sent>)>,
     /// Members to which datagrams were to go, and until when a link is kept for them.
     datagrams_to: BTreeMap<NodeId, Instant>,
+}
+
+impl Waiting {
+    /// Whether no more calls may wait for others to act. One that sends ends by itself, when the disk has written.
+    fn is_full(&self) -> bool {
+        self.receives.len() + self.outcomes.len() >= WAITING_MAX
+    }
 }
 
 fn wrong(what: impl ToString, remedy: &str) -> Error {
@@ -337,7 +344,7 @@ impl<R: Random> Node<R> {
         if !taken.is_empty() || wait.is_zero() {
             return self.answer_received(id, &taken);
         }
-        if self.waiting_mail.receives.len() >= WAITING_MAX {
+        if self.waiting_mail.is_full() {
             return self.answer(id, Err(busy()));
         }
         self.waiting_mail.receives.insert(id, (topics, max));
@@ -379,8 +386,8 @@ impl<R: Random> Node<R> {
         self.answer(id, answer.map(|messages| Answer::Taken(TakenAnswer { messages })));
     }
 
-    pub(super) fn messages_returned(&mut self, id: CallId, request: &TakenRequest) {
-        let answer = read_receipts(request).map(|ids| self.mail.returned(&ids) as u64);
+    pub(super) fn messages_returned(&mut self, id: CallId, request: &TakenRequest, now: Now) {
+        let answer = read_receipts(request).map(|ids| self.mail.returned(&ids, now.mono) as u64);
         self.answer(id, answer.map(|messages| Answer::Taken(TakenAnswer { messages })));
     }
 
@@ -394,26 +401,35 @@ impl<R: Random> Node<R> {
             }
             Err(why) => return self.answer(id, Err(wrong(why, "give the ids that `weir send` told"))),
         };
-        if self.waiting_mail.outcomes.len() >= WAITING_MAX {
+        let wait = Duration::from_millis(request.wait_ms.unwrap_or(0).into()).min(WAIT_MAX);
+        if wait.is_zero() || !self.is_any_open(&ids) {
+            return self.answer_with_outcomes(id, &ids);
+        }
+        if self.waiting_mail.is_full() {
             return self.answer(id, Err(busy()));
         }
-        let wait = Duration::from_millis(request.wait_ms.unwrap_or(0).into()).min(WAIT_MAX);
         self.waiting_mail.outcomes.insert(id, ids);
         self.timers.set(Timer::MailCall(id), now.mono + wait);
-        self.answer_outcomes(id, wait.is_zero());
+    }
+
+    fn is_any_open(&self, ids: &[MessageId]) -> bool {
+        ids.iter().any(|id| self.mail.outbox().stage(*id).is_some())
+    }
+
+    fn answer_with_outcomes(&mut self, id: CallId, ids: &[MessageId]) {
+        let rows = ids.iter().map(|id| self.outcome(*id)).collect();
+        self.answer(id, Ok(Answer::Sent(rows)));
     }
 
     /// Answers when all of them have come to their end, or in any case.
     fn answer_outcomes(&mut self, id: CallId, in_any_case: bool) {
-        let Some(ids) = self.waiting_mail.outcomes.get(&id) else { return };
-        let is_open = |id: &MessageId| self.mail.outbox().stage(*id).is_some();
-        if !in_any_case && ids.iter().any(is_open) {
+        let is_over = |ids: &Vec<MessageId>| in_any_case || !self.is_any_open(ids);
+        if self.waiting_mail.outcomes.get(&id).is_none_or(|ids| !is_over(ids)) {
             return;
         }
-        let rows = ids.iter().map(|id| self.outcome(*id)).collect();
-        self.waiting_mail.outcomes.remove(&id);
+        let Some(ids) = self.waiting_mail.outcomes.remove(&id) else { return };
         self.timers.cancel(Timer::MailCall(id));
-        self.answer(id, Ok(Answer::Sent(rows)));
+        self.answer_with_outcomes(id, &ids);
     }
 
     fn outcome(&self, id: MessageId) -> Sent {
@@ -446,7 +462,7 @@ impl<R: Random> Node<R> {
 
     /// Whoever made this call did not hear its answer.
     pub fn handle_unheard(&mut self, id: CallId, links: &mut dyn Links) {
-        self.mail.give_back(id.0);
+        self.mail.give_back(id.0, self.clock.looked_at());
         self.settle(links);
     }
 

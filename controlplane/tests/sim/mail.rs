@@ -4,7 +4,7 @@ use data_encoding::BASE64;
 use weir_controlplane::api::messages::{
     MessageState, OutcomesRequest, ReceiveRequest, Received, SendRequest, Sent, TakenAnswer, TakenRequest,
 };
-use weir_controlplane::api::types::PolicyApplyRequest;
+use weir_controlplane::api::types::{ErrorCode, PolicyApplyRequest};
 
 use super::*;
 
@@ -120,4 +120,30 @@ fn what_a_program_gives_back_is_there_for_the_next_one_at_once() {
     assert!(matches!(answer, Some(Ok(Answer::Taken(TakenAnswer { messages: 2 })))), "{answer:?}");
     taken(&mut world, sites[1], &received[..1]);
     assert_eq!(receive(&mut world, sites[1], 1000), received[1..]);
+}
+
+#[test]
+fn calls_of_both_kinds_wait_in_the_same_places_and_who_only_looks_needs_none() {
+    let (mut world, sites) = network(904, 2);
+    let to = world.id(sites[1]).unwrap().to_string();
+    world.power_off(sites[1]);
+    let ids = vec![send(&mut world, sites[0], &to, "a", b"1").remove(0).id];
+    let outcomes = |wait_ms| Call::MessageOutcomes(OutcomesRequest { ids: ids.clone(), wait_ms });
+    let receives = |wait_ms| Call::ReceiveMessages(ReceiveRequest { topic: None, count: None, wait_ms });
+    let waits = Some(30_000);
+    for number in 0..32 {
+        let call = if number % 2 == 0 { outcomes(waits) } else { receives(waits) };
+        let id = world.call(sites[0], call);
+        assert_eq!(world.answer(id), None, "{number} waits");
+    }
+    for call in [outcomes(waits), receives(waits)] {
+        let answer = world.ask(sites[0], call, SECOND);
+        assert!(matches!(&answer, Some(Err(error)) if error.code == ErrorCode::Busy), "{answer:?}");
+    }
+    for call in [outcomes(None), receives(None)] {
+        assert!(matches!(world.ask(sites[0], call, SECOND), Some(Ok(_))));
+    }
+    // Their time is over.
+    world.run(MINUTE / 2);
+    assert!(matches!(world.ask(sites[0], receives(Some(10)), SECOND), Some(Ok(_))));
 }
