@@ -15,10 +15,10 @@ use crate::api::messages::{
     TakenAnswer, TakenRequest,
 };
 use crate::api::types::{Error, ErrorCode, Moment};
-use crate::mail::wire::{BODY_LEN_MAX, DATAGRAM_LEN_MAX, Frame, MessageId, PENDING_MAX, Topic, TopicPattern};
+use crate::mail::wire::{BODY_LEN_MAX, DATAGRAM_LEN_MAX, Frame, Head, MessageId, PENDING_MAX, Topic, TopicPattern};
 use crate::mail::{Delivery, Outcome, Output, SendError, Stage, TTL_DEFAULT};
 use crate::pki::id::NodeId;
-use crate::policy::{Action, MemberView};
+use crate::policy::{Action, Document, History, MemberView};
 use crate::quic::LinkId;
 use crate::random::Random;
 use crate::time::Now;
@@ -50,6 +50,26 @@ impl Waiting {
     /// Whether no more calls may wait for others to act. One that sends ends by itself, when the disk has written.
     fn is_full(&self) -> bool {
         self.receives.len() + self.outcomes.len() >= WAITING_MAX
+    }
+}
+
+/// Who may send: the same word when a message leaves, when it comes, and when another policy judges what waits.
+#[derive(Clone, Copy)]
+struct Judge<'a> {
+    document: Option<&'a Document>,
+    /// That holds where there is no policy.
+    default: Action,
+}
+
+impl<'a> Judge<'a> {
+    fn of(policy: &'a History, default: Action) -> Self {
+        Self { document: policy.current().map(|version| &version.document), default }
+    }
+
+    /// What a policy says about members that it cannot know yet is no: it may name them, and is asked again when they are known.
+    fn allows(self, from: Option<&MemberView>, to: Option<&MemberView>, topic: &Topic) -> bool {
+        let Some(document) = self.document else { return self.default == Action::Allow };
+        from.zip(to).is_some_and(|(from, to)| document.judge_message(from, to, topic) == Action::Allow)
     }
 }
 
@@ -100,13 +120,21 @@ impl<R: Random> Node<R> {
         let node = self.links.get(&link).and_then(|held| held.peer);
         let is_mail = |node: &NodeId| self.peers.get(node).is_some_and(|peer| peer.mail_link == Some(link));
         let Some(node) = node.filter(is_mail) else { return self.counters.count("message_unlinked") };
-        let (policy, default) = (self.policy.current(), self.default_action());
-        let views = self.message_view(node).zip(self.id().and_then(|own| self.message_view(own)));
-        let allows = |topic: &Topic| {
-            let Some((from, to)) = &views else { return default == Action::Allow };
-            policy.map_or(default, |version| version.document.judge_message(from, to, topic)) == Action::Allow
+        let is_allowed = match &frame {
+            Frame::Offer { head: Head { topic, .. }, .. } | Frame::Datagram { topic, .. } => {
+                let (from, to) = (self.message_view(node), self.own_message_view());
+                Judge::of(&self.policy, self.default_action()).allows(from.as_ref(), to.as_ref(), topic)
+            }
+            Frame::Begin { .. }
+            | Frame::Want { .. }
+            | Frame::Piece { .. }
+            | Frame::Credit(_)
+            | Frame::Held { .. }
+            | Frame::Taken { .. }
+            | Frame::Refused { .. }
+            | Frame::Gone { .. } => true,
         };
-        if let Err(violation) = self.mail.handle_frame(node, frame, allows, now) {
+        if let Err(violation) = self.mail.handle_frame(node, frame, |_| is_allowed, now) {
             tracing::debug!(%violation, peer = %node.short(), "a message is not as agreed");
             self.counters.count(violation.name());
             self.misspoke(link, links, now);
@@ -115,16 +143,17 @@ impl<R: Random> Node<R> {
 
     /// Members, groups or the policy have changed: what waits here is judged again.
     pub(super) fn rejudge_mail(&mut self) {
-        let Some(own) = self.id().and_then(|own| self.message_view(own)) else { return };
+        let own = self.own_message_view();
         let senders: Vec<NodeId> = self.mail.inbox().senders().collect();
         let views: BTreeMap<NodeId, MemberView> =
             senders.into_iter().filter_map(|node| Some((node, self.message_view(node)?))).collect();
-        let (policy, default, now) = (self.policy.current(), self.default_action(), self.clock.seen());
-        let allows = |from: NodeId, topic: &Topic| {
-            let said = views.get(&from).zip(policy);
-            said.map_or(default, |(from, version)| version.document.judge_message(from, &own, topic)) == Action::Allow
-        };
+        let (judge, now) = (Judge::of(&self.policy, self.default_action()), self.clock.seen());
+        let allows = |from: NodeId, topic: &Topic| judge.allows(views.get(&from), own.as_ref(), topic);
         self.mail.rejudge(allows, now);
+    }
+
+    fn own_message_view(&self) -> Option<MemberView> {
+        self.message_view(self.id()?)
     }
 
     /// What the policy has to know of a member to judge its messages: as its certificate says, or its statement.
@@ -297,12 +326,8 @@ impl<R: Random> Node<R> {
 
     /// What the receiver will say, as far as it can be known here.
     fn may_send(&mut self, to: NodeId, topic: &Topic) -> Result<(), String> {
-        let views = self.id().and_then(|own| self.message_view(own)).zip(self.message_view(to));
-        let action = match (views, self.policy.current()) {
-            (Some((from, to)), Some(version)) => version.document.judge_message(&from, &to, topic),
-            (Some(_) | None, _) => self.default_action(),
-        };
-        if action == Action::Allow {
+        let (from, receiver) = (self.own_message_view(), self.message_view(to));
+        if Judge::of(&self.policy, self.default_action()).allows(from.as_ref(), receiver.as_ref(), topic) {
             return Ok(());
         }
         self.counters.count("message_denied_here");
@@ -502,4 +527,24 @@ fn busy() -> Error {
         format!("{WAITING_MAX} calls wait for messages already"),
         "receive in fewer programs, or wait less long",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::parse;
+
+    #[test]
+    fn a_policy_allows_nothing_of_members_that_it_cannot_know_yet() {
+        let document = parse("default = \"allow\"").unwrap();
+        let member =
+            MemberView { node: NodeId([1; 32]), name: "a".into(), groups: vec![], prefixes: vec![], addresses: vec![] };
+        let (known, topic) = (Some(&member), Topic::default());
+        for (from, to, is_allowed) in [(known, known, true), (None, known, false), (known, None, false)] {
+            let says = |document, default| Judge { document, default }.allows(from, to, &topic);
+            assert_eq!(says(Some(&document), Action::Deny), is_allowed);
+            // Without one there is nothing to know.
+            assert!(says(None, Action::Allow) && !says(None, Action::Deny));
+        }
+    }
 }
