@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use data_encoding::BASE64;
 
 use super::calls::error;
-use super::link::Links;
+use super::link::{Code, Links};
 use super::message::{FEATURE_MESSAGES, Hello, Message};
 use super::{CallId, Node, Timer};
 use crate::api::call::Answer;
@@ -19,7 +19,7 @@ use crate::mail::wire::{BODY_LEN_MAX, DATAGRAM_LEN_MAX, Frame, Head, MessageId, 
 use crate::mail::{Delivery, Outcome, Output, SendError, Stage, TTL_DEFAULT};
 use crate::pki::id::NodeId;
 use crate::policy::{Action, Document, History, MemberView};
-use crate::quic::LinkId;
+use crate::quic::{LinkId, Side};
 use crate::random::Random;
 use crate::time::Now;
 
@@ -30,8 +30,8 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Messages of one answer, and bytes of their bodies but for the first.
 const RECEIVE_MAX: u16 = 64;
 const RECEIVE_BYTES_MAX: usize = 1 << 20;
-/// How long a link is kept for datagrams to a member with which there is none by itself.
-const DATAGRAM_LINK: Duration = Duration::from_secs(300);
+/// How long a link is kept for what else may be sent to a member with which there is none by itself. Ours: dialling costs a tenth of a second.
+const LINK_FOR: Duration = Duration::from_secs(300);
 
 /// Calls that wait.
 #[derive(Debug, Default)]
@@ -100,6 +100,9 @@ fn read_receipts(request: &TakenRequest) -> Result<Vec<(NodeId, MessageId)>, Err
 impl<R: Random> Node<R> {
     /// A member has said what it is able to, on the link that messages go by.
     pub(super) fn hello_to_mail(&mut self, link: LinkId, node: NodeId, hello: &Hello, now: Now) {
+        if self.mail_wants_link(node) {
+            self.timers.set_at_latest(Timer::MailLink(node), now.mono + LINK_FOR);
+        }
         let Some(peer) = self.peers.get_mut(&node) else { return };
         if hello.features & FEATURE_MESSAGES != 0 && peer.link == Some(link) && peer.mail_link != Some(link) {
             peer.mail_link = Some(link);
@@ -340,7 +343,7 @@ impl<R: Random> Node<R> {
         // A link may not be kept with this member; the next one finds it.
         self.waiting_mail.datagrams_to.retain(|_, until| *until > now.mono);
         if self.waiting_mail.datagrams_to.len() < super::link::LINKS_MAX {
-            self.waiting_mail.datagrams_to.insert(node, now.mono + DATAGRAM_LINK);
+            self.waiting_mail.datagrams_to.insert(node, now.mono + LINK_FOR);
         }
         self.want_link(node, now);
         self.mail.send_datagram(node, topic.clone(), body.to_vec(), now).map_err(|why| {
@@ -349,11 +352,27 @@ impl<R: Random> Node<R> {
         })
     }
 
-    /// Dials a member for which something waits.
+    /// Dials a member for which something waits, unless that is due anyway: whoever does not answer is dialled ever more rarely.
     fn want_link(&mut self, node: NodeId, now: Now) {
         let known = self.peer(node);
-        if known.link.is_none() && known.dialling.is_none() && known.trouble.is_none() {
-            self.timers.set_at_latest(Timer::Connect(node), now.mono);
+        if known.link.is_some() {
+            self.timers.set_at_latest(Timer::MailLink(node), now.mono + LINK_FOR);
+        } else if known.dialling.is_none() && !self.timers.is_set(Timer::Connect(node)) {
+            self.timers.set(Timer::Connect(node), now.mono);
+        }
+    }
+
+    /// Lets go of a link that was dialled here for messages only, once nothing waits for the member at its end.
+    pub(super) fn mail_link_over(&mut self, node: NodeId, links: &mut dyn Links, now: Now) {
+        let Some(link) = self.peers.get(&node).and_then(|peer| peer.link) else { return };
+        if self.links.get(&link).is_none_or(|held| held.side == Side::Accepted) {
+            return;
+        }
+        let is_kept = self.keeps_link(node);
+        if self.mail_wants_link(node) || !is_kept && (self.is_relayed_by(link) || self.is_only_link(link)) {
+            self.timers.set(Timer::MailLink(node), now.mono + LINK_FOR);
+        } else if !is_kept {
+            self.drop_link(link, Code::Done, "no message is left for it", links);
         }
     }
 

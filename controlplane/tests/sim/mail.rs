@@ -147,3 +147,31 @@ fn calls_of_both_kinds_wait_in_the_same_places_and_who_only_looks_needs_none() {
     world.run(MINUTE / 2);
     assert!(matches!(world.ask(sites[0], receives(Some(10)), SECOND), Some(Ok(_))));
 }
+
+#[test]
+fn a_link_is_made_for_a_message_and_let_go_of_when_it_has_served() {
+    let (mut world, sites) = network(905, 28);
+    // While the network was small everybody had a link to everybody.
+    world.kill(sites[1]);
+    world.run(3 * MINUTE);
+    world.start(sites[1]);
+    world.run(3 * MINUTE);
+    let own = world.id(sites[1]).unwrap();
+    let is_linked = |world: &World, from: Site| world.node(from).is_some_and(|node| node.has_link(own));
+    let far: Vec<Site> = sites[2..].iter().copied().filter(|site| !is_linked(&world, *site)).collect();
+    assert!(far.len() > 10, "{}", far.len());
+    let to = own.to_string();
+    let ids: Vec<String> = far.iter().map(|from| send(&mut world, *from, &to, "a", b"1").remove(0).id).collect();
+    world.run(10 * SECOND);
+    let received = receive(&mut world, sites[1], 1000);
+    assert_eq!(received.len(), far.len());
+    assert!(far.iter().all(|from| is_linked(&world, *from)));
+    taken(&mut world, sites[1], &received);
+    world.run(11 * MINUTE);
+    for (from, id) in far.iter().zip(&ids) {
+        assert_eq!((state(&mut world, *from, id), is_linked(&world, *from)), (MessageState::Delivered, false));
+    }
+    // The next one finds its way as well.
+    send(&mut world, far[0], &to, "a", b"2");
+    assert_eq!(receive(&mut world, sites[1], 10_000).len(), 1);
+}
