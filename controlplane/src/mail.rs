@@ -191,7 +191,8 @@ impl Mail {
     pub fn load(store: &impl Store, now: Now) -> Result<Self, LoadError> {
         let mut effects = Effects::default();
         let outbox = Outbox::load(store, now, &mut effects)?;
-        Ok(Self { outbox, inbox: Inbox::load(store)?, effects })
+        let inbox = Inbox::load(store, now, &mut effects)?;
+        Ok(Self { outbox, inbox, effects })
     }
 
     /// Takes a message for each of these members, in their order; it is kept until it is settled or `ttl` is over. As long as
@@ -245,7 +246,7 @@ impl Mail {
     ) -> Result<(), Violation> {
         let Self { outbox, inbox, effects } = self;
         match frame {
-            Frame::Begin { life, pending } => inbox.begin(from, life, &pending, effects),
+            Frame::Begin { life, pending } => inbox.begin(from, life, &pending, now, effects),
             Frame::Offer { head, start } => {
                 let is_allowed = allows(&head.topic);
                 inbox.offered(from, head, start.0, is_allowed, now, effects)

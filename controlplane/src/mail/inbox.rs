@@ -101,13 +101,14 @@ pub struct Inbox {
 
 impl Inbox {
     /// What was kept.
-    pub(super) fn load(store: &impl Store) -> Result<Self, LoadError> {
+    pub(super) fn load(store: &impl Store, now: Now, effects: &mut Effects) -> Result<Self, LoadError> {
         let mut inbox = Self::default();
         for (key, bytes) in store.entries(Table::Inbox)? {
             let node = NodeId(key.try_into().map_err(|_| LoadError::Key)?);
             let row = codec::decode(&bytes, ROW_LEN_MAX).map_err(LoadError::Decode)?;
             inbox.senders.insert(node, Sender { row, ..Sender::default() });
         }
+        inbox.forget_past(now, effects);
         Ok(inbox)
     }
 
@@ -129,10 +130,19 @@ impl Inbox {
         }
     }
 
+    /// Forgets senders that offer nothing again of what was taken.
+    fn forget_past(&mut self, now: Now, effects: &mut Effects) {
+        let mut batch = Batch::default();
+        for (node, _) in self.senders.extract_if(.., |_, sender| sender.is_over(now.wall)) {
+            batch.delete(Table::Inbox, node.0);
+        }
+        effects.store(batch);
+    }
+
     /// Whether there is place for one more sender, if it is none of those that are known.
-    fn has_place(&mut self, node: NodeId, effects: &mut Effects) -> bool {
+    fn has_place(&mut self, node: NodeId, now: Now, effects: &mut Effects) -> bool {
         if !self.senders.contains_key(&node) && self.senders.len() >= SENDERS_MAX {
-            self.senders.retain(|_, sender| !sender.is_idle());
+            self.forget_past(now, effects);
             if self.senders.len() >= SENDERS_MAX {
                 effects.count("message_senders_full");
                 return false;
@@ -147,12 +157,13 @@ impl Inbox {
         node: NodeId,
         life: u64,
         pending: &[MessageId],
+        now: Now,
         effects: &mut Effects,
     ) -> Result<(), Violation> {
         if pending.len() > PENDING_MAX || pending.windows(2).any(|two| two[0] >= two[1]) {
             return Err(Violation::Pending);
         }
-        if !self.has_place(node, effects) {
+        if !self.has_place(node, now, effects) {
             return Ok(());
         }
         let Self { senders, bytes: total, .. } = self;
@@ -500,7 +511,7 @@ impl Inbox {
             effects.count("message_denied");
             return Ok(());
         }
-        if !self.has_place(node, effects) {
+        if !self.has_place(node, now, effects) {
             return Ok(());
         }
         let Self { senders, datagram_bytes: total, .. } = self;

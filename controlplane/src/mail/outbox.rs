@@ -47,8 +47,6 @@ pub const OUTCOMES_MAX: usize = 4096;
 /// Settled messages are deleted together when so many are, or after so long: a write to disk takes milliseconds, and nobody waits for it.
 const UNSTORED_MAX: usize = 64;
 const UNSTORED_FOR: Duration = Duration::from_millis(50);
-/// Bits of an id below the second of its making.
-const ID_SUB_BITS: u32 = 20;
 /// Key of [`Life`] in [`Table::Outbox`]; those of messages are longer.
 const LIFE_KEY: &[u8] = b"life";
 /// Longest row of a message.
@@ -292,8 +290,7 @@ impl Outbox {
         for node in to {
             answers.push(self.room_for(*node, body.len(), accepted.is_empty()).map(|()| {
                 // With the time in front, not even a state directory that was put back to an earlier day gives an id twice.
-                let by_time = now.wall.0.saturating_mul(1 << ID_SUB_BITS);
-                let id = MessageId(by_time.max(self.life.last.0.saturating_add(1)));
+                let id = MessageId::first_of(now.wall).max(MessageId(self.life.last.0.saturating_add(1)));
                 self.life.last = id;
                 let body_id = accepted.first().map_or(id, |(_, first)| *first);
                 let (topic, body) = (topic.clone(), Arc::clone(body));

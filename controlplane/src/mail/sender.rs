@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::inbox::INBOX_TOPIC_BYTES_MAX;
-use super::outbox::MESSAGE_OVERHEAD;
+use super::outbox::{MESSAGE_OVERHEAD, TTL_MAX};
 use super::wire::{MessageId, Topic};
 use super::{Effects, Key};
 use crate::codec;
@@ -17,6 +17,8 @@ use crate::time::UnixSecs;
 
 /// How long a datagram waits: it is news, and nobody was there for it.
 pub const DATAGRAM_FOR: Duration = Duration::from_secs(60);
+/// How long it is kept in mind that a message was taken, counted from when it was accepted: as long as any is offered, and a day for clocks.
+pub(super) const TAKEN_FOR: Duration = Duration::from_secs(TTL_MAX.as_secs() + 86_400);
 /// Longest row of [`Table::Inbox`].
 pub(super) const ROW_LEN_MAX: usize = 64 << 10;
 
@@ -96,8 +98,16 @@ pub(super) struct Sender {
 impl Sender {
     /// Whether nothing of it need be kept in mind.
     pub(super) fn is_idle(&self) -> bool {
-        let is_empty = self.known.is_empty() && self.refused.is_empty() && self.datagrams.is_empty();
-        !self.has_begun && self.row.taken.is_empty() && is_empty
+        self.row.taken.is_empty() && self.has_nothing_here()
+    }
+
+    /// The same when its time is looked at: what was taken so long ago is past its time for whoever sent it, and not offered again.
+    pub(super) fn is_over(&self, now: UnixSecs) -> bool {
+        self.row.taken.iter().all(|id| id.accepted().plus(TAKEN_FOR) < now) && self.has_nothing_here()
+    }
+
+    fn has_nothing_here(&self) -> bool {
+        !self.has_begun && self.known.is_empty() && self.refused.is_empty() && self.datagrams.is_empty()
     }
 
     /// Takes room.

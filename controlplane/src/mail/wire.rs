@@ -56,6 +56,21 @@ pub const PENDING_MAX: usize = 1024;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct MessageId(pub u64);
 
+/// Bits of an id below the second in which its message was accepted.
+const ID_SUB_BITS: u32 = 20;
+
+impl MessageId {
+    /// The lowest of all that are given in this second.
+    pub const fn first_of(second: UnixSecs) -> Self {
+        Self(second.0.saturating_mul(1 << ID_SUB_BITS))
+    }
+
+    /// When its message was accepted.
+    pub const fn accepted(self) -> UnixSecs {
+        UnixSecs(self.0 >> ID_SUB_BITS)
+    }
+}
+
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)

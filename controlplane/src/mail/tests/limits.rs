@@ -1,5 +1,6 @@
 //! What has an end: times, rooms and places.
 
+use super::super::sender::{Row, TAKEN_FOR};
 use super::*;
 
 #[test]
@@ -18,4 +19,49 @@ fn what_comes_back_past_its_time_is_not_given_out_again() {
     pair.sides[1].mail.give_back(1, now);
     assert_eq!(pair.take("*"), []);
     assert_eq!((pair.sides[1].count("message_stale"), pair.sides[1].mail.inbox().bytes()), (2, 0));
+}
+
+#[test]
+fn what_was_taken_is_forgotten_when_nobody_offers_it_any_more() {
+    let mut pair = Pair::new();
+    pair.connect();
+    pair.send_for("a", b"1", TTL_MAX);
+    pair.run();
+    let taken = pair.take("a");
+    assert_eq!(pair.acknowledge(&taken), 1);
+    // Its sender never says that it has deleted it.
+    pair.cut();
+    let rows = |pair: &mut Pair| {
+        pair.sides[1].restart(pair.now);
+        pair.settle();
+        pair.sides[1].rows()[2]
+    };
+    pair.pass(TAKEN_FOR);
+    assert_eq!(rows(&mut pair), 1);
+    pair.pass(Duration::from_secs(1));
+    assert_eq!(rows(&mut pair), 0);
+}
+
+#[test]
+fn a_sender_of_long_ago_makes_place_for_another() {
+    let mut store = MemoryStore::default();
+    let mut now = Now { mono: Instant::now(), wall: BEGIN };
+    let id = MessageId::first_of(BEGIN);
+    let row = Row { life: 1, taken: [id].into() };
+    let mut batch = Batch::default();
+    for number in 0..SENDERS_MAX as u64 {
+        let node: Vec<u8> = [number.to_be_bytes(); 4].concat();
+        batch.put(Table::Inbox, node, codec::encode(&row));
+    }
+    store.commit(batch).unwrap();
+    let begin = Frame::Begin { life: 1, pending: vec![] };
+    let mail = Mail::load(&store, now).unwrap();
+    let mut side = Side { store, mail, counted: BTreeMap::new() };
+    for (past, full, rows) in [(TAKEN_FOR, 1, SENDERS_MAX), (Duration::from_secs(1), 1, 0)] {
+        now = now.plus(past);
+        side.mail.handle_link_up(node(1), now);
+        side.mail.handle_frame(node(1), begin.clone(), |_| true, now).unwrap();
+        side.outputs(usize::MAX);
+        assert_eq!((side.count("message_senders_full"), side.rows()[2]), (full, rows));
+    }
 }
