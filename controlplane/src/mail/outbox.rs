@@ -182,6 +182,19 @@ struct Link {
     offered_by_topic: HashMap<Topic, usize>,
 }
 
+impl Link {
+    /// These bytes leave. The peer's time to say that it reads begins when they are enough for it to say so: of fewer nobody hears.
+    fn send(&mut self, node: NodeId, len: usize, now: Now, effects: &mut Effects) {
+        let was_owed = self.window.is_owed();
+        self.window.send(len, now.mono);
+        let at = now.mono + STALL;
+        match self.window.is_owed() && !was_owed {
+            true => effects.timers.set(Key::Stall(node), at),
+            false => effects.timers.set_at_latest(Key::Stall(node), at),
+        }
+    }
+}
+
 /// What waits for one peer.
 #[derive(Debug, Default)]
 struct Line {
@@ -409,8 +422,7 @@ impl Outbox {
             return Err(SendError::NoLink);
         }
         self.in_flight += cost;
-        link.window.send(cost, now.mono);
-        effects.timers.set_at_latest(Key::Stall(to), now.mono + STALL);
+        link.send(to, cost, now, effects);
         effects.say(to, Frame::Datagram { topic, bytes: Bytes(bytes) });
         Ok(())
     }
@@ -475,8 +487,7 @@ impl Outbox {
             }
             if len > 0 {
                 self.in_flight += len;
-                link.window.send(len, now.mono);
-                effects.timers.set_at_latest(Key::Stall(node), now.mono + STALL);
+                link.send(node, len, now, effects);
                 effects.say(node, Frame::Piece { id, at: at as u32, bytes: Bytes(body[at..end].to_vec()) });
             }
             *stage = if end < body.len() { Stage::Sending(end) } else { Stage::Sent };
@@ -513,8 +524,7 @@ impl Outbox {
             let start = if comes_along { queued.body.to_vec() } else { vec![] };
             if !start.is_empty() {
                 self.in_flight += len;
-                link.window.send(len, now.mono);
-                effects.timers.set_at_latest(Key::Stall(node), now.mono + STALL);
+                link.send(node, len, now, effects);
             }
             queued.stage = if comes_along { Stage::Sent } else { Stage::Offered };
             let left = queued.not_after.since(now.wall).as_secs();

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use super::bodies::{PART_LEN, PARTS_AT_ONCE};
 use super::wire::{
-    BODY_LEN_MAX, Bytes, DATAGRAM_OVERHEAD, Head, OFFERS_MAX, OFFERS_TOPIC_MAX, PENDING_MAX, PIECE_LEN_MAX, Refusal,
-    WINDOW_MAX, WINDOW_MIN,
+    BODY_LEN_MAX, Bytes, CREDIT_MIN, DATAGRAM_OVERHEAD, Head, OFFERS_MAX, OFFERS_TOPIC_MAX, PENDING_MAX, PIECE_LEN_MAX,
+    Refusal, WINDOW_MAX, WINDOW_MIN,
 };
 use super::*;
 use crate::random::{Random as _, SeededRandom};

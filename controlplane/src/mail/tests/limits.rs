@@ -65,3 +65,17 @@ fn a_sender_of_long_ago_makes_place_for_another() {
         assert_eq!((side.count("message_senders_full"), side.rows()[2]), (full, rows));
     }
 }
+
+#[test]
+fn a_peer_has_its_time_to_say_that_it_reads_from_when_there_is_enough_to_read() {
+    let mut pair = Pair::new();
+    pair.connect();
+    pair.send("a", b"little");
+    pair.pass(Duration::from_secs(29));
+    pair.send("b", &[1; CREDIT_MIN / 2]);
+    pair.send("c", &[1; CREDIT_MIN / 2]);
+    pair.pass(Duration::from_secs(29));
+    assert_eq!(pair.sides[0].count("message_stalled"), 0);
+    pair.pass(Duration::from_secs(1));
+    assert_eq!(pair.sides[0].count("message_stalled"), 1);
+}
