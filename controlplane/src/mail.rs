@@ -266,6 +266,10 @@ impl Mail {
                 outbox.held(from, id);
                 Ok(())
             }
+            Frame::PutBack { id } => {
+                outbox.put_back(from, id);
+                Ok(())
+            }
             Frame::Taken { id } => {
                 if outbox.settled(from, id, Outcome::Taken, now, effects) {
                     effects.count("message_delivered");

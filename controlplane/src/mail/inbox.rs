@@ -267,7 +267,9 @@ impl Inbox {
         }
         match (is_allowed, sender.denied.contains(&id)) {
             (false, false) => {
-                sender.put_back(total, id);
+                if sender.put_back(total, id) && sender.has_begun {
+                    effects.say(node, Frame::PutBack { id });
+                }
                 sender.offered.remove(&id);
                 sender.denied.insert(id);
                 effects.timers.set(Key::Denied(node, id), now.mono + DENIED_FOR);
@@ -417,6 +419,7 @@ impl Inbox {
             let Some(sender) = senders.get_mut(&other) else { return false };
             if sender.has_begun {
                 sender.put_back(total, id);
+                effects.say(other, Frame::PutBack { id });
                 sender.offered.insert(id);
             } else {
                 sender.remove(total, id);

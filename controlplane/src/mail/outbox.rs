@@ -612,6 +612,15 @@ impl Outbox {
         }
     }
 
+    /// The peer keeps nothing of a message, until it wants it again.
+    pub(super) fn put_back(&mut self, node: NodeId, id: MessageId) {
+        let Some(Line { messages, link: Some(link), .. }) = self.lines.get_mut(&node) else { return };
+        if let Some(queued) = messages.get_mut(&id).filter(|queued| queued.stage.is_told()) {
+            queued.stage = Stage::Offered;
+            link.sending.retain(|other| *other != id);
+        }
+    }
+
     /// A message has come to its end.
     pub(super) fn settled(
         &mut self,

@@ -136,12 +136,13 @@ impl Sender {
         Some(known)
     }
 
-    /// Gives back the room of a message, which is to come again from its beginning.
-    pub(super) fn put_back(&mut self, total: &mut usize, id: MessageId) {
-        let Some(known) = self.known.get_mut(&id) else { return };
+    /// Gives back the room of a message, which is to come again from its beginning. Says whether it had any.
+    pub(super) fn put_back(&mut self, total: &mut usize, id: MessageId) -> bool {
+        let Some(known) = self.known.get_mut(&id) else { return false };
         let (topic, cost) = (known.topic.clone(), known.cost());
         known.body = Body::Offered;
         self.discharge(total, &topic, cost);
+        cost > 0
     }
 
     /// Whether a topic may take so much more.

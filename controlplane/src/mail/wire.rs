@@ -9,6 +9,7 @@
 //!                    ◀───────────────── Credit(bytes)            so many bytes were read: as many more may come
 //!                    ◀───────────────── Held{id}                 whole; it waits for an application
 //!                    ◀───────────────── Taken{id} | Refused{id}  the end of it; on disk here before it is said
+//!                    ◀───────────────── PutBack{id}              the room for it is another's now: no pieces, until it is wanted again
 //!   Gone{id} ─────────────────────────────────────▶   deleted there, on disk: it need not be kept in mind any more
 //!
 //!   Datagram{topic, bytes} ───────────────────────▶   into the inbox, or nowhere
@@ -309,6 +310,12 @@ pub enum Frame {
         topic: Topic,
         /// At most [`DATAGRAM_LEN_MAX`].
         bytes: Bytes,
+    },
+    /// Of what the receiver had of this one it keeps nothing: another needs the room, or the policy is against it now. It says [`Frame::Want`]
+    /// when there is room again.
+    PutBack {
+        /// Which.
+        id: MessageId,
     },
 }
 

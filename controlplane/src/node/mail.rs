@@ -135,7 +135,8 @@ impl<R: Random> Node<R> {
             | Frame::Held { .. }
             | Frame::Taken { .. }
             | Frame::Refused { .. }
-            | Frame::Gone { .. } => true,
+            | Frame::Gone { .. }
+            | Frame::PutBack { .. } => true,
         };
         if let Err(violation) = self.mail.handle_frame(node, frame, |_| is_allowed, now) {
             tracing::debug!(%violation, peer = %node.short(), "a message is not as agreed");

@@ -143,7 +143,8 @@ fn a_receiver_that_lies_harms_nobody_but_itself() {
     let mail = &mut pair.sides[0].mail;
     let mut says = |frame| mail.handle_frame(node(1), frame, |_| true, now);
     let unknown = MessageId(7);
-    for frame in [Frame::Held { id: unknown }, Frame::Taken { id: unknown }, Frame::Gone { id: unknown }] {
+    let nothing = [Frame::Held { id: unknown }, Frame::Taken { id: unknown }, Frame::PutBack { id: unknown }];
+    for frame in nothing.into_iter().chain([Frame::Gone { id: unknown }]) {
         assert_eq!(says(frame), Ok(()));
     }
     assert_eq!(says(Frame::Want { id: unknown, from: 9 }), Ok(()));

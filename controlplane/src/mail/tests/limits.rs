@@ -79,3 +79,25 @@ fn a_peer_has_its_time_to_say_that_it_reads_from_when_there_is_enough_to_read() 
     pair.pass(Duration::from_secs(1));
     assert_eq!(pair.sides[0].count("message_stalled"), 1);
 }
+
+/// Its sender knows where it stands, and sends no more of what would be dropped.
+#[test]
+fn what_loses_its_room_is_held_no_more_and_not_sent_until_it_is_wanted() {
+    let mut pair = Pair::new();
+    pair.connect();
+    let (whole, half) = (pair.send("a", b"1"), pair.send("b", &body(1, 500_000)));
+    assert!(pair.hand(1) && pair.hand(1) && pair.hand(1));
+    pair.settle();
+    while pair.hand(0) {}
+    assert_eq!(pair.stage(whole), Some(Stage::Held));
+    assert!(matches!(pair.stage(half), Some(Stage::Sending(sent)) if sent > 0));
+    pair.deny(Some("b"));
+    pair.run();
+    assert_eq!((pair.stage(whole), pair.stage(half)), (Some(Stage::Held), Some(Stage::Offered)));
+    let misplaced = pair.sides[1].count("message_misplaced");
+    assert!(misplaced * (PIECE_LEN_MAX as u64) <= WINDOW_MIN as u64, "{misplaced} pieces were on the way");
+    pair.deny(Some("a"));
+    pair.run();
+    assert_eq!((pair.stage(whole), pair.stage(half)), (Some(Stage::Offered), Some(Stage::Held)));
+    assert_eq!(pair.take("b").remove(0).body[..], body(1, 500_000));
+}
