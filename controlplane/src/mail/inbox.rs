@@ -693,7 +693,7 @@ impl Inbox {
     }
 
     /// What waits, by sender and topic.
-    pub fn waiting(&self) -> Vec<Waiting> {
+    pub fn waiting(&self, now: Instant) -> Vec<Waiting> {
         let mut rows: BTreeMap<(NodeId, &Topic), (u64, u64, u64)> = BTreeMap::new();
         for (node, sender) in &self.senders {
             for known in sender.known.values() {
@@ -704,7 +704,7 @@ impl Inbox {
                     Body::Offered => *coming += 1,
                 }
             }
-            for datagram in &sender.datagrams {
+            for datagram in sender.datagrams.iter().filter(|datagram| !datagram.is_stale(now)) {
                 let (messages, bytes, _) = rows.entry((*node, &datagram.topic)).or_default();
                 (*messages, *bytes) = (*messages + 1, *bytes + datagram.bytes.len() as u64);
             }

@@ -70,6 +70,11 @@ impl Datagram {
     pub(super) fn cost(&self) -> usize {
         self.bytes.len() + MESSAGE_OVERHEAD
     }
+
+    /// Nobody came for it.
+    pub(super) fn is_stale(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.got) >= DATAGRAM_FOR
+    }
 }
 
 /// One sender.
@@ -175,8 +180,7 @@ impl Sender {
 
     /// Drops datagrams that nobody came for.
     pub(super) fn drop_stale(&mut self, total: &mut usize, now: Instant, effects: &mut Effects) {
-        let is_stale = |datagram: &Datagram| now.saturating_duration_since(datagram.got) >= DATAGRAM_FOR;
-        while self.datagrams.front().is_some_and(is_stale) {
+        while self.datagrams.front().is_some_and(|datagram| datagram.is_stale(now)) {
             self.pop(total, 0);
             effects.count("message_datagram_dropped");
         }

@@ -529,7 +529,7 @@ impl<R: Random> Node<R> {
             row.held += u64::from(queued.stage == Stage::Held);
             row.expires_at = row.expires_at.min(Moment(queued.not_after));
         }
-        let inbox = self.mail.inbox().waiting().into_iter().map(|row| InboxRow {
+        let inbox = self.mail.inbox().waiting(self.clock.looked_at()).into_iter().map(|row| InboxRow {
             name: self.name_of(row.from),
             node: row.from.to_string(),
             topic: row.topic.to_string(),

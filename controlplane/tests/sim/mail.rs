@@ -175,3 +175,19 @@ fn a_link_is_made_for_a_message_and_let_go_of_when_it_has_served() {
     send(&mut world, far[0], &to, "a", b"2");
     assert_eq!(receive(&mut world, sites[1], 10_000).len(), 1);
 }
+
+#[test]
+fn a_call_names_as_many_messages_as_are_read() {
+    let (mut world, sites) = network(906, 2);
+    let to = world.id(sites[1]).unwrap().to_string();
+    let id = send(&mut world, sites[0], &to, "a", b"1").remove(0).id;
+    world.run(SECOND);
+    let received = receive(&mut world, sites[1], 1000).remove(0).id;
+    let returned = |times| Call::MessagesReturned(TakenRequest { ids: vec![received.clone(); times] });
+    let outcomes = |times| Call::MessageOutcomes(OutcomesRequest { ids: vec![id.clone(); times], wait_ms: None });
+    for (site, most, over) in [(sites[1], returned(64), returned(65)), (sites[0], outcomes(1024), outcomes(1025))] {
+        assert!(world.ask(site, most, SECOND).is_some_and(|answer| answer.is_ok()));
+        let answer = world.ask(site, over, SECOND);
+        assert!(matches!(&answer, Some(Err(error)) if error.code == ErrorCode::BadRequest), "{answer:?}");
+    }
+}

@@ -101,3 +101,69 @@ fn what_loses_its_room_is_held_no_more_and_not_sent_until_it_is_wanted() {
     assert_eq!((pair.stage(whole), pair.stage(half)), (Some(Stage::Offered), Some(Stage::Held)));
     assert_eq!(pair.take("b").remove(0).body[..], body(1, 500_000));
 }
+
+#[test]
+fn datagrams_of_one_sender_end_at_a_number_and_are_not_shown_when_nobody_came() {
+    let mut pair = Pair::new();
+    pair.connect();
+    for _ in 0..=DATAGRAMS_MAX {
+        let now = pair.now;
+        pair.sides[0].mail.send_datagram(node(1), topic("a"), vec![1], now).unwrap();
+        pair.run();
+    }
+    let waiting = |pair: &Pair| pair.sides[1].mail.inbox().waiting(pair.now.mono);
+    assert_eq!(waiting(&pair).iter().map(|row| row.messages).collect::<Vec<_>>(), [DATAGRAMS_MAX as u64]);
+    assert_eq!(pair.sides[1].count("message_datagram_dropped"), 1);
+    pair.pass(DATAGRAM_FOR - Duration::from_secs(1));
+    assert_eq!(waiting(&pair).len(), 1);
+    pair.pass(Duration::from_secs(1));
+    assert_eq!((waiting(&pair), pair.take("*")), (vec![], vec![]));
+}
+
+#[test]
+fn no_message_is_kept_for_longer_than_any_may() {
+    let mut pair = Pair::new();
+    pair.connect();
+    let id = pair.send_for("a", b"1", 2 * TTL_MAX);
+    pair.run();
+    pair.pass(TTL_MAX - Duration::from_secs(1));
+    assert_eq!((pair.stage(id), pair.take("a").len()), (Some(Stage::Held), 1));
+    pair.pass(Duration::from_secs(1));
+    assert_eq!(pair.outcome(id), Some(Outcome::Expired));
+    // Whatever a sender says.
+    let head = Head { id, topic: topic("b"), len: 0, sent: BEGIN, expires_in_secs: u32::MAX };
+    let mut side = Side::new(pair.now);
+    side.mail.handle_link_up(node(1), pair.now);
+    for frame in [Frame::Begin { life: 1, pending: vec![id] }, Frame::Offer { head, start: Bytes(vec![]) }] {
+        side.mail.handle_frame(node(1), frame, |_| true, pair.now).unwrap();
+    }
+    side.outputs(usize::MAX);
+    for (past, messages) in [(TTL_MAX - Duration::from_secs(1), 1), (Duration::from_secs(1), 0)] {
+        pair.now = pair.now.plus(past);
+        side.mail.handle_timeout(pair.now);
+        assert_eq!(side.mail.inbox().waiting(pair.now.mono).len(), messages);
+    }
+}
+
+#[test]
+fn the_end_of_so_many_messages_is_remembered_and_of_no_more() {
+    let mut pair = Pair::new();
+    pair.connect();
+    let first = pair.send("a", b"");
+    let mut second = None;
+    for number in 0..OUTCOMES_MAX {
+        let id = if number == 0 { first } else { pair.send("a", b"") };
+        second = second.or(Some(id).filter(|_| number == 1));
+        pair.run();
+        let taken = pair.take("a");
+        assert_eq!(pair.acknowledge(&taken), 1);
+        pair.run();
+    }
+    assert_eq!(pair.outcome(first), Some(Outcome::Taken));
+    let last = pair.send_for("a", b"", Duration::ZERO);
+    pair.pass(Duration::ZERO);
+    assert_eq!(
+        [Some(first), second, Some(last)].map(|id| pair.outcome(id.unwrap())),
+        [None, Some(Outcome::Taken), Some(Outcome::Expired)]
+    );
+}
