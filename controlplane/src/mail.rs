@@ -191,7 +191,8 @@ impl Mail {
     pub fn load(store: &impl Store, now: Now) -> Result<Self, LoadError> {
         let mut effects = Effects::default();
         let outbox = Outbox::load(store, now, &mut effects)?;
-        Ok(Self { outbox, inbox: Inbox::load(store)?, effects })
+        let inbox = Inbox::load(store, now, &mut effects)?;
+        Ok(Self { outbox, inbox, effects })
     }
 
     /// Takes a message for each of these members, in their order; it is kept until it is settled or `ttl` is over. As long as
@@ -245,7 +246,7 @@ impl Mail {
     ) -> Result<(), Violation> {
         let Self { outbox, inbox, effects } = self;
         match frame {
-            Frame::Begin { life, pending } => inbox.begin(from, life, &pending, effects),
+            Frame::Begin { life, pending } => inbox.begin(from, life, &pending, now, effects),
             Frame::Offer { head, start } => {
                 let is_allowed = allows(&head.topic);
                 inbox.offered(from, head, start.0, is_allowed, now, effects)
@@ -263,6 +264,10 @@ impl Mail {
             Frame::Credit(bytes) => outbox.credit(from, bytes, now, effects),
             Frame::Held { id } => {
                 outbox.held(from, id);
+                Ok(())
+            }
+            Frame::PutBack { id } => {
+                outbox.put_back(from, id);
                 Ok(())
             }
             Frame::Taken { id } => {
@@ -298,8 +303,8 @@ impl Mail {
     }
 
     /// An application does not want these messages after all: they are there for others, in their old places. Says how many of them it had.
-    pub fn returned(&mut self, ids: &[(NodeId, MessageId)]) -> usize {
-        self.inbox.returned(ids, &mut self.effects)
+    pub fn returned(&mut self, ids: &[(NodeId, MessageId)], now: Instant) -> usize {
+        self.inbox.returned(ids, now, &mut self.effects)
     }
 
     /// The policy, or what it has to know of members, has changed: `allows` is what it says now of a sender and a topic.
@@ -308,8 +313,8 @@ impl Mail {
     }
 
     /// Whoever made this call did not hear its answer: what it was lent is there for others.
-    pub fn give_back(&mut self, by: u64) {
-        self.inbox.give_back(by, &mut self.effects);
+    pub fn give_back(&mut self, by: u64, now: Instant) {
+        self.inbox.give_back(by, now, &mut self.effects);
     }
 
     /// This member is one no more: nothing is sent to it or taken from it.
@@ -335,7 +340,7 @@ impl Mail {
                     }
                 }
                 Key::Stale(node, id) => inbox.stale(node, id, effects),
-                Key::Lease(node, id) => inbox.lease_ended(node, id, now, effects),
+                Key::Lease(node, id) => inbox.lease_ended(node, id, now.mono, effects),
                 Key::Denied(node, id) => inbox.denied(node, id, effects),
                 Key::Stall(node) => outbox.stalled(node, now, effects),
                 Key::Store => outbox.store_next(now, effects),

@@ -212,6 +212,8 @@ enum Timer {
     Reach,
     /// Something is due of the messages of applications.
     Mail,
+    /// A link that was made for messages may have served.
+    MailLink(NodeId),
     /// A call has waited for messages for long enough.
     MailCall(CallId),
     /// Whoever watches look-ups has waited long enough for a change.
@@ -485,6 +487,7 @@ impl<R: Random> Node<R> {
                 Timer::Say => self.publish_own(now),
                 Timer::Reach => self.reach_due(now),
                 Timer::Mail => self.mail.handle_timeout(now),
+                Timer::MailLink(node) => self.mail_link_over(node, links, now),
                 Timer::MailCall(id) => self.mail_call_over(id),
                 Timer::Watcher(id) => self.watcher_timed_out(id, now),
             }

@@ -116,6 +116,25 @@ pub struct Rule {
     pub action: Action,
 }
 
+/// What a rule is about, as it is named where rules of both kinds are spoken of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RuleKind {
+    /// Packets.
+    Packet,
+    /// Messages of applications.
+    Message,
+}
+
+impl fmt::Display for RuleKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Packet => "rule",
+            Self::Message => "message rule",
+        })
+    }
+}
+
 /// A policy as a person means it: the first rule that fits decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Document {

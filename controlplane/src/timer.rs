@@ -42,6 +42,11 @@ impl<K: Copy + Ord + Hash> Timers<K> {
         }
     }
 
+    /// Whether `key` has a deadline.
+    pub fn is_set(&self, key: K) -> bool {
+        self.by_key.contains_key(&key)
+    }
+
     /// The earliest deadline.
     pub fn next(&self) -> Option<Instant> {
         self.by_time.first().map(|(at, _)| *at)
@@ -73,6 +78,7 @@ mod tests {
         timers.set('b', at(10));
         timers.set('a', at(20));
         timers.set_at_latest('b', at(15));
+        assert!(timers.is_set('b') && !timers.is_set('z'));
         assert_eq!((timers.next(), timers.pop(at(9))), (Some(at(10)), None));
         assert_eq!((timers.pop(at(30)), timers.pop(at(30)), timers.pop(at(30))), (Some('b'), Some('a'), None));
         timers.set('c', at(40));

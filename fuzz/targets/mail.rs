@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use weir_controlplane::codec;
-use weir_controlplane::mail::wire::{Bytes, Frame, Head, MessageId, Refusal, Topic, WINDOW_MAX};
+use weir_controlplane::mail::wire::{Bytes, DATAGRAM_OVERHEAD, Frame, Head, MessageId, Refusal, Topic, WINDOW_MAX};
 use weir_controlplane::mail::{
     DATAGRAM_BYTES_MAX, INBOX_BYTES_MAX, Mail, OUTBOX_BYTES_MAX, OUTBOX_MESSAGES_MAX, Output,
 };
@@ -52,6 +52,7 @@ enum Said {
     Held(u8),
     Taken(u8),
     Refused(u8),
+    PutBack(u8),
 }
 
 fn node(number: u8) -> NodeId {
@@ -89,6 +90,7 @@ fn frame(said: Said, ours: &[MessageId]) -> Frame {
         Said::Want { id: which, from } => Frame::Want { id: id(which), from },
         Said::Credit(bytes) => Frame::Credit(bytes),
         Said::Held(which) => Frame::Held { id: id(which) },
+        Said::PutBack(which) => Frame::PutBack { id: id(which) },
         Said::Taken(which) => Frame::Taken { id: id(which) },
         Said::Refused(which) => Frame::Refused { id: id(which), why: Refusal::Policy },
     }
@@ -112,6 +114,7 @@ impl World {
                 Some(Output::Say(to, frame)) => {
                     let len = match &frame {
                         Frame::Offer { start: bytes, .. } | Frame::Piece { bytes, .. } => bytes.0.len(),
+                        Frame::Datagram { bytes, .. } => bytes.0.len() + DATAGRAM_OVERHEAD,
                         _ => 0,
                     };
                     let in_flight = self.in_flight.entry(to).or_default();
@@ -150,6 +153,7 @@ fuzz_target!(|steps: Vec<Step>| {
             }
             Step::Down(number) => {
                 up.remove(&node(number));
+                world.in_flight.remove(&node(number));
                 mail.handle_link_down(node(number), now);
             }
             Step::Says(number, said) => heard.push((node(number), frame(said, &ours))),
@@ -181,9 +185,9 @@ fuzz_target!(|steps: Vec<Step>| {
             }
             Step::Returned { from, which } => {
                 let named = theirs.get(usize::from(which)).copied().unwrap_or((node(from), MessageId(which.into())));
-                assert!(mail.returned(&[named, named]) <= 1, "returned twice");
+                assert!(mail.returned(&[named, named], now.mono) <= 1, "returned twice");
             }
-            Step::Unheard(by) => mail.give_back(by.into()),
+            Step::Unheard(by) => mail.give_back(by.into(), now.mono),
             Step::Policy { forbids } => {
                 forbidden = forbids % 4;
                 mail.rejudge(|_, about| forbidden == 3 || *about != topic(forbidden), now);
@@ -212,6 +216,7 @@ fuzz_target!(|steps: Vec<Step>| {
                 }
                 Err(_) => {
                     up.remove(&from);
+                    world.in_flight.remove(&from);
                     mail.handle_link_down(from, now);
                 }
             }

@@ -199,7 +199,8 @@ async fn answer(
         return Err(failure(ErrorCode::Forbidden, message, remedy));
     }
     let (head, body) = request.into_parts();
-    let body_len = if route.path == MESSAGES_PATH { shared.limits.message_len } else { shared.limits.body_len };
+    let is_message = route.path == MESSAGES_PATH && matches!(route.method, Method::Post);
+    let body_len = if is_message { shared.limits.message_len } else { shared.limits.body_len };
     let Ok(body) = timeout(shared.limits.request, Limited::new(body, body_len).collect()).await else {
         return Err(failure(ErrorCode::TooSlow, "the request did not come in time", "send it in one piece"));
     };

@@ -1,5 +1,6 @@
 //! `weir send`, `weir recv` and `weir messages`.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Write as _};
 use std::path::Path;
@@ -15,7 +16,7 @@ use crate::api::Call;
 use crate::api::messages::{
     MessageState, Messages, OutcomesRequest, ReceiveRequest, Received, SendRequest, Sent, TakenAnswer, TakenRequest,
 };
-use crate::mail::wire::BODY_LEN_MAX;
+use crate::mail::wire::{BODY_LEN_MAX, PENDING_MAX};
 use crate::time::UnixSecs;
 
 /// How long one call waits: the node answers nothing later.
@@ -61,6 +62,11 @@ pub struct Recv {
     pub timeout: Option<Duration>,
 }
 
+/// When a wait ends. One of more years than can be counted does not.
+fn deadline(timeout: Option<Duration>) -> Option<Instant> {
+    timeout.and_then(|timeout| Instant::now().checked_add(timeout))
+}
+
 /// What is left of a wait, of one call's length at most; `None` when it is over.
 fn wait_left(until: Option<Instant>) -> Option<Duration> {
     match until {
@@ -92,7 +98,7 @@ pub(super) fn send(arguments: &Arguments, send: &Send) -> Outcome {
     };
     let mut sent: Vec<Sent> = remote::ask_for(arguments, &Call::SendMessage(request))?;
     if send.wait {
-        wait(arguments, &mut sent, send.timeout.map(|timeout| Instant::now() + timeout))?;
+        wait(arguments, &mut sent, deadline(send.timeout))?;
     }
     if arguments.json {
         remote::json(&sent)?;
@@ -107,17 +113,21 @@ pub(super) fn send(arguments: &Arguments, send: &Send) -> Outcome {
     if sent.iter().all(wanted) { Ok(()) } else { Err(Failure::Status(FAILED)) }
 }
 
-/// Asks until each message that was accepted has come to its end.
+/// Asks until each message that was accepted has come to its end: as many in a call as the node reads, and it waits for the first ones.
 fn wait(arguments: &Arguments, sent: &mut [Sent], until: Option<Instant>) -> Outcome {
     let is_open = |sent: &Sent| matches!(sent.state, MessageState::Queued | MessageState::Held);
     loop {
         let ids: Vec<String> = sent.iter().filter(|sent| is_open(sent)).map(|sent| sent.id.clone()).collect();
         let Some(left) = wait_left(until).filter(|_| !ids.is_empty()) else { return Ok(()) };
-        let request = OutcomesRequest { ids, wait_ms: millis(left) };
-        let known: Vec<Sent> = remote::ask_for(arguments, &Call::MessageOutcomes(request))?;
-        for now in known {
-            if let Some(sent) = sent.iter_mut().find(|sent| sent.id == now.id) {
-                (sent.state, sent.reason) = (now.state, now.reason);
+        let mut wait_ms = millis(left);
+        for ids in ids.chunks(PENDING_MAX) {
+            let request = OutcomesRequest { ids: ids.to_vec(), wait_ms: wait_ms.take() };
+            let known: Vec<Sent> = remote::ask_for(arguments, &Call::MessageOutcomes(request))?;
+            let known: HashMap<String, Sent> = known.into_iter().map(|now| (now.id.clone(), now)).collect();
+            for sent in sent.iter_mut() {
+                if let Some(now) = known.get(&sent.id) {
+                    (sent.state, sent.reason) = (now.state, now.reason.clone());
+                }
             }
         }
     }
@@ -129,11 +139,10 @@ fn line(sent: &Sent) -> String {
     super::table::printable(&format!("{}: {}{id}{reason}", sent.name, sent.state)) + "\n"
 }
 
-/// Prints each message and only then says that it is ours: who is stopped between the two gets it again. What cannot be printed is given back.
+/// Prints each message and only then says that it is ours: who is stopped between the two gets that one again. What cannot be printed is given back.
 pub(super) fn recv(arguments: &Arguments, recv: &Recv) -> Outcome {
     let mut left = if recv.count == 0 { u64::MAX } else { recv.count };
-    let deadline = || recv.timeout.map(|timeout| Instant::now() + timeout);
-    let mut until = deadline();
+    let mut until = deadline(recv.timeout);
     while left > 0 {
         let Some(wait) = wait_left(until) else { return Err(Failure::Status(FAILED)) };
         let request = ReceiveRequest {
@@ -145,36 +154,38 @@ pub(super) fn recv(arguments: &Arguments, recv: &Recv) -> Outcome {
         if received.is_empty() {
             continue;
         }
-        let printed = received.iter().map(|message| out(arguments, message)).take_while(Result::is_ok).count();
         let ids = |messages: &[Received]| TakenRequest {
             ids: messages.iter().filter(|one| !one.id.is_empty()).map(|one| one.id.clone()).collect(),
         };
-        let (ours, others) = received.split_at(printed);
-        let ours = ids(ours);
-        if !ours.ids.is_empty() {
-            let _: TakenAnswer = remote::ask_for(arguments, &Call::MessagesTaken(ours))?;
-        }
-        if !others.is_empty() {
-            let _: TakenAnswer = remote::ask_for(arguments, &Call::MessagesReturned(ids(others)))?;
-            return Err(failed("nobody reads what is printed here; the messages that were not are there for others"));
+        for (at, message) in received.iter().enumerate() {
+            if let Err(why) = out(arguments, message) {
+                let _: TakenAnswer = remote::ask_for(arguments, &Call::MessagesReturned(ids(&received[at..])))?;
+                return Err(failed(format!(
+                    "what came cannot be printed: {why}; the messages that were not printed are there for others"
+                )));
+            }
+            if !message.id.is_empty() {
+                let ours = ids(std::slice::from_ref(message));
+                let _: TakenAnswer = remote::ask_for(arguments, &Call::MessagesTaken(ours))?;
+            }
         }
         left -= received.len() as u64;
-        until = deadline();
+        until = deadline(recv.timeout);
     }
     Ok(())
 }
 
 /// The body as it is, or with what is known of it on one line of JSON.
-fn out(arguments: &Arguments, message: &Received) -> Outcome {
+fn out(arguments: &Arguments, message: &Received) -> io::Result<()> {
     let bytes = if arguments.json {
-        let mut line = serde_json::to_vec(message).map_err(failed)?;
+        let mut line = serde_json::to_vec(message)?;
         line.push(b'\n');
         line
     } else {
-        BASE64.decode(message.body.as_bytes()).map_err(failed)?
+        BASE64.decode(message.body.as_bytes()).map_err(io::Error::other)?
     };
     let mut stdout = io::stdout().lock();
-    stdout.write_all(&bytes).and_then(|()| stdout.flush()).map_err(failed)
+    stdout.write_all(&bytes).and_then(|()| stdout.flush())
 }
 
 /// What `weir messages` shows.
@@ -210,4 +221,17 @@ pub(super) fn waiting(messages: &Messages, now: UnixSecs) -> String {
     let outbox = outbox.text("Nothing waits for others.");
     let inbox = inbox.text("Nothing waits here.");
     format!("{outbox}\n{inbox}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_that_no_clock_reaches_is_none() {
+        assert_eq!(deadline(Some(Duration::MAX)), None);
+        assert!(deadline(Some(Duration::from_secs(1))).is_some_and(|until| wait_left(Some(until)).is_some()));
+        assert_eq!(wait_left(deadline(Some(Duration::ZERO))), None);
+        assert_eq!(wait_left(None), Some(CALL_WAIT));
+    }
 }

@@ -47,7 +47,9 @@ pub(super) fn check(arguments: &Arguments, file: &Path, ask_members: bool) -> Ou
     let members = if ask_members { members(arguments)? } else { vec![] };
     let findings = policy::check(&document, &members);
     if arguments.json {
-        remote::json(&json!({ "rules": document.rules.len(), "default": document.default, "findings": findings }))?;
+        let (rules, messages) = (document.rules.len(), document.messages.len());
+        let default = document.default;
+        remote::json(&json!({ "rules": rules, "message_rules": messages, "default": default, "findings": findings }))?;
     } else {
         print(&found(&document, &findings))?;
     }
@@ -57,15 +59,17 @@ pub(super) fn check(arguments: &Arguments, file: &Path, ask_members: bool) -> Ou
 
 fn found(document: &Document, findings: &[Finding]) -> String {
     if findings.is_empty() {
-        let (rules, default) = (document.rules.len(), document.default);
-        return format!("Nothing is wrong with it: {rules} rules, and what none fits: {default}.\n");
+        let (rules, messages, default) = (document.rules.len(), document.messages.len(), document.default);
+        let about = if messages == 0 { String::new() } else { format!(" and {messages} message rules") };
+        return format!("Nothing is wrong with it: {rules} rules{about}, and what none fits: {default}.\n");
     }
     let line = |finding: &Finding| {
         let severity = match finding.severity {
             Severity::Warning => "warning",
             Severity::Error => "error",
         };
-        let rule = finding.rule.as_ref().map(|rule| format!("rule {rule}: ")).unwrap_or_default();
+        let rule = finding.about.zip(finding.rule.as_ref());
+        let rule = rule.map(|(kind, rule)| format!("{kind} {rule}: ")).unwrap_or_default();
         format!("{severity}: {}\n", printable(&format!("{rule}{}", finding.what)))
     };
     findings.iter().map(line).collect()
@@ -114,6 +118,8 @@ fn in_force(policy: types::Policy) -> Result<Document, Failure> {
 mod tests {
     use super::*;
 
+    use crate::policy::RuleKind;
+
     const TEXT: &str = "default = \"deny\"\n[[rule]]\nname = \"web\"\nfrom = [\"group:edge\"]\nto = [\"any\"]\n";
 
     #[test]
@@ -129,12 +135,15 @@ mod tests {
         let finding = |severity, rule: Option<&str>, what: &str| Finding {
             severity,
             rule: rule.map(str::to_owned),
+            about: rule.map(|_| RuleKind::Packet),
             what: what.to_owned(),
         };
         let findings = [
             finding(Severity::Warning, Some("web"), "it never\x1b[2J decides"),
             finding(Severity::Error, None, "too long"),
         ];
+        let of_messages = [Finding { about: Some(RuleKind::Message), ..findings[0].clone() }];
+        assert!(found(&document, &of_messages).starts_with("warning: message rule web: it never"));
         let text = found(&document, &findings);
         assert!(text.starts_with("warning: rule web: it never") && text.ends_with("\nerror: too long\n"), "{text}");
         assert!(!text.contains('\x1b'));

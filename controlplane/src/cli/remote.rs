@@ -20,6 +20,7 @@ use crate::api::types::{
     RevocationsApplyRequest, RevokeIssuerRequest, RevokeRequest, Revoked, Secret, Status, WithdrawRequest,
 };
 use crate::pki::bundle::text;
+use crate::policy::RuleKind;
 use crate::time::UnixSecs;
 
 /// Longest token that is read from the standard input.
@@ -267,9 +268,10 @@ fn policy(arguments: &Arguments, command: &PolicyCommand) -> Outcome {
         // Whoever calls has taken these.
         PolicyCommand::Check { .. } | PolicyCommand::Diff { .. } | PolicyCommand::Sign(_) => return Ok(()),
         PolicyCommand::Explain { src, dst, proto, port, topic } => {
+            let kind = if topic.is_some() { RuleKind::Message } else { RuleKind::Packet };
             let (src, dst, proto, topic) = (src.clone(), dst.clone(), proto.clone(), topic.clone());
             let request = ExplainRequest { src, dst, proto, port: *port, topic };
-            return shown(arguments, &Call::PolicyExplain(request), show::explanation);
+            return shown(arguments, &Call::PolicyExplain(request), |explained| show::explanation(kind, explained));
         }
     };
     shown(arguments, &call, show::policy)

@@ -9,6 +9,7 @@ use crate::api::types::{
     AuditEntry, Candidate, Certificate, Explanation, Identity, Invite, Invited, Joined, LogVerified, Member, Moment,
     Peer, Ping, Policy, PolicyVersion, Revoked, Severity, Status, Warning,
 };
+use crate::policy::RuleKind;
 use crate::time::UnixSecs;
 
 pub(super) use discovery::{dht_record, dht_status, found};
@@ -359,9 +360,9 @@ pub(super) fn policy_history(versions: &[PolicyVersion]) -> String {
     table.text("There is no policy.")
 }
 
-pub(super) fn explanation(explanation: &Explanation) -> String {
+pub(super) fn explanation(kind: RuleKind, explanation: &Explanation) -> String {
     let verdict = if explanation.allowed { "It passes" } else { "It is dropped" };
-    let by = explanation.rule.map_or("no rule is about it".into(), |rule| format!("rule {rule} decides"));
+    let by = explanation.rule.map_or(format!("no {kind} is about it"), |rule| format!("{kind} {rule} decides"));
     let reasons = explanation.reasons.iter().map(|reason| format!("    {}\n", printable(reason))).collect::<String>();
     format!("{verdict}: {by}.\n{reasons}")
 }

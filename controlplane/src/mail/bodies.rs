@@ -1,7 +1,7 @@
 //! Bodies of messages that wait: each once in memory and on disk, however many members it is for.
 //!
 //! ```text
-//!  body ──▶ │ part 0 │ part 1 │ … │ part 64 │      a few parts a turn, and the messages' own rows after the last of them
+//!  body ──▶ │ part 0 │ part 1 │ … │ part 65 │      a few parts a turn, and the messages' own rows after the last of them
 //! ```
 //!
 //! A commit of 16 MiB takes a tenth of a second, in which nothing else of the control plane goes on; one of [`PARTS_AT_ONCE`] parts takes as

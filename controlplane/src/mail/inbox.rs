@@ -101,13 +101,14 @@ pub struct Inbox {
 
 impl Inbox {
     /// What was kept.
-    pub(super) fn load(store: &impl Store) -> Result<Self, LoadError> {
+    pub(super) fn load(store: &impl Store, now: Now, effects: &mut Effects) -> Result<Self, LoadError> {
         let mut inbox = Self::default();
         for (key, bytes) in store.entries(Table::Inbox)? {
             let node = NodeId(key.try_into().map_err(|_| LoadError::Key)?);
             let row = codec::decode(&bytes, ROW_LEN_MAX).map_err(LoadError::Decode)?;
             inbox.senders.insert(node, Sender { row, ..Sender::default() });
         }
+        inbox.forget_past(now, effects);
         Ok(inbox)
     }
 
@@ -129,10 +130,19 @@ impl Inbox {
         }
     }
 
+    /// Forgets senders that offer nothing again of what was taken.
+    fn forget_past(&mut self, now: Now, effects: &mut Effects) {
+        let mut batch = Batch::default();
+        for (node, _) in self.senders.extract_if(.., |_, sender| sender.is_over(now.wall)) {
+            batch.delete(Table::Inbox, node.0);
+        }
+        effects.store(batch);
+    }
+
     /// Whether there is place for one more sender, if it is none of those that are known.
-    fn has_place(&mut self, node: NodeId, effects: &mut Effects) -> bool {
+    fn has_place(&mut self, node: NodeId, now: Now, effects: &mut Effects) -> bool {
         if !self.senders.contains_key(&node) && self.senders.len() >= SENDERS_MAX {
-            self.senders.retain(|_, sender| !sender.is_idle());
+            self.forget_past(now, effects);
             if self.senders.len() >= SENDERS_MAX {
                 effects.count("message_senders_full");
                 return false;
@@ -147,12 +157,13 @@ impl Inbox {
         node: NodeId,
         life: u64,
         pending: &[MessageId],
+        now: Now,
         effects: &mut Effects,
     ) -> Result<(), Violation> {
         if pending.len() > PENDING_MAX || pending.windows(2).any(|two| two[0] >= two[1]) {
             return Err(Violation::Pending);
         }
-        if !self.has_place(node, effects) {
+        if !self.has_place(node, now, effects) {
             return Ok(());
         }
         let Self { senders, bytes: total, .. } = self;
@@ -256,7 +267,9 @@ impl Inbox {
         }
         match (is_allowed, sender.denied.contains(&id)) {
             (false, false) => {
-                sender.put_back(total, id);
+                if sender.put_back(total, id) && sender.has_begun {
+                    effects.say(node, Frame::PutBack { id });
+                }
                 sender.offered.remove(&id);
                 sender.denied.insert(id);
                 effects.timers.set(Key::Denied(node, id), now.mono + DENIED_FOR);
@@ -406,6 +419,7 @@ impl Inbox {
             let Some(sender) = senders.get_mut(&other) else { return false };
             if sender.has_begun {
                 sender.put_back(total, id);
+                effects.say(other, Frame::PutBack { id });
                 sender.offered.insert(id);
             } else {
                 sender.remove(total, id);
@@ -500,7 +514,7 @@ impl Inbox {
             effects.count("message_denied");
             return Ok(());
         }
-        if !self.has_place(node, effects) {
+        if !self.has_place(node, now, effects) {
             return Ok(());
         }
         let Self { senders, datagram_bytes: total, .. } = self;
@@ -614,41 +628,38 @@ impl Inbox {
     }
 
     /// Whoever made this call is gone, and what it was lent is there for others.
-    pub(super) fn give_back(&mut self, by: u64, effects: &mut Effects) {
-        for (node, sender) in &mut self.senders {
-            for (id, known) in sender.known.iter_mut().filter(|(_, known)| known.lent == Some(by)) {
-                known.lent = None;
-                effects.timers.cancel(Key::Lease(*node, *id));
-                self.has_arrived = true;
-            }
-        }
+    pub(super) fn give_back(&mut self, by: u64, now: Instant, effects: &mut Effects) {
+        let of_sender = |(node, sender): (&NodeId, &Sender)| -> Vec<(NodeId, MessageId)> {
+            let lent = sender.known.iter().filter(|(_, known)| known.lent == Some(by));
+            lent.map(|(id, _)| (*node, *id)).collect()
+        };
+        let lent: Vec<(NodeId, MessageId)> = self.senders.iter().flat_map(of_sender).collect();
+        self.returned(&lent, now, effects);
     }
 
     /// An application does not want what it was lent after all. Says how many of them it had.
-    pub(super) fn returned(&mut self, ids: &[(NodeId, MessageId)], effects: &mut Effects) -> usize {
-        let mut returned = 0;
-        for (node, id) in ids {
-            let known = self.senders.get_mut(node).and_then(|sender| sender.known.get_mut(id));
-            if let Some(known) = known.filter(|known| known.lent.is_some()) {
-                known.lent = None;
-                effects.timers.cancel(Key::Lease(*node, *id));
-                self.has_arrived = true;
-                returned += 1;
-            }
-        }
-        returned
+    pub(super) fn returned(&mut self, ids: &[(NodeId, MessageId)], now: Instant, effects: &mut Effects) -> usize {
+        ids.iter().filter(|(node, id)| self.unlend(*node, *id, now, effects)).count()
     }
 
     /// Nobody said in time that it has the message: it is there for others.
-    pub(super) fn lease_ended(&mut self, node: NodeId, id: MessageId, now: Now, effects: &mut Effects) {
+    pub(super) fn lease_ended(&mut self, node: NodeId, id: MessageId, now: Instant, effects: &mut Effects) {
+        if self.unlend(node, id, now, effects) {
+            effects.count("message_lease_ended");
+        }
+    }
+
+    /// A message is in nobody's hands any more, and there for others unless it is past its time. Says whether somebody had it.
+    fn unlend(&mut self, node: NodeId, id: MessageId, now: Instant, effects: &mut Effects) -> bool {
         let known = self.senders.get_mut(&node).and_then(|sender| sender.known.get_mut(&id));
-        let Some(known) = known.filter(|known| known.lent.is_some()) else { return };
+        let Some(known) = known.filter(|known| known.lent.is_some()) else { return false };
         known.lent = None;
         self.has_arrived = true;
-        effects.count("message_lease_ended");
-        if known.not_after <= now.mono {
+        effects.timers.cancel(Key::Lease(node, id));
+        if known.not_after <= now {
             self.stale(node, id, effects);
         }
+        true
     }
 
     /// A message is past its time. One that an application has in its hands is left to it.
@@ -682,7 +693,7 @@ impl Inbox {
     }
 
     /// What waits, by sender and topic.
-    pub fn waiting(&self) -> Vec<Waiting> {
+    pub fn waiting(&self, now: Instant) -> Vec<Waiting> {
         let mut rows: BTreeMap<(NodeId, &Topic), (u64, u64, u64)> = BTreeMap::new();
         for (node, sender) in &self.senders {
             for known in sender.known.values() {
@@ -693,7 +704,7 @@ impl Inbox {
                     Body::Offered => *coming += 1,
                 }
             }
-            for datagram in &sender.datagrams {
+            for datagram in sender.datagrams.iter().filter(|datagram| !datagram.is_stale(now)) {
                 let (messages, bytes, _) = rows.entry((*node, &datagram.topic)).or_default();
                 (*messages, *bytes) = (*messages + 1, *bytes + datagram.bytes.len() as u64);
             }

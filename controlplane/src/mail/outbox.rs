@@ -47,8 +47,6 @@ pub const OUTCOMES_MAX: usize = 4096;
 /// Settled messages are deleted together when so many are, or after so long: a write to disk takes milliseconds, and nobody waits for it.
 const UNSTORED_MAX: usize = 64;
 const UNSTORED_FOR: Duration = Duration::from_millis(50);
-/// Bits of an id below the second of its making.
-const ID_SUB_BITS: u32 = 20;
 /// Key of [`Life`] in [`Table::Outbox`]; those of messages are longer.
 const LIFE_KEY: &[u8] = b"life";
 /// Longest row of a message.
@@ -184,6 +182,19 @@ struct Link {
     offered_by_topic: HashMap<Topic, usize>,
 }
 
+impl Link {
+    /// These bytes leave. The peer's time to say that it reads begins when they are enough for it to say so: of fewer nobody hears.
+    fn send(&mut self, node: NodeId, len: usize, now: Now, effects: &mut Effects) {
+        let was_owed = self.window.is_owed();
+        self.window.send(len, now.mono);
+        let at = now.mono + STALL;
+        match self.window.is_owed() && !was_owed {
+            true => effects.timers.set(Key::Stall(node), at),
+            false => effects.timers.set_at_latest(Key::Stall(node), at),
+        }
+    }
+}
+
 /// What waits for one peer.
 #[derive(Debug, Default)]
 struct Line {
@@ -292,8 +303,7 @@ impl Outbox {
         for node in to {
             answers.push(self.room_for(*node, body.len(), accepted.is_empty()).map(|()| {
                 // With the time in front, not even a state directory that was put back to an earlier day gives an id twice.
-                let by_time = now.wall.0.saturating_mul(1 << ID_SUB_BITS);
-                let id = MessageId(by_time.max(self.life.last.0.saturating_add(1)));
+                let id = MessageId::first_of(now.wall).max(MessageId(self.life.last.0.saturating_add(1)));
                 self.life.last = id;
                 let body_id = accepted.first().map_or(id, |(_, first)| *first);
                 let (topic, body) = (topic.clone(), Arc::clone(body));
@@ -412,8 +422,7 @@ impl Outbox {
             return Err(SendError::NoLink);
         }
         self.in_flight += cost;
-        link.window.send(cost, now.mono);
-        effects.timers.set_at_latest(Key::Stall(to), now.mono + STALL);
+        link.send(to, cost, now, effects);
         effects.say(to, Frame::Datagram { topic, bytes: Bytes(bytes) });
         Ok(())
     }
@@ -478,8 +487,7 @@ impl Outbox {
             }
             if len > 0 {
                 self.in_flight += len;
-                link.window.send(len, now.mono);
-                effects.timers.set_at_latest(Key::Stall(node), now.mono + STALL);
+                link.send(node, len, now, effects);
                 effects.say(node, Frame::Piece { id, at: at as u32, bytes: Bytes(body[at..end].to_vec()) });
             }
             *stage = if end < body.len() { Stage::Sending(end) } else { Stage::Sent };
@@ -516,8 +524,7 @@ impl Outbox {
             let start = if comes_along { queued.body.to_vec() } else { vec![] };
             if !start.is_empty() {
                 self.in_flight += len;
-                link.window.send(len, now.mono);
-                effects.timers.set_at_latest(Key::Stall(node), now.mono + STALL);
+                link.send(node, len, now, effects);
             }
             queued.stage = if comes_along { Stage::Sent } else { Stage::Offered };
             let left = queued.not_after.since(now.wall).as_secs();
@@ -602,6 +609,15 @@ impl Outbox {
         let queued = self.lines.get_mut(&node).and_then(|line| line.messages.get_mut(&id));
         if let Some(queued) = queued.filter(|queued| queued.stage.is_told()) {
             queued.stage = Stage::Held;
+        }
+    }
+
+    /// The peer keeps nothing of a message, until it wants it again.
+    pub(super) fn put_back(&mut self, node: NodeId, id: MessageId) {
+        let Some(Line { messages, link: Some(link), .. }) = self.lines.get_mut(&node) else { return };
+        if let Some(queued) = messages.get_mut(&id).filter(|queued| queued.stage.is_told()) {
+            queued.stage = Stage::Offered;
+            link.sending.retain(|other| *other != id);
         }
     }
 

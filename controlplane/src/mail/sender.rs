@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::inbox::INBOX_TOPIC_BYTES_MAX;
-use super::outbox::MESSAGE_OVERHEAD;
+use super::outbox::{MESSAGE_OVERHEAD, TTL_MAX};
 use super::wire::{MessageId, Topic};
 use super::{Effects, Key};
 use crate::codec;
@@ -17,6 +17,8 @@ use crate::time::UnixSecs;
 
 /// How long a datagram waits: it is news, and nobody was there for it.
 pub const DATAGRAM_FOR: Duration = Duration::from_secs(60);
+/// How long it is kept in mind that a message was taken, counted from when it was accepted: as long as any is offered, and a day for clocks.
+pub(super) const TAKEN_FOR: Duration = Duration::from_secs(TTL_MAX.as_secs() + 86_400);
 /// Longest row of [`Table::Inbox`].
 pub(super) const ROW_LEN_MAX: usize = 64 << 10;
 
@@ -68,6 +70,11 @@ impl Datagram {
     pub(super) fn cost(&self) -> usize {
         self.bytes.len() + MESSAGE_OVERHEAD
     }
+
+    /// Nobody came for it.
+    pub(super) fn is_stale(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.got) >= DATAGRAM_FOR
+    }
 }
 
 /// One sender.
@@ -96,8 +103,16 @@ pub(super) struct Sender {
 impl Sender {
     /// Whether nothing of it need be kept in mind.
     pub(super) fn is_idle(&self) -> bool {
-        let is_empty = self.known.is_empty() && self.refused.is_empty() && self.datagrams.is_empty();
-        !self.has_begun && self.row.taken.is_empty() && is_empty
+        self.row.taken.is_empty() && self.has_nothing_here()
+    }
+
+    /// The same when its time is looked at: what was taken so long ago is past its time for whoever sent it, and not offered again.
+    pub(super) fn is_over(&self, now: UnixSecs) -> bool {
+        self.row.taken.iter().all(|id| id.accepted().plus(TAKEN_FOR) < now) && self.has_nothing_here()
+    }
+
+    fn has_nothing_here(&self) -> bool {
+        !self.has_begun && self.known.is_empty() && self.refused.is_empty() && self.datagrams.is_empty()
     }
 
     /// Takes room.
@@ -126,12 +141,13 @@ impl Sender {
         Some(known)
     }
 
-    /// Gives back the room of a message, which is to come again from its beginning.
-    pub(super) fn put_back(&mut self, total: &mut usize, id: MessageId) {
-        let Some(known) = self.known.get_mut(&id) else { return };
+    /// Gives back the room of a message, which is to come again from its beginning. Says whether it had any.
+    pub(super) fn put_back(&mut self, total: &mut usize, id: MessageId) -> bool {
+        let Some(known) = self.known.get_mut(&id) else { return false };
         let (topic, cost) = (known.topic.clone(), known.cost());
         known.body = Body::Offered;
         self.discharge(total, &topic, cost);
+        cost > 0
     }
 
     /// Whether a topic may take so much more.
@@ -164,8 +180,7 @@ impl Sender {
 
     /// Drops datagrams that nobody came for.
     pub(super) fn drop_stale(&mut self, total: &mut usize, now: Instant, effects: &mut Effects) {
-        let is_stale = |datagram: &Datagram| now.saturating_duration_since(datagram.got) >= DATAGRAM_FOR;
-        while self.datagrams.front().is_some_and(is_stale) {
+        while self.datagrams.front().is_some_and(|datagram| datagram.is_stale(now)) {
             self.pop(total, 0);
             effects.count("message_datagram_dropped");
         }

@@ -1,14 +1,16 @@
-//! Two members, a link that dies at any point, and processes that end at any point; `liars` has peers that do not keep to the rules.
+//! Two members, a link that dies at any point, and processes that end at any point; `liars` has peers that do not keep to the rules,
+//! `limits` what has an end.
 
 mod liars;
+mod limits;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::bodies::{PART_LEN, PARTS_AT_ONCE};
 use super::wire::{
-    BODY_LEN_MAX, Bytes, DATAGRAM_OVERHEAD, Head, OFFERS_MAX, OFFERS_TOPIC_MAX, PENDING_MAX, PIECE_LEN_MAX, Refusal,
-    WINDOW_MAX, WINDOW_MIN,
+    BODY_LEN_MAX, Bytes, CREDIT_MIN, DATAGRAM_OVERHEAD, Head, OFFERS_MAX, OFFERS_TOPIC_MAX, PENDING_MAX, PIECE_LEN_MAX,
+    Refusal, WINDOW_MAX, WINDOW_MIN,
 };
 use super::*;
 use crate::random::{Random as _, SeededRandom};
@@ -315,13 +317,13 @@ fn whatever_happens(is_forbidden_at_times: bool) {
                         // The application ends before it says anything, and is waited for.
                         0 => pair.pass(LEASE),
                         // Its call does.
-                        1 => pair.sides[1].mail.give_back(1),
+                        1 => pair.sides[1].mail.give_back(1, pair.now.mono),
                         // It has the first ones only, and its call or it itself gives the others back.
                         2 | 3 => {
                             let (first, others) = taken.split_at(taken.len().min(1));
                             note(&first[..pair.acknowledge(first)]);
                             let others: Vec<_> = others.iter().map(|one| (one.from, one.id.unwrap())).collect();
-                            assert_eq!(pair.sides[1].mail.returned(&others), others.len());
+                            assert_eq!(pair.sides[1].mail.returned(&others, pair.now.mono), others.len());
                         }
                         _ => {
                             assert_eq!(pair.acknowledge(&taken), taken.len());
@@ -510,7 +512,7 @@ fn what_the_receivers_policy_forbids_waits_for_another_policy_before_it_is_refus
     assert!(taken[2].body[..] == body(3, 100_000)[..]);
     // What an application has in its hands is its own, and what waits is judged anew: a whole message and one that is half there.
     assert_eq!(pair.acknowledge(&taken[..1]), 1);
-    pair.sides[1].mail.returned(&[(node(0), second)]);
+    pair.sides[1].mail.returned(&[(node(0), second)], pair.now.mono);
     let half = pair.send("secret", &body(5, 200_000));
     pair.hand(1);
     pair.settle();

@@ -9,6 +9,7 @@
 //!                    ◀───────────────── Credit(bytes)            so many bytes were read: as many more may come
 //!                    ◀───────────────── Held{id}                 whole; it waits for an application
 //!                    ◀───────────────── Taken{id} | Refused{id}  the end of it; on disk here before it is said
+//!                    ◀───────────────── PutBack{id}              the room for it is another's now: no pieces, until it is wanted again
 //!   Gone{id} ─────────────────────────────────────▶   deleted there, on disk: it need not be kept in mind any more
 //!
 //!   Datagram{topic, bytes} ───────────────────────▶   into the inbox, or nowhere
@@ -55,6 +56,21 @@ pub const PENDING_MAX: usize = 1024;
 /// Names a message among all of its sender's. Never given twice, and higher for a later one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct MessageId(pub u64);
+
+/// Bits of an id below the second in which its message was accepted.
+const ID_SUB_BITS: u32 = 20;
+
+impl MessageId {
+    /// The lowest of all that are given in this second.
+    pub const fn first_of(second: UnixSecs) -> Self {
+        Self(second.0.saturating_mul(1 << ID_SUB_BITS))
+    }
+
+    /// When its message was accepted.
+    pub const fn accepted(self) -> UnixSecs {
+        UnixSecs(self.0 >> ID_SUB_BITS)
+    }
+}
 
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -294,6 +310,12 @@ pub enum Frame {
         topic: Topic,
         /// At most [`DATAGRAM_LEN_MAX`].
         bytes: Bytes,
+    },
+    /// Of what the receiver had of this one it keeps nothing: another needs the room, or the policy is against it now. It says [`Frame::Want`]
+    /// when there is room again.
+    PutBack {
+        /// Which.
+        id: MessageId,
     },
 }
 

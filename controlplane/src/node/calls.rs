@@ -194,7 +194,7 @@ impl<R: Random> Node<R> {
             Call::MessageOutcomes(request) => self.message_outcomes(id, &request, now),
             Call::ReceiveMessages(request) => self.receive_messages(id, request, now),
             Call::MessagesTaken(request) => self.messages_taken(id, &request, links),
-            Call::MessagesReturned(request) => self.messages_returned(id, &request),
+            Call::MessagesReturned(request) => self.messages_returned(id, &request, now),
             Call::Messages => {
                 let messages = self.messages();
                 self.answer(id, Ok(Answer::Messages(messages)));

@@ -356,10 +356,11 @@ impl<R: Random> Node<R> {
         // Before links are cut. Who is revoked does not hear it: a link that ends takes along what was said on it last.
         self.say_to_all(&Message::Revocations(news), from, links);
         self.leave_distrusted(links, now);
-        // Also those of whom nothing is held but a place in the DHT.
+        // Also those of whom nothing is held but a place in the DHT, or messages from when there was more.
         for node in cut {
             self.part_contact(node);
             self.discovery_revoked(node, now);
+            self.forget_mail(node, now);
         }
         self.publish_lists(now);
         heard

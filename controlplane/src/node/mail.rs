@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use data_encoding::BASE64;
 
 use super::calls::error;
-use super::link::Links;
+use super::link::{Code, Links};
 use super::message::{FEATURE_MESSAGES, Hello, Message};
 use super::{CallId, Node, Timer};
 use crate::api::call::Answer;
@@ -15,23 +15,23 @@ use crate::api::messages::{
     TakenAnswer, TakenRequest,
 };
 use crate::api::types::{Error, ErrorCode, Moment};
-use crate::mail::wire::{BODY_LEN_MAX, DATAGRAM_LEN_MAX, Frame, MessageId, PENDING_MAX, Topic, TopicPattern};
+use crate::mail::wire::{BODY_LEN_MAX, DATAGRAM_LEN_MAX, Frame, Head, MessageId, PENDING_MAX, Topic, TopicPattern};
 use crate::mail::{Delivery, Outcome, Output, SendError, Stage, TTL_DEFAULT};
 use crate::pki::id::NodeId;
-use crate::policy::{Action, MemberView};
-use crate::quic::LinkId;
+use crate::policy::{Action, Document, History, MemberView};
+use crate::quic::{LinkId, Side};
 use crate::random::Random;
 use crate::time::Now;
 
-/// Calls that wait for messages, and for the end of messages: half of the API's connections, so that others can be made.
+/// Calls that wait for messages, or for the end of messages: half of the API's connections, so that others can be made.
 pub(super) const WAITING_MAX: usize = 32;
 /// How long a call waits at most: half of what the API's server waits for an answer.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Messages of one answer, and bytes of their bodies but for the first.
 const RECEIVE_MAX: u16 = 64;
 const RECEIVE_BYTES_MAX: usize = 1 << 20;
-/// How long a link is kept for datagrams to a member with which there is none by itself.
-const DATAGRAM_LINK: Duration = Duration::from_secs(300);
+/// How long a link is kept for what else may be sent to a member with which there is none by itself. Ours: dialling costs a tenth of a second.
+const LINK_FOR: Duration = Duration::from_secs(300);
 
 /// Calls that wait.
 #[derive(Debug, Default)]
@@ -44,6 +44,33 @@ pub(super) struct Waiting {
     sends: BTreeMap<MessageId, (CallId, Vec<Sent>)>,
     /// Members to which datagrams were to go, and until when a link is kept for them.
     datagrams_to: BTreeMap<NodeId, Instant>,
+}
+
+impl Waiting {
+    /// Whether no more calls may wait for others to act. One that sends ends by itself, when the disk has written.
+    fn is_full(&self) -> bool {
+        self.receives.len() + self.outcomes.len() >= WAITING_MAX
+    }
+}
+
+/// Who may send: the same word when a message leaves, when it comes, and when another policy judges what waits.
+#[derive(Clone, Copy)]
+struct Judge<'a> {
+    document: Option<&'a Document>,
+    /// That holds where there is no policy.
+    default: Action,
+}
+
+impl<'a> Judge<'a> {
+    fn of(policy: &'a History, default: Action) -> Self {
+        Self { document: policy.current().map(|version| &version.document), default }
+    }
+
+    /// What a policy says about members that it cannot know yet is no: it may name them, and is asked again when they are known.
+    fn allows(self, from: Option<&MemberView>, to: Option<&MemberView>, topic: &Topic) -> bool {
+        let Some(document) = self.document else { return self.default == Action::Allow };
+        from.zip(to).is_some_and(|(from, to)| document.judge_message(from, to, topic) == Action::Allow)
+    }
 }
 
 fn wrong(what: impl ToString, remedy: &str) -> Error {
@@ -73,6 +100,9 @@ fn read_receipts(request: &TakenRequest) -> Result<Vec<(NodeId, MessageId)>, Err
 impl<R: Random> Node<R> {
     /// A member has said what it is able to, on the link that messages go by.
     pub(super) fn hello_to_mail(&mut self, link: LinkId, node: NodeId, hello: &Hello, now: Now) {
+        if self.mail_wants_link(node) {
+            self.timers.set_at_latest(Timer::MailLink(node), now.mono + LINK_FOR);
+        }
         let Some(peer) = self.peers.get_mut(&node) else { return };
         if hello.features & FEATURE_MESSAGES != 0 && peer.link == Some(link) && peer.mail_link != Some(link) {
             peer.mail_link = Some(link);
@@ -93,13 +123,22 @@ impl<R: Random> Node<R> {
         let node = self.links.get(&link).and_then(|held| held.peer);
         let is_mail = |node: &NodeId| self.peers.get(node).is_some_and(|peer| peer.mail_link == Some(link));
         let Some(node) = node.filter(is_mail) else { return self.counters.count("message_unlinked") };
-        let (policy, default) = (self.policy.current(), self.default_action());
-        let views = self.message_view(node).zip(self.id().and_then(|own| self.message_view(own)));
-        let allows = |topic: &Topic| {
-            let Some((from, to)) = &views else { return default == Action::Allow };
-            policy.map_or(default, |version| version.document.judge_message(from, to, topic)) == Action::Allow
+        let is_allowed = match &frame {
+            Frame::Offer { head: Head { topic, .. }, .. } | Frame::Datagram { topic, .. } => {
+                let (from, to) = (self.message_view(node), self.own_message_view());
+                Judge::of(&self.policy, self.default_action()).allows(from.as_ref(), to.as_ref(), topic)
+            }
+            Frame::Begin { .. }
+            | Frame::Want { .. }
+            | Frame::Piece { .. }
+            | Frame::Credit(_)
+            | Frame::Held { .. }
+            | Frame::Taken { .. }
+            | Frame::Refused { .. }
+            | Frame::Gone { .. }
+            | Frame::PutBack { .. } => true,
         };
-        if let Err(violation) = self.mail.handle_frame(node, frame, allows, now) {
+        if let Err(violation) = self.mail.handle_frame(node, frame, |_| is_allowed, now) {
             tracing::debug!(%violation, peer = %node.short(), "a message is not as agreed");
             self.counters.count(violation.name());
             self.misspoke(link, links, now);
@@ -108,16 +147,17 @@ impl<R: Random> Node<R> {
 
     /// Members, groups or the policy have changed: what waits here is judged again.
     pub(super) fn rejudge_mail(&mut self) {
-        let Some(own) = self.id().and_then(|own| self.message_view(own)) else { return };
+        let own = self.own_message_view();
         let senders: Vec<NodeId> = self.mail.inbox().senders().collect();
         let views: BTreeMap<NodeId, MemberView> =
             senders.into_iter().filter_map(|node| Some((node, self.message_view(node)?))).collect();
-        let (policy, default, now) = (self.policy.current(), self.default_action(), self.clock.seen());
-        let allows = |from: NodeId, topic: &Topic| {
-            let said = views.get(&from).zip(policy);
-            said.map_or(default, |(from, version)| version.document.judge_message(from, &own, topic)) == Action::Allow
-        };
+        let (judge, now) = (Judge::of(&self.policy, self.default_action()), self.clock.seen());
+        let allows = |from: NodeId, topic: &Topic| judge.allows(views.get(&from), own.as_ref(), topic);
         self.mail.rejudge(allows, now);
+    }
+
+    fn own_message_view(&self) -> Option<MemberView> {
+        self.message_view(self.id()?)
     }
 
     /// What the policy has to know of a member to judge its messages: as its certificate says, or its statement.
@@ -290,12 +330,8 @@ impl<R: Random> Node<R> {
 
     /// What the receiver will say, as far as it can be known here.
     fn may_send(&mut self, to: NodeId, topic: &Topic) -> Result<(), String> {
-        let views = self.id().and_then(|own| self.message_view(own)).zip(self.message_view(to));
-        let action = match (views, self.policy.current()) {
-            (Some((from, to)), Some(version)) => version.document.judge_message(&from, &to, topic),
-            (Some(_) | None, _) => self.default_action(),
-        };
-        if action == Action::Allow {
+        let (from, receiver) = (self.own_message_view(), self.message_view(to));
+        if Judge::of(&self.policy, self.default_action()).allows(from.as_ref(), receiver.as_ref(), topic) {
             return Ok(());
         }
         self.counters.count("message_denied_here");
@@ -308,7 +344,7 @@ impl<R: Random> Node<R> {
         // A link may not be kept with this member; the next one finds it.
         self.waiting_mail.datagrams_to.retain(|_, until| *until > now.mono);
         if self.waiting_mail.datagrams_to.len() < super::link::LINKS_MAX {
-            self.waiting_mail.datagrams_to.insert(node, now.mono + DATAGRAM_LINK);
+            self.waiting_mail.datagrams_to.insert(node, now.mono + LINK_FOR);
         }
         self.want_link(node, now);
         self.mail.send_datagram(node, topic.clone(), body.to_vec(), now).map_err(|why| {
@@ -317,11 +353,27 @@ impl<R: Random> Node<R> {
         })
     }
 
-    /// Dials a member for which something waits.
+    /// Dials a member for which something waits, unless that is due anyway: whoever does not answer is dialled ever more rarely.
     fn want_link(&mut self, node: NodeId, now: Now) {
         let known = self.peer(node);
-        if known.link.is_none() && known.dialling.is_none() && known.trouble.is_none() {
-            self.timers.set_at_latest(Timer::Connect(node), now.mono);
+        if known.link.is_some() {
+            self.timers.set_at_latest(Timer::MailLink(node), now.mono + LINK_FOR);
+        } else if known.dialling.is_none() && !self.timers.is_set(Timer::Connect(node)) {
+            self.timers.set(Timer::Connect(node), now.mono);
+        }
+    }
+
+    /// Lets go of a link that was dialled here for messages only, once nothing waits for the member at its end.
+    pub(super) fn mail_link_over(&mut self, node: NodeId, links: &mut dyn Links, now: Now) {
+        let Some(link) = self.peers.get(&node).and_then(|peer| peer.link) else { return };
+        if self.links.get(&link).is_none_or(|held| held.side == Side::Accepted) {
+            return;
+        }
+        let is_kept = self.keeps_link(node);
+        if self.mail_wants_link(node) || !is_kept && (self.is_relayed_by(link) || self.is_only_link(link)) {
+            self.timers.set(Timer::MailLink(node), now.mono + LINK_FOR);
+        } else if !is_kept {
+            self.drop_link(link, Code::Done, "no message is left for it", links);
         }
     }
 
@@ -337,7 +389,7 @@ impl<R: Random> Node<R> {
         if !taken.is_empty() || wait.is_zero() {
             return self.answer_received(id, &taken);
         }
-        if self.waiting_mail.receives.len() >= WAITING_MAX {
+        if self.waiting_mail.is_full() {
             return self.answer(id, Err(busy()));
         }
         self.waiting_mail.receives.insert(id, (topics, max));
@@ -379,8 +431,8 @@ impl<R: Random> Node<R> {
         self.answer(id, answer.map(|messages| Answer::Taken(TakenAnswer { messages })));
     }
 
-    pub(super) fn messages_returned(&mut self, id: CallId, request: &TakenRequest) {
-        let answer = read_receipts(request).map(|ids| self.mail.returned(&ids) as u64);
+    pub(super) fn messages_returned(&mut self, id: CallId, request: &TakenRequest, now: Now) {
+        let answer = read_receipts(request).map(|ids| self.mail.returned(&ids, now.mono) as u64);
         self.answer(id, answer.map(|messages| Answer::Taken(TakenAnswer { messages })));
     }
 
@@ -394,26 +446,35 @@ impl<R: Random> Node<R> {
             }
             Err(why) => return self.answer(id, Err(wrong(why, "give the ids that `weir send` told"))),
         };
-        if self.waiting_mail.outcomes.len() >= WAITING_MAX {
+        let wait = Duration::from_millis(request.wait_ms.unwrap_or(0).into()).min(WAIT_MAX);
+        if wait.is_zero() || !self.is_any_open(&ids) {
+            return self.answer_with_outcomes(id, &ids);
+        }
+        if self.waiting_mail.is_full() {
             return self.answer(id, Err(busy()));
         }
-        let wait = Duration::from_millis(request.wait_ms.unwrap_or(0).into()).min(WAIT_MAX);
         self.waiting_mail.outcomes.insert(id, ids);
         self.timers.set(Timer::MailCall(id), now.mono + wait);
-        self.answer_outcomes(id, wait.is_zero());
+    }
+
+    fn is_any_open(&self, ids: &[MessageId]) -> bool {
+        ids.iter().any(|id| self.mail.outbox().stage(*id).is_some())
+    }
+
+    fn answer_with_outcomes(&mut self, id: CallId, ids: &[MessageId]) {
+        let rows = ids.iter().map(|id| self.outcome(*id)).collect();
+        self.answer(id, Ok(Answer::Sent(rows)));
     }
 
     /// Answers when all of them have come to their end, or in any case.
     fn answer_outcomes(&mut self, id: CallId, in_any_case: bool) {
-        let Some(ids) = self.waiting_mail.outcomes.get(&id) else { return };
-        let is_open = |id: &MessageId| self.mail.outbox().stage(*id).is_some();
-        if !in_any_case && ids.iter().any(is_open) {
+        let is_over = |ids: &Vec<MessageId>| in_any_case || !self.is_any_open(ids);
+        if self.waiting_mail.outcomes.get(&id).is_none_or(|ids| !is_over(ids)) {
             return;
         }
-        let rows = ids.iter().map(|id| self.outcome(*id)).collect();
-        self.waiting_mail.outcomes.remove(&id);
+        let Some(ids) = self.waiting_mail.outcomes.remove(&id) else { return };
         self.timers.cancel(Timer::MailCall(id));
-        self.answer(id, Ok(Answer::Sent(rows)));
+        self.answer_with_outcomes(id, &ids);
     }
 
     fn outcome(&self, id: MessageId) -> Sent {
@@ -446,7 +507,7 @@ impl<R: Random> Node<R> {
 
     /// Whoever made this call did not hear its answer.
     pub fn handle_unheard(&mut self, id: CallId, links: &mut dyn Links) {
-        self.mail.give_back(id.0);
+        self.mail.give_back(id.0, self.clock.looked_at());
         self.settle(links);
     }
 
@@ -468,7 +529,7 @@ impl<R: Random> Node<R> {
             row.held += u64::from(queued.stage == Stage::Held);
             row.expires_at = row.expires_at.min(Moment(queued.not_after));
         }
-        let inbox = self.mail.inbox().waiting().into_iter().map(|row| InboxRow {
+        let inbox = self.mail.inbox().waiting(self.clock.looked_at()).into_iter().map(|row| InboxRow {
             name: self.name_of(row.from),
             node: row.from.to_string(),
             topic: row.topic.to_string(),
@@ -486,4 +547,24 @@ fn busy() -> Error {
         format!("{WAITING_MAX} calls wait for messages already"),
         "receive in fewer programs, or wait less long",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::parse;
+
+    #[test]
+    fn a_policy_allows_nothing_of_members_that_it_cannot_know_yet() {
+        let document = parse("default = \"allow\"").unwrap();
+        let member =
+            MemberView { node: NodeId([1; 32]), name: "a".into(), groups: vec![], prefixes: vec![], addresses: vec![] };
+        let (known, topic) = (Some(&member), Topic::default());
+        for (from, to, is_allowed) in [(known, known, true), (None, known, false), (known, None, false)] {
+            let says = |document, default| Judge { document, default }.allows(from, to, &topic);
+            assert_eq!(says(Some(&document), Action::Deny), is_allowed);
+            // Without one there is nothing to know.
+            assert!(says(None, Action::Allow) && !says(None, Action::Deny));
+        }
+    }
 }

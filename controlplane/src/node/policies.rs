@@ -19,7 +19,7 @@ use crate::codec;
 use crate::issuer::Request;
 use crate::pki::id::{KeyId, NodeId, overlay_address};
 use crate::pki::key::Signature;
-use crate::policy::{self, Action, Decider, Document, MemberView, SignedPolicy};
+use crate::policy::{self, Action, Decider, Document, MemberView, RuleKind, SignedPolicy};
 use crate::quic::LinkId;
 use crate::random::Random;
 use crate::store::{Batch, Table};
@@ -199,7 +199,7 @@ impl<R: Random> Node<R> {
         };
         let document = self.document();
         let explained = policy::explain(&document, &members, source, destination, protocol, request.port);
-        Ok(told(explained))
+        Ok(told(RuleKind::Packet, explained))
     }
 
     fn explain_message(
@@ -217,7 +217,7 @@ impl<R: Random> Node<R> {
             members.iter().find(|member| member.node == node).ok_or_else(unknown)
         };
         let (from, to) = (member(&request.src)?, member(&request.dst)?);
-        Ok(told(policy::explain_message(&self.document(), from, to, &topic)))
+        Ok(told(RuleKind::Message, policy::explain_message(&self.document(), from, to, &topic)))
     }
 
     /// Puts a policy in force: one that an operator has signed, or one that the issuer beside us signs.
@@ -313,8 +313,8 @@ impl<R: Random> Node<R> {
 }
 
 /// An explanation as the API tells it.
-fn told(explained: policy::Explanation) -> Explanation {
-    let considered = explained.considered.iter().map(|row| format!("rule {} does not fit: {}", row.rule, row.why));
+fn told(kind: RuleKind, explained: policy::Explanation) -> Explanation {
+    let considered = explained.considered.iter().map(|row| format!("{kind} {} does not fit: {}", row.rule, row.why));
     Explanation {
         allowed: explained.action == Action::Allow,
         rule: match &explained.decided_by {

@@ -5,7 +5,7 @@ use weir_dataplane::api::policy::Protocol;
 use weir_dataplane::api::{POLICY_PREFIXES_MAX, POLICY_RULES_MAX};
 
 use super::compile::Sides;
-use super::{Document, MemberView, Rule, Term};
+use super::{Document, MemberView, Rule, RuleKind, Term};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -24,6 +24,8 @@ pub struct Finding {
     pub severity: Severity,
     /// The rule; `None` for the document as a whole.
     pub rule: Option<String>,
+    /// What that one is about.
+    pub about: Option<RuleKind>,
     /// What it is, and what to do.
     pub what: String,
 }
@@ -34,13 +36,25 @@ pub fn check(document: &Document, members: &[MemberView]) -> Vec<Finding> {
     let mut findings = vec![];
     for (at, rule) in document.rules.iter().enumerate() {
         let before = document.rules[..at].iter().find(|before| hides(before, rule));
-        look(&rule.name, [&rule.from, &rule.to], before.map(|rule| &rule.name), members, &mut findings);
+        look(
+            (RuleKind::Packet, &rule.name),
+            [&rule.from, &rule.to],
+            before.map(|rule| &rule.name),
+            members,
+            &mut findings,
+        );
     }
     for (at, rule) in document.messages.iter().enumerate() {
         let before = document.messages[..at].iter().find(|before| {
             covers(&before.from, &rule.from) && covers(&before.to, &rule.to) && before.topic.covers(&rule.topic)
         });
-        look(&rule.name, [&rule.from, &rule.to], before.map(|rule| &rule.name), members, &mut findings);
+        look(
+            (RuleKind::Message, &rule.name),
+            [&rule.from, &rule.to],
+            before.map(|rule| &rule.name),
+            members,
+            &mut findings,
+        );
     }
     let sides = Sides::new(document, members);
     for member in members {
@@ -52,7 +66,7 @@ pub fn check(document: &Document, members: &[MemberView]) -> Vec<Finding> {
                 member.name,
                 rules.len()
             );
-            findings.push(Finding { severity: Severity::Error, rule: None, what });
+            findings.push(Finding { severity: Severity::Error, rule: None, about: None, what });
         }
     }
     findings
@@ -60,14 +74,14 @@ pub fn check(document: &Document, members: &[MemberView]) -> Vec<Finding> {
 
 /// Looks at one rule: at the names on its sides, and at the one before that leaves it nothing to decide.
 fn look(
-    rule: &str,
+    (kind, rule): (RuleKind, &str),
     sides: [&Vec<Term>; 2],
     hidden_by: Option<&String>,
     members: &[MemberView],
     findings: &mut Vec<Finding>,
 ) {
     let mut find = |what: String| {
-        findings.push(Finding { severity: Severity::Warning, rule: Some(rule.to_owned()), what });
+        findings.push(Finding { severity: Severity::Warning, rule: Some(rule.to_owned()), about: Some(kind), what });
     };
     for (side, terms) in ["from", "to"].into_iter().zip(sides) {
         for term in terms {

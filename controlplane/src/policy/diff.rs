@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Document, Rule, list, port_text, protocol_text};
+use super::{Document, Rule, RuleKind, list, port_text, protocol_text};
 
 /// One difference between two documents.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -19,6 +19,8 @@ pub enum Change {
     },
     /// A rule that was not there.
     Added {
+        /// What it is about.
+        about: RuleKind,
         /// Its name.
         rule: String,
         /// Its place, counted from one.
@@ -28,6 +30,8 @@ pub enum Change {
     },
     /// A rule that is not there any more.
     Removed {
+        /// What it is about.
+        about: RuleKind,
         /// Its name.
         rule: String,
         /// What it said.
@@ -35,6 +39,8 @@ pub enum Change {
     },
     /// A rule that says something else.
     Changed {
+        /// What it is about.
+        about: RuleKind,
         /// Its name.
         rule: String,
         /// What it said.
@@ -44,6 +50,8 @@ pub enum Change {
     },
     /// A rule that is tried earlier or later among those that stayed.
     Moved {
+        /// What it is about.
+        about: RuleKind,
         /// Its name.
         rule: String,
         /// Its place, counted from one.
@@ -56,10 +64,10 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default { before, after } => write!(f, "- default {before}\n+ default {after}"),
-            Self::Added { rule, place, says } => write!(f, "+ {rule} (rule {place}): {says}"),
-            Self::Removed { rule, said } => write!(f, "- {rule}: {said}"),
-            Self::Changed { rule, said, says } => write!(f, "- {rule}: {said}\n+ {rule}: {says}"),
-            Self::Moved { rule, place } => write!(f, "~ {rule}: is rule {place} now"),
+            Self::Added { about, rule, place, says } => write!(f, "+ {rule} ({about} {place}): {says}"),
+            Self::Removed { rule, said, .. } => write!(f, "- {rule}: {said}"),
+            Self::Changed { rule, said, says, .. } => write!(f, "- {rule}: {said}\n+ {rule}: {says}"),
+            Self::Moved { about, rule, place } => write!(f, "~ {rule}: is {about} {place} now"),
         }
     }
 }
@@ -87,30 +95,30 @@ pub fn diff(before: &Document, after: &Document) -> Vec<Change> {
     let of_messages = |document: &Document| -> Vec<(String, String)> {
         document.messages.iter().map(|rule| (rule.name.clone(), rule.to_string())).collect()
     };
-    rules(&of_packets(before), &of_packets(after), &mut changes);
-    rules(&of_messages(before), &of_messages(after), &mut changes);
+    rules(RuleKind::Packet, &of_packets(before), &of_packets(after), &mut changes);
+    rules(RuleKind::Message, &of_messages(before), &of_messages(after), &mut changes);
     changes
 }
 
 /// The same for rules of one kind, each a name and what it says.
-fn rules(before: &[(String, String)], after: &[(String, String)], changes: &mut Vec<Change>) {
+fn rules(about: RuleKind, before: &[(String, String)], after: &[(String, String)], changes: &mut Vec<Change>) {
     let find = |rules: &[(String, String)], name: &str| rules.iter().position(|(known, _)| known == name);
     for (rule, said) in before.iter().filter(|(name, _)| find(after, name).is_none()) {
-        changes.push(Change::Removed { rule: rule.clone(), said: said.clone() });
+        changes.push(Change::Removed { about, rule: rule.clone(), said: said.clone() });
     }
     // Where the rules that stayed were, in the order in which they are now.
     let mut reached: Option<usize> = None;
     for (place, (rule, says)) in (1..).zip(after) {
         let Some(was) = find(before, rule) else {
-            changes.push(Change::Added { rule: rule.clone(), place, says: says.clone() });
+            changes.push(Change::Added { about, rule: rule.clone(), place, says: says.clone() });
             continue;
         };
         let (_, said) = &before[was];
         if said != says {
-            changes.push(Change::Changed { rule: rule.clone(), said: said.clone(), says: says.clone() });
+            changes.push(Change::Changed { about, rule: rule.clone(), said: said.clone(), says: says.clone() });
         }
         if reached.is_some_and(|reached| was < reached) {
-            changes.push(Change::Moved { rule: rule.clone(), place });
+            changes.push(Change::Moved { about, rule: rule.clone(), place });
         }
         reached = reached.max(Some(was));
     }

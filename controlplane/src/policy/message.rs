@@ -83,7 +83,7 @@ pub fn explain_message(document: &Document, from: &MemberView, to: &MemberView, 
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Change, check, diff, parse};
+    use super::super::{Change, RuleKind, check, diff, parse};
     use super::*;
     use crate::pki::id::NodeId;
 
@@ -160,8 +160,10 @@ to = ["node:collector"]
         let after = parse(&TEXT.replace("topic = \"secret/*\"\n", "")).unwrap();
         assert!(check(&after, &[]).iter().any(|finding| finding.what.contains("it never decides, because secrets")));
         let changes = diff(&before, &after);
+        let last = diff(&Document { messages: vec![], ..before.clone() }, &before).pop().unwrap();
+        assert!(last.to_string().starts_with("+ reports (message rule 2): "), "{last}");
         let said = "deny messages from any to any about secret/*".to_owned();
         let says = "deny messages from any to any about *".to_owned();
-        assert_eq!(changes, [Change::Changed { rule: "secrets".to_owned(), said, says }]);
+        assert_eq!(changes, [Change::Changed { about: RuleKind::Message, rule: "secrets".to_owned(), said, says }]);
     }
 }

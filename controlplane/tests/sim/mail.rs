@@ -4,7 +4,7 @@ use data_encoding::BASE64;
 use weir_controlplane::api::messages::{
     MessageState, OutcomesRequest, ReceiveRequest, Received, SendRequest, Sent, TakenAnswer, TakenRequest,
 };
-use weir_controlplane::api::types::PolicyApplyRequest;
+use weir_controlplane::api::types::{ErrorCode, PolicyApplyRequest};
 
 use super::*;
 
@@ -120,4 +120,74 @@ fn what_a_program_gives_back_is_there_for_the_next_one_at_once() {
     assert!(matches!(answer, Some(Ok(Answer::Taken(TakenAnswer { messages: 2 })))), "{answer:?}");
     taken(&mut world, sites[1], &received[..1]);
     assert_eq!(receive(&mut world, sites[1], 1000), received[1..]);
+}
+
+#[test]
+fn calls_of_both_kinds_wait_in_the_same_places_and_who_only_looks_needs_none() {
+    let (mut world, sites) = network(904, 2);
+    let to = world.id(sites[1]).unwrap().to_string();
+    world.power_off(sites[1]);
+    let ids = vec![send(&mut world, sites[0], &to, "a", b"1").remove(0).id];
+    let outcomes = |wait_ms| Call::MessageOutcomes(OutcomesRequest { ids: ids.clone(), wait_ms });
+    let receives = |wait_ms| Call::ReceiveMessages(ReceiveRequest { topic: None, count: None, wait_ms });
+    let waits = Some(30_000);
+    for number in 0..32 {
+        let call = if number % 2 == 0 { outcomes(waits) } else { receives(waits) };
+        let id = world.call(sites[0], call);
+        assert_eq!(world.answer(id), None, "{number} waits");
+    }
+    for call in [outcomes(waits), receives(waits)] {
+        let answer = world.ask(sites[0], call, SECOND);
+        assert!(matches!(&answer, Some(Err(error)) if error.code == ErrorCode::Busy), "{answer:?}");
+    }
+    for call in [outcomes(None), receives(None)] {
+        assert!(matches!(world.ask(sites[0], call, SECOND), Some(Ok(_))));
+    }
+    // Their time is over.
+    world.run(MINUTE / 2);
+    assert!(matches!(world.ask(sites[0], receives(Some(10)), SECOND), Some(Ok(_))));
+}
+
+#[test]
+fn a_link_is_made_for_a_message_and_let_go_of_when_it_has_served() {
+    let (mut world, sites) = network(905, 28);
+    // While the network was small everybody had a link to everybody.
+    world.kill(sites[1]);
+    world.run(3 * MINUTE);
+    world.start(sites[1]);
+    world.run(3 * MINUTE);
+    let own = world.id(sites[1]).unwrap();
+    let is_linked = |world: &World, from: Site| world.node(from).is_some_and(|node| node.has_link(own));
+    let far: Vec<Site> = sites[2..].iter().copied().filter(|site| !is_linked(&world, *site)).collect();
+    assert!(far.len() > 10, "{}", far.len());
+    let to = own.to_string();
+    let ids: Vec<String> = far.iter().map(|from| send(&mut world, *from, &to, "a", b"1").remove(0).id).collect();
+    world.run(10 * SECOND);
+    let received = receive(&mut world, sites[1], 1000);
+    assert_eq!(received.len(), far.len());
+    assert!(far.iter().all(|from| is_linked(&world, *from)));
+    taken(&mut world, sites[1], &received);
+    world.run(11 * MINUTE);
+    for (from, id) in far.iter().zip(&ids) {
+        assert_eq!((state(&mut world, *from, id), is_linked(&world, *from)), (MessageState::Delivered, false));
+    }
+    // The next one finds its way as well.
+    send(&mut world, far[0], &to, "a", b"2");
+    assert_eq!(receive(&mut world, sites[1], 10_000).len(), 1);
+}
+
+#[test]
+fn a_call_names_as_many_messages_as_are_read() {
+    let (mut world, sites) = network(906, 2);
+    let to = world.id(sites[1]).unwrap().to_string();
+    let id = send(&mut world, sites[0], &to, "a", b"1").remove(0).id;
+    world.run(SECOND);
+    let received = receive(&mut world, sites[1], 1000).remove(0).id;
+    let returned = |times| Call::MessagesReturned(TakenRequest { ids: vec![received.clone(); times] });
+    let outcomes = |times| Call::MessageOutcomes(OutcomesRequest { ids: vec![id.clone(); times], wait_ms: None });
+    for (site, most, over) in [(sites[1], returned(64), returned(65)), (sites[0], outcomes(1024), outcomes(1025))] {
+        assert!(world.ask(site, most, SECOND).is_some_and(|answer| answer.is_ok()));
+        let answer = world.ask(site, over, SECOND);
+        assert!(matches!(&answer, Some(Err(error)) if error.code == ErrorCode::BadRequest), "{answer:?}");
+    }
 }

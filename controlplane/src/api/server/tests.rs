@@ -5,6 +5,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 use crate::api::client::{self, ClientError};
+use crate::api::messages::SendRequest;
 use crate::api::types::{Done, InviteRequest, Invited, Moment, PingRequest};
 use crate::config::{self, Principal};
 use crate::time::UnixSecs;
@@ -197,6 +198,20 @@ fn bodies_are_taken_up_to_the_limit_and_refused_beyond() {
         assert_eq!(ping(QUICK.body_len).arguments().to_string().len(), QUICK.body_len);
         assert!(call(&place, ping(QUICK.body_len)).await.is_ok());
         assert_eq!(code(call(&place, ping(QUICK.body_len + 1)).await.unwrap_err()), ErrorCode::TooLarge);
+        // Only who sends a message may say more.
+        let message = |len: usize| {
+            let frame =
+                SendRequest { to: "a".into(), topic: None, body: String::new(), ttl_secs: None, datagram: false };
+            let frame_len = Call::SendMessage(frame.clone()).arguments().to_string().len();
+            Call::SendMessage(SendRequest { body: "A".repeat(len - frame_len), ..frame })
+        };
+        assert!(call(&place, message(QUICK.message_len)).await.is_ok());
+        assert_eq!(code(call(&place, message(QUICK.message_len + 1)).await.unwrap_err()), ErrorCode::TooLarge);
+        for (len, is_taken) in [(QUICK.body_len, true), (QUICK.body_len + 1, false)] {
+            let get =
+                format!("GET /v1/messages HTTP/1.1\r\nhost: weir\r\ncontent-length: {len}\r\n\r\n{}", " ".repeat(len));
+            assert_eq!(raw(&place, get.as_bytes()).await.contains("too_large"), !is_taken);
+        }
         // A length that is not announced is no way around.
         let chunked = format!(
             "POST /v1/ping HTTP/1.1\r\nhost: weir\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{}\r\n0\r\n\r\n",

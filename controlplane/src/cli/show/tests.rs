@@ -224,7 +224,9 @@ What no rule is about: deny.
     of.rules.clear();
     assert_eq!(policy(&of), "There is no policy.\nIt has no rules.\nWhat no rule is about: deny.\n");
     let explained = Explanation { allowed: false, rule: None, reasons: vec!["a is in no group".into()] };
-    assert_eq!(explanation(&explained), "It is dropped: no rule is about it.\n    a is in no group\n");
+    let of = |kind| explanation(kind, &explained);
+    assert_eq!(of(RuleKind::Packet), "It is dropped: no rule is about it.\n    a is in no group\n");
+    assert_eq!(of(RuleKind::Message), "It is dropped: no message rule is about it.\n    a is in no group\n");
 }
 
 #[test]
