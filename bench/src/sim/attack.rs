@@ -13,6 +13,9 @@ use super::world::Ended;
 
 /// Ids next to one key.
 const ECLIPSE: usize = 32;
+/// Keys that have such, at most, and nodes for each: how well one is hidden depends on who its neighbours are.
+const VICTIMS_MAX: usize = 5;
+const NODES_EACH: usize = 1000;
 /// Between two enrolments of one owner.
 const REENROL: Duration = Duration::from_millis(200);
 
@@ -81,27 +84,31 @@ impl Lab<'_> {
         })
     }
 
-    /// 32 ids next to one key, which behave until everybody knows them.
+    /// 32 ids next to one key, and next to a few others, which behave until everybody knows them.
     fn eclipse(&mut self, what: &str) -> Vec<Ended> {
-        let victim = self.any_two().0;
-        let key: Key = self.world.machines[victim as usize].member.contact.node.into();
+        let count = (self.plan.nodes / NODES_EACH).clamp(1, VICTIMS_MAX);
+        let victims: Vec<u32> = (0..count).map(|_| self.any_two().0).collect();
         let mut members = vec![];
-        for _ in 0..ECLIPSE {
-            let bootstrap = self.somebody(|world, number| world.machines[number as usize].is_server);
-            members.push(self.world.add_beside(key, bootstrap));
+        for victim in &victims {
+            let key: Key = self.world.machines[*victim as usize].member.contact.node.into();
+            for _ in 0..ECLIPSE {
+                let bootstrap = self.somebody(|world, number| world.machines[number as usize].is_server);
+                members.push(self.world.add_beside(key, bootstrap));
+            }
         }
         self.pass(what, SPREAD);
         // The victim says something new once they are there, so that they are offered it and may drop it.
-        self.world.update(victim);
+        victims.iter().for_each(|victim| drop(self.world.update(*victim)));
         self.pass(what, SPREAD);
         for number in &members {
             self.world.turn(*number, Adversary::Eclipse);
         }
         let members = members.iter().map(|number| self.world.machines[*number as usize].member.contact).collect();
         self.world.gang = Arc::new(Gang { members, ..Gang::default() });
+        let mut next = victims.iter().cycle();
         self.look(what, Way::AsFound, |lab| {
             let from = lab.any_two().0;
-            (from, victim)
+            (from, next.next().copied().unwrap_or(from))
         })
     }
 

@@ -6,8 +6,15 @@ use weir_controlplane::contact::{LIFE, SESSIONS_MAX};
 
 #[derive(Clone, Copy, Debug)]
 struct Times {
-    since: Duration,
-    used: Duration,
+    since: Millis,
+    used: Millis,
+}
+
+/// Since the run began. There are a million of these in a network of ten thousand, and three such networks at a time.
+type Millis = u32;
+
+fn millis(time: Duration) -> Millis {
+    Millis::try_from(time.as_millis()).unwrap_or(Millis::MAX)
 }
 
 /// With whom, and next to that since when: all are looked through for each message.
@@ -30,11 +37,11 @@ impl Sessions {
     /// Whether there is one with this node, which is used now.
     pub(super) fn take(&mut self, with: u32, now: Duration) -> bool {
         let Some(at) = self.position(with) else { return false };
-        if self.times[at].since + LIFE <= now {
+        if self.times[at].since.saturating_add(millis(LIFE)) <= millis(now) {
             self.remove(at);
             return false;
         }
-        self.times[at].used = now;
+        self.times[at].used = millis(now);
         true
     }
 
@@ -46,8 +53,13 @@ impl Sessions {
             let oldest = (0..self.with.len()).min_by_key(|at| self.times[*at].used);
             oldest.into_iter().for_each(|at| self.remove(at));
         }
+        if self.with.len() == self.with.capacity() {
+            let more = (SESSIONS_MAX - self.with.len()).min(SESSIONS_MAX / 4);
+            self.with.reserve_exact(more);
+            self.times.reserve_exact(more);
+        }
         self.with.push(with);
-        self.times.push(Times { since: now, used: now });
+        self.times.push(Times { since: millis(now), used: millis(now) });
     }
 
     pub(super) fn clear(&mut self) {
