@@ -16,6 +16,8 @@ const ECLIPSE: usize = 32;
 /// Keys that have such, at most, and nodes for each: how well one is hidden depends on who its neighbours are.
 const VICTIMS_MAX: usize = 5;
 const NODES_EACH: usize = 1000;
+/// How far their keys are from each other, as a share of the id space: in one region there are the ids of one.
+const APART: f64 = 0.1;
 /// Between two enrolments of one owner.
 const REENROL: Duration = Duration::from_millis(200);
 
@@ -87,18 +89,25 @@ impl Lab<'_> {
     /// 32 ids next to one key, and next to a few others, which behave until everybody knows them.
     fn eclipse(&mut self, what: &str) -> Vec<Ended> {
         let count = (self.plan.nodes / NODES_EACH).clamp(1, VICTIMS_MAX);
-        let victims: Vec<u32> = (0..count).map(|_| self.any_two().0).collect();
+        let key_of = |lab: &Self, number: u32| Key::from(lab.world.machines[number as usize].member.contact.node);
+        let mut victims: Vec<(u32, Key)> = vec![];
+        while victims.len() < count {
+            let one = self.any_two().0;
+            let key = key_of(self, one);
+            if victims.iter().all(|(_, other)| key.distance(*other).share() > APART) {
+                victims.push((one, key));
+            }
+        }
         let mut members = vec![];
-        for victim in &victims {
-            let key: Key = self.world.machines[*victim as usize].member.contact.node.into();
+        for (_, key) in &victims {
             for _ in 0..ECLIPSE {
                 let bootstrap = self.somebody(|world, number| world.machines[number as usize].is_server);
-                members.push(self.world.add_beside(key, bootstrap));
+                members.push(self.world.add_beside(*key, bootstrap));
             }
         }
         self.pass(what, SPREAD);
         // The victim says something new once they are there, so that they are offered it and may drop it.
-        victims.iter().for_each(|victim| drop(self.world.update(*victim)));
+        victims.iter().for_each(|(victim, _)| drop(self.world.update(*victim)));
         self.pass(what, SPREAD);
         for number in &members {
             self.world.turn(*number, Adversary::Eclipse);
@@ -108,7 +117,7 @@ impl Lab<'_> {
         let mut next = victims.iter().cycle();
         self.look(what, Way::AsFound, |lab| {
             let from = lab.any_two().0;
-            (from, next.next().copied().unwrap_or(from))
+            (from, next.next().map_or(from, |(victim, _)| *victim))
         })
     }
 

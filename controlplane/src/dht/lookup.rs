@@ -34,8 +34,9 @@ pub const REQUESTS_MAX: usize = 2 * PATHS * PATH_REQUESTS_MAX;
 /// Of the nearest to a key that one path knows, so many must have answered before it gives up.
 const WIDTH: usize = 3;
 
-/// Within so many regions of its key a record is where it should be: it may have been put by somebody with another estimate.
-const HINT: f64 = 4.0;
+/// Within so many of our regions of its key a record is where it should be, since a look-up takes half of that for a record; beyond, an older one may
+/// lie that was put when the network was smaller, and that nobody replaces.
+const HINT: f64 = 2.0;
 
 /// What is looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,6 +15,8 @@ use crate::time::{Now, UnixSecs};
 
 /// Servers that are asked to keep a record though they are not in the region as we estimate it.
 const COPIES_MIN: usize = 8;
+/// Regions around a key in which an older record is replaced. Ours: who reads takes a record from one region of its own, and estimates differ by less.
+const OLD_REGIONS: f64 = 2.0;
 /// Change of the number of servers at which a region is another. Ours: the estimate itself wanders by less as a rule.
 const RESIZE: f64 = 1.4;
 /// Records of our own at a time. Ours: one of each kind, and two dozen services.
@@ -57,6 +59,8 @@ pub(super) struct Publication {
     until: UnixSecs,
     /// Servers that there seemed to be when it was offered to its region.
     servers: Option<f64>,
+    /// How far from its key it was offered, or what it replaced, when that was farther.
+    reach: f64,
     round: Round,
 }
 
@@ -68,6 +72,13 @@ impl Publication {
     pub(super) fn until(&self) -> UnixSecs {
         self.until
     }
+}
+
+/// How far from its key a record is offered that was offered as far as `before`: in its region, and to those around it who may have an older one
+/// from when the network was smaller, as far as anybody would take it from there.
+fn reach(before: f64, servers: f64) -> f64 {
+    let region = region(servers);
+    before.clamp(region, (OLD_REGIONS * region).min(1.0))
 }
 
 /// One time that a record is offered to its region.
@@ -123,6 +134,7 @@ impl<R: Random> Dht<R> {
             replaces,
             until,
             servers: None,
+            reach: self.publications.get(&named).map_or(0.0, |before| before.reach),
             round: Round::default(),
         };
         // Of another name, say, that we had before.
@@ -177,7 +189,7 @@ impl<R: Random> Dht<R> {
         if publication.until < now.wall {
             return self.withdraw(kind, key);
         }
-        let (region, why) = (region(self.servers()), Why::Publish(kind, key));
+        let (region, why) = (reach(publication.reach, self.servers()), Why::Publish(kind, key));
         let is_looking = self.lookups.values().any(|job| job.why == why);
         let others = self.lookups.values().filter(|job| matches!(job.why, Why::Publish(..))).count();
         if others >= PUBLISHING_MAX && !is_looking {
@@ -192,10 +204,11 @@ impl<R: Random> Dht<R> {
     /// Offers the record to the region, of which a look-up has found these: a round begins, and what is open of the one before counts no more.
     pub(super) fn put_everywhere(&mut self, named: Named, lookup: &Lookup, now: Now) {
         let (servers, nearest) = (self.servers(), lookup.answered_nodes());
-        let region = region(servers);
-        let inside = nearest.iter().filter(|(distance, _)| distance.share() <= region).count();
-        let count = inside.max(COPIES_MIN).min(nearest.len()).min(LIST_MAX);
         let Some(publication) = self.publications.get_mut(&named) else { return };
+        let reach = reach(publication.reach, servers);
+        let inside = nearest.iter().filter(|(distance, _)| distance.share() <= reach).count();
+        let count = inside.max(COPIES_MIN).min(nearest.len()).min(LIST_MAX);
+        publication.reach = region(servers).max(publication.reach);
         self.last_round += 1;
         let number = self.last_round;
         (publication.round, publication.servers) = (Round { number, ..Round::default() }, Some(servers));
@@ -288,5 +301,21 @@ impl<R: Random> Dht<R> {
         let share = 0.75 + 0.5 * self.random.unit();
         let at: Instant = now.mono + after.mul_f64(share);
         self.timers.set(Timer::Publish(named.0, named.1), at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Old records stayed at the edge of a region that had been larger, and look-ups took them for the newest.
+    #[test]
+    fn whoever_may_have_an_older_record_is_offered_the_new_one() {
+        let region = region(1000.0);
+        assert_eq!(
+            [reach(0.0, 1000.0), reach(1.5 * region, 1000.0), reach(1.0, 1000.0)],
+            [region, 1.5 * region, 2.0 * region]
+        );
+        assert_eq!([reach(1.0, 15.0), reach(0.0, 15.0)], [1.0; 2], "a network of one region");
     }
 }
