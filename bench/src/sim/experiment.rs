@@ -94,47 +94,49 @@ impl<'a> Lab<'a> {
         self.newcomers();
         self.calm();
         self.stale_entries();
-        self.break_it();
-        self.samples
+        self.break_it()
     }
 
-    /// What breaks the network: each thing begins from the same one, so two are tried at a time, and their order changes nothing. A flood has the machine
-    /// to itself, since it fills all stores; and it comes first, for what it leaves behind is taken again.
-    fn break_it(&mut self) {
+    /// What breaks the network: each thing begins from the same one, so two are tried at a time, and their order changes nothing. A flood comes last
+    /// and has the machine to itself, since it fills all stores.
+    fn break_it(mut self) -> Samples {
         let all = std::iter::once(Trial::Churn)
             .filter(|_| self.plan.churn > 0.0)
             .chain(self.plan.adversaries.iter().map(|adversary| Trial::Attack(*adversary)));
-        let (floods, others): (Vec<Trial>, Vec<Trial>) =
+        let (last, trials): (Vec<Trial>, Vec<Trial>) =
             all.partition(|trial| matches!(trial, Trial::Attack(Adversary::Flood)));
-        let (count, mut done) = (floods.len() + others.len(), vec![]);
-        for (trials, threads) in [(floods, 1), (others, THREADS)] {
-            let next = AtomicUsize::new(0);
-            let (whole, plan) = (&self.world, self.plan);
-            let (tell, told) = mpsc::channel();
-            let work = || {
-                let tell = tell.clone();
-                while let Some(trial) = trials.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    // Nobody listens any more when the run is given up.
-                    let _ = tell.send(tried(*trial, plan, whole.clone()));
-                }
-            };
-            thread::scope(|scope| {
-                let workers: Vec<_> = (0..threads.min(trials.len())).map(|_| scope.spawn(work)).collect();
-                while workers.iter().any(|worker| !worker.is_finished()) {
-                    done.extend(told.recv_timeout(TELL));
-                    (self.progress)("churn and attacks", done.len() as f64 / count as f64);
-                }
-            });
-            done.extend(told.try_iter());
-        }
+        let count = trials.len() + last.len();
+        let next = AtomicUsize::new(0);
+        let (whole, plan) = (&self.world, self.plan);
+        let mut events = whole.costs.events;
+        let before = events;
+        let (tell, told) = mpsc::channel();
+        let work = || {
+            let tell = tell.clone();
+            while let Some(trial) = trials.get(next.fetch_add(1, Ordering::Relaxed)) {
+                // Nobody listens any more when the run is given up.
+                let _ = tell.send(tried(*trial, plan, whole.clone()));
+            }
+        };
+        let mut done = vec![];
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..THREADS.min(trials.len())).map(|_| scope.spawn(work)).collect();
+            while workers.iter().any(|worker| !worker.is_finished()) {
+                done.extend(told.recv_timeout(TELL));
+                (self.progress)("churn and attacks", done.len() as f64 / count as f64);
+            }
+        });
+        done.extend(told.try_iter());
+        // The network itself, not another copy of it: there is one flood at most.
+        done.extend(last.first().map(|trial| tried(*trial, plan, self.world)));
+        (self.progress)("churn and attacks", 1.0);
         done.sort_by_key(|tried| tried.trial);
-        let before = self.world.costs.events;
-        let mut events = before;
         for tried in done {
             self.samples.0.extend(tried.samples.0);
             events += tried.events - before;
         }
         self.samples.add("events of the simulation".into(), "", None, events as f64);
+        self.samples
     }
 
     fn tell(&mut self, what: &str, share: f64) {
