@@ -118,11 +118,11 @@ impl Record {
         let said = statement(self.member);
         let kind = kind(self.kind);
         // Of what is no value of its kind, that of one: what is signed may be edited below.
-        let key = kind.key_of(&said, &self.value).unwrap_or_else(|_| place(kind, self.member));
+        let at = kind.key_of(&said, &self.value).unwrap_or_else(|_| place(kind, self.member));
         let envelope = Envelope {
             network: NETWORK.id(),
             kind,
-            key,
+            key: at,
             sequence: self.sequence.into(),
             not_after: UnixSecs(NOW.0 + 86_400),
             node: said.node,
