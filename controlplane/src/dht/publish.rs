@@ -72,10 +72,14 @@ impl Publication {
     pub(super) fn until(&self) -> UnixSecs {
         self.until
     }
+
+    /// How far from its key it is offered: in its region, and the first time to those around it who may have an older one.
+    pub(super) fn distance(&self, servers: f64) -> f64 {
+        if self.servers.is_none() { reach(self.reach, servers) } else { region(servers) }
+    }
 }
 
-/// How far from its key a record is offered that was offered as far as `before`: in its region, and to those around it who may have an older one
-/// from when the network was smaller, as far as anybody would take it from there.
+/// How far one may lie that was offered as far as `before`, when the network was smaller, say: as far as anybody would take it from there.
 fn reach(before: f64, servers: f64) -> f64 {
     let region = region(servers);
     before.clamp(region, (OLD_REGIONS * region).min(1.0))
@@ -189,7 +193,7 @@ impl<R: Random> Dht<R> {
         if publication.until < now.wall {
             return self.withdraw(kind, key);
         }
-        let (region, why) = (reach(publication.reach, self.servers()), Why::Publish(kind, key));
+        let (region, why) = (publication.distance(self.servers()), Why::Publish(kind, key));
         let is_looking = self.lookups.values().any(|job| job.why == why);
         let others = self.lookups.values().filter(|job| matches!(job.why, Why::Publish(..))).count();
         if others >= PUBLISHING_MAX && !is_looking {
@@ -205,8 +209,8 @@ impl<R: Random> Dht<R> {
     pub(super) fn put_everywhere(&mut self, named: Named, lookup: &Lookup, now: Now) {
         let (servers, nearest) = (self.servers(), lookup.answered_nodes());
         let Some(publication) = self.publications.get_mut(&named) else { return };
-        let reach = reach(publication.reach, servers);
-        let inside = nearest.iter().filter(|(distance, _)| distance.share() <= reach).count();
+        let limit = publication.distance(servers);
+        let inside = nearest.iter().filter(|(distance, _)| distance.share() <= limit).count();
         let count = inside.max(COPIES_MIN).min(nearest.len()).min(LIST_MAX);
         publication.reach = region(servers).max(publication.reach);
         self.last_round += 1;
@@ -308,9 +312,8 @@ impl<R: Random> Dht<R> {
 mod tests {
     use super::*;
 
-    /// Old records stayed at the edge of a region that had been larger, and look-ups took them for the newest.
     #[test]
-    fn whoever_may_have_an_older_record_is_offered_the_new_one() {
+    fn an_older_record_lies_within_two_regions_as_far_as_anybody_takes_it_from_there() {
         let region = region(1000.0);
         assert_eq!(
             [reach(0.0, 1000.0), reach(1.5 * region, 1000.0), reach(1.0, 1000.0)],

@@ -115,6 +115,42 @@ fn a_round_that_finds_nobody_is_tried_again_soon() {
     assert!(rounds.len() >= 2 && rounds.iter().all(|round| *round == (0, 0, None, 0, None)), "{rounds:?}");
 }
 
+/// Records stayed at the edge of a region that had been larger, and look-ups took them for the newest.
+#[test]
+fn whoever_may_have_an_older_record_is_offered_the_new_one_and_only_that_time() {
+    let mut world = World::fleet(30);
+    for number in 30..150 {
+        let (at, first) = (world.settle(number), world.contacts[0]);
+        world.start(at, Mode::Server, Saved::default(), &[first]);
+    }
+    world.run(Duration::from_secs(900));
+    let key = Key::from(world.contacts[7].node);
+    let region = crate::dht::estimate::region(world.node(7).servers());
+    assert!(region < 0.3, "{region}");
+    // Who keeps which sequence, between the edge of the region and twice as far.
+    let outside = |world: &mut World| -> Vec<u64> {
+        let wall = world.moment().wall;
+        let is_outside = |at: &usize| {
+            let share = key.distance(world.contacts[*at].node.into()).share();
+            share > region && share < 2.0 * region
+        };
+        let all: Vec<usize> = (0..150).filter(is_outside).collect();
+        all.into_iter().filter_map(|at| Some(world.node(at).store().get(Kind::Node, key, wall)?.0)).collect()
+    };
+    let before = outside(&mut world);
+    assert!(!before.is_empty() && before.iter().all(|sequence| *sequence == 1), "{before:?}");
+    world.publish(7, 2).unwrap();
+    world.run(Duration::from_secs(30));
+    let after = outside(&mut world);
+    // A look-up may miss one of a whole region.
+    let old = after.iter().filter(|sequence| **sequence == 1).count();
+    assert!(after.len() >= before.len() && old <= 1, "{after:?}");
+    // They have the newest now, so it is put again in the region alone.
+    let (servers, publication) =
+        (world.node(7).servers(), &world.nodes[7].as_ref().unwrap().publications[&(Kind::Node, key)]);
+    assert_eq!(publication.distance(servers), crate::dht::estimate::region(servers));
+}
+
 /// A client put sequence 6 in the place of its own 7, and heard nothing of it.
 #[test]
 fn a_client_never_goes_back_behind_its_own_record_not_even_after_a_restart() {
