@@ -126,9 +126,14 @@ impl<'a> Lab<'a> {
                 (self.progress)("churn and attacks", done.len() as f64 / count as f64);
             }
         });
+        // The network itself, not another copy of it: there is one flood at most. In a thread, which has the memory that others have left.
+        if let Some(trial) = last.first() {
+            let world = self.world;
+            thread::scope(|scope| {
+                scope.spawn(|| tell.send(tried(*trial, plan, world)));
+            });
+        }
         done.extend(told.try_iter());
-        // The network itself, not another copy of it: there is one flood at most.
-        done.extend(last.first().map(|trial| tried(*trial, plan, self.world)));
         (self.progress)("churn and attacks", 1.0);
         done.sort_by_key(|tried| tried.trial);
         for tried in done {
