@@ -105,7 +105,7 @@ fn an_address_that_changes_is_told_to_everybody_and_said_anew_at_once() {
     }
     // Interfaces of containers come and go.
     let (gateway, changed) = (&mesh.site_of(2).gateway, counted(&members[1], "host_changed"));
-    for _ in 0..3 {
+    for _ in 0..5 {
         output(gateway, "ip", &["link", "add", "name", "container", "type", "veth", "peer", "name", "inside"]);
         output(gateway, "ip", &["link", "set", "container", "up"]);
         output(gateway, "ip", &["link", "set", "inside", "up"]);
