@@ -35,9 +35,9 @@ use crate::random::Random;
 
 /// How long a session is used (ours): 330 contacts then cost a handshake every eleven seconds, and one that is stolen ends soon.
 pub const LIFE: Duration = Duration::from_secs(3600);
-/// Sessions that are kept; beyond, the one that was used longest ago goes, and costs a handshake when it is wanted again. Ours: 20 KiB; simulated with
+/// Sessions that are kept; beyond, the one that was used longest ago goes, and costs a handshake when it is wanted again. Ours: 18 KiB; simulated with
 /// ten thousand nodes (docs/discovery.md).
-pub const SESSIONS_MAX: usize = 80;
+pub const SESSIONS_MAX: usize = 72;
 /// Most bytes of one.
 pub const SESSION_LEN: usize = 256;
 /// Datagrams that are sealed to somebody from whom none comes, and for how long, before the session is taken for one that the other side has

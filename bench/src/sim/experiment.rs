@@ -253,7 +253,7 @@ impl<'a> Lab<'a> {
         let most = seen.iter().map(|(own, _)| *own as f64 / kib).fold(0.0, f64::max);
         let kept = seen.iter().map(|(_, kept)| *kept as f64).sum::<f64>() / count / kib;
         self.samples.add("memory of a node: table, sessions, books".into(), "KiB", at_most(64.0), mean);
-        self.samples.add("memory of a node: the most".into(), "KiB", None, most);
+        self.samples.add("memory of a node: the most".into(), "KiB", at_most(64.0), most);
         self.samples.add("memory of a node: records of others".into(), "KiB", None, kept);
         let tables = self.world.machines.iter().filter_map(|machine| machine.dht.as_ref());
         let contacts = tables.map(|dht| dht.table().len() as f64).sum::<f64>() / count;

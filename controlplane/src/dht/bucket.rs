@@ -5,7 +5,7 @@
 //!  spares,  at most  8: heard of or met, the latest last; one of them follows when an entry goes or there is room
 //! ```
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::message::K;
 use super::place::{Contact, Peer, Prefix, Site};
@@ -25,10 +25,32 @@ pub(super) struct Entry {
     pub(super) site: Option<Site>,
     /// When it last answered, or asked us something.
     pub(super) heard: Instant,
-    /// When we last asked it something, or heard from it.
-    pub(super) tried: Instant,
-    /// Requests since then without an answer.
+    /// Milliseconds from then until we last asked it something: a table holds hundreds of these.
+    tried_after_ms: u32,
+    /// Requests since it was heard without an answer.
     pub(super) failures: u8,
+}
+
+impl Entry {
+    fn new(peer: Peer, now: Instant) -> Self {
+        Self { contact: peer.contact, site: peer.site, heard: now, tried_after_ms: 0, failures: 0 }
+    }
+
+    /// When we last asked it something, or heard from it.
+    pub(super) fn tried(&self) -> Instant {
+        self.heard + Duration::from_millis(self.tried_after_ms.into())
+    }
+
+    /// It is being asked now.
+    pub(super) fn try_now(&mut self, now: Instant) {
+        let after = now.saturating_duration_since(self.heard).as_millis();
+        self.tried_after_ms = u32::try_from(after).unwrap_or(u32::MAX);
+    }
+
+    /// It asked us something. That says nothing of whether it answers.
+    pub(super) fn hear(&mut self, now: Instant) {
+        (self.heard, self.tried_after_ms) = (now, 0);
+    }
 }
 
 /// How much of what is one owner's a bucket may take.
@@ -62,7 +84,7 @@ impl Bucket {
     /// Somebody has proven that it answers; `false` when it has to wait.
     pub(super) fn admit(&mut self, peer: Peer, now: Instant, diversity: Diversity) -> bool {
         if let Some(entry) = self.entry_mut(peer.contact.node) {
-            *entry = Entry { contact: peer.contact, site: peer.site, heard: now, tried: now, failures: 0 };
+            *entry = Entry::new(peer, now);
             return true;
         }
         if !self.has_room() {
@@ -73,12 +95,11 @@ impl Bucket {
         if !self.is_diverse_with(peer, diversity) {
             return false;
         }
-        let Peer { contact, site } = peer;
         // In steps, not by doubling: most buckets fill to twenty and stay there.
         if self.entries.len() == self.entries.capacity() {
             self.entries.reserve_exact(4);
         }
-        self.entries.push(Entry { contact, site, heard: now, tried: now, failures: 0 });
+        self.entries.push(Entry::new(peer, now));
         true
     }
 
@@ -115,7 +136,8 @@ impl Bucket {
         self.spares.retain(|spare| *spare != contact);
         let at = self.entries.iter().position(|entry| entry.contact == contact)?;
         let entry = &mut self.entries[at];
-        (entry.failures, entry.tried) = (entry.failures + 1, now);
+        entry.failures += 1;
+        entry.try_now(now);
         (entry.failures >= FAILURES_MAX).then(|| self.entries.remove(at))
     }
 
@@ -132,8 +154,6 @@ impl Bucket {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::fixture::{contact, peer};
     use super::*;
 

@@ -88,7 +88,7 @@ impl Table {
         let Some(bucket) = self.bucket_of(contact.node) else { return Met::Waits { has_room: false } };
         if let Some(entry) = bucket.entry_mut(contact.node) {
             let silent = now.saturating_duration_since(entry.heard);
-            (entry.heard, entry.tried) = (now, now);
+            entry.hear(now);
             return Met::Stays(silent);
         }
         bucket.wait(contact, true);
@@ -142,7 +142,7 @@ impl Table {
     pub(super) fn tried(&mut self, contact: Contact, now: Instant) {
         let entry = self.bucket_of(contact.node).and_then(|bucket| bucket.entry_mut(contact.node));
         if let Some(entry) = entry.filter(|entry| entry.contact == contact) {
-            entry.tried = now;
+            entry.try_now(now);
         }
     }
 
@@ -211,7 +211,7 @@ impl Table {
         if let Some((at, _)) = self.turn.filter(|(at, with)| *at > now && *with <= interval) {
             return Some((at, None));
         }
-        let due = |entry: &Entry| entry.tried + if entry.failures > 0 { doubt } else { interval };
+        let due = |entry: &Entry| entry.tried() + if entry.failures > 0 { doubt } else { interval };
         let turn = self.entries().map(|entry| (due(entry), entry.contact)).min();
         self.turn = turn.map(|(at, _)| (at, interval));
         turn.map(|(at, contact)| (at, Some(contact)))
