@@ -162,7 +162,7 @@ pub struct Busy;
 /// What was counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Messages that do not decode.
+    /// Messages that do not decode, or come under our own id.
     pub malformed: u64,
     /// Answers to nothing that was asked of this peer.
     pub unmatched: u64,
@@ -368,6 +368,11 @@ impl<R: Random> Dht<R> {
 
     /// Bytes that a member sent by its session.
     pub fn handle_message(&mut self, peer: Peer, bytes: &[u8], judge: Judge<'_>, now: Now) {
+        // Another life of ours with the same keys: what we would answer goes to nobody else.
+        if peer.contact.node == self.own {
+            self.counters.malformed += 1;
+            return;
+        }
         match Message::decode(bytes) {
             Ok(Message::Request(request)) => self.serve(peer, request, judge, now),
             Ok(Message::Answer(answer)) => self.answered(peer, answer, judge, now),

@@ -286,7 +286,8 @@ fn an_answer_counts_once_and_from_whom_was_asked_only() {
     let (now, target) = (world.moment(), Key([0x11; 32]));
     world.node(1).get(Kind::Zone, target, now).unwrap();
     let (to, transaction) = world.asks(1)[0];
-    let other = *world.contacts.iter().find(|contact| **contact != to).unwrap();
+    let (own, others) = (world.contacts[1], world.contacts.iter());
+    let other = *others.clone().find(|contact| **contact != to && **contact != own).unwrap();
     let trap = Contact { node: NodeId([9; 32]), address: other.address };
     let answer = |transaction| Message::Answer(Answer { transaction, reply: Reply::Contacts(vec![trap]) });
     world.give(1, other, &answer(transaction));
@@ -374,4 +375,15 @@ fn look_ups_end_at_their_limit_and_one_beyond_is_refused() {
     assert!(world.node(1).lookups.values().all(|job| job.why != Why::Get));
     let ended = world.told.iter().filter(|told| matches!(told, (1, Output::Found { .. }))).count();
     assert_eq!(ended, LOOKUPS_MAX - under_way);
+}
+
+/// A fuzzer found that it was answered, and so sent to itself.
+#[test]
+fn who_comes_under_our_own_id_is_not_answered() {
+    let mut world = World::fleet(2);
+    let (own, before) = (world.contacts[0], world.node(0).counters().malformed);
+    let request = Request { transaction: 5, is_server: true, query: Query::Ping };
+    world.give(0, own, &Message::Request(request));
+    assert_eq!(world.node(0).poll_output(), None);
+    assert_eq!(world.node(0).counters().malformed, before + 1);
 }
