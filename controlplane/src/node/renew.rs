@@ -173,7 +173,7 @@ impl<R: Random> Node<R> {
             self.ask_issuer(IssuerPurpose::Own(leaf), Asked { by, request: Request::Renew { request, exporter } });
             return;
         }
-        match self.way_to_issuer(self.renewal.silent).or_else(|| self.way_to_issuer(None)) {
+        match self.next_way().or_else(|| self.way_to_issuer(None)) {
             Some(link) => self.ask_for_renewal(link, links),
             None => self.renew_by_join(links),
         }
@@ -258,6 +258,14 @@ impl<R: Random> Node<R> {
         if asked.is_some() || by_join.is_some_and(|by| !by.is_greeted) {
             self.renewal_failed(why);
         }
+    }
+
+    /// The way of this attempt: to an issuer, or to one neighbour after the other. Who has no way to an issuer itself may have none for days.
+    fn next_way(&self) -> Option<LinkId> {
+        let except = self.renewal.silent;
+        let attempt = usize::try_from(self.renewal.attempts).unwrap_or_default().saturating_sub(1);
+        let count = self.linked(except).count().max(1);
+        self.link_of_issuer(except).or_else(|| self.linked(except).nth(attempt % count).map(|(link, _)| link))
     }
 
     /// A link by which an issuer can be reached: to one, or else to anybody but `except`.
