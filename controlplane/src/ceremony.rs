@@ -125,6 +125,8 @@ pub enum CeremonyError {
 pub struct Founding {
     /// Its name.
     pub network: String,
+    /// Under which its DNS zone stands.
+    pub dns_parent: String,
     /// The first member's name.
     pub name: String,
     /// Whether packets pass that no rule of the policy is about.
@@ -210,7 +212,7 @@ pub fn found(
         identity: identity.public(),
         leaf_public: leaf.public(),
         wanted_name: None,
-        ds_digest: None,
+        dns_key: Some(membership::dns_key(&identity).public()),
         bundle_version: 0,
     };
     // There is no connection that the request could be bound to.
@@ -263,7 +265,7 @@ fn first_bundle(
         revoked_issuers: Vec::new(),
         revokers: Vec::new(),
         slices: vec![slice],
-        dns_ksks: Vec::new(),
+        dns_parent: founding.dns_parent.clone(),
         operators: vec![keys.issuer.public()],
         parameters: Parameters::default(),
     };

@@ -16,6 +16,7 @@
 
 mod arguments;
 mod ceremony;
+mod dns;
 mod files;
 mod messages;
 mod passphrase;

@@ -11,6 +11,7 @@
 //! [issuer]     log_entries_max
 //! [peers]      legacy_kyber
 //! [discovery]  mode · bootstrap · mdns_interfaces · services
+//! [dns]        listen · records
 //! [dataplane]  keys of the packet plane's own configuration, written as there: [dataplane.xsk] and so on
 //! ```
 //!
@@ -30,6 +31,7 @@ use weir_dataplane::config::file;
 
 use crate::audit::ENTRIES_MAX_DEFAULT;
 use crate::dht::record::ServiceValue;
+use crate::dns::publish::Entry;
 use crate::node::Part;
 use crate::pki::id::NodeId;
 
@@ -68,6 +70,8 @@ pub struct Config {
     pub peers: Peers,
     /// `[discovery]`.
     pub discovery: Discovery,
+    /// `[dns]`.
+    pub dns: Dns,
     /// `[dataplane]`: what is written into the packet plane's configuration over all that we derive.
     pub dataplane: toml::Table,
 }
@@ -216,6 +220,15 @@ pub struct Discovery {
     pub services: Vec<ServiceValue>,
 }
 
+/// Names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dns {
+    /// Where questions are answered, by UDP and TCP; nowhere if there is none.
+    pub listen: Vec<SocketAddr>,
+    /// What this node publishes under its name, beside its address and its services.
+    pub records: Vec<Entry>,
+}
+
 /// A node's part in the DHT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiscoveryMode {
@@ -282,6 +295,7 @@ impl Config {
                 mdns_interfaces: Vec::new(),
                 services: Vec::new(),
             },
+            dns: Dns::default(),
             dataplane: toml::Table::new(),
         }
     }

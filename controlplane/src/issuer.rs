@@ -103,7 +103,8 @@ struct Record {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Issued {
     leaf_public: PublicKey,
-    ds_digest: Option<[u8; 32]>,
+    /// Of the member's zone, if it has one.
+    dns_key: Option<PublicKey>,
     serial: Serial,
     validity: Validity,
 }

@@ -11,6 +11,7 @@ pub mod codec;
 pub mod config;
 pub mod contact;
 pub mod dht;
+pub mod dns;
 pub mod issuer;
 pub mod mail;
 pub mod membership;

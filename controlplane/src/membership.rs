@@ -20,6 +20,7 @@ use crate::issuer::Grant;
 use crate::pki::admission::SignedAdmission;
 use crate::pki::bundle::SignedBundle;
 use crate::pki::certificate::validity;
+use crate::pki::dnssec::delegation::Delegation;
 use crate::pki::id::{NetworkId, NodeId, Nonce, overlay_address};
 use crate::pki::key::PrivateKey;
 use crate::pki::statement::SignedStatement;
@@ -70,6 +71,8 @@ pub struct Membership {
     pub chain: Vec<Vec<u8>>,
     /// What the issuer states of us.
     pub statement: SignedStatement,
+    /// Our place in the network's zones.
+    pub delegation: Option<Delegation>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -81,6 +84,7 @@ struct Record {
     leaf: Zeroizing<[u8; 32]>,
     chain: Vec<Vec<u8>>,
     statement: SignedStatement,
+    delegation: Option<Delegation>,
 }
 
 fn damaged(what: &'static str) -> impl Fn(DecodeError) -> MembershipError {
@@ -104,6 +108,11 @@ pub fn identity(store: &mut impl Store, random: &mut impl Random) -> Result<Priv
     Ok(key)
 }
 
+/// The key of the zone of whoever has this identity.
+pub fn dns_key(identity: &PrivateKey) -> PrivateKey {
+    identity.derive(&[b"dns zone"])
+}
+
 impl Membership {
     /// What a grant makes of a node with these keys.
     pub fn of_grant(network: NetworkId, grant: &Grant, identity: PrivateKey, leaf: PrivateKey) -> Self {
@@ -116,6 +125,7 @@ impl Membership {
             leaf,
             chain: grant.chain.clone(),
             statement: grant.statement.clone(),
+            delegation: grant.delegation.clone(),
         }
     }
 
@@ -136,6 +146,7 @@ impl Membership {
             leaf: PrivateKey::from_seed(&record.leaf),
             chain: record.chain,
             statement: record.statement,
+            delegation: record.delegation,
         }))
     }
 
@@ -149,6 +160,7 @@ impl Membership {
             leaf: self.leaf.seed(),
             chain: self.chain.clone(),
             statement: self.statement.clone(),
+            delegation: self.delegation.clone(),
         };
         batch.put(Table::Membership, IDENTITY, self.identity.seed().as_slice());
         batch.put(Table::Membership, MEMBER, codec::encode(&record));
@@ -156,6 +168,11 @@ impl Membership {
 }
 
 impl Membership {
+    /// The key of our zone.
+    pub fn dns_key(&self) -> PrivateKey {
+        dns_key(&self.identity)
+    }
+
     /// Our own address in the overlay.
     pub fn address(&self) -> Ipv6Addr {
         overlay_address(self.network, self.node)

@@ -25,6 +25,8 @@ use crate::api::types::Error as ApiError;
 use crate::contact::Contacts;
 use crate::dht::Saved;
 use crate::dht::record::ServiceValue;
+use crate::dns::catalog::Update;
+use crate::dns::publish::Entry as Published;
 use crate::issuer::Asked;
 use crate::mail::{self as messages, Mail};
 use crate::membership::{self, Membership, MembershipError};
@@ -69,6 +71,8 @@ mod leave;
 mod lists;
 mod lookups;
 mod mail;
+mod name_calls;
+mod names;
 mod policies;
 mod renew;
 mod seek;
@@ -127,6 +131,8 @@ pub struct Settings {
     pub discovery: Option<Part>,
     /// Services that are offered at our overlay address, at most [`services::SERVICES_MAX`].
     pub services: Vec<ServiceValue>,
+    /// What our zone has beside our address and services.
+    pub names: Vec<Published>,
     /// What this process could still do, and the remedy, where the kernel does not let it give that up.
     pub unconfined: Option<(&'static str, &'static str)>,
     /// When this program was built: it cannot be earlier than that.
@@ -157,6 +163,8 @@ pub enum Output {
         /// What belongs to the overlay and never leaves in clear.
         prefixes: Vec<Prefix>,
     },
+    /// Tell whoever answers questions about names.
+    Names(Update),
     /// No packet plane is wanted: we are no member any more.
     Unconfigure,
 }
@@ -297,6 +305,7 @@ pub struct Node<R> {
     kept_discovery: Saved,
     /// Services of which others may have records.
     told_services: Vec<services::Told>,
+    names: names::Names,
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
     counters: Counters,
@@ -331,6 +340,7 @@ impl<R: Random> Node<R> {
         let mut clock = NetworkClock::new(mono, system, kept, settings.build, own);
         let now = clock.tick(mono, system);
         let mail = Mail::load(store, now)?;
+        let published = settings.names.clone();
         let mut node = Self {
             is_issuing: settings.has_issuer,
             settings,
@@ -375,6 +385,7 @@ impl<R: Random> Node<R> {
             discovery: None,
             kept_discovery: discovery::kept(store).map_err(LoadError::from)?,
             told_services: services::kept(store).map_err(LoadError::from)?,
+            names: names::Names::new(published, names::kept(store).map_err(LoadError::from)?),
             timers: Timers::default(),
             outputs: VecDeque::new(),
             counters: Counters::default(),
@@ -577,6 +588,7 @@ impl<R: Random> Node<R> {
             }
             None => self.trust = Some(SharedTrust::new(trust, now.wall)),
         }
+        self.publish_network_zones(now);
     }
 
     fn upkeep(&mut self, links: &mut dyn Links, now: Now) {

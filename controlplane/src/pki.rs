@@ -6,6 +6,7 @@ pub mod ceremony;
 pub mod certificate;
 pub mod clock;
 pub mod crl;
+pub mod dnssec;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod id;

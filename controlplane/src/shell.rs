@@ -32,6 +32,7 @@ use crate::api::server::{self, Limits, Request};
 use crate::api::types::Error as ApiError;
 use crate::config::{Config, Overlay, default_route_interface, plane_toml};
 use crate::contact;
+use crate::dns::catalog::Wanted;
 use crate::issuer::Refused;
 use crate::membership::{self, MembershipError};
 use crate::node::candidates::Source;
@@ -48,6 +49,7 @@ use crate::supervisor::{ORDER_LEN_MAX, Order};
 use crate::time::{Now, UnixSecs};
 
 pub mod confine;
+mod dns;
 pub mod frame;
 pub mod host;
 pub mod issuer;
@@ -56,6 +58,7 @@ pub mod mdns;
 pub mod plane;
 pub mod socket;
 
+use dns::Names;
 use host::HostWatch;
 use issuer::{FromIssuer, ToIssuer};
 use lan::Lan;
@@ -69,6 +72,8 @@ const DATAGRAM_BUDGET: usize = 16;
 const CALL_BUDGET: usize = 16;
 /// Services of the local network in one turn.
 const HEARD_BUDGET: usize = 16;
+/// Names that are wanted, in one turn.
+const WANTED_BUDGET: usize = 16;
 /// Messages of the packet plane, and of the issuer, in one turn.
 const MESSAGE_BUDGET: usize = 256;
 /// Requests that wait for the packet plane beyond its queue: four snapshots of a million routes.
@@ -104,6 +109,9 @@ pub enum ShellError {
     /// The packet plane is there and takes nothing.
     #[error("the packet plane takes no requests: {BACKLOG_MAX} wait")]
     Backlog,
+    /// An address to answer questions at.
+    #[error(transparent)]
+    Listen(dns::ListenError),
     /// Anything else of the system.
     #[error("{doing}: {error}")]
     System {
@@ -173,6 +181,7 @@ enum Wake {
     Issuer(FromIssuer),
     Call(Request),
     Heard(FromMdns),
+    Wanted(Wanted),
     /// Time, or datagrams.
     Other,
 }
@@ -195,6 +204,7 @@ struct Shell {
     routes: RouteTables,
     host: HostWatch,
     lan: Lan,
+    names: Names,
     train: Vec<u8>,
 }
 
@@ -231,6 +241,7 @@ impl Shell {
         for principal in unknown {
             tracing::debug!("the configuration gives {principal} a role in the API, and there is nobody of that name");
         }
+        let names = dns::Sockets::bind(&config.dns.listen).map_err(ShellError::Listen)?;
         let mut routes = RouteTables::open();
         let host = HostWatch::open(&config.tun.name);
         // From here on no file can be opened.
@@ -246,6 +257,7 @@ impl Shell {
             has_issuer,
             discovery: config.discovery.mode.part(),
             services: config.discovery.services.clone(),
+            names: config.dns.records.clone(),
             unconfined: files.warning(),
             build: BUILD,
         };
@@ -265,6 +277,8 @@ impl Shell {
         let (to_plane, requests) = mpsc::channel(plane::REQUESTS_MAX);
         let (inputs, from_plane) = mpsc::channel(plane::INPUTS_MAX);
         tokio::spawn(plane::maintain(runtime.join("plane.sock"), requests, inputs));
+        let names =
+            Names::start(names, &mut SystemRandom).map_err(system("starting the thread that answers for names"))?;
         let (to_issuer, asked) = mpsc::channel(issuer::QUEUE_MAX);
         let (replies, from_issuer) = mpsc::channel(issuer::QUEUE_MAX);
         if has_issuer {
@@ -288,6 +302,7 @@ impl Shell {
             routes,
             host,
             lan,
+            names,
             train: Vec::with_capacity(TRAIN_LEN_MAX),
         })
     }
@@ -301,7 +316,7 @@ impl Shell {
     async fn wait(&mut self, terminate: &mut Signal, interrupt: &mut Signal) -> Result<Wake, ShellError> {
         let deadlines = [self.node.next_deadline(), self.driver.next_deadline(), self.host.next_deadline()];
         let deadline = deadlines.into_iter().flatten().min();
-        let Self { from_plane, from_issuer, sockets, calls, host, lan, .. } = self;
+        let Self { from_plane, from_issuer, sockets, calls, host, lan, names, .. } = self;
         let something = async {
             tokio::select! {
                 biased;
@@ -314,6 +329,7 @@ impl Shell {
                 }
                 ready = sockets.readable() => ready.map(|()| Wake::Other).map_err(system("waiting for datagrams")),
                 heard = lan.heard() => Ok(Wake::Heard(heard)),
+                wanted = names.wanted() => Ok(Wake::Wanted(wanted)),
                 Some(request) = calls.recv() => Ok(Wake::Call(request)),
             }
         };
@@ -327,12 +343,13 @@ impl Shell {
     async fn turn(&mut self, wake: Wake) -> Result<(), ShellError> {
         self.flush()?;
         let now = self.now();
-        let (mut plane, mut issuer, mut call, mut heard) = (None, None, None, None);
+        let (mut plane, mut issuer, mut call, mut heard, mut wanted) = (None, None, None, None, None);
         match wake {
             Wake::Plane(input) => plane = Some(input),
             Wake::Issuer(input) => issuer = Some(input),
             Wake::Call(request) => call = Some(request),
             Wake::Heard(told) => heard = Some(told),
+            Wake::Wanted(name) => wanted = Some(name),
             Wake::Stop | Wake::Other => {}
         }
         for _ in 0..MESSAGE_BUDGET {
@@ -377,6 +394,10 @@ impl Shell {
             let links = &mut DriverLinks { driver: &mut self.driver, now };
             self.node.handle_found(Source::Mdns, &found, links, now);
         }
+        for _ in 0..WANTED_BUDGET {
+            let Some(wanted) = wanted.take().or_else(|| self.names.try_wanted()) else { break };
+            self.node.handle_wanted(wanted, &mut DriverLinks { driver: &mut self.driver, now }, now);
+        }
         for _ in 0..CALL_BUDGET {
             let Some(Request { call, caller, answer }) = call.take().or_else(|| self.calls.try_recv().ok()) else {
                 break;
@@ -386,7 +407,8 @@ impl Shell {
             self.waiting.insert(id, answer);
             if matches!(call, Call::Status) {
                 let counted = counted(&self.driver.counters(), self.sockets.sealed());
-                self.node.handle_counted(counted.into_iter().chain(self.lan.counted()).collect());
+                let all = counted.into_iter().chain(self.lan.counted()).chain(self.names.counted());
+                self.node.handle_counted(all.collect());
             }
             let links = &mut DriverLinks { driver: &mut self.driver, now };
             self.node.handle_call(id, call, &format!("uid {}", caller.uid), links, now);
@@ -497,6 +519,7 @@ impl Shell {
                 self.lan.member_of(Some(trust.load().network), self.sockets.port());
                 self.driver.set_membership(node, trust);
             }
+            Output::Names(update) => self.names.tell(update),
             Output::Unconfigure => {
                 // The last words leave by the port that they are expected from; whoever joins again has no packet plane to lend it sockets.
                 let now = self.now();

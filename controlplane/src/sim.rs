@@ -29,6 +29,8 @@ use weir_dataplane::api::message::SessionId;
 use crate::api::call::{Answer, Call};
 use crate::api::types::Error as ApiError;
 use crate::dht::record::ServiceValue;
+use crate::dns::publish::Entry;
+use crate::dns::server::{Asker, Server};
 use crate::issuer::Seat;
 use crate::node::directory::Directory;
 use crate::node::plane::PlaneInput;
@@ -42,6 +44,7 @@ use crate::time::{Now, UnixSecs};
 mod found;
 mod issuers;
 mod links;
+mod names;
 mod plane;
 mod queue;
 mod roam;
@@ -129,6 +132,9 @@ struct Machine {
     /// What came while it slept: its own timers find out about it when it wakes.
     missed: Vec<Event>,
     stores: u64,
+    /// Whoever answers questions about names beside the node, and what was answered.
+    dns: Option<Server>,
+    told_names: BTreeMap<Asker, Vec<u8>>,
 }
 
 /// A network of machines.
@@ -148,6 +154,7 @@ pub struct World {
     /// The part of machines in the DHT, from their next start on.
     discovery: Option<Part>,
     services: Vec<ServiceValue>,
+    names: Vec<Entry>,
     authority: Option<found::Authority>,
     /// What enrolled members know of one another.
     known: Option<Directory>,
@@ -171,6 +178,7 @@ impl World {
             legacy_kyber: vec![],
             discovery: None,
             services: vec![],
+            names: vec![],
             authority: None,
             known: None,
         }
@@ -365,6 +373,11 @@ impl World {
         self.services = services;
     }
 
+    /// Has machines publish records under their names from their next start on.
+    pub fn set_names(&mut self, names: Vec<Entry>) {
+        self.names = names;
+    }
+
     /// Starts a machine's control plane from its store. Nothing happens when it runs, or when its store cannot be read.
     pub fn start(&mut self, site: Site) {
         let (mono, wall) = self.clocks(site);
@@ -378,6 +391,7 @@ impl World {
             has_issuer: self.machines[site.0].has_issuer,
             discovery: self.discovery,
             services: self.services.clone(),
+            names: self.names.clone(),
             unconfined: None,
             build: BUILD,
         };
@@ -387,6 +401,7 @@ impl World {
             return;
         }
         machine.life.0 += 1;
+        machine.dns = None;
         let life = machine.life;
         self.net.places[site.0].is_up = true;
         if let Some(wire) = &mut self.wire {
@@ -613,7 +628,10 @@ impl World {
                     });
                 }
             }
-            Due::Plane(..) | Due::PlaneTick(..) | Due::Issuer(..) => {}
+            Due::Wanted(site, life, wanted) if self.machines[site.0].life == life => {
+                self.with_node(site, |node, links, now| node.handle_wanted(wanted, links, now));
+            }
+            Due::Plane(..) | Due::PlaneTick(..) | Due::Issuer(..) | Due::Wanted(..) => {}
             Due::Datagram(site, datagram) => {
                 let at = self.net.at;
                 match &mut self.machines[site.0].plane {
@@ -713,6 +731,7 @@ impl World {
                     self.launch_plane(site);
                 }
             }
+            Output::Names(update) => self.dns_update(site, update),
             Output::Unconfigure => {
                 machine.wanted_plane = None;
                 self.stop_plane(site);

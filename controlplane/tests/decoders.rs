@@ -64,7 +64,7 @@ fn network() -> (Chain, [Vec<u8>; 2]) {
         revoked_issuers: vec![],
         revokers: vec![],
         slices: vec![slice],
-        dns_ksks: vec![],
+        dns_parent: "internal".into(),
         operators: vec![],
         parameters: Parameters::default(),
     };

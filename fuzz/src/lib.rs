@@ -90,7 +90,7 @@ pub static NETWORK: LazyLock<Network> = LazyLock::new(|| {
         revoked_issuers: vec![],
         revokers: vec![key(5).public()],
         slices: vec![Slice { issuer: key(3).public().id(), names, prefixes }],
-        dns_ksks: vec![],
+        dns_parent: "internal".into(),
         operators: vec![key(6).public()],
         parameters: Parameters::default(),
     };

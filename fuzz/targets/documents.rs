@@ -58,6 +58,7 @@ fuzz_target!(|steps: Vec<Step>| {
                 if rotates {
                     next.roots[0] = root(7, "C");
                 }
+                let zones = SignedBundle::sign(&next, Some(chain.network()), &[&key(1), &key(2)]).zones;
                 let body = body.of(codec::encode(&next));
                 let sign = |number: u8| {
                     let root = key(number % 8);
@@ -65,7 +66,7 @@ fuzz_target!(|steps: Vec<Step>| {
                 };
                 let signatures = signers.map(sign).to_vec();
                 let before = chain.current().version;
-                let taken = chain.extend(SignedBundle { body, signatures });
+                let taken = chain.extend(SignedBundle { body, signatures, zones });
                 // Versions come one by one, and what is refused changes nothing.
                 let after = chain.current().version;
                 assert!(after == before || taken.is_ok() && after == before + 1, "{taken:?}");

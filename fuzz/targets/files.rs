@@ -70,7 +70,7 @@ fuzz_target!(|file: File| match file {
     }
     File::Bundle(edits) => bundle(&edited(text::write(NETWORK.chain.versions()).into_bytes(), &edits)),
     File::Version { body, signer } => {
-        let mut next = SignedBundle::sign(&NETWORK.chain.successor(), &[&key(signer % 3)]);
+        let mut next = SignedBundle::sign(&NETWORK.chain.successor(), Some(NETWORK.id()), &[&key(signer % 3)]);
         next.body = edited(next.body, &body);
         let versions = [NETWORK.chain.versions(), &[next]].concat();
         bundle(text::write(&versions).as_bytes());

@@ -160,7 +160,7 @@ impl World {
                     identity: identity.public(),
                     leaf_public: leaf.public(),
                     wanted_name: wanted,
-                    ds_digest: None,
+                    dns_key: None,
                     bundle_version: 0,
                 };
                 let body = edited(codec::encode(&body), &edits);
@@ -176,7 +176,7 @@ impl World {
                 let (identity, leaf) = (identity_key(member), leaf_key(leaf));
                 let certificate = self.certificate(member);
                 let (network, leaf_public) = (NETWORK.id(), leaf.public());
-                let body = RenewBody { network, certificate, leaf_public, ds_digest: None, bundle_version: 1 };
+                let body = RenewBody { network, certificate, leaf_public, dns_key: None, bundle_version: 1 };
                 let body = edited(codec::encode(&body), &edits);
                 let request = RenewRequest {
                     leaf_proof: request_signature(&leaf, &EXPORTER, &body),

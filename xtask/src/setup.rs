@@ -18,7 +18,7 @@ struct Need {
     why: &'static str,
 }
 
-const NEEDS: [Need; 11] = [
+const NEEDS: [Need; 14] = [
     Need { program: "cc", package: "build-essential", why: "builds the C part of the crypto library" },
     Need { program: "ip", package: "iproute2", why: "enters the network namespaces of the rig" },
     Need { program: "tc", package: "iproute2", why: "makes the narrow link of the tests of order" },
@@ -33,6 +33,13 @@ const NEEDS: [Need; 11] = [
         package: "openssl",
         why: "judges certificates, revocation lists and key files in the tests",
     },
+    Need {
+        program: "dig",
+        package: "bind9-dnsutils",
+        why: "asks for names in the tests, and delv verifies the answers",
+    },
+    Need { program: "kdig", package: "knot-dnsutils", why: "asks for names in the tests, as a second program" },
+    Need { program: "unbound", package: "unbound", why: "verifies names in the tests, as a resolver does" },
     Need { program: "certtool", package: "gnutls-bin", why: "judges certificates in the tests, as a second stack" },
 ];
 

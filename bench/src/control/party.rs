@@ -68,7 +68,7 @@ pub(super) fn network(members: u8) -> Result<Vec<Party>> {
         revoked_issuers: vec![],
         revokers: vec![],
         slices: vec![],
-        dns_ksks: vec![],
+        dns_parent: "internal".into(),
         operators: vec![],
         parameters: Parameters::default(),
     });

@@ -63,7 +63,7 @@ impl Network {
             revoked_issuers: vec![],
             revokers: vec![],
             slices: vec![],
-            dns_ksks: vec![],
+            dns_parent: "internal".into(),
             operators: vec![],
             parameters: Parameters::default(),
         };

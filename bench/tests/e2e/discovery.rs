@@ -62,8 +62,8 @@ fn what_lies_there_is_shown(by: &Member<'_>, of: &Member<'_>) {
         assert!(output.status.success() && shown.contains(name) && shown.contains("bits in common"), "{shown}");
         assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{arguments:?}");
     }
-    let zone = by.weir(&["dht", "get", "zone", name]).unwrap_err().to_string();
-    assert!(zone.contains(&format!("no zone record of {name} is to be found")), "{zone}");
+    let lists = by.weir(&["dht", "get", "revocations", name]).unwrap_err().to_string();
+    assert!(lists.contains(&format!("no revocations record of {name} is to be found")), "{lists}");
 }
 
 fn a_service_is_found_and_taken_back(members: &mut [Member<'_>]) {

@@ -23,6 +23,7 @@ mod lanes;
 mod lifecycle;
 mod mesh;
 mod messages;
+mod names;
 mod path;
 mod policy;
 mod ports;

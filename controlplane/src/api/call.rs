@@ -9,11 +9,11 @@ use super::messages::{
 };
 use super::types::{
     AuditEntry, Backup, BackupRequest, BundleApplyRequest, Bundles, Candidate, Certificate, Crl, DhtRecord,
-    DhtRecordRequest, DhtStatus, Done, ExplainRequest, Explanation, FindRequest, Found, Invite, InviteRequest, Invited,
-    JoinRequest, Joined, LogRequest, LogVerified, LogVerifyRequest, Lookups, LookupsRequest, Member, Peer, Ping,
-    PingRequest, Policy, PolicyApplyRequest, PolicyRollbackRequest, PolicyVersion, RekeyRequest, RevocationList,
-    RevocationListRequest, RevocationsApplyRequest, RevokeIssuerRequest, RevokeRequest, Revoked, Role, Status,
-    WithdrawRequest,
+    DhtRecordRequest, DhtStatus, DnsAnchors, DnsRefusal, DnsSetRequest, DnsStatus, DnsUnsetRequest, Done,
+    ExplainRequest, Explanation, FindRequest, Found, Invite, InviteRequest, Invited, JoinRequest, Joined, LogRequest,
+    LogVerified, LogVerifyRequest, Lookups, LookupsRequest, Member, Peer, Ping, PingRequest, Policy,
+    PolicyApplyRequest, PolicyRollbackRequest, PolicyVersion, RekeyRequest, RevocationList, RevocationListRequest,
+    RevocationsApplyRequest, RevokeIssuerRequest, RevokeRequest, Revoked, Role, Status, WithdrawRequest,
 };
 
 /// How a call's arguments travel.
@@ -197,6 +197,16 @@ calls! {
     Find(FindRequest) Get "/v1/find" Read -> Found;
     /// Offers our own records to the DHT once more, now.
     DhtPublish Post "/v1/dht/publish" Operate -> Done;
+    /// How it stands with names: zones, what this member publishes, what was not believed.
+    DnsStatus Get "/v1/dns" Read -> DnsStatus;
+    /// Publishes a record under this member's name. It is kept over a restart.
+    DnsSet(DnsSetRequest) Post "/v1/dns/set" Operate -> Done;
+    /// Publishes records no more that were set.
+    DnsUnset(DnsUnsetRequest) Post "/v1/dns/unset" Operate -> Done;
+    /// The keys by which others verify the network's names.
+    DnsAnchors Get "/v1/dns/anchors" Read -> DnsAnchors;
+    /// Records of others that were not believed, the latest last, at most 256.
+    DnsLog Get "/v1/dns/log" Read -> Vec<DnsRefusal>;
     /// Ends the waiting of an issuer that was restored: it knows all members again and may allocate.
     Recovered Post "/v1/issuer/recovered" Admin -> Done;
     /// Everything that this node's issuer keeps, sealed: key, allocations, invitations, lists, log. Issuers only.
@@ -247,6 +257,12 @@ pub enum Answer {
     DhtRecord(Box<DhtRecord>),
     /// Of `Find`.
     Found(Box<Found>),
+    /// Of `DnsStatus`.
+    DnsStatus(Box<DnsStatus>),
+    /// Of `DnsAnchors`.
+    DnsAnchors(DnsAnchors),
+    /// Of `DnsLog`.
+    DnsLog(Vec<DnsRefusal>),
     /// Of `Revoke`.
     Revoked(Revoked),
     /// Of `ExportCrl`.

@@ -4,6 +4,7 @@
 //! answers may get new ones, so whoever reads them should let unknown fields be.
 
 mod discovery;
+mod dns;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
@@ -15,6 +16,7 @@ pub use discovery::{
     DhtHop, DhtPublication, DhtRecord, DhtRecordRequest, DhtStatus, FindRequest, Found, FoundService, LookupProgress,
     Lookups, LookupsRequest,
 };
+pub use dns::{DnsAnchor, DnsAnchors, DnsRecord, DnsRefusal, DnsSetRequest, DnsStatus, DnsUnsetRequest};
 
 use super::describe::{Definitions, Described, object, words};
 use crate::time::UnixSecs;

@@ -3,6 +3,7 @@ use std::time::Instant;
 use rustls_pki_types::CertificateDer;
 
 use super::*;
+use crate::pki::dnssec::PARENT;
 use crate::pki::revocation::RevocationSet;
 use crate::pki::verifier;
 use crate::random::SeededRandom;
@@ -16,6 +17,7 @@ fn now() -> Now {
 
 fn founding() -> Founding {
     Founding {
+        dns_parent: PARENT.into(),
         network: "mynet".into(),
         name: "berlin".into(),
         default_allow: true,

@@ -12,6 +12,7 @@ use super::messages::{Recv, Send};
 use crate::ceremony::AHEAD_MAX;
 use crate::config::{Config, ConfigError, Instance};
 use crate::dht::record::Kind;
+use crate::pki::dnssec::PARENT;
 
 /// Weir: gateways that find each other and carry packets between their networks, encrypted.
 #[derive(Debug, Parser)]
@@ -180,6 +181,12 @@ pub enum Command {
         #[command(subcommand)]
         command: DhtCommand,
     },
+    /// Names: what this member publishes, and what verifies others'.
+    Dns {
+        /// What to do.
+        #[command(subcommand)]
+        command: DnsCommand,
+    },
     /// Make a fresh key exchange with a peer now. It happens by itself every two minutes.
     Rekey {
         /// Its name, id or overlay address.
@@ -243,6 +250,10 @@ pub struct Init {
     /// This node's name [default: the host's].
     #[arg(long)]
     pub name: Option<String>,
+    /// The domain under which the network's names stand, for good: site-b of mynet is site-b.mynet.internal. One of your own takes a delegation there
+    /// before names can be verified from outside.
+    #[arg(long, value_name = "DOMAIN", default_value = PARENT)]
+    pub dns_parent: String,
     /// Where to put the roots' keys. Move them to two places off line afterwards.
     #[arg(long, value_name = "DIRECTORY")]
     pub roots: PathBuf,
@@ -332,6 +343,54 @@ pub enum DhtCommand {
     },
     /// Offer our own records to those who should have them once more, now.
     Put,
+}
+
+/// `weir dns`.
+#[derive(Debug, Subcommand)]
+pub enum DnsCommand {
+    /// Show how it stands with names: zones, what this member publishes, what was not believed.
+    Status,
+    /// Show the records that this member publishes.
+    List,
+    /// Publish a record under this member's name. It is kept over a restart.
+    Set {
+        /// Labels below the member's name; @ for that itself, and a * before them for all names there.
+        name: String,
+        /// A, AAAA, TXT, SRV, CNAME or PTR.
+        rtype: String,
+        /// What it says, as in a zone file.
+        #[arg(required = true, num_args = 1..)]
+        data: Vec<String>,
+    },
+    /// Publish records no more that were set.
+    Unset {
+        /// As they were set.
+        name: String,
+        /// Of which type [default: all].
+        rtype: Option<String>,
+        /// Which of them [default: all].
+        data: Vec<String>,
+    },
+    /// Print the keys by which other programs verify the network's names.
+    Anchor {
+        /// As a configuration of unbound, with the zones sent to this gateway.
+        #[arg(long, group = "form")]
+        unbound: bool,
+        /// As a configuration of BIND, with the zones sent to this gateway.
+        #[arg(long, group = "form")]
+        bind: bool,
+        /// As a file for `delv -a`.
+        #[arg(long, group = "form")]
+        delv: bool,
+        /// As files of systemd-resolved.
+        #[arg(long, group = "form")]
+        systemd: bool,
+        /// The address at which the gateway answers [default: the one that all gateways share].
+        #[arg(long, value_name = "ADDRESS")]
+        server: Option<SocketAddr>,
+    },
+    /// Show which records of others were not believed, and why.
+    Log,
 }
 
 /// `weir cert`.

@@ -39,6 +39,7 @@ pub(super) fn init(arguments: &Arguments, init: &Init) -> Outcome {
         named => prefixes(named)?,
     };
     let founding = Founding {
+        dns_parent: init.dns_parent.clone(),
         network: init.network.clone(),
         name,
         default_allow: init.default == Verdict::Allow,

@@ -10,7 +10,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::arguments::{Arguments, CaCommand, CertCommand, Command, DhtCommand, InvitesCommand, PolicyCommand};
-use super::{FAILED, Failure, Outcome, failed, files, messages, passphrase, print, progress, show};
+use super::{FAILED, Failure, Outcome, dns, failed, files, messages, passphrase, print, progress, show};
 use crate::api::Call;
 use crate::api::client;
 use crate::api::types::{
@@ -64,7 +64,11 @@ pub(super) fn ask_for<A: DeserializeOwned>(arguments: &Arguments, call: &Call) -
 }
 
 /// Makes a call and prints the answer: as JSON as it came, or as `text` has it.
-fn shown<A: DeserializeOwned>(arguments: &Arguments, call: &Call, text: impl FnOnce(&A) -> String) -> Outcome {
+pub(super) fn shown<A: DeserializeOwned>(
+    arguments: &Arguments,
+    call: &Call,
+    text: impl FnOnce(&A) -> String,
+) -> Outcome {
     printed(arguments, &ask(arguments, call)?, text)
 }
 
@@ -77,7 +81,7 @@ pub(super) fn json(answer: &impl serde::Serialize) -> Outcome {
     print(&format!("{text}\n"))
 }
 
-fn done(arguments: &Arguments, call: &Call) -> Outcome {
+pub(super) fn done(arguments: &Arguments, call: &Call) -> Outcome {
     shown(arguments, call, |done: &Done| format!("{}\n", super::table::printable(&done.message)))
 }
 
@@ -108,6 +112,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
             looked_for(arguments, &Call::DhtRecord(request), what, |record| show::dht_record(record, now()))
         }
         Command::Dht { command: DhtCommand::Put } => done(arguments, &Call::DhtPublish),
+        Command::Dns { command } => dns::run(arguments, command),
         Command::Rekey { peer } => done(arguments, &Call::Rekey(RekeyRequest { peer: peer.clone() })),
         Command::Messages => shown(arguments, &Call::Messages, |waiting| messages::waiting(waiting, now())),
         Command::Invite(invite) => {

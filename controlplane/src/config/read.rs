@@ -13,6 +13,8 @@ use weir_dataplane::config::file::value::{
 use super::{Config, DiscoveryMode, Instance, LIST_MAX, Latency, NODE_NAME_LEN_MAX, Peers, Principal};
 use crate::audit::ENTRIES_MAX_RANGE;
 use crate::dht::record::ServiceValue;
+use crate::dns::member::SETS_MAX;
+use crate::dns::publish::Entry;
 use crate::node::services::{SERVICES_MAX, TEXTS_LEN_MAX};
 use crate::pki::id::NodeId;
 
@@ -28,8 +30,12 @@ pub(super) const KEYS: &[(&str, &[&str])] = &[
     ("issuer", &["log_entries_max"]),
     ("peers", &["legacy_kyber"]),
     ("discovery", &["mode", "bootstrap", "mdns_interfaces", "services"]),
+    ("dns", &["listen", "records"]),
     ("dataplane", &[]),
 ];
+
+/// Addresses to answer questions at.
+const LISTEN_MAX: usize = 8;
 
 /// Keys of each `[[discovery.services]]`.
 const SERVICE_KEYS: &[&str] = &["name", "port", "text"];
@@ -140,6 +146,7 @@ pub(super) fn config(document: &DeTable<'_>, text: &str, instance: &Instance) ->
         return Err(peers.refuse("legacy_kyber", why));
     }
     discovery(&mut config, &section("discovery")?)?;
+    dns(&mut config, &section("dns")?)?;
     config.dataplane = dataplane(&top, text)?;
 
     one_duty_each(&config, &lan, &tun)?;
@@ -184,6 +191,27 @@ fn discovery(config: &mut Config, discovery: &Section<'_>) -> Result<(), Located
     (config.discovery.bootstrap, config.discovery.mdns_interfaces) = (bootstrap, mdns_interfaces);
     config.discovery.services = services(discovery)?;
     Ok(())
+}
+
+fn dns(config: &mut Config, dns: &Section<'_>) -> Result<(), Located> {
+    config.dns.listen = dns.texts("listen", LISTEN_MAX, listener)?.unwrap_or_default();
+    config.dns.records = dns.texts("records", SETS_MAX, record)?.unwrap_or_default();
+    Ok(())
+}
+
+fn listener(text: &str) -> Result<SocketAddr, String> {
+    let why =
+        || format!("{text:?} is no address to listen at: write one with its port, as \"127.0.0.1:53\" or \"[::1]:53\"");
+    text.parse().map_err(|_| why())
+}
+
+/// Name, type and data, as in a zone file.
+fn record(text: &str) -> Result<Entry, String> {
+    let mut parts = text.trim().splitn(3, char::is_whitespace).map(str::trim);
+    let (Some(name), Some(rtype), Some(data)) = (parts.next(), parts.next(), parts.next()) else {
+        return Err(format!("{text:?} is no record: write its name, type and data, as \"www A 10.1.0.7\""));
+    };
+    Entry::new(name, rtype, data).map_err(|error| error.to_string())
 }
 
 fn services(discovery: &Section<'_>) -> Result<Vec<ServiceValue>, Located> {

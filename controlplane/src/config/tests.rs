@@ -82,6 +82,9 @@ fn every_key_is_read() {
         [[discovery.services]]
         name = "_dns-sd._udp"
         port = 65535
+        [dns]
+        listen = ["127.0.0.1:53", "[::1]:5353"]
+        records = ["www A 10.1.0.7"]
         [dataplane]
         transit = true
         wan.attach = "generic"
@@ -125,6 +128,10 @@ fn every_key_is_read() {
                 ServiceValue { label: "_http._tcp".into(), port: 80, texts: vec![b"path=/".to_vec(), b"v=1".to_vec()] },
                 ServiceValue { label: "_dns-sd._udp".into(), port: 65535, texts: vec![] },
             ],
+        },
+        dns: Dns {
+            listen: vec!["127.0.0.1:53".parse().unwrap(), "[::1]:5353".parse().unwrap()],
+            records: vec![Entry::new("www", "A", "10.1.0.7").unwrap()],
         },
         dataplane: toml::from_str("transit = true\nwan.attach = \"generic\"\nxsk.mode = \"copy\"").unwrap(),
     };

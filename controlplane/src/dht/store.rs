@@ -25,7 +25,7 @@ pub const BYTES_MAX: usize = 8 << 20;
 /// Places whose highest sequence is remembered.
 pub const PLACES_MAX: usize = 2 * RECORDS_MAX;
 /// Bytes of one signer's records. Ours: two that are as long as they may be, and one of each other kind; or twenty short ones.
-pub const SIGNER_BYTES_MAX: usize = 12 << 10;
+pub const SIGNER_BYTES_MAX: usize = 20 << 10;
 
 /// Why a record is not kept.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -17,6 +17,9 @@ use crate::pki::bundle::SignedBundle;
 use crate::pki::certificate::{
     self, AuthorityFields, LEAF_BACKDATE_SECS, LeafFields, LeafSpec, Serial, Validity, leaf_certificate,
 };
+use crate::pki::dnssec::delegation::{self, Delegated, Delegation};
+use crate::pki::dnssec::key::{Role, ZoneKey};
+use crate::pki::dnssec::network::NetworkZones;
 use crate::pki::id::{InviteId, NetworkId, NodeId, Nonce, overlay_address};
 use crate::pki::key::{PublicKey, Signature};
 use crate::pki::resources::{IpBlocks, Resources};
@@ -98,7 +101,7 @@ impl<S: Store> Issuer<S> {
         let (mut invite, record) = (invite.clone(), self.allocate(&body, now.wall, random)?);
         let issued = Issued {
             leaf_public: body.leaf_public,
-            ds_digest: body.ds_digest,
+            dns_key: body.dns_key,
             serial: Serial::draw(random),
             validity: self.validity(now.wall, &authority),
         };
@@ -153,9 +156,9 @@ impl<S: Store> Issuer<S> {
         let holder = Holder::of_record(&record, self.state.network);
         let half = |validity: Validity| validity.not_after.since(validity.not_before) / 2;
         let fits = |issued: &Issued| {
-            let Issued { leaf_public, ds_digest, serial: _, validity } = issued;
+            let Issued { leaf_public, dns_key, serial: _, validity } = issued;
             let young = now.wall < validity.not_before.plus(half(*validity));
-            *leaf_public == body.leaf_public && *ds_digest == body.ds_digest && young
+            *leaf_public == body.leaf_public && *dns_key == body.dns_key && young
         };
         if let Some(issued) = record.issued.filter(fits) {
             let grant = self.grant(&holder, &issued, &der, body.bundle_version)?;
@@ -163,7 +166,7 @@ impl<S: Store> Issuer<S> {
         }
         let issued = Issued {
             leaf_public: body.leaf_public,
-            ds_digest: body.ds_digest,
+            dns_key: body.dns_key,
             serial: Serial::draw(random),
             validity: self.validity(now.wall, &authority),
         };
@@ -239,7 +242,7 @@ impl<S: Store> Issuer<S> {
         let holder = Holder::of_leaf(leaf);
         let issued = Issued {
             leaf_public: body.leaf_public,
-            ds_digest: body.ds_digest,
+            dns_key: body.dns_key,
             serial: Serial::draw(random),
             validity: self.validity(now.wall, &authority),
         };
@@ -348,6 +351,7 @@ impl<S: Store> Issuer<S> {
             serial: issued.serial,
         };
         let leaf = leaf_certificate(&self.key, der, &spec).map_err(|error| Refused::Certificate(error.to_string()))?;
+        let zone = self.zone_of(holder, issued)?;
         let statement = MemberStatement {
             network,
             node: holder.node,
@@ -356,7 +360,7 @@ impl<S: Store> Issuer<S> {
             name: holder.name.clone(),
             prefixes: holder.prefixes.prefixes(),
             groups: holder.groups.clone(),
-            ds_digest: issued.ds_digest,
+            ds_digest: zone.as_ref().map(|(digest, _)| *digest),
             not_before: issued.validity.not_before,
             not_after: issued.validity.not_after,
         };
@@ -369,7 +373,22 @@ impl<S: Store> Issuer<S> {
             bundles: fitting(self.chain.after(have_bundle), SignedBundle::wire_len),
             revocations: fitting(&self.revoked.lists(), |list| codec::encode(list).len()),
             admission: self.state.admission.clone(),
+            delegation: zone.map(|(_, delegation)| delegation),
         })
+    }
+
+    /// The digest of the key of a member's zone, and its place in the network's: for as long as peers believe the certificate.
+    fn zone_of(&self, holder: &Holder, issued: &Issued) -> Result<Option<([u8; 32], Delegation)>, Refused> {
+        let network = self.state.network;
+        let no = |error: &dyn std::fmt::Display| Refused::Certificate(format!("its zone: {error}"));
+        let zones = NetworkZones::of(self.bundle(), network).map_err(|error| no(&error))?;
+        let (Some(zones), Some(key)) = (zones, issued.dns_key) else { return Ok(None) };
+        let of = Delegated { network, node: holder.node, name: &holder.name, key };
+        let grace = Duration::from_secs(self.bundle().parameters.grace_secs.into());
+        let window = (issued.validity.not_before, issued.validity.not_after.plus(grace));
+        let delegation = Delegation::sign(&zones, of, &self.key, window).map_err(|error| no(&error))?;
+        let zone = delegation::member_zone(&zones, &holder.name).map_err(|error| no(&error))?;
+        Ok(Some((ZoneKey { public: key, role: Role::EntryPoint }.digest(&zone), delegation)))
     }
 }
 

@@ -21,6 +21,7 @@ use crate::codec;
 use crate::pki::admission::SignedAdmission;
 use crate::pki::bundle::SignedBundle;
 use crate::pki::certificate::Validity;
+use crate::pki::dnssec::delegation::Delegation;
 use crate::pki::id::{InviteId, KeyId, NetworkId, NodeId, Nonce};
 use crate::pki::key::{BadSignature, Domain, PrivateKey, PublicKey, Signature};
 use crate::pki::name::{NameError, NamePattern};
@@ -65,8 +66,8 @@ pub struct JoinBody {
     pub leaf_public: PublicKey,
     /// The name it wants, where the invitation leaves a choice.
     pub wanted_name: Option<String>,
-    /// SHA-256 of its zone's key.
-    pub ds_digest: Option<[u8; 32]>,
+    /// The key that signs its zone, if it is to have one.
+    pub dns_key: Option<PublicKey>,
     /// The version of the trust bundle that it has walked to; 0 before the first.
     pub bundle_version: u64,
 }
@@ -80,8 +81,8 @@ pub struct RenewBody {
     pub certificate: Vec<u8>,
     /// The new leaf key.
     pub leaf_public: PublicKey,
-    /// SHA-256 of its zone's key.
-    pub ds_digest: Option<[u8; 32]>,
+    /// The key that signs its zone, if it is to have one.
+    pub dns_key: Option<PublicKey>,
     /// The version of the trust bundle that it has.
     pub bundle_version: u64,
 }
@@ -434,6 +435,8 @@ pub struct Grant {
     pub revocations: Vec<SignedRevocationList>,
     /// The admission seed.
     pub admission: SignedAdmission,
+    /// The member's place in the network's zones, where it asked for one.
+    pub delegation: Option<Delegation>,
 }
 
 /// An invitation as people see it.

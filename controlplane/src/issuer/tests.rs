@@ -118,7 +118,7 @@ impl World {
             identity: site.identity.public(),
             leaf_public: site.leaf.public(),
             wanted_name: wanted.map(str::to_owned),
-            ds_digest: None,
+            dns_key: None,
             bundle_version: 0,
         };
         let request = JoinRequest::new(&body, &site.identity, &site.leaf, &token.secret, &EXPORTER);
@@ -135,7 +135,7 @@ impl World {
             network: self.issuer.network(),
             certificate: grant.chain[0].clone(),
             leaf_public: leaf.public(),
-            ds_digest: None,
+            dns_key: None,
             bundle_version: 1,
         };
         let request = RenewRequest::new(&body, &site.identity, &leaf, &EXPORTER);
@@ -227,7 +227,7 @@ fn a_proof_is_good_for_its_connection_secret_and_keys_only() {
         identity: identity.public(),
         leaf_public: leaf.public(),
         wanted_name: None,
-        ds_digest: None,
+        dns_key: None,
         bundle_version: 0,
     };
     let good = JoinRequest::new(&body, &identity, &leaf, &token.secret, &EXPORTER);

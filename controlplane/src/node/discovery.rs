@@ -181,6 +181,7 @@ impl<R: Random> Node<R> {
 
     /// A member was cut off.
     pub(super) fn discovery_revoked(&mut self, node: NodeId, now: Now) {
+        self.names_revoked(node);
         if let Some(discovery) = &mut self.discovery {
             discovery.dht.handle_revoked(node, now);
             self.timers.set_at_latest(Timer::Discover, now.mono);
@@ -228,6 +229,7 @@ impl<R: Random> Node<R> {
 
     /// A look-up is over, for whatever it was.
     fn looked_up(&mut self, id: LookupId, outcome: Outcome, links: &mut dyn Links, now: Now) {
+        let Some(outcome) = self.names_looked_up(id, outcome, now) else { return };
         let Some(discovery) = &mut self.discovery else { return };
         if let Some(node) = discovery.sought.remove(&id) {
             self.was_sought(node, &outcome, now);
@@ -240,6 +242,8 @@ impl<R: Random> Node<R> {
 
     /// Signs what we say in the DHT, in the place of what we said.
     pub(super) fn publish_own(&mut self, now: Now) {
+        // With our certificate the apex that came along may be another.
+        self.publish_network_zones(now);
         let Some(discovery) = &self.discovery else { return };
         if self.clock.is_doubted() {
             return self.timers.set(Timer::Say, now.mono + super::UPKEEP_INTERVAL);
@@ -250,12 +254,14 @@ impl<R: Random> Node<R> {
         let anchors = anchors.into_iter().take(NodeValue::ANCHORS_MAX).collect();
         let until = said_until(now);
         let of = |kind, value| Saying { kind, value, until, service: None };
-        // Of a name and an address, whose it is stands in the statement.
-        let mut all = vec![
-            of(Kind::Node, NodeValue { endpoints, anchors }.encode()),
-            of(Kind::Name, vec![]),
-            of(Kind::Overlay, vec![]),
-        ];
+        // Of a name and an address, whose it is stands in the statement: a name without a zone is one all the same.
+        let node = NodeValue { endpoints, anchors }.encode();
+        let (name, zone) = match self.sign_zone(until, now) {
+            Some([zone, name]) => (name, Some(zone)),
+            None => (vec![], None),
+        };
+        let mut all = vec![of(Kind::Node, node), of(Kind::Name, name), of(Kind::Overlay, vec![])];
+        all.extend(zone.map(|zone| of(Kind::Zone, zone)));
         all.extend(self.is_issuing.then(|| of(Kind::Revocations, self.lists_held().encode())));
         let before = self.told_services.clone();
         let services = services::to_say(&self.settings.services, &mut self.told_services, until, now.wall);

@@ -209,7 +209,7 @@ impl<R: Random> Node<R> {
             identity: joining.identity.public(),
             leaf_public: joining.leaf.public(),
             wanted_name: joining.name.clone(),
-            ds_digest: None,
+            dns_key: Some(membership::dns_key(&joining.identity).public()),
             bundle_version: chain.current().version,
         };
         let request = JoinRequest::new(&body, &joining.identity, &joining.leaf, &joining.token.secret, &exporter);

@@ -166,6 +166,7 @@ impl<R: Random> Node<R> {
         self.forget_issuers();
         self.end_waiting();
         self.end_discovery();
+        self.end_names();
         self.end_mail();
         self.identity = PrivateKey::generate(&mut self.random);
         let mut batch = Batch::default();

@@ -187,7 +187,7 @@ impl<R: Random> Node<R> {
             network: network.id,
             certificate: membership.chain.first().cloned().unwrap_or_default(),
             leaf_public: leaf.public(),
-            ds_digest: None,
+            dns_key: Some(membership.dns_key().public()),
             bundle_version: network.bundle.version,
         };
         let request = RenewRequest::new(&body, &membership.identity, &leaf, exporter);
@@ -336,6 +336,7 @@ impl<R: Random> Node<R> {
         let was_ended = self.leaf_fields().is_some_and(|fields| now.wall > fields.validity.not_after);
         let Some(membership) = &mut self.membership else { return };
         (membership.leaf, membership.chain, membership.statement) = (leaf, grant.chain, grant.statement);
+        membership.delegation = grant.delegation;
         let mut batch = Batch::default();
         membership.put(&mut batch);
         links.set_identity(membership);

@@ -21,6 +21,9 @@ use serde::{Deserialize, Serialize};
 use weir_dataplane::api::Prefix;
 
 use super::certificate::{self, CertificateError};
+use super::dnssec::LongName;
+use super::dnssec::network::{NetworkZones, ZoneSignature};
+use super::dnssec::rrset::SetError;
 use super::id::{KeyId, NetworkId, sha256};
 use super::key::{Domain, PrivateKey, PublicKey, Signature};
 use super::name::{NameError, NamePattern, check_label};
@@ -37,8 +40,10 @@ pub const REVOKED_ISSUERS_MAX: usize = 1024;
 pub const REVOKERS_MAX: usize = 8;
 /// Keys that may sign policy.
 pub const OPERATORS_MAX: usize = 64;
-/// Keys that sign the network zone's keys.
-pub const DNS_KEYS_MAX: usize = 8;
+/// Roots' signatures of the keys of the network's zones: every root, and both zones.
+pub const ZONE_SIGNATURES_MAX: usize = 2 * ROOTS_MAX;
+/// Longest name of the domain under which the network's zone stands. Ours: so that names of four labels have room below it.
+pub const DNS_PARENT_LEN_MAX: usize = 64;
 /// Slices of names and prefixes.
 pub const SLICES_MAX: usize = 16;
 /// Patterns of names in one slice.
@@ -104,7 +109,7 @@ pub struct Bundle {
     pub version: u64,
     /// Hash of the body of the version before.
     pub previous: Option<[u8; 32]>,
-    /// The network's name, which is also the name of its DNS zone: one label below `internal`.
+    /// The network's name, which is also that of its DNS zone below [`Self::dns_parent`].
     pub network_name: String,
     /// What policy does with what it does not mention.
     pub default_allow: bool,
@@ -118,8 +123,8 @@ pub struct Bundle {
     pub revokers: Vec<PublicKey>,
     /// Who allocates what.
     pub slices: Vec<Slice>,
-    /// Public keys that sign the network zone's DNSKEY RRset, as DNSKEY RDATA.
-    pub dns_ksks: Vec<Vec<u8>>,
+    /// Under which its DNS zone stands: `internal`, or a domain of its owner.
+    pub dns_parent: String,
     /// Keys that may sign policy.
     pub operators: Vec<PublicKey>,
     /// What holds for all.
@@ -133,6 +138,9 @@ pub struct SignedBundle {
     pub body: Vec<u8>,
     /// By roots.
     pub signatures: Vec<(KeyId, Signature)>,
+    /// By roots that are in it, of the keys of the network's zones. Beside the body, since the name of one of them is made of the network's id, and that
+    /// of the first body.
+    pub zones: Vec<ZoneSignature>,
 }
 
 /// Why a bundle, or a step to one, is refused.
@@ -218,6 +226,20 @@ pub enum BundleError {
     /// A change names something that is not there.
     #[error("the trust bundle has no {0}")]
     Unknown(String),
+    /// The keys of the network's zones are not signed by a root of this version.
+    #[error("no root of version {version} signed the keys of its zones: {error}")]
+    Zones {
+        /// Of which version.
+        version: u64,
+        /// What is wrong.
+        error: SetError,
+    },
+    /// The network's name and its domain make no name.
+    #[error(transparent)]
+    LongName(#[from] LongName),
+    /// The domain of the zone.
+    #[error("{0:?} is no domain: write labels with dots between, at most {DNS_PARENT_LEN_MAX} characters")]
+    Parent(String),
     /// Nobody who signs is a root.
     #[error("none of the given keys is a root of version {0}")]
     NoRootKey(u64),
@@ -231,13 +253,15 @@ impl BundleError {
             Self::Gap { .. } => "bundle_gap",
             Self::Fork(_) => "bundle_fork",
             Self::NotByPredecessor(_) => "bundle_predecessor",
-            Self::NotByItself(_) => "bundle_own_root",
+            Self::NotByItself(_) | Self::Zones { .. } => "bundle_own_root",
             Self::Signatures(_) | Self::Versions => "bundle_too_many",
             Self::Decode(_)
             | Self::Certificate(_)
             | Self::Empty
             | Self::Count { .. }
             | Self::Name(_)
+            | Self::Parent(_)
+            | Self::LongName(_)
             | Self::Parameter { .. }
             | Self::Previous
             | Self::Twice(_)
@@ -266,19 +290,35 @@ pub fn prefix_covers(outer: &Prefix, inner: &Prefix) -> bool {
 
 impl SignedBundle {
     /// Most bytes of an encoded one.
-    pub const LEN_MAX: usize = BODY_LEN_MAX + 1024;
+    pub const LEN_MAX: usize = BODY_LEN_MAX + 2048;
 
-    /// Signs a version with every given key. Whether they suffice, [`Chain`] judges.
-    pub fn sign(bundle: &Bundle, roots: &[&PrivateKey]) -> Self {
+    /// Signs a version with every given key; of no `network`, the first of one. Whether they suffice, [`Chain`] judges.
+    pub fn sign(bundle: &Bundle, network: Option<NetworkId>, roots: &[&PrivateKey]) -> Self {
         let body = codec::encode(bundle);
         let sign = |root: &&PrivateKey| (root.public().id(), root.sign(Domain::Bundle, &body));
         let signatures = roots.iter().map(sign).collect();
-        Self { body, signatures }
+        let mut signed = Self { body, signatures, zones: vec![] };
+        // Of what is no bundle no zone is signed either: whoever judges it says why.
+        let zones = NetworkZones::of(bundle, network.unwrap_or_else(|| network_id(&signed)));
+        signed.zones = zones.ok().flatten().map(|zones| zones.sign(roots)).unwrap_or_default();
+        signed
     }
 
     /// How many bytes it has, about.
     pub fn wire_len(&self) -> usize {
-        self.body.len() + 96 * self.signatures.len()
+        self.body.len() + 96 * (self.signatures.len() + self.zones.len())
+    }
+
+    fn check_zones(&self, bundle: &Bundle, network: NetworkId) -> Result<(), BundleError> {
+        let wrong = |error| BundleError::Zones { version: bundle.version, error };
+        if self.zones.len() > ZONE_SIGNATURES_MAX {
+            return Err(BundleError::Signatures(self.zones.len()));
+        }
+        match NetworkZones::of(bundle, network)? {
+            Some(zones) => zones.check(&self.zones).map_err(wrong),
+            None if self.zones.is_empty() => Ok(()),
+            None => Err(wrong(SetError::Key(0))),
+        }
     }
 
     /// Hash of the body: what the next version calls its previous.
@@ -302,6 +342,11 @@ impl SignedBundle {
             root.is_some_and(|root| root.verify(Domain::Bundle, &self.body, signature).is_ok())
         })
     }
+}
+
+fn check_parent(parent: &str) -> Result<(), BundleError> {
+    let is_domain = parent.len() <= DNS_PARENT_LEN_MAX && parent.split('.').all(|label| check_label(label).is_ok());
+    if is_domain { Ok(()) } else { Err(BundleError::Parent(parent.to_owned())) }
 }
 
 fn count(what: &'static str, found: usize, min: usize, max: usize) -> Result<(), BundleError> {
@@ -332,13 +377,10 @@ impl Bundle {
         count("revoked issuers", self.revoked_issuers.len(), 0, REVOKED_ISSUERS_MAX)?;
         count("revocation keys", self.revokers.len(), 0, REVOKERS_MAX)?;
         count("slices", self.slices.len(), 0, SLICES_MAX)?;
-        count("DNS keys", self.dns_ksks.len(), 0, DNS_KEYS_MAX)?;
+        check_parent(&self.dns_parent)?;
         count("operators", self.operators.len(), 0, OPERATORS_MAX)?;
         for certificate in self.roots.iter().chain(&self.issuers) {
             count("bytes of a certificate", certificate.len(), 1, CERTIFICATE_LEN_MAX)?;
-        }
-        for key in &self.dns_ksks {
-            count("bytes of a DNS key", key.len(), 1, CERTIFICATE_LEN_MAX)?;
         }
         no_twins(&self.root_keys()?, |key| format!("root {}", key.id()))?;
         no_twins(&self.issuers, |_| "an issuer certificate".to_owned())?;
@@ -490,6 +532,7 @@ impl Chain {
         if !first.signed_by_one_of(&current.root_keys()?) {
             return Err(BundleError::NotByItself(1));
         }
+        first.check_zones(&current, network)?;
         let mut issuers = HashMap::new();
         note_issuers(&mut issuers, &current);
         Ok(Self { network, versions: vec![first], current, issuers })
@@ -544,6 +587,7 @@ impl Chain {
         if !next.signed_by_one_of(&bundle.root_keys()?) {
             return Err(BundleError::NotByItself(bundle.version));
         }
+        next.check_zones(&bundle, self.network)?;
         // Signed by a root of ours, so it is no stranger's noise but another line of versions.
         if bundle.previous != Some(last.digest()) {
             return Err(BundleError::Fork(have));

@@ -21,7 +21,7 @@ pub const SUCCESSORS_MAX: usize = 12;
 /// # Errors
 /// [`BundleError`].
 pub fn found(first: &Bundle, roots: &[&PrivateKey]) -> Result<Chain, BundleError> {
-    let signed = SignedBundle::sign(first, roots);
+    let signed = SignedBundle::sign(first, None, roots);
     Chain::start(network_id(&signed), signed)
 }
 
@@ -36,7 +36,7 @@ pub fn amend(
 ) -> Result<SignedBundle, BundleError> {
     let mut bundle = chain.successor();
     change(&mut bundle)?;
-    let signed = SignedBundle::sign(&bundle, roots);
+    let signed = SignedBundle::sign(&bundle, Some(chain.network()), roots);
     chain.clone().extend(signed.clone())?;
     Ok(signed)
 }

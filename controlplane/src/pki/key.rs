@@ -10,6 +10,7 @@
 
 use std::fmt;
 
+use aws_lc_rs::hkdf;
 use ed25519_dalek::pkcs8::KeypairBytes;
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 use pkcs8::der::pem::PemLabel as _;
@@ -190,6 +191,19 @@ impl PrivateKey {
     /// The key of a seed (RFC 8032 §5.1.5).
     pub fn from_seed(seed: &[u8; 32]) -> Self {
         Self(SigningKey::from_bytes(seed))
+    }
+
+    /// Another key that follows from this one and from what it is for, and says nothing of it (RFC 5869).
+    ///
+    /// # Panics
+    /// Never: one hash of output is within HKDF's limit.
+    #[must_use]
+    pub fn derive(&self, purpose: &[&[u8]]) -> Self {
+        let secret = hkdf::Salt::new(hkdf::HKDF_SHA256, b"weir key 1").extract(&*self.seed());
+        let mut seed = Zeroizing::new([0; 32]);
+        let expanded = secret.expand(purpose, hkdf::HKDF_SHA256).and_then(|output| output.fill(&mut *seed));
+        expanded.expect("32 bytes are within HKDF's limit");
+        Self::from_seed(&seed)
     }
 
     /// Its seed, for a store that is as secret as the key.

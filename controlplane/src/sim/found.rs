@@ -16,6 +16,7 @@ use crate::membership::{self, Membership};
 use crate::node::directory::{Directory, Judge, LIFETIME, Record, SignedRecord};
 use crate::pki::bundle::{Chain, SignedBundle, text};
 use crate::pki::certificate::{LEAF_BACKDATE_SECS, LeafSpec, Serial, Validity, leaf_certificate};
+use crate::pki::dnssec::PARENT;
 use crate::pki::id::{NetworkId, NodeId, Nonce, overlay_address};
 use crate::pki::key::PrivateKey;
 use crate::pki::resources::Resources;
@@ -44,6 +45,7 @@ impl World {
         let keys = FoundingKeys::generate(&mut self.random);
         let pool: Vec<Prefix> = "10.0.0.0/8".parse().into_iter().collect();
         let founding = Founding {
+            dns_parent: PARENT.into(),
             network: "world".to_owned(),
             name: "founder".to_owned(),
             default_allow: true,
@@ -180,7 +182,7 @@ impl World {
             let record = SignedRecord::sign(&record, statement.clone(), &identity);
             directory.accept(record.clone(), judge).ok()?;
             let chain = vec![certificate, der.clone()];
-            let member = Membership { network, node, nonce, name, identity, leaf, chain, statement };
+            let member = Membership { network, node, nonce, name, identity, leaf, chain, statement, delegation: None };
             let mut batch = Batch::default();
             member.put(&mut batch);
             membership::put_bundles(&mut batch, 1, &bundles);

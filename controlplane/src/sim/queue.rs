@@ -7,6 +7,7 @@ use super::Site;
 use super::links::Step;
 use super::plane::Datagram;
 use super::wire::Flight;
+use crate::dns::catalog::Wanted;
 use crate::issuer::{Refused, Reply};
 use crate::node::Ticket;
 use crate::node::plane::PlaneInput;
@@ -29,6 +30,8 @@ pub(super) enum Due {
     Datagram(Site, Box<Datagram>),
     /// A datagram of a link reaches a machine.
     Quic(Site, Box<Flight>),
+    /// A name is wanted by whoever answers questions.
+    Wanted(Site, Life, Wanted),
     Stream(usize),
     Awake(Site),
 }

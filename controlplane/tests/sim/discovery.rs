@@ -74,7 +74,7 @@ fn members_find_each_other_by_name_id_and_address() {
         let status = dht(&mut world, *site);
         assert!(status.is_joined && status.contacts == 7, "{site:?}: {status:?}");
         assert!(
-            status.published.len() == 3 + usize::from(*site == sites[0])
+            status.published.len() == 4 + usize::from(*site == sites[0])
                 && status.published.iter().all(|own| own.stored == 7),
             "{status:?}"
         );
@@ -83,7 +83,7 @@ fn members_find_each_other_by_name_id_and_address() {
             .counters
             .iter()
             .find(|counter| !["unmatched", "timeouts", "handed_over"].contains(&counter.name.as_str()));
-        assert!(status.records == 3 * 8 + 1 && odd.is_none(), "{status:?}");
+        assert!(status.records == 4 * 8 + 1 && odd.is_none(), "{status:?}");
     }
     all_find_all(&mut world, &sites);
     assert_eq!(find(&mut world, sites[0], "nobody"), Err(ErrorCode::NotFound));
@@ -299,7 +299,7 @@ fn a_service_is_found_with_its_port_and_gone_at_once_when_it_is_configured_no_mo
         services.collect::<Vec<_>>()
     };
     assert!(told(&status).contains(&("_http._tcp".into(), false, 5)), "{status:?}");
-    assert_eq!((told(&status).len(), status.published.len()), (16, 19));
+    assert_eq!((told(&status).len(), status.published.len()), (16, 20));
     let shown = record(&mut world, sites[4], "service", &service).unwrap();
     assert_eq!(shown.says, ["_http._tcp at port 8080", "text path=/", "text v=1"]);
 
@@ -334,11 +334,11 @@ fn a_record_is_shown_as_it_lies_there_by_whatever_names_it() {
             assert_eq!((&again.record, &again.key), (&first.record, &first.key), "{kind} {other}");
         }
         // Another kind lies elsewhere.
-        assert_eq!(record(&mut world, sites[1], "zone", &first.key), Err(ErrorCode::NotFound));
+        assert_eq!(record(&mut world, sites[1], "revocations", &first.key), Err(ErrorCode::NotFound));
     }
     let says = record(&mut world, sites[1], "node", node).unwrap().says;
     assert!(says.len() == 1 && says[0].starts_with("endpoint "), "{says:?}");
-    assert_eq!(record(&mut world, sites[1], "zone", name), Err(ErrorCode::NotFound));
+    assert_eq!(record(&mut world, sites[1], "revocations", name), Err(ErrorCode::NotFound));
     assert_eq!(record(&mut world, sites[1], "node", "nobody"), Err(ErrorCode::NotFound));
     assert_eq!(record(&mut world, sites[1], "service", name), Err(ErrorCode::BadRequest));
     assert_eq!(record(&mut world, sites[1], "member", name), Err(ErrorCode::BadRequest));

@@ -16,6 +16,7 @@ mod issuers;
 mod lan;
 mod mail;
 mod messages;
+mod names;
 mod outages;
 mod policies;
 mod relays;

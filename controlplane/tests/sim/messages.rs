@@ -12,6 +12,7 @@ use weir_controlplane::node::message::{
 };
 use weir_controlplane::pki::admission::{AdmissionDocument, SignedAdmission};
 use weir_controlplane::pki::bundle::SignedBundle;
+use weir_controlplane::pki::dnssec::PARENT;
 use weir_controlplane::pki::id::{InviteId, NetworkId, NodeId};
 use weir_controlplane::pki::key::{Domain, PrivateKey};
 use weir_controlplane::pki::revocation::{ENTRIES_MAX, Entry, REASON_LEN_MAX, Revoked, SignedRevocationList};
@@ -75,6 +76,7 @@ impl Known {
         let mut random = SeededRandom::new(98);
         let keys = FoundingKeys::generate(&mut random);
         let founding = Founding {
+            dns_parent: PARENT.into(),
             network: "another".to_owned(),
             name: "founder".to_owned(),
             default_allow: true,
@@ -211,7 +213,7 @@ fn renewal(known: &Known, misuse: &Misuse, network: NetworkId, identity: &Privat
         network,
         certificate: misuse.own.chain[0].clone(),
         leaf_public: known.stranger.public(),
-        ds_digest: None,
+        dns_key: None,
         bundle_version: 1,
     };
     MemberRequest::Renew(RenewRequest::new(&body, identity, &known.stranger, &[0; 32]))
@@ -292,7 +294,11 @@ fn bent<T>(mut signed: Signed<T>, by: &Signed<T>) -> Signed<T> {
 
 fn bundles(known: &Known) -> Vec<Case> {
     let [next, after] = known.next_bundles();
-    let of_nobody = SignedBundle { body: next.body.clone(), signatures: known.bundles[0].signatures.clone() };
+    let of_nobody = SignedBundle {
+        body: next.body.clone(),
+        signatures: known.bundles[0].signatures.clone(),
+        zones: next.zones.clone(),
+    };
     let many = SignedBundle { signatures: vec![next.signatures[0]; 100], ..next.clone() };
     let cut = SignedBundle { body: next.body[..next.body.len() - 1].to_vec(), ..next.clone() };
     let case = |what, bundle, counter| -> Case { (what, Message::Bundles(vec![bundle]), counter, None) };
@@ -426,7 +432,7 @@ fn requests(known: &Known, misuse: &Misuse) -> Vec<Case> {
             identity: own.identity.public(),
             leaf_public: known.stranger.public(),
             wanted_name: None,
-            ds_digest: None,
+            dns_key: None,
             bundle_version: 1,
         };
         let secret = InviteSecret::new([3; 16]);

@@ -43,14 +43,14 @@ pub(crate) fn first() -> Bundle {
         revoked_issuers: vec![],
         revokers: vec![key(21).public()],
         slices: vec![Slice { issuer: key(11).public().id(), names, prefixes }],
-        dns_ksks: vec![],
+        dns_parent: "internal".into(),
         operators: vec![key(11).public()],
         parameters: Parameters::default(),
     }
 }
 
 pub(crate) fn network() -> (NetworkId, SignedBundle) {
-    let signed = SignedBundle::sign(&first(), &[&key(1)]);
+    let signed = SignedBundle::sign(&first(), None, &[&key(1)]);
     (network_id(&signed), signed)
 }
 
@@ -63,7 +63,7 @@ pub(crate) fn chain() -> Chain {
 pub(crate) fn next(chain: &Chain, change: impl FnOnce(&mut Bundle), roots: &[&PrivateKey]) -> SignedBundle {
     let mut bundle = chain.successor();
     change(&mut bundle);
-    SignedBundle::sign(&bundle, roots)
+    SignedBundle::sign(&bundle, Some(chain.network()), roots)
 }
 
 #[test]
@@ -100,10 +100,10 @@ fn another_first_version_is_another_network() {
     let (network, _) = network();
     let mut other = first();
     other.default_allow = false;
-    let other = SignedBundle::sign(&other, &[&key(1)]);
+    let other = SignedBundle::sign(&other, None, &[&key(1)]);
     let found = network_id(&other);
     assert_eq!(Chain::start(network, other).unwrap_err(), BundleError::OtherNetwork { expected: network, found });
-    let unsigned = SignedBundle::sign(&first(), &[&key(3)]);
+    let unsigned = SignedBundle::sign(&first(), None, &[&key(3)]);
     assert_eq!(Chain::start(network, unsigned).unwrap_err(), BundleError::NotByItself(1));
     assert_eq!(Chain::walk(network, &[]).unwrap_err(), BundleError::Empty);
 }

@@ -105,9 +105,10 @@ mod tests {
         }
         let with = |line: &str| read(format!("{text}{line}\n").as_bytes());
         let line = versions.len() + 2;
-        for (wrong, error) in
-            [("no base64!", VersionTextError::Base64), ("AAAA", VersionTextError::Version(DecodeError::Trailing(1)))]
-        {
+        for (wrong, error) in [
+            ("no base64!", VersionTextError::Base64),
+            ("AAAAAAAA", VersionTextError::Version(DecodeError::Trailing(3))),
+        ] {
             assert_eq!(read_version(wrong), Err(error.clone()));
             assert_eq!(with(wrong), Err(BundleTextError::Version { line, error }));
         }
@@ -116,7 +117,7 @@ mod tests {
     /// The node took as many bytes from whoever asks as a message has.
     #[test]
     fn a_version_of_the_limit_is_read_and_one_byte_more_is_not() {
-        let with_body = |body_len| SignedBundle { body: vec![0; body_len], signatures: vec![] };
+        let with_body = |body_len| SignedBundle { body: vec![0; body_len], signatures: vec![], zones: vec![] };
         let around = codec::encode(&with_body(SignedBundle::LEN_MAX - 16)).len() - (SignedBundle::LEN_MAX - 16);
         let longest = with_body(SignedBundle::LEN_MAX - around);
         assert_eq!(codec::encode(&longest).len(), SignedBundle::LEN_MAX);
