@@ -15,14 +15,29 @@ use zeroize::Zeroizing;
 #[derive(Arbitrary, Debug)]
 enum Step {
     /// The two meet once more.
-    Meet { secret: u8, indices: (u32, u32) },
+    Meet {
+        secret: u8,
+        indices: (u32, u32),
+    },
     /// One seals.
-    Seal { by_first: bool, text: Vec<u8> },
+    Seal {
+        by_first: bool,
+        text: Vec<u8>,
+    },
     /// One of those that were sealed arrives, at either, as it is or changed.
-    Arrive { which: u8, at_first: bool, edits: Vec<Edit> },
+    Arrive {
+        which: u8,
+        at_first: bool,
+        edits: Vec<Edit>,
+    },
     /// Anything arrives.
-    Bytes { at_first: bool, bytes: Vec<u8> },
-    Wait { secs: u16 },
+    Bytes {
+        at_first: bool,
+        bytes: Vec<u8>,
+    },
+    Wait {
+        secs: u16,
+    },
 }
 
 const MEMBERS: [NodeId; 2] = [NodeId([1; 32]), NodeId([2; 32])];

@@ -12,8 +12,8 @@ use weir_controlplane::ceremony::{Founding, FoundingKeys, found};
 use weir_controlplane::issuer::{Asked, Issuer, Request};
 use weir_controlplane::membership::{self, Membership};
 use weir_controlplane::node::{Links, Node, Part, Settings};
-use weir_controlplane::pki::dnssec::PARENT;
 use weir_controlplane::pki::admission::DayKey;
+use weir_controlplane::pki::dnssec::PARENT;
 use weir_controlplane::quic::{Alpn, DialError, DialTarget, ExportError, LinkId, SendError};
 use weir_controlplane::random::SeededRandom;
 use weir_controlplane::store::{Batch, MemoryStore, Store as _, Table};
@@ -43,7 +43,8 @@ enum Value {
 static GOOD: LazyLock<[MemoryStore; 2]> = LazyLock::new(|| {
     let (start, mut random) = (Instant::now(), SeededRandom::new(1));
     let keys = FoundingKeys::generate(&mut random);
-    let founding = Founding { dns_parent: PARENT.into(),
+    let founding = Founding {
+        dns_parent: PARENT.into(),
         network: "mynet".into(),
         name: "berlin".into(),
         default_allow: true,

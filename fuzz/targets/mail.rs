@@ -136,9 +136,7 @@ fuzz_target!(|steps: Vec<Step>| {
         Now { mono: start + Duration::from_millis(ms), ..now }
     };
     let mut world = World::default();
-    let load = |world: &World, ms: u64| {
-        Mail::load(&world.store, at(ms)).expect("what was written is read")
-    };
+    let load = |world: &World, ms: u64| Mail::load(&world.store, at(ms)).expect("what was written is read");
     let mut mail = load(&world, 0);
     let (mut ours, mut theirs, mut forbidden) = (vec![], vec![], 3u8);
     let mut up: BTreeSet<NodeId> = BTreeSet::new();

@@ -58,7 +58,9 @@ fuzz_target!(|text: Text| match text {
     Text::Beacon { version, salt, hash } => {
         let version = version.unwrap_or_else(|| b"1".to_vec());
         let said = [("v", version.as_slice()), ("s", &salt), ("h", &hash)];
-        if let Some(beacon) = Beacon::from_txt(|key| said.iter().find(|(known, _)| *known == key).map(|(_, text)| *text)) {
+        if let Some(beacon) =
+            Beacon::from_txt(|key| said.iter().find(|(known, _)| *known == key).map(|(_, text)| *text))
+        {
             assert_eq!(beacon.to_txt().each_ref().map(|(key, text)| (*key, text.as_bytes())), said);
         }
     }

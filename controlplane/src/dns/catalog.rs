@@ -174,6 +174,11 @@ impl Catalog {
         self.members.values().filter(|held| held.zone.is_some()).count()
     }
 
+    /// The serial of a member's zone.
+    pub fn serial(&self, member: &str) -> Option<u64> {
+        Some(self.members.get(member)?.zone.as_ref()?.serial)
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -196,7 +201,7 @@ impl Catalog {
         if let Some(wanted) = self.is_missing(&member, is_late, now) {
             return Found::Missing(wanted);
         }
-        let wanted = self.prefetch(&member, now);
+        let wanted = self.prefetch(&member, is_late, now);
         // The parent's side of the cut (RFC 4035 §3.1.4.1).
         if rtype == Rtype::DS && name.label_count() == forward.label_count() + 1 {
             return match self.zone_of(&member, now) {
@@ -224,7 +229,7 @@ impl Catalog {
             if let Some(wanted) = self.is_missing(&member, is_late, now) {
                 return Found::Missing(wanted);
             }
-            prefetched = prefetched.or_else(|| self.prefetch(&member, now));
+            prefetched = prefetched.or_else(|| self.prefetch(&member, is_late, now));
             let zone = self.zone_of(&member, now);
             let Some(next) = zone.ok().and_then(|zone| zone.answer(at, rtype).leads_to) else { break };
             if names.contains(&next) {
@@ -279,7 +284,7 @@ impl Catalog {
         if let Some(wanted) = self.is_missing(&member, is_late, now) {
             return Found::Missing(wanted);
         }
-        let wanted = self.prefetch(&member, now);
+        let wanted = self.prefetch(&member, is_late, now);
         match self.zone_of(&member, now) {
             Ok(zone) if [Rtype::PTR, Rtype::ANY, Rtype::RRSIG].contains(&rtype) => {
                 Found::Reply(Answer::of([&zone.ptr]), wanted)
@@ -296,11 +301,11 @@ impl Catalog {
         (!is_here && !is_late).then(|| Wanted::Member(member.to_owned()))
     }
 
-    /// Notes that a zone is in use, and says once whether it is time to ask for it again.
-    fn prefetch(&mut self, member: &str, now: Now) -> Option<Wanted> {
+    /// Notes that a zone is in use, and says once whether it is time to ask for it again; not when that has just failed.
+    fn prefetch(&mut self, member: &str, is_late: bool, now: Now) -> Option<Wanted> {
         let held = self.members.get_mut(member)?;
         held.used = now.mono;
-        if held.is_asked || now.mono.saturating_duration_since(held.since) < PREFETCH {
+        if is_late || held.is_asked || now.mono.saturating_duration_since(held.since) < PREFETCH {
             return None;
         }
         held.is_asked = true;

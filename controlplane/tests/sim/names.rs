@@ -146,12 +146,12 @@ fn what_is_set_is_answered_elsewhere_within_its_ttl_and_outlives_a_restart() {
     assert!(wrong.message.contains("192.0.2"), "{wrong:?}");
     world.run(31 * SECOND);
     let expected = format!("{} A 192.0.2.9", host.trim_end_matches('.'));
-    assert_eq!(ask(&mut world, other, &host, Rtype::A, false).answer, [expected.clone()]);
+    assert_eq!(ask(&mut world, other, &host, Rtype::A, false).answer, std::slice::from_ref(&expected));
     world.kill(one);
     world.run(SECOND);
     world.start(one);
     world.run(31 * SECOND);
-    assert_eq!(ask(&mut world, other, &host, Rtype::A, false).answer, [expected.clone()]);
+    assert_eq!(ask(&mut world, other, &host, Rtype::A, false).answer, std::slice::from_ref(&expected));
     assert_eq!(ask(&mut world, one, &host, Rtype::A, false).answer, [expected]);
     assert!(dns(&mut world, one).records.iter().any(|record| record.source == "set" && record.data == "192.0.2.9"));
     let unset = Call::DnsUnset(DnsUnsetRequest { name: "NEW".into(), rtype: None, data: None });

@@ -173,7 +173,7 @@ proptest! {
             let next = Name::from_octets(rdata[..end].to_vec()).unwrap();
             nsec.set.owner < asked && (asked < next || next == zone.apex)
         };
-        let has_proof = authority.iter().filter(|set| set.set.rtype == Rtype::NSEC).any(|nsec| covers(&&nsec));
+        let has_proof = authority.iter().filter(|set| set.set.rtype == Rtype::NSEC).any(|nsec| covers(&nsec));
         prop_assert!(has_proof || is_there || owners.iter().any(|owner| name(owner).ends_with(&asked)));
         if rcode == Rcode::NxDomain {
             prop_assert!(!is_there && answer.is_empty() && !zone.has(&asked));
