@@ -24,7 +24,7 @@ pub const RECORDS_MAX: usize = 4096;
 pub const BYTES_MAX: usize = 8 << 20;
 /// Places whose highest sequence is remembered.
 pub const PLACES_MAX: usize = 2 * RECORDS_MAX;
-/// Bytes of one signer's records. Ours: two that are as long as they may be, and one of each other kind; or twenty short ones.
+/// Bytes of one signer's records. Ours: a zone's two as long as they may be, sixteen services, and one of each other kind.
 pub const SIGNER_BYTES_MAX: usize = 20 << 10;
 
 /// Why a record is not kept.
@@ -360,13 +360,15 @@ mod tests {
         let (fixture, mut store) = (Fixture::new(), store());
         let long = |kind, sequence| fixture.record(1, kind, sequence, &[7; 4096]);
         assert_eq!(store.put(long(Kind::Node, 1), None, fixture.judge()), Ok(Put::Stored));
-        assert_eq!(store.put(long(Kind::Name, 1), None, fixture.judge()), Ok(Put::Stored));
+        for kind in [Kind::Name, Kind::Overlay, Kind::Revocations] {
+            assert_eq!(store.put(long(kind, 1), None, fixture.judge()), Ok(Put::Stored));
+        }
         let over = Err(PutError::Quota(fixture.node(1)));
         assert_eq!(store.put(long(Kind::Zone, 1), None, fixture.judge()), over);
         assert_eq!(store.put(long(Kind::Name, 2), None, fixture.judge()), Ok(Put::Stored));
         let other = fixture.record(2, Kind::Zone, 1, &[7; 4096]);
         assert_eq!(store.put(other, None, fixture.judge()), Ok(Put::Stored));
-        assert_eq!((store.len(), store.bytes() > 3 * 4096), (3, true));
+        assert_eq!((store.len(), store.bytes() > 5 * 4096), (5, true));
     }
 
     #[test]
