@@ -149,7 +149,9 @@ proptest! {
             theirs.frames = onward;
             three.decapsulate(START, Burst::trains(theirs));
             prop_assert_eq!(three.dropped(), 0, "what we forward is well-formed");
-            prop_assert!(two.events().len() <= 1);
+            // One datagram may close a session and carry a packet for another that is not there; it says neither twice.
+            let events = two.events();
+            prop_assert!(events.len() <= 2 && events.windows(2).all(|pair| pair[0] != pair[1]), "{:?}", events);
             two.engine.expire(START);
         }
     }
