@@ -132,7 +132,11 @@ impl Catalog {
                 vec![Wanted::Member(name), Wanted::Address(address)]
             }
             Update::Absent(Wanted::Member(name)) => {
-                self.hold(name.clone(), None, now);
+                // A zone that is known says more than that its records were not found: it is good until its signatures end, or its member is revoked.
+                match self.members.get_mut(&name).filter(|held| held.zone.is_some()) {
+                    Some(held) => held.is_asked = false,
+                    None => self.hold(name.clone(), None, now),
+                }
                 vec![Wanted::Member(name)]
             }
             Update::Absent(Wanted::Address(address)) => {
@@ -314,7 +318,9 @@ impl Catalog {
 
     fn zone_of(&self, member: &str, now: Now) -> Result<&MemberZone, Found<'static>> {
         let held = self.members.get(member).ok_or(Found::None(NoAnswer::Unreachable))?;
-        let zone = held.zone.as_deref().ok_or(Found::Absent)?;
+        let is_fresh = now.mono.saturating_duration_since(held.since) < FRESH;
+        let none = if is_fresh { Found::Absent } else { Found::None(NoAnswer::Unreachable) };
+        let zone = held.zone.as_deref().ok_or(none)?;
         // Serve-stale is about TTLs: what is past its signatures would be refused by whoever verifies.
         if zone.left(now.wall) == 0 { Err(Found::None(NoAnswer::Unreachable)) } else { Ok(zone) }
     }

@@ -62,6 +62,9 @@ pub enum ZoneError {
     /// The two records were not signed together.
     #[error("its two records have the serials {0} and {1}")]
     Serials(u64, u64),
+    /// Signed later than now.
+    #[error("its serial {0} is in the future")]
+    Future(u64),
     /// A type that a member does not publish, or twice the same.
     #[error("{0} does not belong into a member's zone, or stands there twice")]
     Type(Rtype),
@@ -93,7 +96,7 @@ impl ZoneError {
             Self::Decode(_) | Self::Name(_) | Self::TooMany { .. } | Self::TooLong(_) => "dns_malformed",
             Self::Set { error: SetError::OutOfZone, .. } | Self::Type(_) | Self::Cname(_) => "dns_wrong_owner",
             Self::Set { error: SetError::Key(_), .. } | Self::Key => "dns_wrong_key",
-            Self::Set { error: SetError::NotYet | SetError::Expired, .. } => "dns_expired",
+            Self::Set { error: SetError::NotYet | SetError::Expired, .. } | Self::Future(_) => "dns_expired",
             Self::Set { error: SetError::Signature, .. } => "dns_forged",
             Self::Set { error: SetError::Form | SetError::Name(_), .. } => "dns_malformed",
             Self::Serials(..) => "dns_halves",
@@ -186,7 +189,7 @@ fn check(apex: &Name, sets: &BTreeMap<(Name, Rtype), SignedSet>) -> Result<(), Z
             return Err(ZoneError::TooMany { what, found, max });
         }
     }
-    for (owner, rtype) in sets.keys() {
+    for ((owner, rtype), signed) in sets {
         if !owner.ends_with(apex) {
             return Err(ZoneError::Set { owner: owner.clone(), rtype: *rtype, error: SetError::OutOfZone });
         }
@@ -194,9 +197,17 @@ fn check(apex: &Name, sets: &BTreeMap<(Name, Rtype), SignedSet>) -> Result<(), Z
         if !is_ours && !TYPES.contains(rtype) {
             return Err(ZoneError::Type(*rtype));
         }
+        if !signed.set.has_form() {
+            return Err(ZoneError::Set { owner: owner.clone(), rtype: *rtype, error: SetError::Form });
+        }
         let beside = sets.keys().filter(|(other, _)| other == owner).count();
-        if *rtype == Rtype::CNAME && beside > 1 {
+        let is_one = signed.set.rdata().len() == 1;
+        if *rtype == Rtype::CNAME && (beside > 1 || !is_one) {
             return Err(ZoneError::Cname(owner.clone()));
+        }
+        // One key, or whoever signs could have each signature tried by many (CVE-2023-50387).
+        if [Rtype::SOA, Rtype::DNSKEY].contains(rtype) && !is_one {
+            return Err(ZoneError::Type(*rtype));
         }
     }
     Ok(())
@@ -290,6 +301,14 @@ impl MemberZone {
                 return Err(ZoneError::TooMany { what, found, max: OWNERS_MAX });
             }
         }
+        let found = name.owners.iter().map(|(_, sets)| sets.len()).sum();
+        if found > SETS_MAX {
+            return Err(ZoneError::TooMany { what: "sets", found, max: SETS_MAX });
+        }
+        // A serial says when it was signed: one from the future would keep all that follow it out.
+        if zone.serial > now.plus(BACKDATE).0 {
+            return Err(ZoneError::Future(zone.serial));
+        }
         let apex = delegation::member_zone(whose.zones, whose.name)?;
         let [ds, ptr] = zone.parent.clone().sets(whose.zones, whose.name, whose.node, whose.network)?;
         let believe = |set: &SignedSet, keys: &[ZoneKey]| {
@@ -307,7 +326,7 @@ impl MemberZone {
         let trusted: Vec<ZoneKey> = keys.set.rdata().iter().filter_map(|rdata| ZoneKey::of_rdata(rdata)).collect();
         let entry: Vec<ZoneKey> =
             trusted.iter().filter(|key| ds.set.rdata().contains(&key.ds(&apex))).copied().collect();
-        if entry.is_empty() || trusted.len() != keys.set.rdata().len() {
+        if entry.is_empty() || trusted.len() != 1 || keys.set.rdata().len() != 1 {
             return Err(ZoneError::Key);
         }
         believe(&keys, &entry)?;

@@ -71,7 +71,7 @@ pub struct Counters {
     pub failed: u64,
     /// Questions that waited.
     pub waited: u64,
-    /// Questions for which there was no room to wait.
+    /// Questions for which there was no room to wait: they are answered by what there is.
     pub overflows: u64,
     /// Answers that a network did not get, being too many.
     pub limited: u64,
@@ -163,7 +163,7 @@ impl Server {
 
     /// Something became known, or did not.
     pub fn handle_update(&mut self, update: Update, now: Now) {
-        let is_failure = matches!(update, Update::Failed(_));
+        let is_failure = matches!(update, Update::Failed(_) | Update::Absent(_));
         for about in self.catalog.take(update, now.mono) {
             self.wanted.remove(&about);
             for parked in self.waiting.remove(&about).unwrap_or_default() {
@@ -267,7 +267,7 @@ impl Server {
     fn park(&mut self, query: Query, asker: Asker, wanted: Wanted, now: Now) {
         if self.parked >= WAITING_MAX {
             self.counters.overflows += 1;
-            return;
+            return self.answer(query, asker, true, now);
         }
         self.counters.waited += 1;
         self.parked += 1;

@@ -103,7 +103,13 @@ impl<R: Random> Node<R> {
         }
         let before = self.names.set.clone();
         self.names.set.push(entry);
-        self.dns_changed(id, before, links, now);
+        // What makes no zone changes nothing.
+        if let Err(wrong) = self.judge_names(now) {
+            self.names.set = before;
+            let remedy = "`weir dns list` shows what is published";
+            return self.answer(id, Err(error(ErrorCode::Conflict, wrong.to_string(), remedy)));
+        }
+        self.dns_changed(id, links, now);
     }
 
     /// Takes records back.
@@ -120,16 +126,11 @@ impl<R: Random> Node<R> {
             let remedy = "`weir dns list` shows what is; what the configuration has goes from there";
             return self.answer(id, Err(error(ErrorCode::NotFound, message, remedy)));
         }
-        self.dns_changed(id, before, links, now);
+        self.dns_changed(id, links, now);
     }
 
-    /// Signs anew with what is set now. What makes no zone changes nothing.
-    fn dns_changed(&mut self, id: CallId, before: Vec<Entry>, links: &mut dyn Links, now: Now) {
-        if let Err(wrong) = self.judge_names(now) {
-            self.names.set = before;
-            let remedy = "`weir dns list` shows what is published";
-            return self.answer(id, Err(error(ErrorCode::Conflict, wrong.to_string(), remedy)));
-        }
+    /// Signs anew with what is set now.
+    fn dns_changed(&mut self, id: CallId, links: &mut dyn Links, now: Now) {
         let batch = self.names.save_set();
         self.store(batch);
         self.publish_own(now);

@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Instant;
 
 use domain::base::Rtype;
 
@@ -20,6 +21,7 @@ use crate::dht::{LookupId, Outcome};
 use crate::dns::catalog::{self, Update, Wanted};
 use crate::dns::member::{MemberZone, SETS_MAX, Whose, ZoneError};
 use crate::dns::publish::{Entry, TEXT_LEN_MAX};
+use crate::dns::server::PATIENCE;
 use crate::pki::dnssec::network::{NetworkZones, Which};
 use crate::pki::dnssec::rrset::RrSet;
 use crate::pki::dnssec::{Name, TTL_SECS, delegation};
@@ -57,8 +59,8 @@ type Said = (NodeId, String, Vec<u8>);
 struct Gathering {
     zone: Option<Option<Said>>,
     name: Option<Option<Said>>,
-    /// Whether anybody answered.
-    is_answered: bool,
+    /// Halves for which somebody answered.
+    answered: u8,
 }
 
 /// Something that was not believed.
@@ -82,8 +84,9 @@ pub(super) struct Names {
     pub(super) own_error: Option<String>,
     lookups: BTreeMap<LookupId, Half>,
     gathering: BTreeMap<String, Gathering>,
-    waiting: VecDeque<Wanted>,
-    serials: BTreeMap<String, u64>,
+    waiting: VecDeque<(Wanted, Instant)>,
+    /// The highest serial of each name, and whose it was: whoever has the name after that member begins anew.
+    serials: BTreeMap<String, (NodeId, u64)>,
     pub(super) refusals: VecDeque<Refusal>,
     /// Whose zones were given out.
     held: BTreeMap<NodeId, String>,
@@ -92,7 +95,7 @@ pub(super) struct Names {
 /// What an earlier life has left.
 pub(super) struct Kept {
     set: Vec<Entry>,
-    serials: BTreeMap<String, u64>,
+    serials: BTreeMap<String, (NodeId, u64)>,
 }
 
 /// Reads it.
@@ -103,7 +106,7 @@ pub(super) fn kept(store: &impl Store) -> Result<Kept, StoreError> {
     let mut serials = BTreeMap::new();
     for (key, value) in store.entries(Table::Discovery)? {
         let name = key.strip_prefix(SERIAL_OF).and_then(|name| String::from_utf8(name.to_vec()).ok());
-        if let (Some(name), Ok(serial)) = (name, codec::decode(&value, 16)) {
+        if let (Some(name), Ok(serial)) = (name, codec::decode(&value, 64)) {
             serials.insert(name, serial);
         }
     }
@@ -136,21 +139,21 @@ impl Names {
     }
 
     /// Notes what has been seen; nothing for what was seen already. At the limit the lowest, so the oldest, is forgotten.
-    fn note(&mut self, member: &str, serial: u64) -> Batch {
+    fn note(&mut self, member: &str, node: NodeId, serial: u64) -> Batch {
         let mut batch = Batch::default();
         let key = |member: &str| [SERIAL_OF, member.as_bytes()].concat();
-        if self.serials.get(member).is_some_and(|known| *known >= serial) {
+        if self.serials.get(member).is_some_and(|(of, known)| *of == node && *known >= serial) {
             return batch;
         }
         if self.serials.len() >= SERIALS_MAX && !self.serials.contains_key(member) {
-            let oldest = self.serials.iter().min_by_key(|(_, serial)| **serial).map(|(name, _)| name.clone());
+            let oldest = self.serials.iter().min_by_key(|(_, (_, serial))| *serial).map(|(name, _)| name.clone());
             if let Some(oldest) = oldest {
                 self.serials.remove(&oldest);
                 batch.delete(Table::Discovery, key(&oldest));
             }
         }
-        self.serials.insert(member.to_owned(), serial);
-        batch.put(Table::Discovery, key(member), codec::encode(&serial));
+        self.serials.insert(member.to_owned(), (node, serial));
+        batch.put(Table::Discovery, key(member), codec::encode(&(node, serial)));
         batch
     }
 }
@@ -190,7 +193,7 @@ impl<R: Random> Node<R> {
             Err(_) => self.signed_zone(false, until, now)?,
         };
         let membership = self.membership.as_ref()?;
-        let (name, address) = (membership.name.clone(), membership.address());
+        let (name, node, address) = (membership.name.clone(), membership.node, membership.address());
         if let Some(error) = &error {
             tracing::warn!(%error, "our zone has our address only");
             self.counters.count("dns_own_zone_cut");
@@ -198,7 +201,7 @@ impl<R: Random> Node<R> {
         match signed {
             Ok(zone) => {
                 let zone = Arc::new(zone);
-                let batch = self.names.note(&name, zone.serial);
+                let batch = self.names.note(&name, node, zone.serial);
                 (self.names.own, self.names.own_error) = (Some(Arc::clone(&zone)), error);
                 self.store(batch);
                 let values = zone.values();
@@ -224,7 +227,8 @@ impl<R: Random> Node<R> {
         let (network, membership) = (self.network.as_ref()?, self.membership.as_ref()?);
         let (zones, delegation) = (zones(network)?, membership.delegation.as_ref()?);
         let before = self.names.own.as_ref().map_or(0, |zone| zone.serial);
-        let before = before.max(self.names.serials.get(&membership.name).copied().unwrap_or(0));
+        let seen = self.names.serials.get(&membership.name).filter(|(of, _)| *of == membership.node);
+        let before = before.max(seen.map_or(0, |(_, serial)| *serial));
         let whose = Whose { network: network.id, zones: &zones, node: membership.node, name: &membership.name };
         Some(self.sets(&zones, is_whole).and_then(|sets| {
             MemberZone::sign(whose, delegation.parent(), sets, &membership.dns_key(), before, (now.wall, until))
@@ -254,8 +258,8 @@ impl<R: Random> Node<R> {
     pub fn handle_wanted(&mut self, wanted: Wanted, links: &mut dyn super::Links, now: Now) {
         if self.names.waiting.len() >= WAITING_MAX {
             self.outputs.push_back(Output::Names(Update::Failed(wanted)));
-        } else {
-            self.names.waiting.push_back(wanted);
+        } else if self.names.waiting.iter().all(|(waiting, _)| *waiting != wanted) {
+            self.names.waiting.push_back((wanted, now.mono));
         }
         self.gather(now);
         self.discover(links, now);
@@ -263,8 +267,13 @@ impl<R: Random> Node<R> {
     }
 
     fn gather(&mut self, now: Now) {
-        while self.names.gathering.len() < GATHERED_MAX {
-            let Some(wanted) = self.names.waiting.pop_front() else { return };
+        while self.names.lookups.len() + 2 <= 2 * GATHERED_MAX {
+            let Some((wanted, since)) = self.names.waiting.pop_front() else { return };
+            // Whoever asked for it was answered without.
+            if now.mono.saturating_duration_since(since) > PATIENCE {
+                self.outputs.push_back(Output::Names(Update::Failed(wanted)));
+                continue;
+            }
             match wanted {
                 Wanted::Member(name) => self.gather_member(name, now),
                 Wanted::Address(address) => {
@@ -350,7 +359,7 @@ impl<R: Random> Node<R> {
             Half::Name(name) => (name, false),
         };
         if let Some(gathering) = self.names.gathering.get_mut(&name) {
-            gathering.is_answered |= is_answered;
+            gathering.answered += u8::from(is_answered);
             *(if is_zone { &mut gathering.zone } else { &mut gathering.name }) = Some(said);
             if gathering.zone.is_some() && gathering.name.is_some() {
                 let gathered = self.names.gathering.remove(&name).unwrap_or_default();
@@ -365,13 +374,14 @@ impl<R: Random> Node<R> {
     /// Both records are here, or are not to be had.
     fn gathered(&mut self, name: String, gathering: Gathering, now: Now) -> Update {
         let (zone, names) = (gathering.zone.flatten(), gathering.name.flatten());
+        // One that is there without the other is lost, or withheld.
+        let is_absent = zone.is_none() && names.is_none() && gathering.answered == 2;
         let (Some((node, _, zone)), Some((other, _, names))) = (zone, names) else {
-            let wanted = Wanted::Member(name);
-            return if gathering.is_answered { Update::Absent(wanted) } else { Update::Failed(wanted) };
+            return if is_absent { Update::Absent(Wanted::Member(name)) } else { Update::Failed(Wanted::Member(name)) };
         };
         match self.believe(&name, [node, other], [&zone, &names], now) {
             Ok(zone) => {
-                let batch = self.names.note(&name, zone.serial);
+                let batch = self.names.note(&name, node, zone.serial);
                 self.store(batch);
                 self.names.held.insert(node, name.clone());
                 let address = self.network.as_ref().map(|network| overlay_address(network.id, node));
@@ -411,7 +421,7 @@ impl<R: Random> Node<R> {
         let zone = MemberZone::verify(whose, values, &zones.signers(&self.revocations), now.wall)
             .map_err(|error| (error.name(), error.to_string()))?;
         match self.names.serials.get(name) {
-            Some(seen) if *seen > zone.serial => {
+            Some((of, seen)) if *of == node && *seen > zone.serial => {
                 Err(("dns_replayed", format!("serial {}, and {seen} was seen", zone.serial)))
             }
             _ => Ok(zone),

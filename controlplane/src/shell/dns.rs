@@ -188,6 +188,19 @@ async fn serve(
     let mut next = udp.len() as u64;
     loop {
         let wake = wait(&udp, &mut asked, &mut updates, server.next_deadline()).await?;
+        // A flood by UDP holds up neither those who wait nor those who came by TCP.
+        if server.next_deadline().is_some_and(|deadline| deadline <= Instant::now()) {
+            server.handle_timeout(now());
+        }
+        let (first, wake) = match wake {
+            Wake::Tcp(query) => (Some(query), Wake::Time),
+            other => (asked.try_recv().ok(), other),
+        };
+        if let Some((query, address, back)) = first {
+            next = next.wrapping_add(1).max(udp.len() as u64);
+            connected.insert(next, back);
+            server.handle_query(&query, Asker { address, transport: Transport::Tcp, port: next }, now());
+        }
         match wake {
             Wake::Ended => return Ok(()),
             Wake::Update(update) => {
@@ -195,11 +208,6 @@ async fn serve(
                 while let Ok(update) = updates.try_recv() {
                     server.handle_update(update, now());
                 }
-            }
-            Wake::Tcp((query, address, back)) => {
-                next = next.wrapping_add(1).max(udp.len() as u64);
-                connected.insert(next, back);
-                server.handle_query(&query, Asker { address, transport: Transport::Tcp, port: next }, now());
             }
             Wake::Udp(at) => {
                 for _ in 0..BUDGET {
@@ -213,7 +221,7 @@ async fn serve(
                     server.handle_query(&buffer[..len], asker, now());
                 }
             }
-            Wake::Time => server.handle_timeout(now()),
+            Wake::Time | Wake::Tcp(_) => {}
         }
         while let Some(output) = server.poll_output() {
             match output {
@@ -311,7 +319,8 @@ async fn converse(stream: TcpStream, address: SocketAddr, to_us: &mpsc::Sender<A
         }
     };
     let answer = async {
-        while let Some(bytes) = answers.recv().await {
+        // What is not answered ends the connection as well, also one that was closed on the other side.
+        while let Some(bytes) = timeout(IDLE_MAX, answers.recv()).await? {
             let whole = [&(bytes.len() as u16).to_be_bytes()[..], &bytes].concat();
             timeout(IDLE_MAX, write.write_all(&whole)).await??;
         }

@@ -66,6 +66,12 @@ fn what_makes_no_zone_is_not_signed() {
     assert_eq!(sign(vec![a("c.mynet.internal", 1)]).unwrap_err().name(), "dns_wrong_owner");
     let alias = set("b.mynet.internal", Rtype::CNAME, [vec![0]]);
     assert_eq!(sign(vec![alias]), Err(ZoneError::Cname(name("b.mynet.internal"))));
+    let two = set("x.b.mynet.internal", Rtype::CNAME, [vec![0], vec![1, b'a', 0]]);
+    assert_eq!(sign(vec![two]), Err(ZoneError::Cname(name("x.b.mynet.internal"))));
+    // As the texts of one service may be: it was signed, and refused by everybody else with all that is beside it.
+    let texts = |len: usize| set("b.mynet.internal", Rtype::TXT, [vec![0; len]]);
+    assert_eq!(sign(vec![texts(1024)]), Ok(()));
+    assert_eq!(sign(vec![texts(1025)]).unwrap_err().name(), "dns_malformed");
     let many = |count| (0..count).map(|number| a(&format!("h{number}.b.mynet.internal"), 1)).collect::<Vec<_>>();
     // The apex is one of them.
     assert_eq!(sign(many(OWNERS_MAX - 1)), Ok(()));
@@ -102,6 +108,18 @@ fn what_another_signed_is_refused_whatever_it_is() {
     let [zone, names] = &good;
     let none = MemberZone::verify(fixture.whose("b"), [zone, names], &[], NOW);
     assert_eq!(none.unwrap_err().name(), "dns_wrong_key");
+}
+
+/// Whoever signed ahead kept those who had its name later out for as long.
+#[test]
+fn a_serial_from_the_future_is_refused() {
+    let fixture = Fixture::new();
+    let signed = |before: u64| {
+        let (parent, key) = (fixture.parent("b"), member_key("b"));
+        MemberZone::sign(fixture.whose("b"), parent, vec![], &key, before, (NOW, UNTIL)).unwrap().values()
+    };
+    assert!(fixture.verify("b", &signed(NOW.0 + 3599), NOW).is_ok());
+    assert_eq!(fixture.verify("b", &signed(NOW.0 + 3600), NOW), Err(ZoneError::Future(NOW.0 + 3601)));
 }
 
 #[test]

@@ -132,7 +132,7 @@ fn as_many_wait_as_there_is_room_for_and_one_beyond_is_counted() {
     let asked = query("b.mynet.internal", Rtype::A, false, None);
     (0..WAITING_MAX).for_each(|_| drop(rig.ask(&asked, HERE, Transport::Udp, 0)));
     assert_eq!((rig.server.counters().waited, rig.server.counters().overflows), (WAITING_MAX as u64, 0));
-    assert_eq!(rig.ask(&asked, HERE, Transport::Udp, 0), []);
+    assert_eq!(reply(&rig.ask(&asked, HERE, Transport::Udp, 0)).opt_rcode(), OptRcode::SERVFAIL);
     assert_eq!(rig.server.counters().overflows, 1);
     assert_eq!(rig.learn("b", 1).len(), WAITING_MAX);
     assert_eq!(rig.ask(&asked, HERE, Transport::Udp, 1).len(), 1);
@@ -217,6 +217,25 @@ fn who_is_cut_off_is_gone_at_once_and_without_a_network_nothing_is_left() {
     rig.server.handle_update(Update::Network(None), rig.at(3));
     assert_eq!(reply(&rig.ask(&asked, HERE, Transport::Udp, 3)).opt_rcode(), OptRcode::SERVFAIL);
     assert!(rig.server.catalog().is_empty());
+}
+
+/// A record that was not found in one look-up took a zone away that was good for days.
+#[test]
+fn what_is_not_found_takes_no_zone_away_and_an_old_denial_counts_no_more() {
+    let mut rig = Rig::new();
+    rig.learn("b", 0);
+    let asked = |of: &str| query(&format!("{of}.mynet.internal"), Rtype::A, false, None);
+    let absent = |of: &str| Update::Absent(Wanted::Member(of.into()));
+    assert!(matches!(&rig.ask(&asked("b"), HERE, Transport::Udp, 40)[..], [Output::Want(_)]));
+    rig.server.handle_update(absent("b"), rig.at(41));
+    assert_eq!(reply(&rig.outputs()).header_counts().ancount(), 1);
+    assert!(matches!(&rig.ask(&asked("c"), HERE, Transport::Udp, 41)[..], [Output::Want(_)]));
+    rig.server.handle_update(absent("c"), rig.at(42));
+    assert_eq!(reply(&rig.outputs()).opt_rcode(), OptRcode::NXDOMAIN);
+    assert_eq!(reply(&rig.ask(&asked("c"), HERE, Transport::Udp, 60)).opt_rcode(), OptRcode::NXDOMAIN);
+    assert!(matches!(&rig.ask(&asked("c"), HERE, Transport::Udp, 80)[..], [Output::Want(_)]));
+    rig.server.handle_update(Update::Failed(Wanted::Member("c".into())), rig.at(81));
+    assert_eq!(reply(&rig.outputs()).opt_rcode(), OptRcode::SERVFAIL);
 }
 
 /// A zone from two older halves, put together late, does not replace a newer one.

@@ -82,7 +82,8 @@ impl RrSet {
         (all - usize::from(is_wild)) as u8
     }
 
-    fn has_form(&self) -> bool {
+    /// Whether others take it: neither empty nor too long, in order.
+    pub fn has_form(&self) -> bool {
         let fits = self.rdata.iter().all(|rdata| rdata.len() <= RDATA_LEN_MAX);
         let is_ordered = self.rdata.windows(2).all(|pair| pair[0] < pair[1]);
         fits && is_ordered && (1..=RRS_MAX).contains(&self.rdata.len())
