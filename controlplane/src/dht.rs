@@ -724,7 +724,7 @@ impl<R: Random> Dht<R> {
         let lookups: usize = self.lookups.values().map(|job| size_of::<Job>() + job.lookup.heap_len()).sum();
         // A deadline stands in an ordered set and in a map.
         let timers = (self.outstanding.len() + self.lookups.len() + 8) * 4 * size_of::<(Instant, Timer)>();
-        let heap = self.table.heap_len() + self.size.heap_len() + Limit::heap_len();
+        let heap = self.table.heap_len() + self.size.heap_len() + self.limit.heap_len();
         let lists = self.bootstrap.heap_len()
             + self.shun.heap_len()
             + self.handover.heap_len()

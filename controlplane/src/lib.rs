@@ -12,6 +12,7 @@ pub mod config;
 pub mod contact;
 pub mod dht;
 pub mod dns;
+pub mod gcra;
 pub mod issuer;
 pub mod mail;
 pub mod membership;

@@ -33,6 +33,7 @@ use crate::membership::{self, Membership, MembershipError};
 use crate::pki::admission::AdmissionKeys;
 use crate::pki::bundle::{Bundle, Chain};
 use crate::pki::clock::NetworkClock;
+use crate::pki::dnssec::network::NetworkZones;
 use crate::pki::id::{NetworkId, NodeId};
 use crate::pki::key::PrivateKey;
 use crate::pki::revocation::RevocationSet;
@@ -249,6 +250,26 @@ struct Network {
     id: NetworkId,
     chain: Chain,
     bundle: Arc<Bundle>,
+    /// Those that the bundle's keys sign; none while it names no issuer.
+    zones: Option<NetworkZones>,
+}
+
+impl Network {
+    fn new(chain: Chain) -> Self {
+        let (bundle, zones) = newest(&chain);
+        Self { id: chain.network(), chain, bundle, zones }
+    }
+
+    /// The chain has another version than before.
+    fn take_newest(&mut self) {
+        (self.bundle, self.zones) = newest(&self.chain);
+    }
+}
+
+fn newest(chain: &Chain) -> (Arc<Bundle>, Option<NetworkZones>) {
+    // A chain takes no bundle of which the zones could not be read.
+    let zones = NetworkZones::of(chain.current(), chain.network()).ok().flatten();
+    (Arc::new(chain.current().clone()), zones)
 }
 
 /// The machine.

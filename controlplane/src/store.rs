@@ -25,7 +25,7 @@ pub enum Table {
     Audit,
     /// The latest moment seen, and what else must not go back.
     Clock,
-    /// Whom the DHT begins with, and the highest sequences that it has seen.
+    /// Whom the DHT begins with, and the highest sequences that it has seen; serials of zones, and records that were set.
     Discovery,
     /// Messages of applications that others have not taken yet.
     Outbox,

@@ -14,6 +14,7 @@ use domain::base::Rtype;
 use super::member::MemberZone;
 use crate::pki::dnssec::Name;
 use crate::pki::dnssec::rrset::SignedSet;
+use crate::time::Now;
 
 /// How a question ends (RFC 1035 §4.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +43,24 @@ impl<'a> Answer<'a> {
     pub fn of(sets: impl IntoIterator<Item = &'a SignedSet>) -> Self {
         let answer = sets.into_iter().map(Cow::Borrowed).collect();
         Self { rcode: Rcode::NoError, answer, authority: vec![], leads_to: None }
+    }
+
+    /// What follows after its last alias.
+    pub fn extend(&mut self, next: Self) {
+        self.answer.extend(next.answer);
+        self.authority.extend(next.authority);
+        (self.rcode, self.leads_to) = (next.rcode, next.leads_to);
+    }
+
+    /// Seconds for which all of it may be kept.
+    pub fn ttl(&self, now: Now) -> u32 {
+        let all = self.answer.iter().map(Cow::as_ref).chain(self.authority.iter().copied());
+        all.map(|set| set.set.ttl.min(set.rrsig.window.left(now.wall))).min().unwrap_or(0)
+    }
+
+    /// Whether it says that there is no such name.
+    pub fn is_denial(&self) -> bool {
+        self.rcode == Rcode::NxDomain
     }
 
     fn without(rcode: Rcode, proof: impl IntoIterator<Item = Option<&'a SignedSet>>) -> Self {

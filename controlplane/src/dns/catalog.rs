@@ -7,7 +7,6 @@
 //!
 //! Nothing gets in here that was not verified, and what has outlived its signatures is not given out.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv6Addr;
 use std::sync::Arc;
@@ -15,10 +14,11 @@ use std::time::{Duration, Instant};
 
 use domain::base::Rtype;
 
-use super::answer::{Answer, Rcode};
+use super::answer::Answer;
 use super::member::MemberZone;
 use crate::pki::dnssec::rrset::SignedSet;
 use crate::pki::dnssec::{Name, TTL_SECS, address_of};
+use crate::pki::name::check_label;
 use crate::time::Now;
 
 /// Zones of members that are held. Ours: the largest network for which the DHT is simulated; the one that was wanted longest ago goes.
@@ -89,7 +89,7 @@ struct Held {
 /// All of it.
 #[derive(Debug, Default)]
 pub struct Catalog {
-    network: Option<Network>,
+    network: Option<Arc<Network>>,
     members: HashMap<String, Held>,
     addresses: BTreeMap<Ipv6Addr, String>,
     /// Addresses that nobody has, as far as we know, and since when.
@@ -119,7 +119,7 @@ impl Catalog {
                 if network.is_none() {
                     *self = Self::default();
                 }
-                self.network = network;
+                self.network = network.map(Arc::new);
                 vec![]
             }
             Update::Member(name, address, zone) => {
@@ -190,75 +190,63 @@ impl Catalog {
 
     /// Answers a question; of what is stale only if `is_late`: asking for it has failed, or takes too long.
     pub fn find(&mut self, name: &Name, rtype: Rtype, is_late: bool, now: Now) -> Found<'_> {
-        let Some(network) = &self.network else { return Found::None(NoAnswer::NoZone) };
-        let (forward, reverse) = (network.forward.clone(), network.reverse.clone());
-        if name.ends_with(&reverse) {
-            return self.find_address(name, rtype, &reverse, is_late, now);
+        let Some(network) = self.network.clone() else { return Found::None(NoAnswer::NoZone) };
+        if name.ends_with(&network.reverse) {
+            return self.find_address(name, rtype, &network.reverse, is_late, now);
         }
-        if !name.ends_with(&forward) {
+        if !name.ends_with(&network.forward) {
             return Found::None(NoAnswer::NotOurs);
         }
-        if *name == forward || network.sets.iter().any(|set| set.set.owner == *name) {
+        if *name == network.forward || network.sets.iter().any(|set| set.set.owner == *name) {
             return self.of_network(name, rtype, now);
         }
-        let Some(member) = member_of(name, &forward) else { return Found::Absent };
-        if let Some(wanted) = self.is_missing(&member, is_late, now) {
-            return Found::Missing(wanted);
-        }
-        let wanted = self.prefetch(&member, is_late, now);
-        // The parent's side of the cut (RFC 4035 §3.1.4.1).
-        if rtype == Rtype::DS && name.label_count() == forward.label_count() + 1 {
-            return match self.zone_of(&member, now) {
-                Ok(zone) => Found::Reply(Answer::of([&zone.ds]), wanted),
-                Err(none) => none,
-            };
-        }
-        self.follow(name, rtype, &forward, wanted, is_late, now)
+        self.follow(name, rtype, &network.forward, is_late, now)
     }
 
-    /// A zone, and what aliases lead to, as far as that is ours.
-    fn follow(
-        &mut self,
-        name: &Name,
-        rtype: Rtype,
-        forward: &Name,
-        mut prefetched: Option<Wanted>,
-        is_late: bool,
-        now: Now,
-    ) -> Found<'_> {
-        let mut names = vec![name.clone()];
+    /// A member's name, and what its aliases lead to, as far as that is a member's.
+    fn follow(&mut self, name: &Name, rtype: Rtype, forward: &Name, is_late: bool, now: Now) -> Found<'_> {
+        let (mut names, mut prefetched) = (vec![name.clone()], None);
         // First whatever is missing, so that what is given is borrowed once.
         while let Some(at) = names.last().filter(|_| names.len() <= ALIASES_MAX) {
-            let Some(member) = member_of(at, forward).filter(|_| at.ends_with(forward)) else { break };
-            if let Some(wanted) = self.is_missing(&member, is_late, now) {
+            let Some(member) = member_of(at, forward) else { break };
+            if let Some(wanted) = self.is_missing(member, is_late, now) {
                 return Found::Missing(wanted);
             }
-            prefetched = prefetched.or_else(|| self.prefetch(&member, is_late, now));
-            let zone = self.zone_of(&member, now);
-            let Some(next) = zone.ok().and_then(|zone| zone.answer(at, rtype).leads_to) else { break };
-            if names.contains(&next) {
-                break;
+            prefetched = prefetched.or_else(|| self.prefetch(member, is_late, now));
+            let next = self.of_member(member, at, rtype, forward, now).ok().and_then(|answer| answer.leads_to);
+            match next.filter(|next| !names.contains(next)) {
+                Some(next) => names.push(next),
+                None => break,
             }
-            names.push(next);
         }
         let mut whole: Option<Answer<'_>> = None;
         for at in &names {
-            let Some(member) = member_of(at, forward).filter(|_| at.ends_with(forward)) else { break };
-            let part = match self.zone_of(&member, now) {
-                Ok(zone) => zone.answer(at, rtype),
+            let Some(member) = member_of(at, forward) else { break };
+            let part = match self.of_member(member, at, rtype, forward, now) {
+                Ok(part) => part,
                 Err(none) if whole.is_none() => return none,
                 Err(_) => break,
             };
-            whole = Some(match whole {
-                None => part,
-                Some(mut before) => {
-                    before.answer.extend(part.answer);
-                    before.authority.extend(part.authority);
-                    Answer { rcode: part.rcode, leads_to: part.leads_to, ..before }
-                }
-            });
+            match &mut whole {
+                None => whole = Some(part),
+                Some(whole) => whole.extend(part),
+            }
         }
         whole.map_or(Found::Absent, |answer| Found::Reply(answer, prefetched))
+    }
+
+    /// What a member's zone says of one name; of its DS the parent's side of the cut (RFC 4035 §3.1.4.1).
+    fn of_member(
+        &self,
+        member: &str,
+        name: &Name,
+        rtype: Rtype,
+        forward: &Name,
+        now: Now,
+    ) -> Result<Answer<'_>, Found<'static>> {
+        let zone = self.zone_of(member, now)?;
+        let is_apex = name.label_count() == forward.label_count() + 1;
+        Ok(if rtype == Rtype::DS && is_apex { Answer::of([&zone.ds]) } else { zone.answer(name, rtype) })
     }
 
     fn of_network(&self, name: &Name, rtype: Rtype, now: Now) -> Found<'_> {
@@ -322,27 +310,16 @@ impl Catalog {
         let none = if is_fresh { Found::Absent } else { Found::None(NoAnswer::Unreachable) };
         let zone = held.zone.as_deref().ok_or(none)?;
         // Serve-stale is about TTLs: what is past its signatures would be refused by whoever verifies.
-        if zone.left(now.wall) == 0 { Err(Found::None(NoAnswer::Unreachable)) } else { Ok(zone) }
+        if zone.until < now.wall { Err(Found::None(NoAnswer::Unreachable)) } else { Ok(zone) }
     }
 }
 
-/// The label next to a zone, for a name below it.
-fn member_of(name: &Name, zone: &Name) -> Option<String> {
+/// The label next to a zone, for a name below it that may be a member's.
+fn member_of<'a>(name: &'a Name, zone: &Name) -> Option<&'a str> {
+    if !name.ends_with(zone) {
+        return None;
+    }
     let below = name.label_count().checked_sub(zone.label_count())?.checked_sub(1)?;
-    let label = name.iter().nth(below)?;
-    String::from_utf8(label.as_slice().to_vec()).ok().filter(|label| crate::pki::name::check_label(label).is_ok())
-}
-
-impl Answer<'_> {
-    /// Seconds for which all of it may be kept.
-    pub fn ttl(&self, now: Now) -> u32 {
-        let answer = self.answer.iter().map(Cow::as_ref);
-        let all = answer.chain(self.authority.iter().copied());
-        all.map(|set| set.set.ttl.min(set.rrsig.window.left(now.wall))).min().unwrap_or(0)
-    }
-
-    /// Whether it says that there is no such name.
-    pub fn is_denial(&self) -> bool {
-        self.rcode == Rcode::NxDomain
-    }
+    let label = name.iter().nth(below)?.as_slice();
+    std::str::from_utf8(label).ok().filter(|label| check_label(label).is_ok())
 }

@@ -1,18 +1,19 @@
 //! How many answers a network gets by UDP: who forges the address of a victim has us send it little (the aim of response rate limiting, as NSD and BIND
 //! have it).
 //!
-//! A prefix is a hash under a random key, each group with a theoretical arrival time (GCRA, ITU-T I.371), as everywhere in this program. Who shows a cookie of
-//! ours, or comes by TCP, has proven its address and is not limited.
+//! Who shows a cookie of ours, or comes by TCP, has proven its address and is not limited.
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// Groups. Ours: 8 KiB.
-const GROUPS: usize = 1024;
+use crate::gcra::Groups;
+
+/// Groups of networks, as a power of two. Ours: 4 KiB.
+const GROUP_BITS: u32 = 10;
 /// Between two answers to one network, over time: a thousand a second.
-const INTERVAL: Duration = Duration::from_millis(1);
+const INTERVAL_MS: u32 = 1;
 /// How far a network may be ahead. Ours: a second's worth.
-const AHEAD_MAX: Duration = Duration::from_secs(1);
+const AHEAD_MAX_MS: u32 = 1000;
 /// Of those that are too many one in so many is answered by "ask by TCP", so that an honest client in that network gets through.
 const SLIP: u32 = 2;
 
@@ -27,13 +28,10 @@ pub enum Verdict {
     Drop,
 }
 
-/// All groups.
+/// What each network has got.
 #[derive(Debug)]
 pub struct Limit {
-    key: u64,
-    began: Instant,
-    /// Microseconds since `began`.
-    arrivals: Box<[u64]>,
+    groups: Groups,
     slipped: u32,
 }
 
@@ -48,21 +46,12 @@ fn prefix(address: IpAddr) -> u64 {
 impl Limit {
     /// With a random key.
     pub fn new(key: u64, now: Instant) -> Self {
-        Self { key, began: now, arrivals: vec![0; GROUPS].into(), slipped: 0 }
+        Self { groups: Groups::new(GROUP_BITS, INTERVAL_MS, AHEAD_MAX_MS, key, now), slipped: 0 }
     }
 
     /// Judges one answer.
     pub fn judge(&mut self, to: IpAddr, now: Instant) -> Verdict {
-        if to.is_loopback() {
-            return Verdict::Send;
-        }
-        let at = u64::try_from(now.saturating_duration_since(self.began).as_micros()).unwrap_or(u64::MAX);
-        // Multiplication by an odd random number spreads them (Dietzfelbinger et al., J. Algorithms 25, 1997).
-        let group = (prefix(to).wrapping_mul(self.key | 1) >> 54) as usize;
-        let arrival = &mut self.arrivals[group % GROUPS];
-        let next = (*arrival).max(at);
-        if u128::from(next - at) <= AHEAD_MAX.as_micros() {
-            *arrival = next.saturating_add(INTERVAL.as_micros() as u64);
+        if to.is_loopback() || self.groups.admit(prefix(to), now) {
             return Verdict::Send;
         }
         self.slipped = self.slipped.wrapping_add(1);
@@ -72,6 +61,8 @@ impl Limit {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

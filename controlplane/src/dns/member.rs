@@ -8,7 +8,8 @@
 //!
 //! Both records have the serial of one signing, and are good together only. RRSIGs begin an hour before that, for clocks that are behind.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::time::Duration;
 
 use domain::base::name::Label;
@@ -140,11 +141,23 @@ struct NameValue {
     owners: Vec<(Vec<u8>, Vec<Kept>)>,
 }
 
+/// The sets of each name, in canonical order, but for NSEC.
+type Sets = BTreeMap<Name, BTreeMap<Rtype, SignedSet>>;
+
+/// What stands under one name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Owner {
+    sets: BTreeMap<Rtype, SignedSet>,
+    nsec: SignedSet,
+}
+
 /// A zone whose every signature was made, or seen to fit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberZone {
     /// When it was signed: a higher one replaces it.
     pub serial: u64,
+    /// Until when all of it is signed.
+    pub until: UnixSecs,
     /// Its name.
     pub apex: Name,
     /// The DS at the network's side.
@@ -152,15 +165,12 @@ pub struct MemberZone {
     /// Who has the member's address.
     pub ptr: SignedSet,
     parent: Parent,
-    /// All sets of the zone but NSEC.
-    sets: BTreeMap<(Name, Rtype), SignedSet>,
-    /// The NSEC of each owner, in canonical order.
-    chain: BTreeMap<Name, SignedSet>,
+    owners: BTreeMap<Name, Owner>,
 }
 
-fn bitmap(types: &BTreeSet<Rtype>) -> Vec<u8> {
+fn bitmap<'a>(types: impl Iterator<Item = &'a Rtype>) -> Vec<u8> {
     let mut builder = RtypeBitmap::<Vec<u8>>::builder();
-    for rtype in types.iter().chain(&[Rtype::RRSIG, Rtype::NSEC]) {
+    for rtype in types.chain(&[Rtype::RRSIG, Rtype::NSEC]) {
         // A vector grows as it is asked to.
         let _ = builder.add(*rtype);
     }
@@ -168,49 +178,52 @@ fn bitmap(types: &BTreeSet<Rtype>) -> Vec<u8> {
 }
 
 /// What the NSEC of each owner says: the next one, and which types there are (RFC 4034 §4).
-fn links(sets: &BTreeMap<(Name, Rtype), SignedSet>) -> BTreeMap<Name, Vec<u8>> {
-    let mut owners: BTreeMap<&Name, BTreeSet<Rtype>> = BTreeMap::new();
-    for (owner, rtype) in sets.keys() {
-        owners.entry(owner).or_default().insert(*rtype);
-    }
-    let next = owners.keys().skip(1).chain(owners.keys().take(1)).map(|name| (*name).clone()).collect::<Vec<_>>();
-    owners
-        .iter()
-        .zip(next)
-        .map(|((owner, types), next)| ((*owner).clone(), [next.as_slice(), &bitmap(types)].concat()))
-        .collect()
+fn links(sets: &Sets) -> Vec<Vec<u8>> {
+    let next = sets.keys().skip(1).chain(sets.keys().take(1));
+    sets.values().zip(next).map(|(sets, next)| [next.as_slice(), &bitmap(sets.keys())].concat()).collect()
 }
 
 /// Whether these sets may stand in one zone.
-fn check(apex: &Name, sets: &BTreeMap<(Name, Rtype), SignedSet>) -> Result<(), ZoneError> {
-    let owners: BTreeSet<&Name> = sets.keys().map(|(owner, _)| owner).collect();
-    for (what, found, max) in [("owners", owners.len(), OWNERS_MAX), ("sets", sets.len(), SETS_MAX)] {
+fn check(apex: &Name, all: &Sets) -> Result<(), ZoneError> {
+    let count = all.values().map(BTreeMap::len).sum();
+    for (what, found, max) in [("owners", all.len(), OWNERS_MAX), ("sets", count, SETS_MAX)] {
         if found > max {
             return Err(ZoneError::TooMany { what, found, max });
         }
     }
-    for ((owner, rtype), signed) in sets {
-        if !owner.ends_with(apex) {
-            return Err(ZoneError::Set { owner: owner.clone(), rtype: *rtype, error: SetError::OutOfZone });
-        }
-        let is_ours = [Rtype::SOA, Rtype::NS, Rtype::DNSKEY].contains(rtype) && owner == apex;
-        if !is_ours && !TYPES.contains(rtype) {
-            return Err(ZoneError::Type(*rtype));
-        }
-        if !signed.set.has_form() {
-            return Err(ZoneError::Set { owner: owner.clone(), rtype: *rtype, error: SetError::Form });
-        }
-        let beside = sets.keys().filter(|(other, _)| other == owner).count();
-        let is_one = signed.set.rdata().len() == 1;
-        if *rtype == Rtype::CNAME && (beside > 1 || !is_one) {
-            return Err(ZoneError::Cname(owner.clone()));
-        }
-        // One key, or whoever signs could have each signature tried by many (CVE-2023-50387).
-        if [Rtype::SOA, Rtype::DNSKEY].contains(rtype) && !is_one {
-            return Err(ZoneError::Type(*rtype));
+    for (owner, sets) in all {
+        for (rtype, signed) in sets {
+            let wrong = |error| ZoneError::Set { owner: owner.clone(), rtype: *rtype, error };
+            if !owner.ends_with(apex) {
+                return Err(wrong(SetError::OutOfZone));
+            }
+            let is_ours = [Rtype::SOA, Rtype::NS, Rtype::DNSKEY].contains(rtype) && owner == apex;
+            if !is_ours && !TYPES.contains(rtype) {
+                return Err(ZoneError::Type(*rtype));
+            }
+            if !signed.set.has_form() {
+                return Err(wrong(SetError::Form));
+            }
+            let is_one = signed.set.rdata().len() == 1;
+            if *rtype == Rtype::CNAME && (sets.len() > 1 || !is_one) {
+                return Err(ZoneError::Cname(owner.clone()));
+            }
+            // One key, or whoever signs could have each signature tried by many (CVE-2023-50387).
+            if [Rtype::SOA, Rtype::DNSKEY].contains(rtype) && !is_one {
+                return Err(ZoneError::Type(*rtype));
+            }
         }
     }
     Ok(())
+}
+
+/// Adds a set; none of a type stands twice under a name.
+fn add(all: &mut Sets, set: SignedSet) -> Result<(), ZoneError> {
+    let rtype = set.set.rtype;
+    match all.entry(set.set.owner.clone()).or_default().insert(rtype, set) {
+        Some(_) => Err(ZoneError::Type(rtype)),
+        None => Ok(()),
+    }
 }
 
 impl MemberZone {
@@ -236,21 +249,17 @@ impl MemberZone {
             delegation::soa(&apex, &server, serial as u32)?,
             delegation::ns(&apex, &server),
         ];
-        let mut sets = BTreeMap::new();
+        let mut sets = Sets::new();
         for set in own.into_iter().chain(published) {
-            let at = (set.owner.clone(), set.rtype);
-            if let Some(twice) = sets.insert(at, set.sign(&apex, &key, private, window)) {
-                return Err(ZoneError::Type(twice.set.rtype));
-            }
+            add(&mut sets, set.sign(&apex, &key, private, window))?;
         }
         check(&apex, &sets)?;
-        let nsec = |(owner, rdata): (Name, Vec<u8>)| {
+        let chain = links(&sets).into_iter().zip(sets.keys()).map(|(rdata, owner)| {
             let set = RrSet::new(owner.clone(), Rtype::NSEC, TTL_SECS, [rdata]);
-            (owner, set.sign(&apex, &key, private, window))
-        };
-        let chain = links(&sets).into_iter().map(nsec).collect();
-        let [ds, ptr] = parent.clone().sets(whose.zones, whose.name, whose.node, whose.network)?;
-        let zone = Self { serial, apex, ds, ptr, parent, sets, chain };
+            set.sign(&apex, &key, private, window)
+        });
+        let chain = chain.collect();
+        let zone = Self::of(serial, apex, parent, whose, (sets, chain), now)?;
         let [one, other] = zone.values();
         match one.len().max(other.len()) {
             len if len > VALUE_LEN_MAX => Err(ZoneError::TooLong(len)),
@@ -258,11 +267,28 @@ impl MemberZone {
         }
     }
 
+    /// Puts together what was signed or verified; `chain` has the NSEC of each owner.
+    fn of(
+        serial: u64,
+        apex: Name,
+        parent: Parent,
+        whose: Whose<'_>,
+        (sets, chain): (Sets, Vec<SignedSet>),
+        now: UnixSecs,
+    ) -> Result<Self, ZoneError> {
+        let [ds, ptr] = parent.clone().sets(whose.zones, whose.name, whose.node, whose.network)?;
+        let all = sets.values().flat_map(BTreeMap::values).chain(&chain).chain([&ds, &ptr]);
+        let left = all.map(|set| set.rrsig.window.left(now)).min().unwrap_or(0);
+        let owners = sets.into_iter().zip(chain).map(|((owner, sets), nsec)| (owner, Owner { sets, nsec }));
+        let until = UnixSecs(now.0.saturating_add(left.into()));
+        Ok(Self { serial, until, apex, ds, ptr, parent, owners: owners.collect() })
+    }
+
     /// As two values of the DHT: of kind `zone`, and of kind `name`.
     pub fn values(&self) -> [Vec<u8>; 2] {
         let labels = |name: &Name| labels_below(name, &self.apex).to_vec();
-        let apex = |rtype| self.sets[&(self.apex.clone(), rtype)].keep();
-        let chain = self.chain.iter().map(|(owner, nsec)| (labels(owner), nsec.keep())).collect();
+        let apex = |rtype| self.owners[&self.apex].sets[&rtype].keep();
+        let chain = self.owners.iter().map(|(name, owner)| (labels(name), owner.nsec.keep())).collect();
         let zone = ZoneValue {
             serial: self.serial,
             parent: self.parent.clone(),
@@ -271,13 +297,11 @@ impl MemberZone {
             ns: apex(Rtype::NS),
             chain,
         };
-        let mut owners: BTreeMap<&Name, Vec<Kept>> = BTreeMap::new();
-        for ((owner, rtype), set) in &self.sets {
-            if TYPES.contains(rtype) {
-                owners.entry(owner).or_default().push(set.keep());
-            }
-        }
-        let owners = owners.into_iter().map(|(owner, sets)| (labels(owner), sets)).collect();
+        let published = |owner: &Owner| -> Vec<Kept> {
+            let sets = owner.sets.iter().filter(|(rtype, _)| TYPES.contains(rtype));
+            sets.map(|(_, set)| set.keep()).collect()
+        };
+        let owners = self.owners.iter().map(|(name, owner)| (labels(name), published(owner))).collect();
         [codec::encode(&zone), codec::encode(&NameValue { serial: self.serial, owners })]
     }
 
@@ -331,7 +355,8 @@ impl MemberZone {
         }
         believe(&keys, &entry)?;
 
-        let mut sets = BTreeMap::from([((apex.clone(), Rtype::DNSKEY), keys)]);
+        let mut sets = Sets::new();
+        add(&mut sets, keys)?;
         let mut take = |set: SignedSet| {
             believe(&set, &trusted)?;
             let rtype = set.set.rtype;
@@ -339,10 +364,7 @@ impl MemberZone {
             if !set.set.rdata().iter().all(|rdata| is_canonical(rtype, rdata)) {
                 return Err(ZoneError::Set { owner: set.set.owner, rtype, error: SetError::Form });
             }
-            match sets.insert((set.set.owner.clone(), rtype), set) {
-                Some(_) => Err(ZoneError::Type(rtype)),
-                None => Ok(()),
-            }
+            add(&mut sets, set)
         };
         for (kept, rtype) in [(zone.soa, Rtype::SOA), (zone.ns, Rtype::NS)] {
             let set = kept.of(apex.clone(), &apex);
@@ -360,49 +382,51 @@ impl MemberZone {
             }
         }
         check(&apex, &sets)?;
-        let mut chain = BTreeMap::new();
+        let mut chain = vec![];
         for (labels, kept) in zone.chain {
             let set = kept.of(owner(&labels, &apex)?, &apex);
             is(&set, Rtype::NSEC)?;
             believe(&set, &trusted)?;
-            chain.insert(set.set.owner.clone(), set);
+            chain.push(set);
         }
-        let said = chain.iter().map(|(owner, nsec)| (owner, nsec.set.rdata()));
+        let said = chain.iter().map(|nsec| (&nsec.set.owner, nsec.set.rdata()));
         let expected = links(&sets);
-        if !said.eq(expected.iter().map(|(owner, rdata)| (owner, std::slice::from_ref(rdata)))) {
+        if !said.eq(sets.keys().zip(expected.iter().map(std::slice::from_ref))) {
             return Err(ZoneError::Chain);
         }
-        Ok(Self { serial: zone.serial, apex, ds, ptr, parent: zone.parent, sets, chain })
+        Self::of(zone.serial, apex, zone.parent, whose, (sets, chain), now)
     }
 
     /// A set of it.
     pub fn set(&self, owner: &Name, rtype: Rtype) -> Option<&SignedSet> {
-        self.sets.get(&(owner.clone(), rtype))
+        self.owners.get(owner)?.sets.get(&rtype)
     }
 
     /// All sets of a name.
     pub fn sets_of(&self, owner: &Name) -> impl Iterator<Item = &SignedSet> {
-        self.sets.iter().filter(move |((name, _), _)| name == owner).map(|(_, set)| set)
+        self.owners.get(owner).into_iter().flat_map(|owner| owner.sets.values())
     }
 
     /// Everything that was published, the keys and the apex included.
     pub fn sets(&self) -> impl Iterator<Item = &SignedSet> {
-        self.sets.values()
+        self.owners.values().flat_map(|owner| owner.sets.values())
     }
 
-    /// Whether anything stands under a name, or under one below it.
+    /// Whether anything stands under a name, or under one below it: those follow it in canonical order.
     pub fn has(&self, name: &Name) -> bool {
-        self.chain.keys().any(|owner| owner.ends_with(name))
+        let mut from = self.owners.range::<Name, _>((Bound::Included(name), Bound::Unbounded));
+        from.next().is_some_and(|(owner, _)| owner.ends_with(name))
     }
 
     /// The NSEC of a name.
     pub fn nsec_of(&self, owner: &Name) -> Option<&SignedSet> {
-        self.chain.get(owner)
+        self.owners.get(owner).map(|owner| &owner.nsec)
     }
 
     /// The NSEC that proves that a name of the zone is not there: that of the last owner before it. The apex is before all of them.
     pub fn nsec_before(&self, name: &Name) -> Option<&SignedSet> {
-        self.chain.range(..=name.clone()).next_back().map(|(_, nsec)| nsec)
+        let until = self.owners.range::<Name, _>((Bound::Unbounded, Bound::Included(name)));
+        until.map(|(_, owner)| &owner.nsec).next_back()
     }
 
     /// The wildcard that a name would fall under (RFC 4592 §3.3.1).
@@ -412,12 +436,6 @@ impl MemberZone {
         let labels = [Label::wildcard().as_slice()];
         // A star makes no name longer than the one that it stands for.
         below(labels, &encloser).unwrap_or(encloser)
-    }
-
-    /// Seconds for which all of it is signed.
-    pub fn left(&self, now: UnixSecs) -> u32 {
-        let all = self.sets.values().chain(self.chain.values()).chain([&self.ds, &self.ptr]);
-        all.map(|set| set.rrsig.window.left(now)).min().unwrap_or(0)
     }
 }
 

@@ -134,8 +134,6 @@ pub enum Said<'a> {
     None(NoAnswer),
     /// Ask by TCP.
     ByTcp,
-    /// Another try with the cookie that goes along (RFC 7873 §5.2.3).
-    BadCookie,
 }
 
 /// How an answer is built.
@@ -212,7 +210,6 @@ fn codes(said: &Said<'_>) -> (OptRcode, Option<(ExtendedErrorCode, &'static str)
         Said::Answer(answer) if answer.rcode == Rcode::NxDomain => (OptRcode::NXDOMAIN, None),
         Said::NoSuchName => (OptRcode::NXDOMAIN, None),
         Said::Answer(_) | Said::ByTcp => (OptRcode::NOERROR, None),
-        Said::BadCookie => (OptRcode::BADCOOKIE, None),
         Said::None(NoAnswer::NotOurs) => {
             (OptRcode::REFUSED, Some((ExtendedErrorCode::NOT_AUTHORITATIVE, "this is no name of the overlay")))
         }

@@ -153,7 +153,8 @@ impl Server {
                 // An error is shorter than what it answers, so nobody gains by it.
                 if let Some(reply) = refusal(bytes, why)
                     && why != Malformed::Silent
-                    && self.may_send(asker, false, now) == Verdict::Send
+                    && judge(&mut self.limit, &mut self.counters, asker.transport == Transport::Tcp, asker, now)
+                        == Verdict::Send
                 {
                     self.outputs.push_back(Output::Reply(asker, reply));
                 }
@@ -200,15 +201,6 @@ impl Server {
         self.outputs.pop_front()
     }
 
-    fn may_send(&mut self, asker: Asker, has_cookie: bool, now: Now) -> Verdict {
-        if asker.transport == Transport::Tcp || has_cookie {
-            return Verdict::Send;
-        }
-        let verdict = self.limit.judge(asker.address.ip(), now.mono);
-        self.counters.limited += u64::from(verdict != Verdict::Send);
-        verdict
-    }
-
     fn want(&mut self, wanted: Wanted) {
         // As many as can wait, and those that are fetched ahead.
         if self.wanted.len() < 2 * WAITING_MAX && self.wanted.insert(wanted.clone()) {
@@ -227,41 +219,51 @@ impl Server {
         let cookie: Option<Cookie> = query.cookie().map(|cookie| cookie.create_response(secs, address, &self.secret));
         let len_max = if asker.transport == Transport::Tcp { TCP_LEN_MAX } else { query.udp_len() };
         let form = Form { len_max, cookie: cookie.as_ref() };
+        let is_proven = has_cookie || asker.transport == Transport::Tcp;
 
-        let (reply, wanted) = match self.catalog.find(&query.name, query.rtype, is_late, now) {
-            Found::Missing(wanted) => return self.park(query, asker, wanted, now),
+        let mut ahead = None;
+        let found = self.catalog.find(&query.name, query.rtype, is_late, now);
+        let said = match &found {
+            Found::Missing(wanted) => {
+                let wanted = wanted.clone();
+                return self.park(query, asker, wanted, now);
+            }
             Found::Reply(answer, wanted) => {
+                ahead.clone_from(wanted);
                 self.counters.answered += 1;
                 self.counters.denied += u64::from(answer.is_denial());
-                (message::answer(&query, &Said::Answer(&answer), form, now), wanted)
+                Said::Answer(answer)
             }
             // Never without proof to somebody who asks for it.
             Found::Absent if query.is_dnssec_ok() => {
                 self.counters.failed += 1;
-                (message::answer(&query, &Said::None(NoAnswer::NoProof), form, now), None)
+                Said::None(NoAnswer::NoProof)
             }
             Found::Absent => {
                 (self.counters.answered, self.counters.denied) = (self.counters.answered + 1, self.counters.denied + 1);
-                (message::answer(&query, &Said::NoSuchName, form, now), None)
+                Said::NoSuchName
             }
             Found::None(why) => {
                 match why {
                     NoAnswer::NotOurs => self.counters.refused += 1,
                     NoAnswer::NoProof | NoAnswer::NoZone | NoAnswer::Unreachable => self.counters.failed += 1,
                 }
-                (message::answer(&query, &Said::None(why), form, now), None)
+                Said::None(*why)
             }
         };
-        if let Some(wanted) = wanted {
+        // Before it is written: what is dropped costs no more than finding it.
+        let reply = match judge(&mut self.limit, &mut self.counters, is_proven, asker, now) {
+            Verdict::Send => Some(message::answer(&query, &said, form, now)),
+            Verdict::Slip => Some(message::answer(&query, &Said::ByTcp, form, now)),
+            Verdict::Drop => None,
+        };
+        if let Some(reply) = reply {
+            self.counters.truncated += u64::from(reply.get(2).is_some_and(|flags| flags & 2 != 0));
+            self.outputs.push_back(Output::Reply(asker, reply));
+        }
+        if let Some(wanted) = ahead {
             self.want(wanted);
         }
-        let reply = match self.may_send(asker, has_cookie, now) {
-            Verdict::Send => reply,
-            Verdict::Slip => message::answer(&query, &Said::ByTcp, form, now),
-            Verdict::Drop => return,
-        };
-        self.counters.truncated += u64::from(reply.get(2).is_some_and(|flags| flags & 2 != 0));
-        self.outputs.push_back(Output::Reply(asker, reply));
     }
 
     fn park(&mut self, query: Query, asker: Asker, wanted: Wanted, now: Now) {
@@ -275,6 +277,16 @@ impl Server {
         self.waiting.entry(wanted.clone()).or_default().push(parked);
         self.want(wanted);
     }
+}
+
+/// Whether an answer goes; always to one who has proven its address.
+fn judge(limit: &mut Limit, counters: &mut Counters, is_proven: bool, asker: Asker, now: Now) -> Verdict {
+    if is_proven {
+        return Verdict::Send;
+    }
+    let verdict = limit.judge(asker.address.ip(), now.mono);
+    counters.limited += u64::from(verdict != Verdict::Send);
+    verdict
 }
 
 #[cfg(test)]

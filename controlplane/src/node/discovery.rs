@@ -242,8 +242,6 @@ impl<R: Random> Node<R> {
 
     /// Signs what we say in the DHT, in the place of what we said.
     pub(super) fn publish_own(&mut self, now: Now) {
-        // With our certificate the apex that came along may be another.
-        self.publish_network_zones(now);
         let Some(discovery) = &self.discovery else { return };
         if self.clock.is_doubted() {
             return self.timers.set(Timer::Say, now.mono + super::UPKEEP_INTERVAL);

@@ -109,7 +109,7 @@ impl<R: Random> Node<R> {
                 Err(error) => tracing::warn!(%error, "the stored admission document is left out"),
             }
         }
-        self.network = Some(Network { id, chain, bundle });
+        self.network = Some(Network::new(chain));
         let mut ended = vec![];
         for (_, bytes) in store.entries(Table::Directory)? {
             let record: SignedRecord = stored("record", &bytes)?;
@@ -288,7 +288,7 @@ impl<R: Random> Node<R> {
             }
             return taken;
         }
-        network.bundle = Arc::new(network.chain.current().clone());
+        network.take_newest();
         let news = network.chain.after(before).to_vec();
         for signer in self.revocations.retain(&network.bundle) {
             batch.delete(Table::Revocations, signer.0);

@@ -9,7 +9,6 @@
 //! that signed and whose answer was lost gives the same key the same grant.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls_pki_types::CertificateDer;
@@ -280,7 +279,7 @@ impl<R: Random> Node<R> {
         membership::put_bundles(&mut batch, 1, chain.versions());
         self.store(batch);
         self.membership = Some(membership);
-        self.network = Some(Network { id, chain, bundle: Arc::new(bundle) });
+        self.network = Some(Network::new(chain));
         // Whoever vouched for us knows the others.
         self.heard_lists(None, grant.revocations, links, now);
         self.heard_admission(None, grant.admission, links, now);

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use data_encoding::{BASE64, HEXLOWER};
+use domain::base::Rtype;
 
 use super::calls::{error, not_a_member};
 use super::{CallId, Links, Node};
@@ -11,11 +12,13 @@ use crate::api::types::{
     Counter, DnsAnchor, DnsAnchors, DnsRecord, DnsRefusal, DnsSetRequest, DnsStatus, DnsUnsetRequest, Done, ErrorCode,
     Moment,
 };
-use crate::dns::member::{SETS_MAX, ZoneError};
+use crate::dns::member::{SETS_MAX, TYPES, ZoneError};
+use crate::dns::message::shown;
 use crate::dns::publish::Entry;
 use crate::pki::dnssec::key::{ALGORITHM, DIGEST_TYPE, ZoneKey};
 use crate::pki::dnssec::network::{NetworkZones, Which};
 use crate::pki::dnssec::{Name, server_address};
+use crate::pki::id::NetworkId;
 use crate::random::Random;
 use crate::time::{Now, UnixSecs};
 
@@ -30,15 +33,15 @@ fn anchor(zone: &Name, keys: &[ZoneKey]) -> DnsAnchor {
 }
 
 impl<R: Random> Node<R> {
-    fn zones_of_network(&self) -> Option<NetworkZones> {
+    fn network_and_zones(&self) -> Option<(NetworkId, &NetworkZones)> {
         let network = self.network.as_ref()?;
-        NetworkZones::of(&network.bundle, network.id).ok().flatten()
+        Some((network.id, network.zones.as_ref()?))
     }
 
     /// How it stands with names.
     pub(super) fn dns_status(&mut self, id: CallId) {
-        let zones = self.zones_of_network();
-        let named = |which| zones.as_ref().map(|zones| zones.name(which).fmt_with_dot().to_string());
+        let zones = self.network_and_zones();
+        let named = |which| zones.map(|(_, zones)| zones.name(which).fmt_with_dot().to_string());
         let own = self.names.own.as_ref();
         let refused = self.counters.0.iter().filter(|(name, _)| name.starts_with("dns_"));
         let status = DnsStatus {
@@ -46,11 +49,7 @@ impl<R: Random> Node<R> {
             reverse: named(Which::Reverse),
             own: own.map(|zone| zone.apex.fmt_with_dot().to_string()),
             serial: own.map(|zone| zone.serial),
-            until: own.map(|zone| {
-                Moment(
-                    UnixSecs(zone.serial).plus(std::time::Duration::from_secs(zone.left(UnixSecs(zone.serial)).into())),
-                )
-            }),
+            until: own.map(|zone| Moment(zone.until)),
             problem: self.names.own_error.clone(),
             records: self.dns_records(),
             verified: self.names.verified(),
@@ -62,12 +61,12 @@ impl<R: Random> Node<R> {
     /// Records in the order of their names.
     fn dns_records(&self) -> Vec<DnsRecord> {
         let Some(zone) = &self.names.own else { return vec![] };
-        let of = |entries: &[Entry]| -> BTreeSet<(Name, domain::base::Rtype)> {
+        let of = |entries: &[Entry]| -> BTreeSet<(Name, Rtype)> {
             entries.iter().filter_map(|entry| Some((entry.resolve(&zone.apex).ok()?.0, entry.rtype))).collect()
         };
         let (configured, set) = (of(&self.names.configured), of(&self.names.set));
         let mut all = vec![];
-        for signed in zone.sets().filter(|signed| crate::dns::member::TYPES.contains(&signed.set.rtype)) {
+        for signed in zone.sets().filter(|signed| TYPES.contains(&signed.set.rtype)) {
             let at = (signed.set.owner.clone(), signed.set.rtype);
             let source = match (set.contains(&at), configured.contains(&at), at.0 == zone.apex) {
                 (true, ..) => "set",
@@ -78,7 +77,7 @@ impl<R: Random> Node<R> {
             all.extend(signed.set.rdata().iter().map(|rdata| DnsRecord {
                 name: at.0.fmt_with_dot().to_string(),
                 rtype: at.1.to_string(),
-                data: crate::dns::message::shown(at.1, rdata),
+                data: shown(at.1, rdata),
                 source: source.to_owned(),
             }));
         }
@@ -155,8 +154,7 @@ impl<R: Random> Node<R> {
 
     /// The keys by which others verify names.
     pub(super) fn dns_anchors(&mut self, id: CallId) {
-        let network = self.network.as_ref().map(|network| network.id);
-        let (Some(zones), Some(network)) = (self.zones_of_network(), network) else {
+        let Some((network, zones)) = self.network_and_zones() else {
             return self.answer(id, Err(not_a_member()));
         };
         let keys = zones.anchors();

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use domain::base::Rtype;
 
-use super::{Network, Node, Output};
+use super::{Node, Output};
 use crate::codec;
 use crate::dht::record::{Kind, name_key, overlay_key, zone_key};
 use crate::dht::{LookupId, Outcome};
@@ -88,8 +88,6 @@ pub(super) struct Names {
     /// The highest serial of each name, and whose it was: whoever has the name after that member begins anew.
     serials: BTreeMap<String, (NodeId, u64)>,
     pub(super) refusals: VecDeque<Refusal>,
-    /// Whose zones were given out.
-    held: BTreeMap<NodeId, String>,
 }
 
 /// What an earlier life has left.
@@ -118,9 +116,9 @@ impl Names {
         Self { configured, set, serials, ..Self::default() }
     }
 
-    /// How many members' serials were seen.
+    /// How many members' zones were believed, our own included.
     pub(super) fn verified(&self) -> u32 {
-        self.held.len() as u32
+        self.serials.len() as u32
     }
 
     /// Writes down what was set.
@@ -158,10 +156,6 @@ impl Names {
     }
 }
 
-fn zones(network: &Network) -> Option<NetworkZones> {
-    NetworkZones::of(&network.bundle, network.id).ok().flatten()
-}
-
 impl<R: Random> Node<R> {
     /// Tells whoever answers questions which zones the network has.
     pub(super) fn publish_network_zones(&mut self, now: Now) {
@@ -171,13 +165,12 @@ impl<R: Random> Node<R> {
 
     fn network_zones(&self, now: Now) -> Option<catalog::Network> {
         let (network, membership) = (self.network.as_ref()?, self.membership.as_ref()?);
-        let zones = zones(network)?;
+        let zones = network.zones.as_ref()?;
         let signatures = &network.chain.versions().last()?.zones;
         let mut sets: Vec<_> = Which::ALL.into_iter().filter_map(|which| zones.keys(which, signatures)).collect();
         // An apex that is past its time says nothing; the keys do all the same.
         let signers = zones.signers(&self.revocations);
-        let apex =
-            membership.delegation.clone().and_then(|delegation| delegation.apex(&zones, &signers, now.wall).ok());
+        let apex = membership.delegation.clone().and_then(|delegation| delegation.apex(zones, &signers, now.wall).ok());
         sets.extend(apex.unwrap_or_default());
         let [forward, reverse] = Which::ALL.map(|which| zones.name(which).clone());
         Some(catalog::Network { forward, reverse, sets })
@@ -225,12 +218,12 @@ impl<R: Random> Node<R> {
         now: Now,
     ) -> Option<Result<MemberZone, ZoneError>> {
         let (network, membership) = (self.network.as_ref()?, self.membership.as_ref()?);
-        let (zones, delegation) = (zones(network)?, membership.delegation.as_ref()?);
+        let (zones, delegation) = (network.zones.as_ref()?, membership.delegation.as_ref()?);
         let before = self.names.own.as_ref().map_or(0, |zone| zone.serial);
         let seen = self.names.serials.get(&membership.name).filter(|(of, _)| *of == membership.node);
         let before = before.max(seen.map_or(0, |(_, serial)| *serial));
-        let whose = Whose { network: network.id, zones: &zones, node: membership.node, name: &membership.name };
-        Some(self.sets(&zones, is_whole).and_then(|sets| {
+        let whose = Whose { network: network.id, zones, node: membership.node, name: &membership.name };
+        Some(self.sets(zones, is_whole).and_then(|sets| {
             MemberZone::sign(whose, delegation.parent(), sets, &membership.dns_key(), before, (now.wall, until))
         }))
     }
@@ -383,7 +376,6 @@ impl<R: Random> Node<R> {
             Ok(zone) => {
                 let batch = self.names.note(&name, node, zone.serial);
                 self.store(batch);
-                self.names.held.insert(node, name.clone());
                 let address = self.network.as_ref().map(|network| overlay_address(network.id, node));
                 match address {
                     Some(address) => Update::Member(name, address, Arc::new(zone)),
@@ -416,8 +408,8 @@ impl<R: Random> Node<R> {
         if self.revocations.is_node_revoked(node) {
             return Err(("dns_revoked", format!("{node} is revoked")));
         }
-        let zones = zones(network).ok_or(("dns_wrong_key", "the network has no zone".to_owned()))?;
-        let whose = Whose { network: network.id, zones: &zones, node, name };
+        let zones = network.zones.as_ref().ok_or(("dns_wrong_key", "the network has no zone".to_owned()))?;
+        let whose = Whose { network: network.id, zones, node, name };
         let zone = MemberZone::verify(whose, values, &zones.signers(&self.revocations), now.wall)
             .map_err(|error| (error.name(), error.to_string()))?;
         match self.names.serials.get(name) {
@@ -431,7 +423,8 @@ impl<R: Random> Node<R> {
     /// A member was cut off: its names are gone.
     pub(super) fn names_revoked(&mut self, node: NodeId) {
         let known = self.directory.entry(node).map(|entry| entry.statement.name.clone());
-        let names: BTreeSet<String> = self.names.held.remove(&node).into_iter().chain(known).collect();
+        let held = self.names.serials.iter().filter(|(_, (of, _))| *of == node).map(|(name, _)| name.clone());
+        let names: BTreeSet<String> = held.chain(known).collect();
         self.outputs.extend(names.into_iter().map(|name| Output::Names(Update::Revoked(name))));
     }
 

@@ -347,6 +347,8 @@ impl<R: Random> Node<R> {
         self.counters.count("renewed");
         tracing::info!("our certificate is renewed");
         self.schedule_renewal(now);
+        // The apex that came along is signed for longer.
+        self.publish_network_zones(now);
         self.heard_bundles(None, grant.bundles, links, now);
         self.heard_lists(None, grant.revocations, links, now);
         self.heard_admission(None, grant.admission, links, now);

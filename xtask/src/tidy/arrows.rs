@@ -12,7 +12,7 @@
 //!
 //!  inside the control plane, what decides knows nothing of what acts:
 //!
-//!  codec, random, time, timer ◄── pki ◄── policy, audit, issuer, membership, quic, ceremony, contact, dht ◄── dns, mail, node
+//!  codec, gcra, random, time, timer ◄── pki ◄── policy, audit, issuer, membership, quic, ceremony, contact, dht ◄── dns, mail, node
 //!  └───────────────────────── no socket, file, thread, environment, clock, runtime ─────────────────────────┘  ▲
 //!                                                                              shell, supervisor, cli, the binary
 //! ```
@@ -75,13 +75,14 @@ const OUTSIDE_WORLD: [&str; 21] = [
 ];
 
 /// Modules at the top of the control plane that decide and do not act.
-const CORES: [&str; 16] = [
+const CORES: [&str; 17] = [
     "audit",
     "ceremony",
     "codec",
     "contact",
     "dht",
     "dns",
+    "gcra",
     "issuer",
     "mail",
     "membership",

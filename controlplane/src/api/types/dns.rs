@@ -20,7 +20,7 @@ object! {
         problem: Option<String>,
         /// Records that are published.
         records: Vec<DnsRecord>,
-        /// Members whose zones were verified.
+        /// Members whose zones were believed, in earlier lives too, this one among them.
         verified: u32,
         /// Zones and records that were not believed, by reason, since this process began.
         refused: Vec<Counter>,

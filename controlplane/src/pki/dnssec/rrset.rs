@@ -349,6 +349,17 @@ mod tests {
         assert!(matches!(good.verify(&[other], NOW), Err(SetError::Key(_))));
     }
 
+    /// As the page of formats shows it.
+    #[test]
+    fn a_kept_set_begins_with_these_bytes() {
+        let (private, key) = keys();
+        let set = RrSet::new(name("b.net.internal"), Rtype::A, 30, [vec![192, 0, 2, 1]]);
+        let bytes = crate::codec::encode(&set.sign(&name("b.net.internal"), &key, &private, window()).keep());
+        assert_eq!(bytes[..8], [1, 30, 1, 4, 192, 0, 2, 1]);
+        // Two moments of five bytes each, a tag of at most three, and two halves of a signature with their lengths.
+        assert!((8 + 10 + 1 + 66..=8 + 10 + 3 + 66).contains(&bytes.len()), "{}", bytes.len());
+    }
+
     #[test]
     fn a_signature_holds_from_its_first_second_to_its_last_also_around_2106() {
         let (_, key) = keys();
