@@ -45,6 +45,8 @@ pub(super) struct Renewal {
     asked: Option<(PrivateKey, LinkId, u32)>,
     /// The link by which the last attempt was not answered.
     silent: Option<LinkId>,
+    /// Links by which this attempt was sent back: no issuer is there, or to be reached from there.
+    sent_back: Vec<LinkId>,
     /// Attempts since the last certificate.
     attempts: u32,
     /// A link for nothing but this: our own certificate is past all grace, so members would not speak with us otherwise.
@@ -59,6 +61,9 @@ pub(super) struct Renewal {
     /// When the next attempt is, by the network's clock: the monotonic one stands still while a machine sleeps.
     attempt: Option<crate::time::UnixSecs>,
 }
+
+/// Neighbours that are asked in one attempt. Ours: one of forty has no way to an issuer, so that all of eight have none is no matter of chance.
+const WAYS_MAX: usize = 8;
 
 /// A `weir-join/1` link for a renewal.
 struct ByJoin {
@@ -86,6 +91,10 @@ pub(super) enum IssuerPurpose {
 pub(super) struct Relayed {
     from: LinkId,
     ticket: u32,
+}
+
+fn is_issuer(member: &Member) -> bool {
+    member.roles.iter().any(|role| role == ROLE_ISSUER)
 }
 
 impl<R: Random> Node<R> {
@@ -173,6 +182,7 @@ impl<R: Random> Node<R> {
             self.ask_issuer(IssuerPurpose::Own(leaf), Asked { by, request: Request::Renew { request, exporter } });
             return;
         }
+        self.renewal.sent_back.clear();
         match self.next_way().or_else(|| self.way_to_issuer(None)) {
             Some(link) => self.ask_for_renewal(link, links),
             None => self.renew_by_join(links),
@@ -260,12 +270,22 @@ impl<R: Random> Node<R> {
         }
     }
 
-    /// The way of this attempt: to an issuer, or to one neighbour after the other. Who has no way to an issuer itself may have none for days.
+    /// A way that this attempt has not gone yet: to an issuer, or else to anybody who may have one.
     fn next_way(&self) -> Option<LinkId> {
+        let is_open = |link: LinkId| !self.renewal.sent_back.contains(&link);
         let except = self.renewal.silent;
-        let attempt = usize::try_from(self.renewal.attempts).unwrap_or_default().saturating_sub(1);
-        let count = self.linked(except).count().max(1);
-        self.link_of_issuer(except).or_else(|| self.linked(except).nth(attempt % count).map(|(link, _)| link))
+        let issuer = self.link_of_issuer(except).filter(|link| is_open(*link));
+        issuer.or_else(|| self.linked(except).map(|(link, _)| link).find(|link| is_open(*link)))
+    }
+
+    /// Whoever was asked has no way to an issuer. It may have none for days, and another may; where it is an issuer's node itself, all others ask there.
+    fn renewal_sent_back(&mut self, link: LinkId, links: &mut dyn Links) {
+        self.renewal.sent_back.push(link);
+        let is_over = self.is_issuers(link) || self.renewal.sent_back.len() >= WAYS_MAX;
+        match self.next_way().filter(|_| !is_over) {
+            Some(way) => self.ask_for_renewal(way, links),
+            None => self.renewal_failed(&Refused::NotIssuer.to_string()),
+        }
     }
 
     /// A link by which an issuer can be reached: to one, or else to anybody but `except`.
@@ -275,8 +295,12 @@ impl<R: Random> Node<R> {
 
     /// A link to a member that is an issuer.
     pub(super) fn link_of_issuer(&self, except: Option<LinkId>) -> Option<LinkId> {
-        let is_issuer = |member: &Member| member.roles.iter().any(|role| role == ROLE_ISSUER);
         self.linked(except).find(|(_, member)| is_issuer(member)).map(|(link, _)| link)
+    }
+
+    /// Whether a link is to one.
+    fn is_issuers(&self, link: LinkId) -> bool {
+        self.linked(None).any(|(known, member)| known == link && is_issuer(member))
     }
 
     fn linked(&self, except: Option<LinkId>) -> impl Iterator<Item = (LinkId, &Member)> {
@@ -433,6 +457,7 @@ impl<R: Random> Node<R> {
         match reply {
             Ok(Reply::Granted(grant)) => self.renewed(leaf, *grant, links, now),
             Ok(_) => self.renewal_failed("the issuer said something else"),
+            Err(Refused::NotIssuer) => self.renewal_sent_back(link, links),
             Err(refused) => self.renewal_failed(&refused.to_string()),
         }
     }
